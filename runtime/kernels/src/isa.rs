@@ -1,0 +1,123 @@
+//! Instruction sets: the names in the kernel table, and the tokens that prove that this CPU
+//! has one.
+
+/// An instruction set that a kernel is written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Isa {
+    /// Plain Rust; runs everywhere.
+    Portable,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, VL and VNNI.
+    Avx512Vnni,
+    /// AArch64 NEON.
+    Neon,
+    /// AArch64 NEON with the dot-product instructions.
+    NeonDotprod,
+    /// AArch64 NEON with the 8-bit integer matrix instructions.
+    NeonI8mm,
+}
+
+impl Isa {
+    /// Every instruction set, best first.
+    pub const ALL: &'static [Isa] = &[
+        Isa::Avx512Vnni,
+        Isa::Avx2,
+        Isa::NeonI8mm,
+        Isa::NeonDotprod,
+        Isa::Neon,
+        Isa::Portable,
+    ];
+
+    /// The name by which people choose it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512Vnni => "avx512-vnni",
+            Isa::Neon => "neon",
+            Isa::NeonDotprod => "neon-dotprod",
+            Isa::NeonI8mm => "neon-i8mm",
+        }
+    }
+
+    /// The instruction set of that name.
+    pub fn from_name(name: &str) -> Option<Isa> {
+        Isa::ALL.iter().copied().find(|isa| isa.name() == name)
+    }
+
+    /// Whether this CPU has it and this crate has kernels for it.
+    pub fn available(self) -> bool {
+        match self {
+            Isa::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Avx2::new().is_some(),
+            _ => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Isa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The token of plain Rust.
+#[derive(Clone, Copy, Debug)]
+pub struct Portable(());
+
+impl Portable {
+    /// Always there.
+    pub fn new() -> Option<Self> {
+        Some(Self(()))
+    }
+
+    pub(crate) const TOKEN: Portable = Portable(());
+}
+
+/// Proof that this CPU has AVX2, FMA and F16C.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug)]
+pub struct Avx2(());
+
+#[cfg(target_arch = "x86_64")]
+impl Avx2 {
+    /// The token, if this CPU has the features.
+    pub fn new() -> Option<Self> {
+        (std::arch::is_x86_feature_detected!("avx2")
+            && std::arch::is_x86_feature_detected!("fma")
+            && std::arch::is_x86_feature_detected!("f16c"))
+        .then_some(Self(()))
+    }
+
+    /// The token without asking the CPU.
+    ///
+    /// # Safety
+    /// The CPU has AVX2, FMA and F16C.
+    #[inline(always)]
+    pub(crate) unsafe fn assume() -> Self {
+        Self(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for isa in Isa::ALL {
+            assert_eq!(Isa::from_name(isa.name()), Some(*isa));
+        }
+        assert_eq!(Isa::from_name("mmx"), None);
+    }
+
+    #[test]
+    fn unwritten_kernels_are_not_available() {
+        assert!(Isa::Portable.available());
+        assert!(!Isa::NeonI8mm.available());
+        assert!(!Isa::Avx512Vnni.available());
+    }
+}

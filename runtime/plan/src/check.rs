@@ -1,0 +1,207 @@
+//! Validation of a parsed program: afterwards every id is in range, every shape agrees, and every
+//! operand is written before it is read.
+
+use std::collections::HashSet;
+
+use crate::error::{Error, ErrorKind};
+use crate::{
+    DType, Dim, Entry, Fact, InputRole, Layout, Op, OperandKind, PackFormat, Program, StateKind,
+    Step, Weight,
+};
+
+/// First bytes of weights sit at multiples of this within their section.
+pub const WEIGHT_ALIGN: u64 = 64;
+/// Largest row or column count of a weight.
+const MAX_EXTENT: usize = 1 << 31;
+
+impl Program {
+    /// Checks the whole program against a weights section of `weight_bytes`.
+    ///
+    /// # Errors
+    /// The first rule that is broken, with the weight, entry or step.
+    pub fn check(&self, weight_bytes: u64) -> Result<(), Error> {
+        self.weights
+            .iter()
+            .try_for_each(|w| check_weight(w, weight_bytes))?;
+        for state in &self.states {
+            let StateKind::Append { kv_heads, head_dim } = state.kind;
+            if kv_heads == 0 || head_dim == 0 || kv_heads > 4096 || head_dim > 4096 {
+                return Err(invalid(
+                    format!("state {:?}", state.name),
+                    "sizes out of range",
+                ));
+            }
+        }
+        let mut names = HashSet::new();
+        for entry in &self.entries {
+            if !names.insert(&entry.name) {
+                return Err(invalid(
+                    format!("entry {:?}", entry.name),
+                    "the name is used twice",
+                ));
+            }
+            self.check_entry(entry)?;
+        }
+        self.check_states_are_used()
+    }
+
+    fn check_entry(&self, entry: &Entry) -> Result<(), Error> {
+        let place = || format!("entry {:?}", entry.name);
+        for operand in &entry.operands {
+            if let OperandKind::Weight(id) = operand.kind {
+                let weight = self
+                    .weights
+                    .get(id)
+                    .ok_or_else(|| invalid(place(), format!("weight {id} does not exist")))?;
+                let fact = Fact::new(
+                    DType::F32,
+                    vec![Dim::from(weight.rows), Dim::from(weight.cols)],
+                );
+                if operand.fact != fact {
+                    let message = format!("operand {:?} is not {fact}", operand.name);
+                    return Err(invalid(place(), message));
+                }
+            }
+        }
+        let mut written: Vec<bool> = entry
+            .operands
+            .iter()
+            .map(|o| matches!(o.kind, OperandKind::Input | OperandKind::Weight(_)))
+            .collect();
+        for step in entry.steps() {
+            self.check_step(entry, step, &mut written)
+                .map_err(|message| {
+                    invalid(format!("{}, step {:?}", place(), step.name), message)
+                })?;
+        }
+        match entry.operands.iter().zip(&written).find(|(_, w)| !**w) {
+            Some((o, _)) => Err(invalid(
+                place(),
+                format!("operand {:?} is never written", o.name),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn check_step(&self, entry: &Entry, step: &Step, written: &mut [bool]) -> Result<(), String> {
+        let mut facts = Vec::with_capacity(step.inputs.len());
+        for &id in &step.inputs {
+            let operand = entry
+                .operands
+                .get(id)
+                .ok_or_else(|| format!("operand {id} does not exist"))?;
+            if !written.get(id).copied().unwrap_or(false) {
+                return Err(format!("reads {:?} before it is written", operand.name));
+            }
+            facts.push(operand.fact.clone());
+        }
+        let outputs = step.op.infer(&facts)?;
+        if outputs.len() != step.outputs.len() {
+            return Err(format!(
+                "gives {} outputs, has {}",
+                outputs.len(),
+                step.outputs.len()
+            ));
+        }
+        for (role, &id) in step.op.input_roles().into_iter().zip(&step.inputs) {
+            self.check_role(role, entry.operands[id].kind)?;
+        }
+        for (fact, &id) in outputs.iter().zip(&step.outputs) {
+            let operand = entry
+                .operands
+                .get(id)
+                .ok_or_else(|| format!("operand {id} does not exist"))?;
+            if std::mem::replace(&mut written[id], true) {
+                return Err(format!("writes {:?} a second time", operand.name));
+            }
+            if operand.fact != *fact {
+                return Err(format!(
+                    "{:?} is {}, not {fact}",
+                    operand.name, operand.fact
+                ));
+            }
+        }
+        self.check_state(&step.op)
+    }
+
+    fn check_role(&self, role: InputRole, kind: OperandKind) -> Result<(), String> {
+        let format = match kind {
+            OperandKind::Weight(id) => self.weights.get(id).map(|w| w.format),
+            _ => None,
+        };
+        let fits = match role {
+            InputRole::Activation => format.is_none(),
+            InputRole::Matrix => format.is_some_and(|f| f.layout != Layout::Row),
+            InputRole::Table => format.is_some(),
+            InputRole::Vector => format == Some(PackFormat::F32_ROW),
+        };
+        if fits {
+            return Ok(());
+        }
+        let found = format.map_or("a value of the call".into(), |f| format!("a weight in {f}"));
+        Err(format!("wants {role:?} for an input that is {found}"))
+    }
+
+    fn check_state(&self, op: &Op) -> Result<(), String> {
+        let Op::Attention(p) = op else { return Ok(()) };
+        let Some(id) = p.state else { return Ok(()) };
+        let state = self
+            .states
+            .get(id)
+            .ok_or_else(|| format!("state {id} does not exist"))?;
+        let StateKind::Append { kv_heads, head_dim } = state.kind;
+        if (kv_heads, head_dim) == (p.kv_heads, p.head_dim) {
+            Ok(())
+        } else {
+            Err(format!("state {:?} has other heads", state.name))
+        }
+    }
+
+    /// A state that no step writes would let a small file ask for a large cache; one written twice
+    /// in an entry has no meaning.
+    fn check_states_are_used(&self) -> Result<(), Error> {
+        let mut used = vec![false; self.states.len()];
+        for entry in &self.entries {
+            let mut here = HashSet::new();
+            for step in entry.steps() {
+                if let Op::Attention(p) = &step.op
+                    && let Some(id) = p.state
+                {
+                    used[id] = true;
+                    if !here.insert(id) {
+                        let place = format!("entry {:?}, step {:?}", entry.name, step.name);
+                        return Err(invalid(place, "a state is written twice"));
+                    }
+                }
+            }
+        }
+        match self.states.iter().zip(used).find(|(_, used)| !used) {
+            Some((s, _)) => Err(invalid(format!("state {:?}", s.name), "no step uses it")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn check_weight(w: &Weight, section: u64) -> Result<(), Error> {
+    let fail = |message: &str| Err(invalid(format!("weight {:?}", w.name), message));
+    if w.rows == 0 || w.cols == 0 || w.rows >= MAX_EXTENT || w.cols >= MAX_EXTENT {
+        return fail("rows or columns out of range");
+    }
+    if w.format.byte_len(w.rows, w.cols).map(|n| n as u64) != Some(w.bytes) {
+        return fail("its length does not follow from its shape and format");
+    }
+    if !w.offset.is_multiple_of(WEIGHT_ALIGN) {
+        return fail("its offset is not aligned");
+    }
+    if w.offset
+        .checked_add(w.bytes)
+        .is_none_or(|end| end > section)
+    {
+        return fail("it ends beyond the weights section");
+    }
+    Ok(())
+}
+
+fn invalid(place: impl Into<String>, message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Invalid, place, message)
+}

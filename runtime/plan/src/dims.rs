@@ -1,0 +1,211 @@
+//! Dim expressions: sizes and costs that depend on a call, kept symbolic in the plan.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::Value;
+
+/// Nesting that a parsed expression may have.
+const MAX_DEPTH: usize = 16;
+
+/// A named size that is bound when an entry runs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Symbol(String);
+
+impl Symbol {
+    /// Rows of the call: all its tokens, over all its sequences.
+    pub const TOKENS: &'static str = "tokens";
+    /// Rows whose outputs were asked for.
+    pub const OUTPUTS: &'static str = "outputs";
+    /// Sequences of the call.
+    pub const SEQUENCES: &'static str = "sequences";
+    /// The sum over the call's rows of the positions that each attends to.
+    pub const ATTENDED: &'static str = "attended";
+
+    /// A symbol of this name.
+    pub fn new(name: impl Into<String>) -> Symbol {
+        Symbol(name.into())
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+/// An expression over constants and symbols. Arithmetic is checked: overflow and division by
+/// zero evaluate to `None`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Dim {
+    /// A known size.
+    Const(u64),
+    /// A size bound at run time.
+    Symbol(Symbol),
+    /// Sum.
+    Add(Box<Dim>, Box<Dim>),
+    /// Product.
+    Mul(Box<Dim>, Box<Dim>),
+    /// Quotient rounded down.
+    FloorDiv(Box<Dim>, Box<Dim>),
+    /// The smaller.
+    Min(Box<Dim>, Box<Dim>),
+    /// The larger.
+    Max(Box<Dim>, Box<Dim>),
+}
+
+impl Dim {
+    /// The symbol of this name.
+    pub fn symbol(name: &str) -> Dim {
+        Dim::Symbol(Symbol::new(name))
+    }
+
+    /// The value if it is known without bindings.
+    pub fn as_const(&self) -> Option<u64> {
+        self.eval(&|_| None)
+    }
+
+    /// Evaluates with `bind` giving each symbol's value; `None` when a symbol is unbound, a
+    /// division is by zero or the arithmetic overflows.
+    pub fn eval(&self, bind: &dyn Fn(&str) -> Option<u64>) -> Option<u64> {
+        match self {
+            Dim::Const(v) => Some(*v),
+            Dim::Symbol(s) => bind(s.name()),
+            Dim::Add(a, b) => a.eval(bind)?.checked_add(b.eval(bind)?),
+            Dim::Mul(a, b) => a.eval(bind)?.checked_mul(b.eval(bind)?),
+            Dim::FloorDiv(a, b) => a.eval(bind)?.checked_div(b.eval(bind)?),
+            Dim::Min(a, b) => Some(a.eval(bind)?.min(b.eval(bind)?)),
+            Dim::Max(a, b) => Some(a.eval(bind)?.max(b.eval(bind)?)),
+        }
+    }
+
+    /// `self * other`, folded when both are known.
+    pub fn times(self, other: impl Into<Dim>) -> Dim {
+        match (self, other.into()) {
+            (Dim::Const(1), d) | (d, Dim::Const(1)) => d,
+            (Dim::Const(a), Dim::Const(b)) if a.checked_mul(b).is_some() => Dim::Const(a * b),
+            (a, b) => Dim::Mul(Box::new(a), Box::new(b)),
+        }
+    }
+
+    /// `self + other`, folded when both are known.
+    pub fn plus(self, other: impl Into<Dim>) -> Dim {
+        match (self, other.into()) {
+            (Dim::Const(0), d) | (d, Dim::Const(0)) => d,
+            (Dim::Const(a), Dim::Const(b)) if a.checked_add(b).is_some() => Dim::Const(a + b),
+            (a, b) => Dim::Add(Box::new(a), Box::new(b)),
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        let pair =
+            |op: &str, a: &Dim, b: &Dim| Value::from(vec![op.into(), a.to_json(), b.to_json()]);
+        match self {
+            Dim::Const(v) => (*v).into(),
+            Dim::Symbol(s) => s.name().into(),
+            Dim::Add(a, b) => pair("+", a, b),
+            Dim::Mul(a, b) => pair("*", a, b),
+            Dim::FloorDiv(a, b) => pair("//", a, b),
+            Dim::Min(a, b) => pair("min", a, b),
+            Dim::Max(a, b) => pair("max", a, b),
+        }
+    }
+
+    fn from_json(value: &Value, depth: usize) -> Result<Dim, String> {
+        if depth > MAX_DEPTH {
+            return Err("dim expression nests too deep".into());
+        }
+        match value {
+            Value::Number(n) => n
+                .as_u64()
+                .map(Dim::Const)
+                .ok_or_else(|| format!("dim {n} is not a whole number")),
+            Value::String(s) if !s.is_empty() => Ok(Dim::symbol(s)),
+            Value::Array(items) => {
+                let [Value::String(op), a, b] = items.as_slice() else {
+                    return Err("a dim expression is [operator, left, right]".into());
+                };
+                let a = Box::new(Dim::from_json(a, depth + 1)?);
+                let b = Box::new(Dim::from_json(b, depth + 1)?);
+                Ok(match op.as_str() {
+                    "+" => Dim::Add(a, b),
+                    "*" => Dim::Mul(a, b),
+                    "//" => Dim::FloorDiv(a, b),
+                    "min" => Dim::Min(a, b),
+                    "max" => Dim::Max(a, b),
+                    _ => return Err(format!("unknown dim operator {op:?}")),
+                })
+            }
+            _ => Err(format!("{value} is not a dim")),
+        }
+    }
+}
+
+impl From<u64> for Dim {
+    fn from(v: u64) -> Dim {
+        Dim::Const(v)
+    }
+}
+
+impl From<usize> for Dim {
+    fn from(v: usize) -> Dim {
+        Dim::Const(v as u64)
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Dim::Const(v) => write!(f, "{v}"),
+            Dim::Symbol(s) => f.write_str(s.name()),
+            Dim::Add(a, b) => write!(f, "({a} + {b})"),
+            Dim::Mul(a, b) => write!(f, "{a}*{b}"),
+            Dim::FloorDiv(a, b) => write!(f, "({a} // {b})"),
+            Dim::Min(a, b) => write!(f, "min({a}, {b})"),
+            Dim::Max(a, b) => write!(f, "max({a}, {b})"),
+        }
+    }
+}
+
+impl Serialize for Dim {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.to_json().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Dim {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Dim, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        Dim::from_json(&value, 0).map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expressions_round_trip_and_evaluate() {
+        let d = Dim::symbol("tokens")
+            .times(64u64)
+            .plus(Dim::symbol("outputs"));
+        let json = serde_json::to_string(&d).unwrap();
+        assert_eq!(json, r#"["+",["*","tokens",64],"outputs"]"#);
+        let back: Dim = serde_json::from_str(&json).unwrap();
+        assert_eq!(back, d);
+        let bind = |s: &str| Some(if s == "tokens" { 3 } else { 2 });
+        assert_eq!(back.eval(&bind), Some(194));
+    }
+
+    #[test]
+    fn hostile_expressions_do_not_evaluate() {
+        let zero: Dim = serde_json::from_str(r#"["//", 4, 0]"#).unwrap();
+        assert_eq!(zero.as_const(), None);
+        let big: Dim = serde_json::from_str(r#"["*", 9223372036854775807, 4]"#).unwrap();
+        assert_eq!(big.as_const(), None);
+        for bad in ["-1", "1.5", "null", r#"["^",1,2]"#, r#"["+",1]"#, "\"\""] {
+            assert!(serde_json::from_str::<Dim>(bad).is_err(), "{bad}");
+        }
+        let deep = "[\"+\",1,".repeat(40) + "1" + &"]".repeat(40);
+        assert!(serde_json::from_str::<Dim>(&deep).is_err());
+    }
+}

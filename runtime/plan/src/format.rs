@@ -1,0 +1,181 @@
+//! How a weight's bytes are laid out: values (the number format) and layout (their order) as
+//! separate properties. The packing itself lives in `limbeck-kernels`; this file owns the sizes.
+
+use serde::{Deserialize, Serialize};
+
+/// Input channels that share one scale in the quantised formats.
+pub const QUANT_BLOCK: usize = 32;
+/// Rows in one tile of [`Layout::Panels`].
+pub const PANEL_ROWS: usize = 16;
+/// Rows in one tile of [`Layout::Quads`].
+pub const QUAD_ROWS: usize = 8;
+/// Rows of each kind that alternate in a gated weight (see [`crate::Linear::gated`]).
+pub const GATE_GROUP: usize = 8;
+
+/// The number format of a weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Values {
+    /// IEEE 754 binary32.
+    F32,
+    /// IEEE 754 binary16.
+    F16,
+    /// Signed 8-bit integers `q`, one f16 scale `d` per block: `w = d * q`, `q` in -127..=127
+    /// (-128 only where a source format had it).
+    Q8,
+    /// Unsigned 4-bit integers `q`, one f16 scale `d` per block: `w = d * (q - 8)`.
+    Q4,
+    /// Unsigned 4-bit integers `q`, one f16 scale `d` and one f16 minimum `m` per block:
+    /// `w = d * q + m`.
+    Q4m,
+}
+
+/// The order in which a weight's values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// Row-major, no padding. Floats only.
+    Row,
+    /// Tiles of [`PANEL_ROWS`] rows, row count padded with zeros: for each tile, for each column,
+    /// the tile's values of that column, contiguous. Floats only.
+    Panels,
+    /// Tiles of [`QUAD_ROWS`] rows, rows padded with zeros and columns padded to
+    /// [`QUANT_BLOCK`]: for each tile, for each block of 32 columns, one record.
+    ///
+    /// With `r` the row within the tile, `c` the column within the block, `quad = c / 4` and
+    /// `e = c % 4`, a record is:
+    /// - `Q8`: 256 bytes, byte `quad * 32 + r * 4 + e`; then 8 f16 scales (one per row);
+    /// - `Q4`, `Q4m`: 128 bytes, byte `(quad % 4) * 32 + r * 4 + e`, low nibble for quads 0..4,
+    ///   high nibble for quads 4..8; then 8 f16 scales; for `Q4m` then 8 f16 minima.
+    Quads,
+}
+
+/// A pack format: values and layout of a two-dimensional weight `[rows, cols]`
+/// (for a linear, `rows` are outputs and `cols` inputs).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PackFormat {
+    /// Number format.
+    pub values: Values,
+    /// Storage order.
+    pub layout: Layout,
+}
+
+impl Values {
+    /// Whether values share scales by block.
+    pub fn is_quantised(self) -> bool {
+        matches!(self, Values::Q8 | Values::Q4 | Values::Q4m)
+    }
+
+    /// Short name as printed for people and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Values::F32 => "f32",
+            Values::F16 => "f16",
+            Values::Q8 => "q8",
+            Values::Q4 => "q4",
+            Values::Q4m => "q4m",
+        }
+    }
+
+    /// Bytes of one float value, `None` for quantised formats.
+    pub fn float_bytes(self) -> Option<usize> {
+        match self {
+            Values::F32 => Some(4),
+            Values::F16 => Some(2),
+            _ => None,
+        }
+    }
+
+    /// Bytes of one [`Layout::Quads`] record (8 rows x 32 columns), `None` for floats.
+    pub fn quad_record_bytes(self) -> Option<usize> {
+        match self {
+            Values::Q8 => Some(272),
+            Values::Q4 => Some(144),
+            Values::Q4m => Some(160),
+            _ => None,
+        }
+    }
+}
+
+impl PackFormat {
+    /// Row-major f32: vectors (norm weights, biases, frequency tables).
+    pub const F32_ROW: PackFormat = PackFormat {
+        values: Values::F32,
+        layout: Layout::Row,
+    };
+
+    /// The layout in which a linear's weight of these values is stored.
+    pub fn linear(values: Values) -> PackFormat {
+        let layout = if values.is_quantised() {
+            Layout::Quads
+        } else {
+            Layout::Panels
+        };
+        PackFormat { values, layout }
+    }
+
+    /// Bytes that `rows x cols` take in this format; `None` when the combination does not exist
+    /// (quantised rows, float quads) or the size overflows.
+    pub fn byte_len(self, rows: usize, cols: usize) -> Option<usize> {
+        match self.layout {
+            Layout::Row => rows
+                .checked_mul(cols)?
+                .checked_mul(self.values.float_bytes()?),
+            Layout::Panels => rows
+                .checked_next_multiple_of(PANEL_ROWS)?
+                .checked_mul(cols)?
+                .checked_mul(self.values.float_bytes()?),
+            Layout::Quads => rows
+                .div_ceil(QUAD_ROWS)
+                .checked_mul(cols.div_ceil(QUANT_BLOCK))?
+                .checked_mul(self.values.quad_record_bytes()?),
+        }
+    }
+
+    /// Rows of one tile: the unit in which packing streams and work is split.
+    pub fn tile_rows(self) -> usize {
+        match self.layout {
+            Layout::Row => 1,
+            Layout::Panels => PANEL_ROWS,
+            Layout::Quads => QUAD_ROWS,
+        }
+    }
+}
+
+impl std::fmt::Display for PackFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let layout = match self.layout {
+            Layout::Row => "row",
+            Layout::Panels => "panels",
+            Layout::Quads => "quads",
+        };
+        write!(f, "{}/{layout}", self.values.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_pad_rows_and_columns() {
+        let q4 = PackFormat::linear(Values::Q4);
+        assert_eq!(q4.byte_len(8, 32), Some(144));
+        assert_eq!(q4.byte_len(9, 33), Some(144 * 4));
+        assert_eq!(
+            PackFormat::linear(Values::F16).byte_len(17, 3),
+            Some(32 * 3 * 2)
+        );
+        assert_eq!(PackFormat::F32_ROW.byte_len(3, 5), Some(60));
+    }
+
+    #[test]
+    fn impossible_or_huge_formats_have_no_size() {
+        let bad = PackFormat {
+            values: Values::Q8,
+            layout: Layout::Row,
+        };
+        assert_eq!(bad.byte_len(8, 32), None);
+        assert_eq!(PackFormat::F32_ROW.byte_len(usize::MAX, 2), None);
+    }
+}

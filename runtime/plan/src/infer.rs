@@ -1,0 +1,352 @@
+//! What each op gives for what it takes: the shape rules, used by the compiler to type a graph and
+//! by the reader to check a plan.
+
+use crate::ops::*;
+use crate::{DType, Dim, Fact, GATE_GROUP, Symbol};
+
+/// Largest head size and head count that a plan may ask for.
+const MAX_HEADS: usize = 4096;
+
+/// What an op wants of one input beyond its fact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputRole {
+    /// A value of the call.
+    Activation,
+    /// A weight in a pack format made for matrix products (panels or quads).
+    Matrix,
+    /// A weight in any pack format, read row by row.
+    Table,
+    /// A weight in f32, one row.
+    Vector,
+}
+
+impl Op {
+    /// The roles of the inputs, in order.
+    pub fn input_roles(&self) -> Vec<InputRole> {
+        use InputRole::*;
+        let optional = |present: bool, role| std::iter::repeat_n(role, usize::from(present));
+        match self {
+            Op::Embedding(_) => vec![Activation, Table],
+            Op::Linear(p) => [Activation, Matrix]
+                .into_iter()
+                .chain(optional(p.bias, Vector))
+                .chain(optional(p.residual, Activation))
+                .collect(),
+            Op::Norm(p) => [Activation, Vector]
+                .into_iter()
+                .chain(optional(p.bias, Vector))
+                .collect(),
+            Op::Add(_) | Op::Gate(_) => vec![Activation, Activation],
+            Op::Attention(p) => std::iter::repeat_n(Activation, if p.fused { 1 } else { 3 })
+                .chain(optional(p.qk_norm_eps.is_some(), Vector))
+                .chain(optional(p.qk_norm_eps.is_some(), Vector))
+                .chain(optional(p.rope.is_some(), Vector))
+                .collect(),
+            Op::Activate(_) | Op::SelectRows(_) | Op::Pool(_) | Op::SoftCap(_) => vec![Activation],
+        }
+    }
+
+    /// The facts of the outputs.
+    ///
+    /// # Errors
+    /// Inputs of the wrong number, type or shape, or parameters out of range, as a message.
+    pub fn infer(&self, inputs: &[Fact]) -> Result<Vec<Fact>, String> {
+        let wanted = self.input_roles().len();
+        if inputs.len() != wanted {
+            return Err(format!("takes {wanted} inputs, has {}", inputs.len()));
+        }
+        let fact = match self {
+            Op::Embedding(p) => infer_embedding(p, inputs)?,
+            Op::Linear(p) => infer_linear(p, inputs)?,
+            Op::Norm(p) => infer_norm(p, inputs)?,
+            Op::Add(_) | Op::Gate(_) => {
+                matrix(&inputs[0])?;
+                same(&inputs[0], &inputs[1])?;
+                inputs[0].clone()
+            }
+            Op::Activate(_) => {
+                matrix(&inputs[0])?;
+                inputs[0].clone()
+            }
+            Op::SoftCap(p) => {
+                matrix(&inputs[0])?;
+                positive("cap", p.cap)?;
+                inputs[0].clone()
+            }
+            Op::Attention(p) => infer_attention(p, inputs)?,
+            Op::SelectRows(_) => {
+                let (_, cols) = call_rows(&inputs[0])?;
+                rows_of(Symbol::OUTPUTS, cols)
+            }
+            Op::Pool(_) => {
+                let (_, cols) = call_rows(&inputs[0])?;
+                rows_of(Symbol::SEQUENCES, cols)
+            }
+        };
+        Ok(vec![fact])
+    }
+}
+
+fn rows_of(symbol: &str, cols: usize) -> Fact {
+    Fact::new(DType::F32, vec![Dim::symbol(symbol), Dim::from(cols)])
+}
+
+/// `[rows, cols]` of an f32 matrix with known columns.
+fn matrix(fact: &Fact) -> Result<(&Dim, usize), String> {
+    match (fact.dtype, fact.shape.as_slice()) {
+        (DType::F32, [rows, cols]) => match cols.as_const() {
+            Some(c) if (1..=u64::from(u32::MAX >> 1)).contains(&c) => Ok((rows, c as usize)),
+            _ => Err(format!("columns of {fact} are not a known size >= 1")),
+        },
+        _ => Err(format!("{fact} is not an f32 matrix")),
+    }
+}
+
+/// `[tokens, cols]`: a matrix with one row per token of the call.
+fn call_rows(fact: &Fact) -> Result<(&Dim, usize), String> {
+    let (rows, cols) = matrix(fact)?;
+    if *rows != Dim::symbol(Symbol::TOKENS) {
+        return Err(format!("rows of {fact} are not the call's tokens"));
+    }
+    Ok((rows, cols))
+}
+
+/// `[rows, cols]`, both known: a weight.
+fn weight(fact: &Fact) -> Result<(usize, usize), String> {
+    let (rows, cols) = matrix(fact)?;
+    let rows = rows
+        .as_const()
+        .ok_or_else(|| format!("weight {fact} has an unknown size"))?;
+    Ok((rows as usize, cols))
+}
+
+fn vector(fact: &Fact, len: usize, what: &str) -> Result<(), String> {
+    match weight(fact)? {
+        (1, n) if n == len => Ok(()),
+        _ => Err(format!("{what} is {fact}, not f32[1, {len}]")),
+    }
+}
+
+fn same(a: &Fact, b: &Fact) -> Result<(), String> {
+    if a == b {
+        Ok(())
+    } else {
+        Err(format!("{a} and {b} differ"))
+    }
+}
+
+fn positive(what: &str, v: f32) -> Result<(), String> {
+    if v.is_finite() && v > 0.0 {
+        Ok(())
+    } else {
+        Err(format!("{what} {v} is not a positive number"))
+    }
+}
+
+fn infer_embedding(p: &Embedding, inputs: &[Fact]) -> Result<Fact, String> {
+    let ids = &inputs[0];
+    let (DType::I32, [rows]) = (ids.dtype, ids.shape.as_slice()) else {
+        return Err(format!("ids {ids} are not an i32 vector"));
+    };
+    if !p.scale.is_finite() {
+        return Err(format!("scale {} is not finite", p.scale));
+    }
+    let (_, cols) = weight(&inputs[1])?;
+    Ok(Fact::new(DType::F32, vec![rows.clone(), Dim::from(cols)]))
+}
+
+fn infer_linear(p: &Linear, inputs: &[Fact]) -> Result<Fact, String> {
+    let (rows, k) = matrix(&inputs[0])?;
+    let (n, wk) = weight(&inputs[1])?;
+    if k != wk {
+        return Err(format!("input has {k} columns, the weight takes {wk}"));
+    }
+    let cols = if !p.gated {
+        n
+    } else if n.is_multiple_of(2 * GATE_GROUP) {
+        n / 2
+    } else {
+        return Err(format!(
+            "{n} gated rows are not a multiple of {}",
+            2 * GATE_GROUP
+        ));
+    };
+    let out = Fact::new(DType::F32, vec![rows.clone(), Dim::from(cols)]);
+    let mut rest = inputs[2..].iter();
+    if p.bias
+        && let Some(bias) = rest.next()
+    {
+        vector(bias, n, "bias")?;
+    }
+    if p.residual
+        && let Some(residual) = rest.next()
+    {
+        same(residual, &out)?;
+    }
+    Ok(out)
+}
+
+fn infer_norm(p: &Norm, inputs: &[Fact]) -> Result<Fact, String> {
+    let (_, cols) = matrix(&inputs[0])?;
+    if !(p.eps.is_finite() && p.eps >= 0.0) {
+        return Err(format!("eps {} is not a number >= 0", p.eps));
+    }
+    for v in &inputs[1..] {
+        vector(v, cols, "norm weight")?;
+    }
+    Ok(inputs[0].clone())
+}
+
+fn infer_attention(p: &Attention, inputs: &[Fact]) -> Result<Fact, String> {
+    let in_range = |n: usize| (1..=MAX_HEADS).contains(&n);
+    if !in_range(p.heads) || !in_range(p.kv_heads) || !in_range(p.head_dim) {
+        return Err("heads, kv_heads and head_dim must be in 1..=4096".into());
+    }
+    if !p.heads.is_multiple_of(p.kv_heads) {
+        return Err(format!(
+            "{} heads are not a multiple of {} kv_heads",
+            p.heads, p.kv_heads
+        ));
+    }
+    positive("scale", p.scale)?;
+    p.softcap.map_or(Ok(()), |c| positive("softcap", c))?;
+    p.qk_norm_eps
+        .map_or(Ok(()), |e| positive("qk_norm_eps", e))?;
+    if p.window == Some(0) || (p.window.is_some() && !p.causal) {
+        return Err("a window is at least 1 and wants causal attention".into());
+    }
+    if p.state.is_some() && !p.causal {
+        return Err("attention over a state must be causal".into());
+    }
+    let width = |heads: usize| heads * p.head_dim;
+    let mut rest = inputs.iter();
+    let widths = if p.fused {
+        vec![width(p.heads) + 2 * width(p.kv_heads)]
+    } else {
+        vec![width(p.heads), width(p.kv_heads), width(p.kv_heads)]
+    };
+    for (want, fact) in widths.into_iter().zip(&mut rest) {
+        let (_, cols) = call_rows(fact)?;
+        if cols != want {
+            return Err(format!("attention input {fact} should have {want} columns"));
+        }
+    }
+    if p.qk_norm_eps.is_some() {
+        for fact in rest.by_ref().take(2) {
+            vector(fact, p.head_dim, "query or key norm")?;
+        }
+    }
+    if let (Some(rope), Some(fact)) = (&p.rope, rest.next()) {
+        let r = rope.rotary_dim;
+        if r == 0 || r > p.head_dim || !r.is_multiple_of(2) || !rope.factor.is_finite() {
+            return Err(format!("rotary_dim {r} is not even and within the head"));
+        }
+        vector(fact, r / 2, "rope frequencies")?;
+    }
+    Ok(rows_of(Symbol::TOKENS, width(p.heads)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn f32(shape: &[Dim]) -> Fact {
+        Fact::new(DType::F32, shape.to_vec())
+    }
+
+    fn tokens(cols: u64) -> Fact {
+        f32(&[Dim::symbol("tokens"), Dim::Const(cols)])
+    }
+
+    fn known(rows: u64, cols: u64) -> Fact {
+        f32(&[Dim::Const(rows), Dim::Const(cols)])
+    }
+
+    fn linear(bias: bool, gated: bool, residual: bool) -> Op {
+        Op::Linear(Linear {
+            bias,
+            activation: Activation::Identity,
+            gated,
+            residual,
+        })
+    }
+
+    #[test]
+    fn linear_gives_its_rows_and_halves_when_gated() {
+        let out = linear(false, false, false).infer(&[tokens(8), known(48, 8)]);
+        assert_eq!(out.unwrap(), [tokens(48)]);
+        let out = linear(false, true, false).infer(&[tokens(8), known(48, 8)]);
+        assert_eq!(out.unwrap(), [tokens(24)]);
+        assert!(
+            linear(false, true, false)
+                .infer(&[tokens(8), known(24, 8)])
+                .is_err()
+        );
+        assert!(
+            linear(false, false, false)
+                .infer(&[tokens(9), known(48, 8)])
+                .is_err()
+        );
+        assert!(
+            linear(true, false, false)
+                .infer(&[tokens(8), known(48, 8)])
+                .is_err()
+        );
+        let bad_bias = [tokens(8), known(48, 8), known(1, 47)];
+        assert!(linear(true, false, false).infer(&bad_bias).is_err());
+    }
+
+    #[test]
+    fn attention_checks_heads_widths_and_frequencies() {
+        let p = Attention {
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 8,
+            scale: 0.35,
+            softcap: None,
+            causal: true,
+            window: None,
+            fused: true,
+            qk_norm_eps: None,
+            rope: Some(Rope {
+                style: RopeStyle::Half,
+                rotary_dim: 8,
+                factor: 1.0,
+            }),
+            state: Some(0),
+        };
+        let good = [tokens(64), known(1, 4)];
+        assert_eq!(Op::Attention(p.clone()).infer(&good).unwrap(), [tokens(32)]);
+        assert!(
+            Op::Attention(p.clone())
+                .infer(&[tokens(63), known(1, 4)])
+                .is_err()
+        );
+        assert!(
+            Op::Attention(p.clone())
+                .infer(&[tokens(64), known(1, 5)])
+                .is_err()
+        );
+        for broken in [
+            Attention {
+                kv_heads: 3,
+                ..p.clone()
+            },
+            Attention {
+                head_dim: usize::MAX,
+                ..p.clone()
+            },
+            Attention {
+                scale: f32::NAN,
+                ..p.clone()
+            },
+            Attention {
+                window: Some(0),
+                ..p.clone()
+            },
+            Attention { causal: false, ..p },
+        ] {
+            assert!(Op::Attention(broken).infer(&good).is_err());
+        }
+    }
+}

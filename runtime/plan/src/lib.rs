@@ -1,0 +1,32 @@
+//! The Limbeck plan file: what it holds, how it is parsed, validated and written.
+//!
+//! Everything a reader takes from a file is treated as hostile. This crate has no unsafe code and
+//! no policy about where bytes come from.
+#![forbid(unsafe_code)]
+
+mod check;
+mod dims;
+mod error;
+mod file;
+mod format;
+mod infer;
+mod manifest;
+mod ops;
+mod program;
+mod reader;
+mod writer;
+
+pub use check::WEIGHT_ALIGN;
+pub use dims::{Dim, Symbol};
+pub use error::{Error, ErrorKind};
+pub use file::{MAJOR, MINOR, PLAN_ALIGN, SECTION_ALIGN, Section, SectionKind};
+pub use format::{GATE_GROUP, Layout, PANEL_ROWS, PackFormat, QUAD_ROWS, QUANT_BLOCK, Values};
+pub use infer::InputRole;
+pub use manifest::{GenerationDefaults, Manifest, Provenance, SpecialTokens, Task};
+pub use ops::*;
+pub use program::{
+    DType, Entry, Fact, Operand, OperandId, OperandKind, Program, Segment, State, StateKind, Step,
+    Weight,
+};
+pub use reader::Plan;
+pub use writer::PlanWriter;

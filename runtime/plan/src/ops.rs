@@ -1,0 +1,252 @@
+//! The ops and their typed parameters. An op is named `limbeck:<name>@<version>` in the file.
+//!
+//! Shapes below use `T` for the rows (tokens) of a call. Every activation is row-major f32.
+
+use serde::{Deserialize, Serialize};
+
+/// Elementwise activation functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x`.
+    Identity,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x / (1 + exp(-x))`.
+    Silu,
+    /// `0.5 x (1 + erf(x / sqrt 2))`.
+    Gelu,
+    /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`.
+    GeluTanh,
+    /// `x / (1 + exp(-1.702 x))`.
+    QuickGelu,
+    /// `tanh x`.
+    Tanh,
+}
+
+/// The formula of a norm over the last axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormKind {
+    /// `x / sqrt(mean(x^2) + eps) * weight`.
+    Rms,
+    /// `(x - mean) / sqrt(var + eps) * weight + bias`.
+    Layer,
+}
+
+/// Which two elements of a head a rotary embedding turns together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RopeStyle {
+    /// Element `i` with `i + rotary/2` (GPT-NeoX, Hugging Face).
+    Half,
+    /// Element `2i` with `2i + 1` (GPT-J).
+    Interleaved,
+}
+
+/// How [`Op::Pool`] reduces a sequence to one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// The mean of the sequence's valid rows.
+    Mean,
+    /// The first row.
+    Cls,
+    /// The last valid row.
+    Last,
+}
+
+/// Gathers rows of a table: `ids [T] i32, table [V, H] -> [T, H]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Embedding {
+    /// The rows are multiplied by this.
+    pub scale: f32,
+}
+
+/// A matrix product with a packed weight and a fused epilogue.
+///
+/// `x [T, K], weight [N, K], (bias [N] f32)?, (residual [T, N'])? -> [T, N']` with
+/// `y = act(x weight^T + bias) + residual`. Without `gated`, `N' = N`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Linear {
+    /// Whether a bias operand follows the weight.
+    pub bias: bool,
+    /// Applied before the residual is added.
+    pub activation: Activation,
+    /// The weight's rows are pairs of groups of 8: 8 gate rows, then the 8 up rows of the same
+    /// hidden units. `N' = N / 2` and `y = act(gate) * up + residual`. `N` is a multiple of 16.
+    pub gated: bool,
+    /// Whether a residual operand comes last.
+    pub residual: bool,
+}
+
+/// Normalises each row: `x [T, H], weight [H], (bias [H])? -> [T, H]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Norm {
+    /// Formula.
+    pub kind: NormKind,
+    /// Added under the root.
+    pub eps: f32,
+    /// Whether a bias operand follows the weight.
+    pub bias: bool,
+}
+
+/// `a [T, H], b [T, H] -> [T, H]`, elementwise sum.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Add {}
+
+/// Elementwise activation: `x [T, H] -> [T, H]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Activate {
+    /// Function.
+    pub activation: Activation,
+}
+
+/// Gated activation: `gate [T, H], up [T, H] -> [T, H]`, `act(gate) * up`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gate {
+    /// Function.
+    pub activation: Activation,
+}
+
+/// Rotary position embedding applied inside attention to queries and keys.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rope {
+    /// Pairing.
+    pub style: RopeStyle,
+    /// Leading elements of each head that turn; even, at most `head_dim`.
+    pub rotary_dim: usize,
+    /// Cosine and sine are multiplied by this (yarn's attention factor; 1 otherwise).
+    pub factor: f32,
+}
+
+/// Multi-head attention with grouped heads, optional per-head RMS norm of queries and keys,
+/// optional rotary embedding, and an optional KV cache.
+///
+/// Operands, in order: `qkv [T, (heads + 2 kv_heads) head_dim]` (queries, keys, values side by
+/// side) when `fused`, else `q`, `k`, `v`; `q_norm [head_dim]`, `k_norm [head_dim]` when
+/// `qk_norm_eps` is set; `inv_freq [rotary_dim / 2]` when `rope` is set. Result
+/// `[T, heads head_dim]`. Order of work: norm, rope, append to the cache, attend. Rows of a call
+/// belong to sequences as its batch says; a row attends within its own sequence only.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attention {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Elements per head.
+    pub head_dim: usize,
+    /// Scores are multiplied by this.
+    pub scale: f32,
+    /// Scores become `softcap * tanh(score / softcap)`.
+    pub softcap: Option<f32>,
+    /// A row sees rows at its own position and before; otherwise every valid row.
+    pub causal: bool,
+    /// A causal row sees only this many positions, its own included.
+    pub window: Option<usize>,
+    /// Whether queries, keys and values come as one operand.
+    pub fused: bool,
+    /// Epsilon of the RMS norm over each query and key head.
+    pub qk_norm_eps: Option<f32>,
+    /// Rotary embedding.
+    pub rope: Option<Rope>,
+    /// The append state that keys and values go to; `None` attends within the call.
+    pub state: Option<usize>,
+}
+
+/// Keeps the rows that the caller asked outputs for: `x [T, H] -> [outputs, H]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SelectRows {}
+
+/// Reduces each sequence to one row: `x [T, H] -> [sequences, H]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pool {
+    /// Rule.
+    pub pooling: Pooling,
+    /// Divide each result by its Euclidean norm (at least 1e-12).
+    pub normalise: bool,
+}
+
+/// Soft cap on values: `x -> cap * tanh(x / cap)`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SoftCap {
+    /// The cap, > 0.
+    pub cap: f32,
+}
+
+macro_rules! ops {
+    ($($variant:ident = $name:literal),* $(,)?) => {
+        /// One step's operation.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Op {
+            $(#[doc = concat!("`", $name, "`, see [`struct@", stringify!($variant), "`].")] $variant($variant),)*
+        }
+
+        impl Op {
+            /// Every op name that this version reads.
+            pub const NAMES: &'static [&'static str] = &[$($name),*];
+
+            /// The name in the plan file.
+            pub fn name(&self) -> &'static str {
+                match self { $(Op::$variant(_) => $name,)* }
+            }
+
+            /// Parses an op from its name and parameters.
+            ///
+            /// # Errors
+            /// An unknown name or parameters of the wrong form, as a message.
+            pub fn from_parts(name: &str, params: serde_json::Value) -> Result<Op, String> {
+                match name {
+                    $($name => serde_json::from_value::<$variant>(params)
+                        .map(Op::$variant)
+                        .map_err(|e| format!("parameters of {name}: {e}")),)*
+                    _ => Err(format!("unknown op {name:?}")),
+                }
+            }
+
+            /// The parameters as JSON.
+            pub fn params(&self) -> serde_json::Value {
+                match self {
+                    $(Op::$variant(p) => serde_json::to_value(p).unwrap_or_default(),)*
+                }
+            }
+        }
+    };
+}
+
+ops! {
+    Embedding = "limbeck:embedding@1",
+    Linear = "limbeck:linear@1",
+    Norm = "limbeck:norm@1",
+    Add = "limbeck:add@1",
+    Activate = "limbeck:activate@1",
+    Gate = "limbeck:gate@1",
+    Attention = "limbeck:attention@1",
+    SelectRows = "limbeck:select_rows@1",
+    Pool = "limbeck:pool@1",
+    SoftCap = "limbeck:soft_cap@1",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_parameters_round_trip() {
+        let op = Op::Linear(Linear {
+            bias: true,
+            activation: Activation::GeluTanh,
+            gated: false,
+            residual: true,
+        });
+        assert_eq!(Op::from_parts(op.name(), op.params()).unwrap(), op);
+    }
+
+    #[test]
+    fn unknown_ops_and_bad_parameters_are_named() {
+        let unknown = Op::from_parts("limbeck:warp@9", serde_json::json!({})).unwrap_err();
+        assert!(unknown.contains("limbeck:warp@9"));
+        let bad = Op::from_parts("limbeck:norm@1", serde_json::json!({"kind": "rms"})).unwrap_err();
+        assert!(bad.contains("eps"), "{bad}");
+    }
+}

@@ -1,0 +1,133 @@
+//! Reading a plan from bytes.
+
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, ErrorKind};
+use crate::file::{Section, SectionKind, Table};
+use crate::{Manifest, Program, Weight};
+
+/// A parsed and validated plan. It holds the metadata; weights and tokenizer stay in the bytes it
+/// was parsed from.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    manifest: Manifest,
+    program: Program,
+    table: Table,
+    weights: Section,
+}
+
+impl Plan {
+    /// Parses and checks a plan at the start of `bytes` (bytes past the plan's own length are
+    /// ignored). Metadata is verified against its checksums, weights are not: see
+    /// [`Plan::verify`].
+    ///
+    /// # Errors
+    /// What is wrong and in which section or step.
+    pub fn parse(bytes: &[u8]) -> Result<Plan, Error> {
+        let table = Table::parse(bytes)?;
+        let manifest: Manifest = json(bytes, &table, SectionKind::Manifest)?;
+        let program: Program = json(bytes, &table, SectionKind::Program)?;
+        let weights = section(&table, SectionKind::Weights)?;
+        for tokenizer in table
+            .sections
+            .iter()
+            .filter(|s| s.kind == SectionKind::Tokenizer)
+        {
+            tokenizer.verify(bytes)?;
+        }
+        program.check(weights.len as u64)?;
+        Ok(Plan {
+            manifest,
+            program,
+            table,
+            weights,
+        })
+    }
+
+    /// What the student is.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// What it runs.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// The sections, in file order.
+    pub fn sections(&self) -> &[Section] {
+        &self.table.sections
+    }
+
+    /// A hash that names this plan: it covers every section's checksum.
+    pub fn hash(&self) -> u64 {
+        self.table.hash
+    }
+
+    /// Format version of the file.
+    pub fn version(&self) -> (u16, u16) {
+        self.table.version
+    }
+
+    /// Bytes of the plan.
+    pub fn file_len(&self) -> usize {
+        self.table.file_len
+    }
+
+    /// The tokenizer, if the plan carries one.
+    pub fn tokenizer<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let found = self
+            .table
+            .sections
+            .iter()
+            .find(|s| s.kind == SectionKind::Tokenizer);
+        found.map(|s| s.bytes(bytes))
+    }
+
+    /// The bytes of a weight of this plan's program.
+    pub fn weight_bytes<'a>(&self, bytes: &'a [u8], weight: &Weight) -> &'a [u8] {
+        let start = weight.offset as usize;
+        let end = start.saturating_add(weight.bytes as usize);
+        self.weights
+            .bytes(bytes)
+            .get(start..end)
+            .unwrap_or_default()
+    }
+
+    /// Compares every section, weights included, with its checksum; reads the whole file.
+    ///
+    /// # Errors
+    /// The first section that does not match.
+    pub fn verify(&self, bytes: &[u8]) -> Result<(), Error> {
+        self.table.sections.iter().try_for_each(|s| s.verify(bytes))
+    }
+}
+
+fn section(table: &Table, kind: SectionKind) -> Result<Section, Error> {
+    let mut found = table.sections.iter().filter(|s| s.kind == kind);
+    match (found.next(), found.next()) {
+        (Some(section), None) => Ok(*section),
+        (None, _) => Err(Error::new(
+            ErrorKind::Corrupt,
+            kind.name(),
+            "the section is missing",
+        )),
+        _ => Err(Error::new(
+            ErrorKind::Corrupt,
+            kind.name(),
+            "the section is there twice",
+        )),
+    }
+}
+
+fn json<T: DeserializeOwned>(bytes: &[u8], table: &Table, kind: SectionKind) -> Result<T, Error> {
+    let section = section(table, kind)?;
+    section.verify(bytes)?;
+    serde_json::from_slice(section.bytes(bytes)).map_err(|e| {
+        Error::new(
+            ErrorKind::Invalid,
+            format!("section {}", kind.name()),
+            e.to_string(),
+        )
+    })
+}

@@ -112,6 +112,33 @@ impl From<std::io::Error> for Error {
     }
 }
 
+impl From<limbeck_plan::Error> for Error {
+    fn from(e: limbeck_plan::Error) -> Error {
+        let kind = match e.kind() {
+            limbeck_plan::ErrorKind::Io => ErrorKind::Io,
+            _ => ErrorKind::Mismatch,
+        };
+        Error::new(kind, e.to_string())
+    }
+}
+
+impl From<limbeck_models::Error> for Error {
+    fn from(e: limbeck_models::Error) -> Error {
+        let kind = match e.kind() {
+            limbeck_models::ErrorKind::Unsupported => ErrorKind::Unsupported,
+            limbeck_models::ErrorKind::Missing => ErrorKind::Missing,
+            _ => ErrorKind::Mismatch,
+        };
+        Error::new(kind, e.to_string())
+    }
+}
+
+impl From<limbeck_kernels::Error> for Error {
+    fn from(e: limbeck_kernels::Error) -> Error {
+        Error::new(ErrorKind::Mismatch, e.to_string())
+    }
+}
+
 /// Names the place of an error on its way up.
 pub trait At<T> {
     /// Adds a place to the error, if there is one.

@@ -1,1 +1,15 @@
-//! placeholder
+//! The Limbeck compiler: turns a student's checkpoint into one plan file.
+//!
+//! `checkpoint --import--> graph --passes--> graph --pack--> plan file`: see [`compile`].
+#![deny(unsafe_code)]
+
+mod compile;
+mod emit;
+pub mod error;
+pub mod import;
+pub mod pack;
+pub mod passes;
+
+pub use compile::{Options, Progress, Report, compile};
+pub use error::{Error, ErrorKind, Result};
+pub use pack::Quant;

@@ -1,1 +1,100 @@
-//! placeholder
+//! Student architectures, one file each: configuration and tensor names in, graph out.
+//!
+//! Nothing is guessed: a configuration key, tensor or value that a builder does not know is an
+//! error that names it.
+#![forbid(unsafe_code)]
+
+mod bert;
+mod config;
+mod decoder;
+mod error;
+mod llama;
+mod qwen2;
+mod qwen3;
+mod rope;
+mod tensors;
+
+use std::collections::BTreeSet;
+
+use limbeck_graph::Graph;
+use limbeck_plan::{Pooling, Task};
+use serde_json::Value;
+
+pub use config::Config;
+pub use error::{Error, ErrorKind};
+pub use tensors::{TensorIndex, TensorInfo};
+
+/// What a checkpoint says beside its tensors.
+#[derive(Clone, Debug, Default)]
+pub struct Description {
+    /// `config.json`, or its equivalent made from another format's metadata.
+    pub config: Value,
+    /// Configuration keys that the caller declares harmless.
+    pub ignored_keys: BTreeSet<String>,
+    /// How an encoder's rows become one vector, where the checkpoint says so.
+    pub pooling: Option<EmbeddingRule>,
+}
+
+/// How an encoder's rows become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EmbeddingRule {
+    /// Which rows.
+    pub pooling: Pooling,
+    /// Whether the vector is scaled to length 1.
+    pub normalise: bool,
+}
+
+/// A student as graphs.
+#[derive(Clone, Debug)]
+pub struct Student {
+    /// Architecture name.
+    pub architecture: String,
+    /// What it is for.
+    pub task: Task,
+    /// Positions that a sequence may have.
+    pub context_length: usize,
+    /// Size of the vocabulary.
+    pub vocab_size: usize,
+    /// Elements of an embedding (0 for text students).
+    pub embedding_size: usize,
+    /// Entry names and their graphs.
+    pub entries: Vec<(String, Graph)>,
+}
+
+type Builder = fn(&mut Config, &TensorIndex, &Description) -> Result<Student, Error>;
+
+/// The architectures by `model_type`.
+const ARCHITECTURES: &[(&str, Builder)] = &[
+    ("bert", bert::build),
+    ("llama", llama::build),
+    ("qwen2", qwen2::build),
+    ("qwen3", qwen3::build),
+];
+
+/// Names of the architectures that [`build`] knows.
+pub fn architectures() -> impl Iterator<Item = &'static str> {
+    ARCHITECTURES.iter().map(|(name, _)| *name)
+}
+
+/// Builds the graphs of a checkpoint.
+///
+/// # Errors
+/// An unknown architecture, a configuration key or value that is not supported, a tensor that is
+/// missing, unknown or of the wrong shape.
+pub fn build(description: &Description, tensors: &TensorIndex) -> Result<Student, Error> {
+    let mut config = Config::new(&description.config)?;
+    let model_type: String = config.require("model_type")?;
+    let builder = ARCHITECTURES.iter().find(|(name, _)| *name == model_type);
+    let Some((_, builder)) = builder else {
+        let known: Vec<&str> = architectures().collect();
+        let message = format!(
+            "architecture {model_type:?} is not supported (supported: {})",
+            known.join(", ")
+        );
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    };
+    let student = builder(&mut config, tensors, description)?;
+    config.finish(&description.ignored_keys)?;
+    tensors.finish()?;
+    Ok(student)
+}

@@ -1,7 +1,26 @@
 //! Limbeck: an embeddable runtime for compact distilled students.
+//!
+//! An [`Engine`] opens plan files as [`Model`]s. A [`Session`] advances sequences of tokens through
+//! a text student, [`text::generate`] drives it; an [`Encoder`] turns texts into vectors.
 #![deny(unsafe_code)]
 
+mod backend;
+mod budget;
+mod bytes;
+mod embed;
+mod engine;
 mod error;
+mod model;
+mod philox;
+mod session;
 pub mod text;
+mod usage;
 
+pub use budget::{Budget, Limits};
+pub use embed::{Encoded, Encoder, EncoderInput};
+pub use engine::{BackendKind, Engine, EngineOptions, ISA_VARIABLE};
 pub use error::{Error, ErrorKind, Result};
+pub use limbeck_plan as plan;
+pub use model::Model;
+pub use session::{Cancel, KvFormat, LogitsRow, Sequence, Session, SessionOptions, Wanted, Work};
+pub use usage::{SiteUsage, Usage};

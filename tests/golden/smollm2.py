@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 OUT = Path(__file__).parent
@@ -55,7 +55,7 @@ PROMPTS = [
     "The capital of France is",
     "def fibonacci(n):\n",
     chat("Name three things that float on water."),
-    chat("Explain in one sentence why the sky is blue."),
+    chat("How do I make tea?"),
     "Once upon a time, in a village between two rivers, there lived a clockmaker who",
 ]
 
@@ -76,6 +76,7 @@ def tokenizer_of(reader):
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
+    tokenizer.decoder = decoders.ByteLevel()
     kinds = field(reader, "tokenizer.ggml.token_type")
     tokenizer.add_special_tokens([t for t, kind in zip(tokens, kinds) if kind == 3])
     return tokenizer

@@ -64,6 +64,8 @@ pub(crate) fn check_len(what: &str, got: usize, want: usize) -> Result<(), Error
     if got == want {
         Ok(())
     } else {
-        Err(Error::shape(format!("{what} has {got} elements, expected {want}")))
+        Err(Error::shape(format!(
+            "{what} has {got} elements, expected {want}"
+        )))
     }
 }

@@ -1,1 +1,44 @@
-//! placeholder
+//! The CPU kernels of Limbeck behind safe functions, one per op.
+//!
+//! Activations are row-major f32. Weights come as [`Packed`] views of a plan's bytes. A row's
+//! result is bit-identical whatever the number of rows in the call, the other rows, the chunking
+//! of a sequence and the number of threads, for one instruction set: each output element has one
+//! order of reduction, and parallelism comes from several outputs or rows.
+//!
+//! - [`Kernels`] chooses one row of the [`kernel_table`] per op and format, by [`Isa`].
+//! - [`Pool`] runs short parallel regions.
+//! - [`linear`], [`attention`], [`norm`] and the smaller ops compute.
+//! - [`KvCache`] keeps keys and values of sequences that share prefixes.
+//! - [`pack_rows`] and [`pack_quant_rows`] write weights.
+//! - [`reference`] has the slow, obviously right version of each op.
+
+mod attention;
+mod elementwise;
+mod error;
+mod isa;
+mod kv;
+mod linear;
+mod math;
+mod norm;
+mod packed;
+mod pool;
+mod quantise;
+pub mod reference;
+mod rows;
+mod simd;
+mod table;
+
+pub use attention::{AttentionArgs, AttentionScratch, Qkv, Span, attention};
+pub use elementwise::{activate, add, gate, soft_cap};
+pub use error::{Error, ErrorKind};
+#[cfg(target_arch = "x86_64")]
+pub use isa::Avx2;
+pub use isa::{Isa, Portable};
+pub use kv::{KV_BLOCK, KvCache, KvConfig, KvLayer, KvType, SeqId};
+pub use linear::{LinearArgs, LinearScratch, linear};
+pub use norm::{NormArgs, norm};
+pub use packed::{Packed, pack_quant_rows, pack_rows};
+pub use pool::Pool;
+pub use quantise::{QuantRows, quantise_rows};
+pub use rows::{Rows, embedding, pool_sequences, select_rows};
+pub use table::{KernelOp, KernelRow, Kernels, kernel_table};

@@ -25,7 +25,7 @@ const WAITING: u64 = 1 << 17;
 const SHUTDOWN: u64 = 1 << 18;
 const EPOCH: u64 = 1 << 32;
 
-type Task = dyn Fn(usize) + Sync;
+type Task = dyn Fn(usize) + Sync + 'static;
 
 /// The region in progress. Only read by threads that are inside the gate.
 #[derive(Clone, Copy)]
@@ -122,7 +122,8 @@ impl Pool {
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes. The gate is shut and empty before this call returns
         // (below, also when a task panics), so no worker uses the pointer after `task` has ended.
-        let erased: &'static Task = unsafe { std::mem::transmute::<&Task, &'static Task>(task) };
+        let erased =
+            unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const Task>(task) };
         let job = Job {
             task: erased,
             tasks,
@@ -258,7 +259,9 @@ impl Drop for Pool {
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool").field("threads", &self.threads()).finish()
+        f.debug_struct("Pool")
+            .field("threads", &self.threads())
+            .finish()
     }
 }
 
@@ -273,7 +276,8 @@ mod tests {
             assert_eq!(pool.threads(), threads.max(1));
             for tasks in [0, 1, 2, 3, 7, 64] {
                 for _ in 0..200 {
-                    let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+                    let counts: Vec<AtomicUsize> =
+                        (0..tasks).map(|_| AtomicUsize::new(0)).collect();
                     pool.run(tasks, &|i| {
                         counts[i].fetch_add(1, Ordering::Relaxed);
                     });
@@ -307,7 +311,10 @@ mod tests {
                     }
                 })
             }));
-            assert_eq!(*result.unwrap_err().downcast::<&str>().unwrap(), "task failed");
+            assert_eq!(
+                *result.unwrap_err().downcast::<&str>().unwrap(),
+                "task failed"
+            );
             let sum = AtomicUsize::new(0);
             pool.run(5, &|i| {
                 sum.fetch_add(i, Ordering::Relaxed);

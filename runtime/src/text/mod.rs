@@ -1,1 +1,18 @@
 //! The text task.
+
+#[cfg(test)]
+mod fixtures;
+mod generate;
+mod sampler;
+mod stop;
+mod stream;
+mod template;
+mod template_guard;
+mod tokenizer;
+
+pub use generate::{Continuation, Finish, GenerateOptions, Generation, Piece, generate};
+pub use sampler::{Sampled, Sampler, SamplerOptions, log_probabilities};
+pub use stop::StopMatcher;
+pub use stream::Detokenizer;
+pub use template::{ChatMessage, ChatOptions, ChatTemplate};
+pub use tokenizer::Tokenizer;

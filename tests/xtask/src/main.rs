@@ -1,2 +1,69 @@
-//! placeholder
-fn main() {}
+//! `cargo xtask`: everything the project does beyond a plain build. Each subcommand is one module.
+
+#![forbid(unsafe_code)]
+
+mod bench;
+mod demo;
+mod fetch;
+mod golden;
+mod limbeck;
+mod peer;
+mod process;
+mod table;
+mod test;
+mod venv;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::process::Result;
+use crate::workspace::Workspace;
+
+/// Tasks of the Limbeck workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Fetch two real students, compile them, generate text and compare sentences
+    Demo,
+    /// Run every test of the workspace and print the totals
+    Test(test::Options),
+    /// Measure against llama.cpp, which is fetched and built on first use
+    Bench(bench::Options),
+    /// Fetch the students that tests and the demo use into target/students
+    Fetch,
+    /// Make the goldens again with PyTorch and transformers
+    Golden(golden::Options),
+}
+
+fn main() -> ExitCode {
+    let workspace = Workspace::locate();
+    match run(Cli::parse().task, &workspace) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task, workspace: &Workspace) -> Result<()> {
+    match task {
+        Task::Demo => demo::run(workspace),
+        Task::Test(options) => test::run(workspace, &options),
+        Task::Bench(options) => bench::run(workspace, &options),
+        Task::Fetch => {
+            let students = fetch::students(workspace)?;
+            println!("students are in {}", students.display());
+            Ok(())
+        }
+        Task::Golden(options) => golden::run(workspace, &options),
+    }
+}

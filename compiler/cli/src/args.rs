@@ -1,0 +1,300 @@
+//! Arguments of every command.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use limbeck::text::SamplerOptions;
+use limbeck::{
+    BackendKind, Budget, Engine, EngineOptions, KvFormat, Limits, Model, Session, SessionOptions,
+};
+use limbeck_compiler::Quant;
+
+use crate::output::{Failure, note};
+
+/// Compile distilled students to plan files and run them.
+#[derive(Parser)]
+#[command(name = "limbeck", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Compile a checkpoint (a folder of safetensors, or a .gguf file) to a plan.
+    Compile(CompileArgs),
+    /// Show what a plan holds.
+    Inspect(InspectArgs),
+    /// Continue a prompt.
+    Run(RunArgs),
+    /// Talk with a text student.
+    Chat(ChatArgs),
+    /// Embed the lines of standard input, a JSON array a line.
+    Embed(EmbedArgs),
+    /// Measure a text student's perplexity on a text.
+    Perplexity(PerplexityArgs),
+    /// Run an entry on tensors from an .npz file.
+    Forward(ForwardArgs),
+    /// Measure speed and memory.
+    Bench(BenchArgs),
+    /// List what can compute on this machine.
+    Devices(DevicesArgs),
+}
+
+#[derive(Args)]
+pub struct CompileArgs {
+    /// Checkpoint: a folder with config.json and safetensors, or a .gguf file.
+    pub source: PathBuf,
+    /// Plan file to write.
+    #[arg(short, long, value_name = "OUT.lbk")]
+    pub output: PathBuf,
+    /// Number format of the weights: f32, f16, q8, q4, or keep (as the checkpoint stores them).
+    #[arg(long, default_value = "keep")]
+    pub quant: Quant,
+    /// Folder of adaptive deltas or LoRA to lay over the checkpoint; may be repeated.
+    #[arg(long, value_name = "DIR")]
+    pub with: Vec<PathBuf>,
+    /// Who runs the dense parts: native kernels or ONNX Runtime.
+    #[arg(long, value_parser = ["native", "onnx"], default_value = "native")]
+    pub prefer: String,
+    /// Configuration key to ignore, where it does not change the computation; may be repeated.
+    #[arg(long, value_name = "KEY")]
+    pub ignore_key: Vec<String>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct InspectArgs {
+    /// Plan file.
+    pub plan: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// Compare every byte with its checksum.
+    #[arg(long)]
+    pub verify: bool,
+}
+
+/// Options of every command that runs a plan.
+#[derive(Args, Clone)]
+pub struct PlanArgs {
+    /// Plan file.
+    pub plan: PathBuf,
+    /// What computes: cpu, wgpu or fake (slow reference kernels).
+    #[arg(long, default_value = "cpu")]
+    pub backend: String,
+    /// Execution provider of ONNX Runtime for the plan's onnx segments.
+    #[arg(long, value_name = "NAME")]
+    pub ep: Option<String>,
+    /// Threads; 0 takes one per core.
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+    /// How keys and values are kept: f32, f16 or q8.
+    #[arg(long, default_value = "f16")]
+    pub kv: String,
+    /// Compute allowed: full, 0.6, price:0.02, latency:8ms or deadline:400ms.
+    #[arg(long, default_value = "full")]
+    pub budget: String,
+    /// Lowest fraction of compute, whatever the budget.
+    #[arg(long, default_value_t = 0.0)]
+    pub floor: f64,
+    /// Highest fraction of compute, whatever the budget.
+    #[arg(long, default_value_t = 1.0)]
+    pub ceiling: f64,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Clone)]
+pub struct SamplingArgs {
+    /// Temperature; 0 takes the likeliest token [default: the student's, else 0].
+    #[arg(long)]
+    pub temp: Option<f32>,
+    /// Keep the K likeliest tokens; 0 keeps all.
+    #[arg(long)]
+    pub top_k: Option<usize>,
+    /// Keep the smallest set of tokens with this probability.
+    #[arg(long)]
+    pub top_p: Option<f32>,
+    /// Keep tokens with at least this share of the likeliest one's probability.
+    #[arg(long)]
+    pub min_p: Option<f32>,
+    /// Divide the logits of tokens seen.
+    #[arg(long)]
+    pub repetition_penalty: Option<f32>,
+    /// Subtract from the logits of tokens seen.
+    #[arg(long)]
+    pub presence_penalty: Option<f32>,
+    /// Seed of the sampling.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Text that ends the answer; may be repeated.
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub plan: PlanArgs,
+    /// Text to continue.
+    #[arg(long)]
+    pub prompt: String,
+    /// Image that the prompt speaks of.
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
+    /// Most tokens to make.
+    #[arg(long, default_value_t = 128)]
+    pub max_tokens: usize,
+    /// Put the prompt through the student's chat template as a user's message.
+    #[arg(long)]
+    pub chat: bool,
+    /// Continuations to sample; they share the prompt and are decoded as one batch.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub samples: usize,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+}
+
+#[derive(Args)]
+pub struct ChatArgs {
+    #[command(flatten)]
+    pub plan: PlanArgs,
+    /// Text that sets the student's role.
+    #[arg(long)]
+    pub system: Option<String>,
+    /// Most tokens of an answer.
+    #[arg(long, default_value_t = 512)]
+    pub max_tokens: usize,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+}
+
+#[derive(Args)]
+pub struct EmbedArgs {
+    #[command(flatten)]
+    pub plan: PlanArgs,
+    /// Lines embedded at a time.
+    #[arg(long, default_value_t = 32)]
+    pub batch: usize,
+}
+
+#[derive(Args)]
+pub struct PerplexityArgs {
+    #[command(flatten)]
+    pub plan: PlanArgs,
+    /// Text file.
+    #[arg(long)]
+    pub file: PathBuf,
+    /// Tokens of one window; the second half of each is scored.
+    #[arg(long, default_value_t = 512)]
+    pub context: usize,
+}
+
+#[derive(Args)]
+pub struct ForwardArgs {
+    #[command(flatten)]
+    pub plan: PlanArgs,
+    /// Tensors to give, by name.
+    #[arg(long, value_name = "IN.npz")]
+    pub inputs: PathBuf,
+    /// Where the results go.
+    #[arg(long, value_name = "OUT.npz")]
+    pub outputs: PathBuf,
+    /// Entry to run [default: the plan's task].
+    #[arg(long)]
+    pub entry: Option<String>,
+    /// Tokens computed at a time.
+    #[arg(long, default_value_t = 256)]
+    pub chunk: usize,
+}
+
+#[derive(Args)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    pub plan: PlanArgs,
+    /// Tokens of the prompt.
+    #[arg(short = 'p', long = "prompt-tokens", default_value_t = 512)]
+    pub prompt: usize,
+    /// Tokens to decode.
+    #[arg(short = 'n', long = "decode-tokens", default_value_t = 64)]
+    pub decode: usize,
+    /// Sequences decoded as one batch.
+    #[arg(long, default_value_t = 1)]
+    pub batch: usize,
+    /// Repetitions; the median is printed.
+    #[arg(short = 'r', long, default_value_t = 3)]
+    pub repeat: usize,
+}
+
+#[derive(Args)]
+pub struct DevicesArgs {
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl PlanArgs {
+    /// Opens the plan with the backend that was asked for.
+    pub fn open(&self) -> Result<Model, Failure> {
+        let backend: BackendKind = self.backend.parse()?;
+        let engine = Engine::new(EngineOptions { backend, threads: self.threads })?;
+        if self.ep.is_some() {
+            note("the plan has no onnx segments: --ep has no effect");
+        }
+        Ok(engine.open(&self.plan)?)
+    }
+
+    /// The budget, checked. A plan without sites accepts any and cannot meet it.
+    pub fn budget(&self) -> Result<BudgetReport, Failure> {
+        let budget: Budget = self.budget.parse()?;
+        Limits::new(self.floor, self.ceiling)?;
+        let met = budget == Budget::Full || matches!(budget, Budget::Price(_) | Budget::Fraction(1.0));
+        if !met {
+            note(format!(
+                "the budget {budget} cannot be met: the plan has no place where compute can vary"
+            ));
+        }
+        Ok(BudgetReport { requested: budget.to_string(), met })
+    }
+
+    /// A session's options, with a context of at most `context` (0: the student's).
+    pub fn session(&self, model: &Model, options: SessionOptions) -> Result<Session, Failure> {
+        let kv: KvFormat = self.kv.parse()?;
+        Ok(model.session(SessionOptions { kv, ..options })?)
+    }
+}
+
+/// Whether a budget was kept.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct BudgetReport {
+    /// As it was asked for.
+    pub requested: String,
+    /// Whether it was kept.
+    pub met: bool,
+}
+
+impl SamplingArgs {
+    /// The options given, the student's defaults for the others where it samples.
+    pub fn options(&self, model: &Model) -> SamplerOptions {
+        let defaults = SamplerOptions::default();
+        let student = &model.manifest().generation;
+        let temperature = self.temp.or(student.temperature).unwrap_or(0.0);
+        SamplerOptions {
+            temperature,
+            top_k: self.top_k.or(student.top_k.map(|k| k as usize)).unwrap_or(defaults.top_k),
+            top_p: self.top_p.or(student.top_p).unwrap_or(defaults.top_p),
+            min_p: self.min_p.unwrap_or(defaults.min_p),
+            repetition_penalty: self
+                .repetition_penalty
+                .or(student.repetition_penalty)
+                .unwrap_or(defaults.repetition_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(defaults.presence_penalty),
+            seed: self.seed,
+            ..defaults
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! `limbeck bench`: prefill, decode, load time and memory.
+
+use std::time::Instant;
+
+use limbeck::plan::Task;
+use limbeck::{Encoder, EncoderInput, Model, SessionOptions, Usage, Wanted, Work};
+use serde_json::{Value, json};
+
+use crate::args::BenchArgs;
+use crate::memory;
+use crate::output::{Failure, print_json, print_line};
+
+pub fn execute(args: BenchArgs) -> Result<(), Failure> {
+    if args.prompt == 0 || args.repeat == 0 || args.batch == 0 {
+        return Err(Failure::new("-p, -r and --batch must be at least 1"));
+    }
+    let start = Instant::now();
+    let model = args.plan.open()?;
+    let load_ms = start.elapsed().as_secs_f64() * 1e3;
+    let open_bytes = memory::resident().map(|m| m.0);
+    let budget = args.plan.budget()?;
+    let mut report = match model.manifest().task {
+        Task::Text => text(&args, &model)?,
+        Task::Embed => encoder(&args, &model)?,
+    };
+    let weights: u64 = model.plan().program().weights.iter().map(|w| w.bytes).sum();
+    let peak = memory::resident().map(|m| m.1);
+    report["load_ms"] = json!(load_ms);
+    report["memory"]["weights_bytes"] = json!(weights);
+    report["memory"]["resident_after_open_bytes"] = json!(open_bytes);
+    report["memory"]["resident_peak_bytes"] = json!(peak);
+    report["backend"] = json!(model.backend());
+    report["budget"] = json!(budget);
+    if args.plan.json {
+        return print_json(&report);
+    }
+    let rate = |part: &str| report[part]["tokens_per_second"].as_f64().unwrap_or(0.0);
+    let mib = |v: &Value| v.as_f64().unwrap_or(0.0) / (1024.0 * 1024.0);
+    let m = &report["memory"];
+    print_line(format!("backend  {}", model.backend()))?;
+    print_line(format!("load     {load_ms:.1} ms"))?;
+    print_line(format!("prefill  {:.1} tokens/s ({} tokens)", rate("prefill"), args.prompt))?;
+    if report["decode"].is_object() {
+        print_line(format!(
+            "decode   {:.1} tokens/s ({} tokens, batch {})",
+            rate("decode"),
+            args.decode,
+            args.batch
+        ))?;
+    }
+    print_line(format!(
+        "memory   weights {:.1} MiB, KV cache {:.1} MiB, resident {:.1} MiB after open, {:.1} MiB at most",
+        mib(&m["weights_bytes"]),
+        mib(&m["kv_cache_bytes"]),
+        mib(&m["resident_after_open_bytes"]),
+        mib(&m["resident_peak_bytes"]),
+    ))
+}
+
+/// Token ids that differ from one another, so that no two rows are alike.
+fn some_ids(count: usize, vocab: usize) -> Vec<u32> {
+    (0..count).map(|i| ((i * 7919 + 13) % vocab) as u32).collect()
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+fn text(args: &BenchArgs, model: &Model) -> Result<Value, Failure> {
+    let vocab = model.manifest().vocab_size;
+    let ids = some_ids(args.prompt, vocab);
+    let context = args.prompt + args.decode;
+    let most = model.manifest().context_length;
+    if context > most {
+        return Err(Failure::new(format!("{context} tokens are beyond the context of {most}")));
+    }
+    // Blocks of the forks' own tails beside the shared prompt.
+    let cache_tokens = args.prompt + args.batch * (args.decode + 64);
+    let options = SessionOptions { context, cache_tokens, ..SessionOptions::default() };
+    let mut session = args.plan.session(model, options)?;
+    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    let mut usage = Usage::default();
+    let mut kv_bytes = 0;
+    // One more than asked for: the first warms up and is not counted.
+    for round in 0..=args.repeat {
+        let sequence = session.sequence();
+        let start = Instant::now();
+        let work = [Work { sequence, tokens: &ids, wanted: Wanted::Last }];
+        usage.add(&session.step(&work, |_, _| {})?);
+        let prefill_seconds = start.elapsed().as_secs_f64();
+        let mut sequences = vec![sequence];
+        for _ in 1..args.batch {
+            sequences.push(session.fork(sequence)?);
+        }
+        let start = Instant::now();
+        for token in some_ids(args.decode, vocab) {
+            let tokens = [token];
+            let work: Vec<Work<'_>> = sequences
+                .iter()
+                .map(|s| Work { sequence: *s, tokens: &tokens, wanted: Wanted::Last })
+                .collect();
+            usage.add(&session.step(&work, |_, _| {})?);
+        }
+        let decode_seconds = start.elapsed().as_secs_f64();
+        kv_bytes = session.cache_bytes();
+        sequences.into_iter().try_for_each(|s| session.free(s))?;
+        if round > 0 {
+            prefill.push(args.prompt as f64 / prefill_seconds);
+            decode.push((args.decode * args.batch) as f64 / decode_seconds);
+        }
+    }
+    Ok(json!({
+        "prefill": {"tokens": args.prompt, "tokens_per_second": median(&mut prefill)},
+        "decode": {
+            "tokens": args.decode,
+            "batch": args.batch,
+            "tokens_per_second": median(&mut decode),
+        },
+        "memory": {"kv_cache_bytes": kv_bytes, "kv": args.plan.kv},
+        "usage": usage,
+    }))
+}
+
+fn encoder(args: &BenchArgs, model: &Model) -> Result<Value, Failure> {
+    let tokens = args.prompt.min(model.manifest().context_length);
+    let ids = some_ids(tokens, model.manifest().vocab_size);
+    let positions: Vec<u32> = (0..tokens as u32).collect();
+    let input = EncoderInput { ids: &ids, positions: &positions, keys: tokens };
+    let inputs = vec![input; args.batch];
+    let mut encoder = Encoder::new(model)?;
+    let mut rates = Vec::new();
+    let mut usage = Usage::default();
+    for round in 0..=args.repeat {
+        let start = Instant::now();
+        usage.add(&encoder.encode(&inputs, |_, _| {})?);
+        if round > 0 {
+            rates.push((tokens * args.batch) as f64 / start.elapsed().as_secs_f64());
+        }
+    }
+    Ok(json!({
+        "prefill": {"tokens": tokens, "batch": args.batch, "tokens_per_second": median(&mut rates)},
+        "memory": {"kv_cache_bytes": 0},
+        "usage": usage,
+    }))
+}

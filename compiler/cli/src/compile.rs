@@ -1,0 +1,80 @@
+//! `limbeck compile`.
+
+use std::time::Instant;
+
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use limbeck_compiler::{Options, Report, compile};
+use serde_json::json;
+
+use crate::args::CompileArgs;
+use crate::output::{Failure, print_json};
+
+pub fn execute(args: CompileArgs) -> Result<(), Failure> {
+    if let Some(folder) = args.with.first() {
+        let message = "overlays are not supported yet";
+        return Err(Failure::new(format!("--with {}: {message}", folder.display())));
+    }
+    if args.prefer == "onnx" {
+        return Err(Failure::new("--prefer onnx: this build lowers nothing to ONNX Runtime"));
+    }
+    let options = Options {
+        source: args.source,
+        output: args.output,
+        quant: args.quant,
+        ignored_keys: args.ignore_key.into_iter().collect(),
+    };
+    let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} weights  {msg}") {
+        bar.set_style(style);
+    }
+    let start = Instant::now();
+    let report = compile(&options, &mut |done, of, name| {
+        bar.set_length(of as u64);
+        bar.set_position(done as u64);
+        bar.set_message(name.to_owned());
+    });
+    bar.finish_and_clear();
+    let report = report?;
+    let seconds = start.elapsed().as_secs_f64();
+    if args.json {
+        return print_json(&to_json(&options, &report, seconds));
+    }
+    eprintln!(
+        "{} ({}): {} steps, {} of weights, {seconds:.1} s",
+        report.student,
+        report.architecture,
+        report.steps,
+        HumanBytes(report.packing.bytes),
+    );
+    for (values, count, bytes, error) in &report.packing.formats {
+        let error = match error.relative() {
+            0.0 => "exact".into(),
+            e => format!("relative error {e:.2e} where converted"),
+        };
+        eprintln!("  {:4} {count:4} weights {:>12}  {error}", values.name(), HumanBytes(*bytes));
+    }
+    eprintln!("wrote {} ({})", options.output.display(), HumanBytes(report.file_bytes));
+    Ok(())
+}
+
+fn to_json(options: &Options, report: &Report, seconds: f64) -> serde_json::Value {
+    let formats = report.packing.formats.iter().map(|(values, count, bytes, error)| {
+        json!({
+            "values": values.name(),
+            "weights": count,
+            "bytes": bytes,
+            "relative_error": error.relative(),
+        })
+    });
+    json!({
+        "plan": options.output.display().to_string(),
+        "student": report.student,
+        "architecture": report.architecture,
+        "quant": options.quant.to_string(),
+        "steps": report.steps,
+        "weight_bytes": report.packing.bytes,
+        "file_bytes": report.file_bytes,
+        "seconds": seconds,
+        "formats": formats.collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,103 @@
+//! `limbeck inspect`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use indicatif::HumanBytes;
+use limbeck::plan::{OperandKind, Plan};
+use serde_json::{Value, json};
+
+use crate::args::InspectArgs;
+use crate::memory;
+use crate::output::{Failure, at_file, print, print_json};
+
+pub fn execute(args: InspectArgs) -> Result<(), Failure> {
+    let bytes = memory::map(&args.plan)?;
+    let plan = at_file(&args.plan, Plan::parse(&bytes))?;
+    if args.verify {
+        at_file(&args.plan, plan.verify(&bytes))?;
+    }
+    if args.json {
+        return print_json(&to_json(&plan, args.verify));
+    }
+    print(&to_text(&plan, args.verify))
+}
+
+fn to_json(plan: &Plan, verified: bool) -> Value {
+    let sections = plan.sections().iter().map(|s| {
+        json!({
+            "kind": s.kind.name(),
+            "offset": s.offset,
+            "length": s.len,
+            "checksum": format!("{:016x}", s.checksum),
+        })
+    });
+    let (major, minor) = plan.version();
+    json!({
+        "version": format!("{major}.{minor}"),
+        "hash": format!("{:016x}", plan.hash()),
+        "bytes": plan.file_len(),
+        "verified": verified,
+        "manifest": plan.manifest(),
+        "sections": sections.collect::<Vec<_>>(),
+        "program": plan.program(),
+        "sites": [],
+    })
+}
+
+fn to_text(plan: &Plan, verified: bool) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_text(plan, verified, &mut out);
+    out
+}
+
+fn write_text(plan: &Plan, verified: bool, out: &mut String) -> std::fmt::Result {
+    let m = plan.manifest();
+    let (major, minor) = plan.version();
+    let task = serde_json::to_value(m.task).unwrap_or_default();
+    writeln!(out, "student       {} ({}, task {})", m.student, m.architecture, task.as_str().unwrap_or(""))?;
+    writeln!(out, "plan          format {major}.{minor}, hash {:016x}, {}", plan.hash(), HumanBytes(plan.file_len() as u64))?;
+    writeln!(out, "context       {} tokens, vocabulary {}", m.context_length, m.vocab_size)?;
+    if m.embedding_size > 0 {
+        writeln!(out, "embedding     {} elements", m.embedding_size)?;
+    }
+    writeln!(out, "licence       {}", m.licence.as_deref().unwrap_or("not stated"))?;
+    let p = &m.provenance;
+    writeln!(out, "made from     {} ({}), --quant {}, by {}", p.source, p.format, p.quantisation, p.compiler)?;
+    writeln!(out, "chat template {}", if m.chat_template.is_some() { "yes" } else { "no" })?;
+    writeln!(out, "sites         none (a dense student)")?;
+    writeln!(out, "checksums     {}", if verified { "verified, weights included" } else { "metadata verified" })?;
+    writeln!(out, "\nsections")?;
+    for s in plan.sections() {
+        writeln!(out, "  {:10} at {:>10}  {:>12}", s.kind.name(), s.offset, HumanBytes(s.len as u64))?;
+    }
+    let mut formats: BTreeMap<String, (usize, u64)> = BTreeMap::new();
+    for w in &plan.program().weights {
+        let entry = formats.entry(w.format.to_string()).or_default();
+        entry.0 += 1;
+        entry.1 += w.bytes;
+    }
+    writeln!(out, "\nweights")?;
+    for (format, (count, bytes)) in formats {
+        writeln!(out, "  {format:12} {count:5}  {:>12}", HumanBytes(bytes))?;
+    }
+    for entry in &plan.program().entries {
+        writeln!(out, "\nentry {:?}: {} steps", entry.name, entry.steps().count())?;
+        for (kind, name) in [(OperandKind::Input, "input"), (OperandKind::Output, "output")] {
+            for (_, operand) in entry.operands_of(kind) {
+                writeln!(out, "  {name:6} {} {}", operand.name, operand.fact)?;
+            }
+        }
+        let mut ops: BTreeMap<&str, usize> = BTreeMap::new();
+        entry.steps().for_each(|s| *ops.entry(s.op.name()).or_default() += 1);
+        for (op, count) in ops {
+            writeln!(out, "  {count:5} x {op}")?;
+        }
+    }
+    let states = plan.program().states.len();
+    if states > 0 {
+        writeln!(out, "\nstates: {states} (keys and values, appended per token)")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! Reading and writing `.npz` files of named tensors.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::Path;
+
+use npyz::WriterBuilder;
+use npyz::npz::{NpzArchive, NpzWriter};
+
+use crate::output::{Failure, at_file};
+
+/// Most elements of a tensor that is read.
+const MAX_ELEMENTS: u64 = 1 << 28;
+
+/// A tensor of integers.
+pub struct Integers {
+    pub shape: Vec<usize>,
+    pub values: Vec<i64>,
+}
+
+/// Named tensors of an `.npz` file.
+pub struct Inputs {
+    archive: NpzArchive<std::io::BufReader<File>>,
+    path: String,
+}
+
+impl Inputs {
+    pub fn open(path: &Path) -> Result<Inputs, Failure> {
+        let archive = at_file(path, NpzArchive::open(path))?;
+        Ok(Inputs { archive, path: path.display().to_string() })
+    }
+
+    /// Names of all tensors.
+    pub fn names(&self) -> Vec<String> {
+        self.archive.array_names().map(str::to_owned).collect()
+    }
+
+    /// A tensor of i32 or i64; `None` when there is none of that name.
+    pub fn integers(&mut self, name: &str) -> Result<Option<Integers>, Failure> {
+        let fail = |m: String| Failure::new(format!("{}: tensor {name:?}: {m}", self.path));
+        let Some(array) = self.archive.by_name(name).map_err(|e| fail(e.to_string()))? else {
+            return Ok(None);
+        };
+        if array.shape().iter().try_fold(1u64, |n, d| n.checked_mul(*d)).is_none_or(|n| n > MAX_ELEMENTS) {
+            return Err(fail(format!("its shape {:?} is too large", array.shape())));
+        }
+        if array.order() != npyz::Order::C && array.shape().len() > 1 {
+            return Err(fail("it is in Fortran order; save a C-contiguous array".into()));
+        }
+        let shape = array.shape().iter().map(|d| *d as usize).collect();
+        let values = match array.try_data::<i64>() {
+            Ok(data) => data.collect::<Result<Vec<i64>, _>>(),
+            Err(array) => match array.try_data::<i32>() {
+                Ok(data) => data.map(|v| v.map(i64::from)).collect(),
+                Err(array) => {
+                    let dtype = array.dtype().descr();
+                    return Err(fail(format!("its dtype {dtype} is neither i32 nor i64")));
+                }
+            },
+        };
+        Ok(Some(Integers { shape, values: values.map_err(|e| fail(e.to_string()))? }))
+    }
+}
+
+/// Writes named f32 tensors.
+pub struct Outputs {
+    writer: NpzWriter<BufWriter<File>>,
+    path: String,
+}
+
+impl Outputs {
+    pub fn create(path: &Path) -> Result<Outputs, Failure> {
+        let writer = at_file(path, NpzWriter::create(path))?;
+        Ok(Outputs { writer, path: path.display().to_string() })
+    }
+
+    pub fn write(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Result<(), Failure> {
+        let shape: Vec<u64> = shape.iter().map(|d| *d as u64).collect();
+        let fail = |e: std::io::Error| Failure::new(format!("{}: {e}", self.path));
+        let mut array = self
+            .writer
+            .array(name, Default::default())
+            .map_err(fail)?
+            .default_dtype()
+            .shape(&shape)
+            .begin_nd()
+            .map_err(fail)?;
+        array.extend(values.iter().copied()).map_err(fail)?;
+        array.finish().map_err(fail)
+    }
+}

@@ -1,0 +1,145 @@
+//! `limbeck run`: continue a prompt.
+
+use std::ops::ControlFlow;
+
+use limbeck::text::{ChatMessage, ChatOptions, GenerateOptions, Generation, generate};
+use limbeck::{Model, Session, SessionOptions, Usage};
+use serde_json::{Value, json};
+
+use crate::args::{BudgetReport, RunArgs};
+use crate::output::{Failure, note, print, print_json, print_line};
+
+pub fn execute(args: RunArgs) -> Result<(), Failure> {
+    let model = args.plan.open()?;
+    let budget = args.plan.budget()?;
+    if let Some(image) = &args.image {
+        let message = "this student does not see images";
+        return Err(Failure::new(format!("--image {}: {message}", image.display())));
+    }
+    let prompt = prompt_ids(&args, &model)?;
+    let context = model.manifest().context_length;
+    let room = context.min(prompt.len().saturating_add(args.max_tokens));
+    let own = (room + 64).saturating_sub(prompt.len());
+    let cache_tokens = prompt.len() + args.samples.saturating_mul(own + 64);
+    let options = SessionOptions { cache_tokens, ..SessionOptions::default() };
+    let mut session = args.plan.session(&model, options)?;
+    let options = GenerateOptions {
+        max_tokens: args.max_tokens,
+        sampler: args.sampling.options(&model),
+        stop: args.sampling.stop.clone(),
+        ..GenerateOptions::default()
+    };
+    // One continuation streams; several are printed when they are done.
+    let streams = args.samples == 1 && !args.plan.json;
+    let generation = stream(&mut session, &prompt, args.samples, &options, streams)?;
+    if args.plan.json {
+        return print_json(&report(&generation, &budget));
+    }
+    if streams {
+        print_line("")?;
+    } else {
+        for (i, c) in generation.continuations.iter().enumerate() {
+            print_line(format!("--- sample {i} ({})\n{}", c.finish.name(), c.text))?;
+        }
+    }
+    summary(&generation);
+    Ok(())
+}
+
+fn prompt_ids(args: &RunArgs, model: &Model) -> Result<Vec<u32>, Failure> {
+    let manifest = model.manifest();
+    let tokenizer = model.tokenizer()?;
+    if args.chat {
+        let message = ChatMessage { role: "user", content: &args.prompt };
+        let text = render(model, &[message])?;
+        return Ok(tokenizer.encode(&text, false)?);
+    }
+    let mut ids = tokenizer.encode(&args.prompt, true)?;
+    if let Some(bos) = manifest.special.bos.filter(|bos| manifest.add_bos && ids.first() != Some(bos)) {
+        ids.insert(0, bos);
+    }
+    Ok(ids)
+}
+
+/// Messages through the student's chat template, up to the student's turn.
+pub fn render(model: &Model, messages: &[ChatMessage<'_>]) -> Result<String, Failure> {
+    let tokenizer = model.tokenizer()?;
+    let special = &model.manifest().special;
+    let token = |id: Option<u32>| id.and_then(|id| tokenizer.id_to_token(id)).unwrap_or_default();
+    let (bos, eos) = (token(special.bos), token(special.eos.first().copied()));
+    let options = ChatOptions {
+        add_generation_prompt: true,
+        bos_token: &bos,
+        eos_token: &eos,
+    };
+    Ok(model.chat_template()?.render(messages, &options)?)
+}
+
+fn stream(
+    session: &mut Session,
+    prompt: &[u32],
+    samples: usize,
+    options: &GenerateOptions,
+    show: bool,
+) -> Result<Generation, Failure> {
+    let sequence = session.sequence();
+    let mut broken = None;
+    let generation = generate(session, sequence, prompt, samples, options, |piece| {
+        match if show { print(piece.text) } else { Ok(()) } {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(e) => {
+                broken = Some(e);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    broken.map_or(Ok(generation), Err)
+}
+
+fn rate(usage: &Usage) -> f64 {
+    if usage.ms > 0.0 { usage.tokens as f64 / usage.ms * 1e3 } else { 0.0 }
+}
+
+/// Speeds, to stderr.
+pub fn summary(generation: &Generation) {
+    let (prefill, decode) = (&generation.prefill, &generation.decode);
+    note(format!(
+        "prompt {} tokens at {:.0} tokens/s, answer {} tokens at {:.1} tokens/s",
+        prefill.tokens,
+        rate(prefill),
+        generation.continuations.iter().map(|c| c.tokens.len()).sum::<usize>(),
+        rate(decode),
+    ));
+}
+
+fn report(generation: &Generation, budget: &BudgetReport) -> Value {
+    let samples: Vec<Value> = generation
+        .continuations
+        .iter()
+        .map(|c| {
+            json!({
+                "text": c.text,
+                "tokens": c.tokens,
+                "logprobs": c.logprobs,
+                "finish": c.finish.name(),
+            })
+        })
+        .collect();
+    let mut usage = generation.prefill.clone();
+    usage.add(&generation.decode);
+    let part = |usage: &Usage, tokens: usize| {
+        json!({"tokens": tokens, "tokens_per_second": rate(usage), "ms": usage.ms})
+    };
+    let answered = generation.continuations.iter().map(|c| c.tokens.len()).sum();
+    let first = samples.first().cloned().unwrap_or_default();
+    json!({
+        "text": first["text"],
+        "tokens": first["tokens"],
+        "finish": first["finish"],
+        "samples": samples,
+        "prefill": part(&generation.prefill, generation.prompt_tokens),
+        "decode": part(&generation.decode, answered),
+        "usage": usage,
+        "budget": budget,
+    })
+}

@@ -1,0 +1,298 @@
+//! Graph, values and nodes.
+
+use std::fmt;
+
+use limbeck_plan::{DType, Dim, Fact, Op, State};
+
+use crate::TensorExpr;
+
+/// Index of a value.
+pub type ValueId = usize;
+/// Index of a node.
+pub type NodeId = usize;
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ValueSource {
+    /// The caller.
+    Input,
+    /// The checkpoint.
+    Weight(TensorExpr),
+    /// A node of the graph.
+    Node,
+}
+
+/// A value with what is known of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Value {
+    /// Name, for messages.
+    pub name: String,
+    /// Type and shape.
+    pub fact: Fact,
+    /// Origin.
+    pub source: ValueSource,
+}
+
+/// An operation on values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Name, for messages.
+    pub name: String,
+    /// Operation.
+    pub op: Op,
+    /// Values read.
+    pub inputs: Vec<ValueId>,
+    /// The value written.
+    pub output: ValueId,
+}
+
+/// A node that does not type.
+#[derive(Debug)]
+pub struct Error {
+    node: String,
+    message: String,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {:?}: {}", self.node, self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// One entry's computation. Nodes are in an order in which they can run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Graph {
+    values: Vec<Value>,
+    nodes: Vec<Node>,
+    outputs: Vec<(String, ValueId)>,
+    states: Vec<State>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Graph {
+        Graph::default()
+    }
+
+    /// Adds a value that the caller gives.
+    pub fn input(&mut self, name: &str, dtype: DType, shape: Vec<Dim>) -> ValueId {
+        self.push_value(name.into(), Fact::new(dtype, shape), ValueSource::Input)
+    }
+
+    /// Adds a weight, or gives the value that already stands for the same one.
+    pub fn weight(&mut self, expr: TensorExpr) -> ValueId {
+        let same = |v: &Value| matches!(&v.source, ValueSource::Weight(e) if *e == expr);
+        if let Some(id) = self.values.iter().position(same) {
+            return id;
+        }
+        let shape = vec![Dim::from(expr.rows()), Dim::from(expr.cols())];
+        let fact = Fact::new(DType::F32, shape);
+        self.push_value(expr.name(), fact, ValueSource::Weight(expr))
+    }
+
+    /// Adds a state and gives its id.
+    pub fn state(&mut self, state: State) -> usize {
+        self.states.push(state);
+        self.states.len() - 1
+    }
+
+    /// Adds a node and gives its output.
+    ///
+    /// # Errors
+    /// Inputs that the op does not take.
+    pub fn node(&mut self, name: &str, op: Op, inputs: &[ValueId]) -> Result<ValueId, Error> {
+        let fact = self.infer(name, &op, inputs)?;
+        let output = self.push_value(name.into(), fact, ValueSource::Node);
+        let inputs = inputs.to_vec();
+        self.nodes.push(Node {
+            name: name.into(),
+            op,
+            inputs,
+            output,
+        });
+        Ok(output)
+    }
+
+    /// Names a value as a result of the graph.
+    pub fn output(&mut self, name: &str, value: ValueId) {
+        self.outputs.push((name.into(), value));
+    }
+
+    /// Puts another op in the place of a node: its output keeps its id and must keep its fact.
+    ///
+    /// # Errors
+    /// Inputs that the op does not take, or another fact.
+    pub fn replace(&mut self, id: NodeId, op: Op, inputs: Vec<ValueId>) -> Result<(), Error> {
+        let name = self.nodes[id].name.clone();
+        let fact = self.infer(&name, &op, &inputs)?;
+        let old = &self.values[self.nodes[id].output].fact;
+        if fact != *old {
+            let message = format!("a rewrite gives {fact} in the place of {old}");
+            return Err(Error {
+                node: name,
+                message,
+            });
+        }
+        let node = &mut self.nodes[id];
+        node.op = op;
+        node.inputs = inputs;
+        Ok(())
+    }
+
+    /// Inserts a node before `at` and gives its output.
+    ///
+    /// # Errors
+    /// Inputs that the op does not take.
+    pub fn insert(
+        &mut self,
+        at: NodeId,
+        name: &str,
+        op: Op,
+        inputs: &[ValueId],
+    ) -> Result<ValueId, Error> {
+        let output = self.node(name, op, inputs)?;
+        if let Some(node) = self.nodes.pop() {
+            self.nodes.insert(at, node);
+        }
+        Ok(output)
+    }
+
+    /// Removes nodes that no output needs, and values that no node needs.
+    pub fn prune(&mut self) {
+        let mut live = vec![false; self.values.len()];
+        for (_, v) in &self.outputs {
+            live[*v] = true;
+        }
+        for node in self.nodes.iter().rev() {
+            if live[node.output] {
+                node.inputs.iter().for_each(|&v| live[v] = true);
+            }
+        }
+        self.nodes.retain(|n| live[n.output]);
+        for (value, live) in self.values.iter().zip(&mut live) {
+            *live |= value.source == ValueSource::Input;
+        }
+        let mut next = 0;
+        let renumbered: Vec<ValueId> = live
+            .iter()
+            .map(|&l| {
+                next += usize::from(l);
+                next.saturating_sub(1)
+            })
+            .collect();
+        let mut keep = live.iter();
+        self.values.retain(|_| *keep.next().unwrap_or(&false));
+        for node in &mut self.nodes {
+            node.inputs.iter_mut().for_each(|v| *v = renumbered[*v]);
+            node.output = renumbered[node.output];
+        }
+        self.outputs
+            .iter_mut()
+            .for_each(|(_, v)| *v = renumbered[*v]);
+    }
+
+    /// All values.
+    pub fn values(&self) -> &[Value] {
+        &self.values
+    }
+
+    /// One value.
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id]
+    }
+
+    /// All nodes, in running order.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Named results.
+    pub fn outputs(&self) -> &[(String, ValueId)] {
+        &self.outputs
+    }
+
+    /// States that the nodes keep.
+    pub fn states(&self) -> &[State] {
+        &self.states
+    }
+
+    /// The node that writes a value.
+    pub fn producer(&self, value: ValueId) -> Option<NodeId> {
+        self.nodes.iter().position(|n| n.output == value)
+    }
+
+    /// How often a value is read, as a result of the graph too.
+    pub fn uses(&self, value: ValueId) -> usize {
+        let reads = self
+            .nodes
+            .iter()
+            .flat_map(|n| &n.inputs)
+            .filter(|v| **v == value);
+        reads.count() + self.outputs.iter().filter(|(_, v)| *v == value).count()
+    }
+
+    /// The weight expression behind a value.
+    pub fn weight_expr(&self, value: ValueId) -> Option<&TensorExpr> {
+        match &self.values[value].source {
+            ValueSource::Weight(expr) => Some(expr),
+            _ => None,
+        }
+    }
+
+    fn infer(&self, name: &str, op: &Op, inputs: &[ValueId]) -> Result<Fact, Error> {
+        let fail = |message: String| Error {
+            node: name.into(),
+            message,
+        };
+        let facts: Vec<Fact> = inputs
+            .iter()
+            .map(|&v| self.values[v].fact.clone())
+            .collect();
+        let mut outputs = op.infer(&facts).map_err(fail)?;
+        outputs
+            .pop()
+            .ok_or_else(|| fail("the op gives nothing".into()))
+    }
+
+    fn push_value(&mut self, name: String, fact: Fact, source: ValueSource) -> ValueId {
+        self.values.push(Value { name, fact, source });
+        self.values.len() - 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use limbeck_plan::{Activate, Activation, Add};
+
+    fn relu() -> Op {
+        Op::Activate(Activate {
+            activation: Activation::Relu,
+        })
+    }
+
+    #[test]
+    fn prune_drops_what_no_output_needs() {
+        let mut g = Graph::new();
+        let x = g.input("x", DType::F32, vec![Dim::symbol("tokens"), Dim::Const(4)]);
+        let a = g.node("a", relu(), &[x]).unwrap();
+        let _dead = g.node("dead", relu(), &[a]).unwrap();
+        let b = g.node("b", Op::Add(Add {}), &[a, x]).unwrap();
+        g.output("y", b);
+        g.prune();
+        let names: Vec<&str> = g.nodes().iter().map(|n| n.name.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert_eq!(g.value(g.outputs()[0].1).name, "b");
+        assert_eq!(g.values().len(), 3);
+    }
+
+    #[test]
+    fn a_node_that_does_not_type_is_named() {
+        let mut g = Graph::new();
+        let ids = g.input("ids", DType::I32, vec![Dim::symbol("tokens")]);
+        let e = g.node("layers.0.act", relu(), &[ids]).unwrap_err();
+        assert!(e.to_string().contains("layers.0.act"), "{e}");
+    }
+}

@@ -1,0 +1,122 @@
+//! Weights as expressions over checkpoint tensors: what is stored is read and rearranged row by
+//! row when it is packed, never as a whole.
+
+use std::sync::Arc;
+
+/// A two-dimensional weight `[rows, cols]` made from tensors of the checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TensorExpr {
+    /// A tensor of the checkpoint; a vector is one row.
+    Tensor {
+        /// Name in the checkpoint.
+        name: String,
+        /// Rows.
+        rows: usize,
+        /// Columns.
+        cols: usize,
+        /// How the checkpoint stores it (`f32`, `bf16`, `Q4_1`, ...).
+        storage: Arc<str>,
+    },
+    /// The rows of each part, one part after the other.
+    ConcatRows(Vec<TensorExpr>),
+    /// Columns of single-row parts, one part after the other.
+    ConcatCols(Vec<TensorExpr>),
+    /// Groups of `group` rows of the first, then of the second, in turn.
+    InterleaveRows {
+        /// Gives the leading group.
+        first: Box<TensorExpr>,
+        /// Gives the following group.
+        second: Box<TensorExpr>,
+        /// Rows per group; divides the row count of both.
+        group: usize,
+    },
+    /// As `InterleaveRows`, for the columns of single-row weights (biases).
+    InterleaveCols {
+        /// Gives the leading group.
+        first: Box<TensorExpr>,
+        /// Gives the following group.
+        second: Box<TensorExpr>,
+        /// Columns per group.
+        group: usize,
+    },
+    /// `row`'s one row, number `index`, added to every row of `base`.
+    AddRow {
+        /// The matrix.
+        base: Box<TensorExpr>,
+        /// Where the row comes from.
+        row: Box<TensorExpr>,
+        /// Which row of `row`.
+        index: usize,
+    },
+    /// Values that the compiler computed: one row.
+    Inline {
+        /// Name for messages.
+        name: String,
+        /// The row.
+        values: Arc<[f32]>,
+    },
+}
+
+impl TensorExpr {
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        match self {
+            TensorExpr::Tensor { rows, .. } => *rows,
+            TensorExpr::ConcatRows(parts) => parts.iter().map(TensorExpr::rows).sum(),
+            TensorExpr::InterleaveRows { first, second, .. } => first.rows() + second.rows(),
+            TensorExpr::AddRow { base, .. } => base.rows(),
+            TensorExpr::ConcatCols(_)
+            | TensorExpr::InterleaveCols { .. }
+            | TensorExpr::Inline { .. } => 1,
+        }
+    }
+
+    /// Columns.
+    pub fn cols(&self) -> usize {
+        match self {
+            TensorExpr::Tensor { cols, .. } => *cols,
+            TensorExpr::ConcatRows(parts) => parts.first().map_or(0, TensorExpr::cols),
+            TensorExpr::ConcatCols(parts) => parts.iter().map(TensorExpr::cols).sum(),
+            TensorExpr::InterleaveRows { first, .. } => first.cols(),
+            TensorExpr::InterleaveCols { first, second, .. } => first.cols() + second.cols(),
+            TensorExpr::AddRow { base, .. } => base.cols(),
+            TensorExpr::Inline { values, .. } => values.len(),
+        }
+    }
+
+    /// A name that tells what it is made of.
+    pub fn name(&self) -> String {
+        let join = |parts: &[TensorExpr]| {
+            let names: Vec<String> = parts.iter().map(TensorExpr::name).collect();
+            names.join(" + ")
+        };
+        match self {
+            TensorExpr::Tensor { name, .. } | TensorExpr::Inline { name, .. } => name.clone(),
+            TensorExpr::ConcatRows(parts) | TensorExpr::ConcatCols(parts) => join(parts),
+            TensorExpr::InterleaveRows { first, second, .. }
+            | TensorExpr::InterleaveCols { first, second, .. } => {
+                format!("{} | {}", first.name(), second.name())
+            }
+            TensorExpr::AddRow { base, row, index } => {
+                format!("{} + {}[{index}]", base.name(), row.name())
+            }
+        }
+    }
+
+    /// How the checkpoint stores it, if all of it is stored alike.
+    pub fn storage(&self) -> Option<&str> {
+        match self {
+            TensorExpr::Tensor { storage, .. } => Some(storage),
+            TensorExpr::ConcatRows(parts) | TensorExpr::ConcatCols(parts) => {
+                let first = parts.first()?.storage()?;
+                let alike = parts.iter().all(|p| p.storage() == Some(first));
+                alike.then_some(first)
+            }
+            TensorExpr::InterleaveRows { first, second, .. }
+            | TensorExpr::InterleaveCols { first, second, .. } => {
+                first.storage().filter(|s| second.storage() == Some(s))
+            }
+            TensorExpr::AddRow { .. } | TensorExpr::Inline { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! From graphs to the program of a plan: values become operands, weights are packed once however
+//! many entries and nodes use them.
+
+use std::io::{Seek, Write};
+
+use limbeck_graph::{Graph, TensorExpr, ValueId, ValueSource, macs};
+use limbeck_plan::{
+    Entry, InputRole, Operand, OperandKind, PlanWriter, Program, Segment, State, Step, Values,
+};
+
+use crate::error::Result;
+use crate::import::Checkpoint;
+use crate::import::gguf::BlockType;
+use crate::pack::{PackError, Quant, WeightUse, choose_format, pack_weight};
+
+/// What packing did, by number format.
+#[derive(Clone, Debug, Default)]
+pub struct Packing {
+    /// Per number format: weights, bytes, and the error of those that were converted to it.
+    pub formats: Vec<(Values, usize, u64, PackError)>,
+    /// Bytes of all weights.
+    pub bytes: u64,
+}
+
+/// Packs all weights and builds the program. `progress` hears of each weight: how many are done,
+/// of how many, and its name.
+pub(crate) fn emit<W: Write + Seek>(
+    entries: &[(String, Graph)],
+    quant: Quant,
+    checkpoint: &dyn Checkpoint,
+    writer: &mut PlanWriter<W>,
+    progress: &mut dyn FnMut(usize, usize, &str),
+) -> Result<(Program, Packing)> {
+    let uses = collect_uses(entries);
+    let mut program = Program::default();
+    let mut packing = Packing::default();
+    for (done, (expr, used)) in uses.iter().enumerate() {
+        progress(done, uses.len(), &expr.name());
+        let storage = expr.storage().and_then(block_type);
+        let format = choose_format(quant, *used, storage);
+        let (weight, error) = pack_weight(expr, format, checkpoint, writer)?;
+        packing.count(weight.format.values, weight.bytes, error.as_ref());
+        program.weights.push(weight);
+    }
+    progress(uses.len(), uses.len(), "");
+    let index = |expr: &TensorExpr| uses.iter().position(|(e, _)| e == expr).unwrap_or(0);
+    for (name, graph) in entries {
+        let entry = entry(name, graph, program.states.len(), &index);
+        program.states.extend(graph.states().iter().cloned().collect::<Vec<State>>());
+        program.entries.push(entry);
+    }
+    Ok((program, packing))
+}
+
+impl Packing {
+    fn count(&mut self, values: Values, bytes: u64, error: Option<&PackError>) {
+        self.bytes += bytes;
+        let at = self.formats.iter().position(|f| f.0 == values).unwrap_or_else(|| {
+            self.formats.push((values, 0, 0, PackError::default()));
+            self.formats.len() - 1
+        });
+        let format = &mut self.formats[at];
+        format.1 += 1;
+        format.2 += bytes;
+        if let Some(error) = error {
+            format.3.add(error);
+        }
+    }
+}
+
+fn block_type(name: &str) -> Option<BlockType> {
+    BlockType::ALL.into_iter().find(|t| t.name() == name)
+}
+
+/// Every weight once, with all its uses, in the order of first use.
+fn collect_uses(entries: &[(String, Graph)]) -> Vec<(TensorExpr, WeightUse)> {
+    let mut uses: Vec<(TensorExpr, WeightUse)> = Vec::new();
+    for (_, graph) in entries {
+        let is_logits = |value: ValueId| {
+            graph.outputs().iter().any(|(name, v)| name == "logits" && *v == value)
+        };
+        for node in graph.nodes() {
+            for (role, &value) in node.op.input_roles().into_iter().zip(&node.inputs) {
+                let Some(expr) = graph.weight_expr(value) else { continue };
+                let at = uses.iter().position(|(e, _)| e == expr).unwrap_or_else(|| {
+                    uses.push((expr.clone(), WeightUse::default()));
+                    uses.len() - 1
+                });
+                uses[at].1.add(role, role == InputRole::Matrix && is_logits(node.output));
+            }
+        }
+    }
+    uses
+}
+
+fn entry(
+    name: &str,
+    graph: &Graph,
+    first_state: usize,
+    weight_index: &dyn Fn(&TensorExpr) -> usize,
+) -> Entry {
+    let output_name = |id: ValueId| graph.outputs().iter().find(|(_, v)| *v == id).map(|o| &o.0);
+    let operands = graph.values().iter().enumerate().map(|(id, value)| {
+        let named = output_name(id);
+        let kind = match &value.source {
+            ValueSource::Input => OperandKind::Input,
+            ValueSource::Weight(expr) => OperandKind::Weight(weight_index(expr)),
+            ValueSource::Node if named.is_some() => OperandKind::Output,
+            ValueSource::Node => OperandKind::Scratch,
+        };
+        Operand {
+            name: named.unwrap_or(&value.name).clone(),
+            kind,
+            fact: value.fact.clone(),
+        }
+    });
+    let steps = graph.nodes().iter().map(|node| {
+        let facts: Vec<_> = node.inputs.iter().map(|&v| &graph.value(v).fact).collect();
+        let mut op = node.op.clone();
+        if let limbeck_plan::Op::Attention(p) = &mut op {
+            p.state = p.state.map(|s| s + first_state);
+        }
+        Step {
+            name: node.name.clone(),
+            macs: macs(&node.op, &facts, &graph.value(node.output).fact),
+            op,
+            inputs: node.inputs.clone(),
+            outputs: vec![node.output],
+        }
+    });
+    Entry {
+        name: name.into(),
+        operands: operands.collect(),
+        segments: vec![Segment { steps: steps.collect() }],
+    }
+}

@@ -1,0 +1,67 @@
+//! What every importer gives: a description of the student, its tensors, and its text files.
+
+use std::path::Path;
+
+use limbeck_models::Description;
+use limbeck_plan::{GenerationDefaults, SpecialTokens};
+
+use super::gguf_student::GgufStudent;
+use super::safetensors::SafetensorsCheckpoint;
+use super::tensor::Tensor;
+use crate::error::{At, Error, Result};
+
+/// What a text or embedding student needs beside its tensors.
+#[derive(Clone, Debug, Default)]
+pub struct TextFiles {
+    /// `tokenizer.json` of the `tokenizers` library.
+    pub tokenizer: Option<String>,
+    /// Jinja chat template.
+    pub chat_template: Option<String>,
+    /// Special ids.
+    pub special: SpecialTokens,
+    /// Whether a prompt begins with the bos token.
+    pub add_bos: bool,
+    /// Sampling defaults.
+    pub generation: GenerationDefaults,
+    /// Tokens that an encoder takes at most, where that is fewer than its positions.
+    pub max_tokens: Option<usize>,
+}
+
+/// An opened checkpoint.
+pub trait Checkpoint {
+    /// Format name: `gguf`, `safetensors`.
+    fn format(&self) -> &'static str;
+    /// Configuration and pooling.
+    fn description(&self) -> &Description;
+    /// Tokenizer, template, special ids.
+    fn text(&self) -> &TextFiles;
+    /// Name for people.
+    fn student(&self) -> &str;
+    /// Licence, where the checkpoint states one.
+    fn licence(&self) -> Option<&str>;
+    /// All tensors.
+    fn tensors(&self) -> Vec<Tensor<'_>>;
+    /// One tensor.
+    fn tensor(&self, name: &str) -> Option<Tensor<'_>>;
+}
+
+/// Opens a checkpoint: a folder of safetensors or a `.gguf` file.
+///
+/// # Errors
+/// A path that is neither, or a checkpoint that its importer refuses.
+pub fn open(path: &Path) -> Result<Box<dyn Checkpoint>> {
+    let place = path.display().to_string();
+    let metadata = std::fs::metadata(path).at(&place)?;
+    if metadata.is_dir() {
+        return Ok(Box::new(SafetensorsCheckpoint::open(path)?));
+    }
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    match extension.to_ascii_lowercase().as_str() {
+        "gguf" => Ok(Box::new(GgufStudent::open(path)?)),
+        "safetensors" => {
+            let message = "give the folder that holds it, with its config.json";
+            Err(Error::unsupported(message).at(place))
+        }
+        _ => Err(Error::unsupported("not a checkpoint folder and not a .gguf file").at(place)),
+    }
+}

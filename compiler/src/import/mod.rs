@@ -1,0 +1,12 @@
+//! Import: checkpoints of every supported file format, read lazily and in Hugging Face order.
+
+mod checkpoint;
+pub mod gguf;
+mod gguf_student;
+pub mod map;
+mod safetensors;
+pub mod tensor;
+
+pub use checkpoint::{Checkpoint, TextFiles, open};
+pub use gguf_student::GgufStudent;
+pub use safetensors::SafetensorsCheckpoint;

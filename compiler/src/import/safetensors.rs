@@ -1,0 +1,307 @@
+//! Hugging Face folders: `config.json`, safetensors (one file or shards with an index), tokenizer,
+//! chat template, generation defaults, and sentence-transformers' pooling.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use limbeck_models::{Description, EmbeddingRule};
+use limbeck_plan::{GenerationDefaults, Pooling, SpecialTokens};
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+
+use super::checkpoint::{Checkpoint, TextFiles};
+use super::gguf::BlockType;
+use super::map::FileBytes;
+use super::tensor::{RowOrder, Tensor};
+use crate::error::{At, Error, Result};
+
+/// Largest JSON file that is read.
+const MAX_JSON: u64 = 256 << 20;
+
+/// Where a tensor lies.
+#[derive(Clone, Debug)]
+struct Entry {
+    file: usize,
+    shape: Vec<usize>,
+    storage: BlockType,
+    range: std::ops::Range<usize>,
+}
+
+/// An opened folder.
+#[derive(Debug)]
+pub struct SafetensorsCheckpoint {
+    student: String,
+    description: Description,
+    text: TextFiles,
+    files: Vec<FileBytes>,
+    entries: BTreeMap<String, Entry>,
+}
+
+impl SafetensorsCheckpoint {
+    /// Opens a folder with `config.json` and `model.safetensors` or
+    /// `model.safetensors.index.json`.
+    ///
+    /// # Errors
+    /// A missing or malformed file, a dtype that is not supported, a shard that leaves the folder.
+    pub fn open(folder: &Path) -> Result<SafetensorsCheckpoint> {
+        let config = read_json(&folder.join("config.json"))?.ok_or_else(|| {
+            Error::missing("the folder has no config.json").at(folder.display())
+        })?;
+        if let Some(v) = config.get("quantization_config").filter(|v| !v.is_null()) {
+            let message = format!("config key \"quantization_config\" is not supported: {v}");
+            return Err(Error::unsupported(message).at(folder.display()));
+        }
+        let (files, entries) = open_tensors(folder)?;
+        let text = read_text(folder, &config)?;
+        let pooling = read_pooling(folder)?;
+        let name = folder.canonicalize().unwrap_or_else(|_| folder.into());
+        Ok(SafetensorsCheckpoint {
+            student: name.file_name().map_or("student".into(), |n| n.to_string_lossy().into()),
+            description: Description { config, ignored_keys: BTreeSet::new(), pooling },
+            text,
+            files,
+            entries,
+        })
+    }
+
+    fn view<'a>(&'a self, name: &str, entry: &Entry) -> Option<Tensor<'a>> {
+        let bytes = self.files.get(entry.file)?.get(entry.range.clone())?;
+        let shape = entry.shape.clone();
+        Tensor::new(name, shape, entry.storage, bytes, RowOrder::Stored).ok()
+    }
+}
+
+impl Checkpoint for SafetensorsCheckpoint {
+    fn format(&self) -> &'static str {
+        "safetensors"
+    }
+
+    fn description(&self) -> &Description {
+        &self.description
+    }
+
+    fn text(&self) -> &TextFiles {
+        &self.text
+    }
+
+    fn student(&self) -> &str {
+        &self.student
+    }
+
+    fn licence(&self) -> Option<&str> {
+        None
+    }
+
+    fn tensors(&self) -> Vec<Tensor<'_>> {
+        self.entries.iter().filter_map(|(name, e)| self.view(name, e)).collect()
+    }
+
+    fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
+        self.view(name, self.entries.get(name)?)
+    }
+}
+
+fn open_tensors(folder: &Path) -> Result<(Vec<FileBytes>, BTreeMap<String, Entry>)> {
+    let mut files = Vec::new();
+    let mut entries = BTreeMap::new();
+    for path in shards(folder)? {
+        let place = path.display().to_string();
+        let bytes = FileBytes::open(&path).at(&place)?;
+        read_shard(&bytes, files.len(), &mut entries).at(&place)?;
+        files.push(bytes);
+    }
+    Ok((files, entries))
+}
+
+/// The files that hold the tensors. An index names them; names with a path in them are refused.
+fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
+    let index_path = folder.join("model.safetensors.index.json");
+    let Some(index) = read_json(&index_path)? else {
+        let single = folder.join("model.safetensors");
+        if single.exists() {
+            return Ok(vec![single]);
+        }
+        let message = "the folder has no model.safetensors and no model.safetensors.index.json";
+        return Err(Error::missing(message).at(folder.display()));
+    };
+    let Some(map) = index.get("weight_map").and_then(Value::as_object) else {
+        return Err(Error::format("it has no object \"weight_map\"").at(index_path.display()));
+    };
+    let mut names = BTreeSet::new();
+    for (tensor, file) in map {
+        let plain = file.as_str().filter(|f| Path::new(f).file_name() == Some(f.as_ref()));
+        let Some(name) = plain else {
+            let message = format!("tensor {tensor:?} is in {file}, which is not a plain file name");
+            return Err(Error::format(message).at(index_path.display()));
+        };
+        names.insert(name);
+    }
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+fn read_shard(
+    bytes: &FileBytes,
+    file: usize,
+    entries: &mut BTreeMap<String, Entry>,
+) -> Result<()> {
+    let (header, metadata) = SafeTensors::read_metadata(bytes)
+        .map_err(|e| Error::format(format!("not a safetensors file: {e}")))?;
+    let data_start = header + 8;
+    for (name, info) in metadata.tensors() {
+        let storage = match info.dtype {
+            Dtype::F32 => BlockType::F32,
+            Dtype::F16 => BlockType::F16,
+            Dtype::BF16 => BlockType::BF16,
+            // Integer buffers (position ids) carry no weights.
+            Dtype::I64 | Dtype::I32 if name.ends_with("position_ids") => continue,
+            other => {
+                let message = format!("its dtype {other:?} is not supported");
+                return Err(Error::unsupported(message).at(format_args!("tensor {name}")));
+            }
+        };
+        let (start, end) = info.data_offsets;
+        let range = data_start + start..data_start + end;
+        let view = bytes.get(range.clone()).unwrap_or_default();
+        Tensor::new(name.as_str(), info.shape.clone(), storage, view, RowOrder::Stored)?;
+        let entry = Entry { file, shape: info.shape.clone(), storage, range };
+        if entries.insert(name.clone(), entry).is_some() {
+            return Err(Error::format("another shard has it too").at(format_args!("tensor {name}")));
+        }
+    }
+    Ok(())
+}
+
+fn read_json(path: &Path) -> Result<Option<Value>> {
+    let place = path.display().to_string();
+    match std::fs::metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e).at(place),
+        Ok(m) if m.len() > MAX_JSON => {
+            return Err(Error::format("too large for a JSON file").at(place));
+        }
+        Ok(_) => {}
+    }
+    let bytes = std::fs::read(path).at(&place)?;
+    let value = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::format(format!("not valid JSON: {e}")).at(&place))?;
+    Ok(Some(value))
+}
+
+fn read_string(path: &Path) -> Result<Option<String>> {
+    match std::fs::read(path) {
+        Ok(bytes) => String::from_utf8(bytes)
+            .map(Some)
+            .map_err(|e| Error::format(e.to_string()).at(path.display())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).at(path.display()),
+    }
+}
+
+fn read_text(folder: &Path, config: &Value) -> Result<TextFiles> {
+    let tokenizer_config = read_json(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
+    let generation = read_json(&folder.join("generation_config.json"))?.unwrap_or_default();
+    let sentence = read_json(&folder.join("sentence_bert_config.json"))?.unwrap_or_default();
+    let template = match read_string(&folder.join("chat_template.jinja"))? {
+        Some(template) => Some(template),
+        None => chat_template(&tokenizer_config),
+    };
+    let ids = |key: &str| {
+        let found = [&generation, config].into_iter().map(|v| token_ids(v.get(key)));
+        found.into_iter().find(|ids| !ids.is_empty()).unwrap_or_default()
+    };
+    Ok(TextFiles {
+        tokenizer: read_string(&folder.join("tokenizer.json"))?,
+        chat_template: template,
+        special: SpecialTokens {
+            bos: ids("bos_token_id").first().copied(),
+            eos: ids("eos_token_id"),
+            pad: ids("pad_token_id").first().copied(),
+        },
+        // The tokenizer's own post-processor adds it where the checkpoint wants it.
+        add_bos: false,
+        generation: generation_defaults(&generation),
+        max_tokens: sentence.get("max_seq_length").and_then(Value::as_u64).map(|n| n as usize),
+    })
+}
+
+fn token_ids(value: Option<&Value>) -> Vec<u32> {
+    let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
+    match value {
+        Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
+        Some(v) => id(v).into_iter().collect(),
+        None => Vec::new(),
+    }
+}
+
+/// A string, or a list of named templates of which `default` counts.
+fn chat_template(tokenizer_config: &Value) -> Option<String> {
+    match tokenizer_config.get("chat_template")? {
+        Value::String(template) => Some(template.clone()),
+        Value::Array(named) => named
+            .iter()
+            .find(|t| t.get("name").and_then(Value::as_str) == Some("default"))
+            .and_then(|t| t.get("template")?.as_str().map(str::to_owned)),
+        _ => None,
+    }
+}
+
+fn generation_defaults(config: &Value) -> GenerationDefaults {
+    let number = |key: &str| config.get(key).and_then(Value::as_f64).map(|v| v as f32);
+    let samples = config.get("do_sample").and_then(Value::as_bool).unwrap_or(false);
+    GenerationDefaults {
+        temperature: number("temperature").filter(|_| samples),
+        top_k: config.get("top_k").and_then(Value::as_u64).map(|k| k as u32),
+        top_p: number("top_p"),
+        repetition_penalty: number("repetition_penalty"),
+    }
+}
+
+/// `modules.json` of sentence-transformers: Transformer, Pooling and, possibly, Normalize.
+fn read_pooling(folder: &Path) -> Result<Option<EmbeddingRule>> {
+    let path = folder.join("modules.json");
+    let Some(modules) = read_json(&path)? else { return Ok(None) };
+    let mut rule = None;
+    let mut normalise = false;
+    for module in modules.as_array().map(Vec::as_slice).unwrap_or_default() {
+        let kind = module.get("type").and_then(Value::as_str).unwrap_or_default();
+        match kind.rsplit('.').next().unwrap_or_default() {
+            "Transformer" => {}
+            "Pooling" => {
+                let sub = module.get("path").and_then(Value::as_str).unwrap_or("1_Pooling");
+                if Path::new(sub).file_name() != Some(sub.as_ref()) {
+                    let message = format!("module path {sub:?} is not a plain folder name");
+                    return Err(Error::format(message).at(path.display()));
+                }
+                rule = Some(pooling_rule(&folder.join(sub).join("config.json"))?);
+            }
+            "Normalize" => normalise = true,
+            _ => {
+                let message = format!("module {kind:?} is not supported");
+                return Err(Error::unsupported(message).at(path.display()));
+            }
+        }
+    }
+    Ok(rule.map(|pooling| EmbeddingRule { pooling, normalise }))
+}
+
+fn pooling_rule(path: &Path) -> Result<Pooling> {
+    let config = read_json(path)?
+        .ok_or_else(|| Error::missing("the file is missing").at(path.display()))?;
+    let on: Vec<&str> = config
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(key, v)| key.starts_with("pooling_mode_") && **v == Value::Bool(true))
+        .map(|(key, _)| key.as_str())
+        .collect();
+    let mode = config.get("pooling_mode").and_then(Value::as_str);
+    match (on.as_slice(), mode) {
+        (["pooling_mode_mean_tokens"], _) | ([], Some("mean")) => Ok(Pooling::Mean),
+        (["pooling_mode_cls_token"], _) | ([], Some("cls")) => Ok(Pooling::Cls),
+        (["pooling_mode_lasttoken"], _) | ([], Some("lasttoken")) => Ok(Pooling::Last),
+        _ => {
+            let message = format!("pooling {on:?} {} is not supported", mode.unwrap_or(""));
+            Err(Error::unsupported(message).at(path.display()))
+        }
+    }
+}

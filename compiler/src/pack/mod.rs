@@ -1,0 +1,118 @@
+//! Packing: which format each weight gets, and its bytes, streamed some rows at a time.
+
+mod policy;
+mod source;
+
+use std::io::{Seek, Write};
+
+use limbeck_graph::TensorExpr;
+use limbeck_kernels::{Packed, pack_quant_rows, pack_rows};
+use limbeck_plan::{Layout, PackFormat, PlanWriter, Values, Weight};
+
+pub use policy::{Quant, WeightUse, choose_format};
+
+use crate::error::{Error, Result};
+use crate::import::Checkpoint;
+
+/// Values packed at a time; whole groups of rows, so a very wide tensor takes more.
+const CHUNK_VALUES: usize = 1 << 20;
+/// Rows are packed in multiples of this: every layout's tile divides it.
+const CHUNK_ROWS: usize = 16;
+
+/// What packing did to a weight's values.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PackError {
+    /// Sum of squares of the differences from the checkpoint's values.
+    squared_error: f64,
+    /// Sum of squares of the checkpoint's values.
+    squared: f64,
+}
+
+impl PackError {
+    /// Norm of the difference over norm of the values; 0 where nothing was converted.
+    pub fn relative(&self) -> f64 {
+        if self.squared > 0.0 { (self.squared_error / self.squared).sqrt() } else { 0.0 }
+    }
+
+    /// Adds another weight's error.
+    pub fn add(&mut self, other: &PackError) {
+        self.squared_error += other.squared_error;
+        self.squared += other.squared;
+    }
+}
+
+/// Packs one weight into the plan and gives its entry and its conversion error (`None` where the
+/// checkpoint's own quantised values were kept).
+///
+/// # Errors
+/// Values that are not finite, a tensor that cannot be read, or the sink's error.
+pub fn pack_weight<W: Write + Seek>(
+    expr: &TensorExpr,
+    format: PackFormat,
+    checkpoint: &dyn Checkpoint,
+    writer: &mut PlanWriter<W>,
+) -> Result<(Weight, Option<PackError>)> {
+    let (rows, cols) = (expr.rows(), expr.cols());
+    let name = expr.name();
+    let offset = writer.begin_weight().map_err(Error::from)?;
+    let exact = source::quant_values(expr, checkpoint) == Some(format.values);
+    let step = (CHUNK_VALUES / cols.max(1)).next_multiple_of(CHUNK_ROWS).max(CHUNK_ROWS);
+    let mut error = PackError::default();
+    let mut floats = Vec::new();
+    let mut packed = Vec::new();
+    let mut bytes = 0;
+    for start in (0..rows).step_by(step) {
+        let range = start..rows.min(start + step);
+        packed.clear();
+        if exact {
+            let quantised = source::read_quant_rows(expr, checkpoint, range)?;
+            pack_quant_rows(&quantised, &mut packed)?;
+        } else {
+            floats.clear();
+            source::read_rows(expr, checkpoint, range, &mut floats)?;
+            if let Some(bad) = floats.iter().find(|v| !v.is_finite()) {
+                let message = format!("it holds the value {bad}");
+                return Err(Error::mismatch(message).at(format_args!("tensor {name}")));
+            }
+            pack_chunk(format, cols, &floats, &mut packed)
+                .map_err(|e| e.at(format_args!("tensor {name}")))?;
+            if format.values != Values::F32 {
+                measure(format, cols, &floats, &packed, &mut error)?;
+            }
+        }
+        writer.append(&packed)?;
+        bytes += packed.len() as u64;
+    }
+    let weight = Weight { name, format, rows, cols, offset, bytes };
+    Ok((weight, (!exact).then_some(error)))
+}
+
+fn pack_chunk(format: PackFormat, cols: usize, rows: &[f32], out: &mut Vec<u8>) -> Result<()> {
+    if format.values == Values::F16 && rows.iter().any(|v| v.abs() > 65504.0) {
+        return Err(Error::mismatch("its values do not fit f16; compile with --quant f32"));
+    }
+    if format.layout == Layout::Row && format.values == Values::F32 {
+        out.extend(rows.iter().flat_map(|v| v.to_le_bytes()));
+        return Ok(());
+    }
+    Ok(pack_rows(format, cols, rows, out)?)
+}
+
+fn measure(
+    format: PackFormat,
+    cols: usize,
+    rows: &[f32],
+    packed: &[u8],
+    error: &mut PackError,
+) -> Result<()> {
+    let view = Packed::new(format, rows.len() / cols, cols, packed)?;
+    let mut unpacked = vec![0.0; cols];
+    for (i, row) in rows.chunks_exact(cols).enumerate() {
+        view.unpack_row(i, &mut unpacked)?;
+        for (a, b) in row.iter().zip(&unpacked) {
+            error.squared_error += f64::from(a - b).powi(2);
+            error.squared += f64::from(*a).powi(2);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! Which pack format a weight gets.
+
+use std::fmt;
+use std::str::FromStr;
+
+use limbeck_plan::{InputRole, PackFormat, Values};
+
+use crate::import::gguf::BlockType;
+
+/// What the caller asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quant {
+    /// Every weight in f32.
+    F32,
+    /// Every matrix in f16.
+    F16,
+    /// Every matrix in q8.
+    Q8,
+    /// Matrices in 4 bits (with minima where the checkpoint has them), embedding and head in q8.
+    Q4,
+    /// As the checkpoint stores it, in the nearest pack format.
+    Keep,
+}
+
+impl FromStr for Quant {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Quant, String> {
+        Ok(match s {
+            "f32" => Quant::F32,
+            "f16" => Quant::F16,
+            "q8" => Quant::Q8,
+            "q4" => Quant::Q4,
+            "keep" => Quant::Keep,
+            _ => return Err(format!("{s:?} is none of f32, f16, q8, q4, keep")),
+        })
+    }
+}
+
+impl fmt::Display for Quant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Quant::F32 => "f32",
+            Quant::F16 => "f16",
+            Quant::Q8 => "q8",
+            Quant::Q4 => "q4",
+            Quant::Keep => "keep",
+        })
+    }
+}
+
+/// How a weight is used, over all its uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WeightUse {
+    /// It is read as an f32 vector.
+    pub vector: bool,
+    /// It is looked up row by row, or gives the logits: it stays at a higher precision.
+    pub embedding_or_head: bool,
+}
+
+impl WeightUse {
+    /// Adds a use.
+    pub fn add(&mut self, role: InputRole, gives_logits: bool) {
+        self.vector |= role == InputRole::Vector;
+        self.embedding_or_head |= role == InputRole::Table || gives_logits;
+    }
+}
+
+/// The format for a weight that the checkpoint stores as `storage` (`None`: mixed or computed).
+pub fn choose_format(quant: Quant, used: WeightUse, storage: Option<BlockType>) -> PackFormat {
+    if used.vector {
+        return PackFormat::F32_ROW;
+    }
+    let kept = storage.map_or(Values::F16, kept_values);
+    let four_bits = if kept == Values::Q4m { Values::Q4m } else { Values::Q4 };
+    PackFormat::linear(match quant {
+        Quant::F32 => Values::F32,
+        Quant::F16 => Values::F16,
+        Quant::Q8 => Values::Q8,
+        Quant::Q4 if used.embedding_or_head => Values::Q8,
+        Quant::Q4 => four_bits,
+        Quant::Keep => kept,
+    })
+}
+
+/// The pack format nearest to how a checkpoint stores values.
+fn kept_values(storage: BlockType) -> Values {
+    match storage {
+        BlockType::F32 => Values::F32,
+        BlockType::F16 | BlockType::BF16 => Values::F16,
+        BlockType::Q4_0 => Values::Q4,
+        BlockType::Q4_1 | BlockType::Q2_K | BlockType::Q3_K | BlockType::Q4_K => Values::Q4m,
+        BlockType::Q5_0
+        | BlockType::Q5_1
+        | BlockType::Q8_0
+        | BlockType::Q5_K
+        | BlockType::Q6_K => Values::Q8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn four_bits_keep_the_minima_of_the_source_and_spare_the_embedding() {
+        let body = WeightUse::default();
+        let table = WeightUse { embedding_or_head: true, ..body };
+        let values = |used, storage| choose_format(Quant::Q4, used, Some(storage)).values;
+        assert_eq!(values(body, BlockType::Q4_1), Values::Q4m);
+        assert_eq!(values(body, BlockType::F16), Values::Q4);
+        assert_eq!(values(table, BlockType::Q4_1), Values::Q8);
+    }
+
+    #[test]
+    fn keep_follows_the_checkpoint() {
+        let keep = |s| choose_format(Quant::Keep, WeightUse::default(), s).values;
+        assert_eq!(keep(Some(BlockType::Q6_K)), Values::Q8);
+        assert_eq!(keep(Some(BlockType::BF16)), Values::F16);
+        assert_eq!(keep(None), Values::F16);
+    }
+}

@@ -1,0 +1,161 @@
+//! Reading weight expressions from a checkpoint, any rows at a time.
+
+use std::ops::Range;
+
+use limbeck_graph::TensorExpr;
+use limbeck_kernels::QuantRows;
+use limbeck_plan::Values;
+
+use crate::error::{Error, Result};
+use crate::import::Checkpoint;
+use crate::import::tensor::Tensor;
+
+/// Appends the rows as f32, `[range.len(), cols]`.
+pub(super) fn read_rows(
+    expr: &TensorExpr,
+    checkpoint: &dyn Checkpoint,
+    range: Range<usize>,
+    out: &mut Vec<f32>,
+) -> Result<()> {
+    match expr {
+        TensorExpr::Tensor { name, .. } => tensor(checkpoint, name)?.read_rows(range, out),
+        TensorExpr::ConcatRows(parts) => split_rows(parts, range)
+            .into_iter()
+            .try_for_each(|(part, rows)| read_rows(part, checkpoint, rows, out)),
+        TensorExpr::ConcatCols(parts) => {
+            parts.iter().try_for_each(|part| read_rows(part, checkpoint, range.clone(), out))
+        }
+        TensorExpr::InterleaveRows { first, second, group } => {
+            interleaved(range, *group).try_for_each(|(is_second, rows)| {
+                let part = if is_second { second } else { first };
+                read_rows(part, checkpoint, rows, out)
+            })
+        }
+        TensorExpr::InterleaveCols { first, second, group } => {
+            let (mut a, mut b) = (Vec::new(), Vec::new());
+            read_rows(first, checkpoint, range.clone(), &mut a)?;
+            read_rows(second, checkpoint, range, &mut b)?;
+            for (a, b) in a.chunks(*group).zip(b.chunks(*group)) {
+                out.extend_from_slice(a);
+                out.extend_from_slice(b);
+            }
+            Ok(())
+        }
+        TensorExpr::AddRow { base, row, index } => {
+            let mut added = Vec::new();
+            read_rows(row, checkpoint, *index..*index + 1, &mut added)?;
+            let start = out.len();
+            read_rows(base, checkpoint, range, out)?;
+            for values in out[start..].chunks_exact_mut(added.len().max(1)) {
+                values.iter_mut().zip(&added).for_each(|(v, a)| *v += a);
+            }
+            Ok(())
+        }
+        TensorExpr::Inline { values, .. } => {
+            out.extend(values.iter());
+            Ok(())
+        }
+    }
+}
+
+/// The quantised values that every part of the expression is stored in, if they are the same.
+pub(super) fn quant_values(expr: &TensorExpr, checkpoint: &dyn Checkpoint) -> Option<Values> {
+    match expr {
+        TensorExpr::Tensor { name, .. } => checkpoint.tensor(name)?.quant_values(),
+        TensorExpr::ConcatRows(parts) => {
+            let mut values = parts.iter().map(|p| quant_values(p, checkpoint));
+            let first = values.next()??;
+            values.all(|v| v == Some(first)).then_some(first)
+        }
+        TensorExpr::InterleaveRows { first, second, .. } => {
+            let values = quant_values(first, checkpoint)?;
+            (quant_values(second, checkpoint) == Some(values)).then_some(values)
+        }
+        _ => None,
+    }
+}
+
+/// The rows as the checkpoint's own quantised values; see [`quant_values`].
+pub(super) fn read_quant_rows(
+    expr: &TensorExpr,
+    checkpoint: &dyn Checkpoint,
+    range: Range<usize>,
+) -> Result<QuantRows> {
+    let parts: Vec<QuantRows> = match expr {
+        TensorExpr::Tensor { name, .. } => {
+            let rows = tensor(checkpoint, name)?.quant_rows(range);
+            return rows.ok_or_else(|| Error::mismatch(format!("tensor {name} is not quantised")));
+        }
+        TensorExpr::ConcatRows(parts) => split_rows(parts, range)
+            .into_iter()
+            .map(|(part, rows)| read_quant_rows(part, checkpoint, rows))
+            .collect::<Result<_>>()?,
+        TensorExpr::InterleaveRows { first, second, group } => interleaved(range, *group)
+            .map(|(is_second, rows)| {
+                let part = if is_second { second } else { first };
+                read_quant_rows(part, checkpoint, rows)
+            })
+            .collect::<Result<_>>()?,
+        _ => return Err(Error::mismatch(format!("{} is not quantised", expr.name()))),
+    };
+    let mut parts = parts.into_iter();
+    let mut all = parts
+        .next()
+        .ok_or_else(|| Error::mismatch(format!("{} has no rows", expr.name())))?;
+    for part in parts {
+        all.q.extend(part.q);
+        all.scales.extend(part.scales);
+        all.mins.extend(part.mins);
+    }
+    Ok(all)
+}
+
+fn tensor<'a>(checkpoint: &'a dyn Checkpoint, name: &str) -> Result<Tensor<'a>> {
+    checkpoint
+        .tensor(name)
+        .ok_or_else(|| Error::missing(format!("tensor {name} is missing")))
+}
+
+/// The parts that a range of the concatenation touches, each with its own rows.
+fn split_rows(parts: &[TensorExpr], range: Range<usize>) -> Vec<(&TensorExpr, Range<usize>)> {
+    let mut start = 0;
+    let mut found = Vec::new();
+    for part in parts {
+        let end = start + part.rows();
+        let (from, to) = (range.start.max(start), range.end.min(end));
+        if from < to {
+            found.push((part, from - start..to - start));
+        }
+        start = end;
+    }
+    found
+}
+
+/// The runs of an interleaving that a range touches: whether they are the second part's, and that
+/// part's rows.
+fn interleaved(range: Range<usize>, group: usize) -> impl Iterator<Item = (bool, Range<usize>)> {
+    let mut at = range.start;
+    std::iter::from_fn(move || {
+        if at >= range.end {
+            return None;
+        }
+        let number = at / group;
+        let end = ((number + 1) * group).min(range.end);
+        let base = (number / 2) * group;
+        let rows = base + at % group..base + at % group + (end - at);
+        at = end;
+        Some((number % 2 == 1, rows))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interleaving_alternates_whole_groups() {
+        let runs: Vec<_> = interleaved(4..28, 8).collect();
+        let expected = [(false, 4..8), (true, 0..8), (false, 8..16), (true, 8..12)];
+        assert_eq!(runs, expected);
+    }
+}

@@ -1,0 +1,332 @@
+//! The pre-norm decoder that Llama, Qwen2 and Qwen3 share: RMS norms, grouped-head attention with
+//! rotary positions and a KV cache, a gated MLP.
+//!
+//! Tensor names are Hugging Face's: `model.layers.{i}.self_attn.q_proj.weight` and so on.
+
+use limbeck_graph::{Graph, TensorExpr, ValueId};
+use limbeck_plan::{
+    Activation, Add, Attention, DType, Dim, Embedding, Gate, Linear, Manifest, Norm, NormKind, Op,
+    Rope, RopeStyle, SelectRows, SoftCap, State, StateKind, Symbol, Task,
+};
+
+use crate::config::Config;
+use crate::rope::{self, Rotary};
+use crate::{Error, Student, TensorIndex};
+
+/// Which projections of a layer carry a bias.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Biases {
+    /// Query, key and value projections.
+    pub qkv: bool,
+    /// The attention's output projection.
+    pub output: bool,
+    /// The three projections of the MLP.
+    pub mlp: bool,
+}
+
+/// Everything that shapes a decoder.
+pub(crate) struct Decoder {
+    pub architecture: &'static str,
+    pub hidden: usize,
+    pub intermediate: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub vocab: usize,
+    pub context: usize,
+    pub eps: f32,
+    pub activation: Activation,
+    pub biases: Biases,
+    pub qk_norm: bool,
+    pub tied: bool,
+    pub scale: f32,
+    pub attention_softcap: Option<f32>,
+    pub logit_softcap: Option<f32>,
+    /// Window of each layer.
+    pub windows: Vec<Option<usize>>,
+    pub rotary: Rotary,
+}
+
+impl Decoder {
+    /// Reads the keys that the family shares; biases, QK norm and windows are the caller's.
+    pub fn read(config: &Config, architecture: &'static str) -> Result<Decoder, Error> {
+        let heads = config.size("num_attention_heads")?;
+        let hidden = config.size("hidden_size")?;
+        let layers = config.size("num_hidden_layers")?;
+        let context = config.size("max_position_embeddings")?;
+        let head_dim = config.size_or("head_dim", Some(hidden / heads))?;
+        let kv_heads = config.size_or("num_key_value_heads", Some(heads))?;
+        if kv_heads > heads || !heads.is_multiple_of(kv_heads) {
+            return Err(config.unsupported("num_key_value_heads", &kv_heads.to_string()));
+        }
+        Ok(Decoder {
+            architecture,
+            hidden,
+            intermediate: config.size("intermediate_size")?,
+            layers,
+            heads,
+            kv_heads,
+            head_dim,
+            vocab: config.size("vocab_size")?,
+            context,
+            eps: config.get("rms_norm_eps")?.unwrap_or(1e-6),
+            activation: activation(config, "hidden_act")?,
+            biases: Biases::default(),
+            qk_norm: false,
+            tied: config.get("tie_word_embeddings")?.unwrap_or(false),
+            scale: attention_scale(config, head_dim)?,
+            attention_softcap: config.get("attn_logit_softcapping")?,
+            logit_softcap: config.get("final_logit_softcapping")?,
+            windows: vec![None; layers],
+            rotary: rope::read(config, head_dim, context)?,
+        })
+    }
+
+    /// Builds the text entry.
+    pub fn build(self, tensors: &TensorIndex) -> Result<Student, Error> {
+        let mut b = Builder {
+            graph: Graph::new(),
+            tensors,
+            d: &self,
+        };
+        let ids = b
+            .graph
+            .input("input_ids", DType::I32, vec![Dim::symbol(Symbol::TOKENS)]);
+        let table = tensors.matrix("model.embed_tokens.weight", self.vocab, self.hidden)?;
+        let weight = b.graph.weight(table.clone());
+        let embedding = Op::Embedding(Embedding { scale: 1.0 });
+        let mut x = b.graph.node("embed_tokens", embedding, &[ids, weight])?;
+        for layer in 0..self.layers {
+            x = b.layer(layer, x)?;
+        }
+        let rows = b
+            .graph
+            .node("select_rows", Op::SelectRows(SelectRows {}), &[x])?;
+        let normed = b.norm("model.norm", rows)?;
+        let head = self.head(tensors, table)?;
+        let weight = b.graph.weight(head);
+        let mut logits = b
+            .graph
+            .node("lm_head", plain_linear(false), &[normed, weight])?;
+        if let Some(cap) = self.logit_softcap {
+            logits = b
+                .graph
+                .node("logit_soft_cap", Op::SoftCap(SoftCap { cap }), &[logits])?;
+        }
+        b.graph.output("logits", logits);
+        Ok(Student {
+            architecture: self.architecture.into(),
+            task: Task::Text,
+            context_length: self.context,
+            vocab_size: self.vocab,
+            embedding_size: 0,
+            entries: vec![(Manifest::TEXT_ENTRY.into(), b.graph)],
+        })
+    }
+
+    fn head(&self, tensors: &TensorIndex, table: TensorExpr) -> Result<TensorExpr, Error> {
+        if self.tied {
+            tensors.discard("lm_head.weight");
+            return Ok(table);
+        }
+        tensors.matrix("lm_head.weight", self.vocab, self.hidden)
+    }
+}
+
+struct Builder<'a> {
+    graph: Graph,
+    tensors: &'a TensorIndex,
+    d: &'a Decoder,
+}
+
+impl Builder<'_> {
+    fn layer(&mut self, layer: usize, x: ValueId) -> Result<ValueId, Error> {
+        let d = self.d;
+        let at = |part: &str| format!("model.layers.{layer}.{part}");
+        self.tensors.discard(&at("self_attn.rotary_emb.inv_freq"));
+        let normed = self.norm(&at("input_layernorm"), x)?;
+        let attended = self.attention(layer, normed)?;
+        let width = d.heads * d.head_dim;
+        let out = self.linear(
+            &at("self_attn.o_proj"),
+            attended,
+            d.hidden,
+            width,
+            d.biases.output,
+        )?;
+        let x = self
+            .graph
+            .node(&at("attention_residual"), Op::Add(Add {}), &[out, x])?;
+        let normed = self.norm(&at("post_attention_layernorm"), x)?;
+        let (inner, bias) = (d.intermediate, d.biases.mlp);
+        let gate = self.linear(&at("mlp.gate_proj"), normed, inner, d.hidden, bias)?;
+        let up = self.linear(&at("mlp.up_proj"), normed, inner, d.hidden, bias)?;
+        let op = Op::Gate(Gate {
+            activation: d.activation,
+        });
+        let gated = self.graph.node(&at("mlp.gate"), op, &[gate, up])?;
+        let down = self.linear(&at("mlp.down_proj"), gated, d.hidden, inner, bias)?;
+        Ok(self
+            .graph
+            .node(&at("mlp_residual"), Op::Add(Add {}), &[down, x])?)
+    }
+
+    fn attention(&mut self, layer: usize, x: ValueId) -> Result<ValueId, Error> {
+        let d = self.d;
+        let at = |part: &str| format!("model.layers.{layer}.self_attn.{part}");
+        let (q_width, kv_width) = (d.heads * d.head_dim, d.kv_heads * d.head_dim);
+        let bias = d.biases.qkv;
+        let mut inputs = vec![
+            self.linear(&at("q_proj"), x, q_width, d.hidden, bias)?,
+            self.linear(&at("k_proj"), x, kv_width, d.hidden, bias)?,
+            self.linear(&at("v_proj"), x, kv_width, d.hidden, bias)?,
+        ];
+        if d.qk_norm {
+            for name in ["q_norm", "k_norm"] {
+                let weight = self
+                    .tensors
+                    .vector(&at(&format!("{name}.weight")), d.head_dim)?;
+                inputs.push(self.graph.weight(weight));
+            }
+        }
+        inputs.push(self.graph.weight(TensorExpr::Inline {
+            name: "rope frequencies".into(),
+            values: d.rotary.inv_freq.as_slice().into(),
+        }));
+        let kind = StateKind::Append {
+            kv_heads: d.kv_heads,
+            head_dim: d.head_dim,
+        };
+        let state = self.graph.state(State {
+            name: format!("layers.{layer}.kv"),
+            kind,
+        });
+        let op = Op::Attention(Attention {
+            heads: d.heads,
+            kv_heads: d.kv_heads,
+            head_dim: d.head_dim,
+            scale: d.scale,
+            softcap: d.attention_softcap,
+            causal: true,
+            window: d.windows.get(layer).copied().flatten(),
+            fused: false,
+            qk_norm_eps: d.qk_norm.then_some(d.eps),
+            rope: Some(Rope {
+                style: RopeStyle::Half,
+                rotary_dim: d.rotary.rotary_dim,
+                factor: d.rotary.factor,
+            }),
+            state: Some(state),
+        });
+        Ok(self.graph.node(&at("attention"), op, &inputs)?)
+    }
+
+    fn norm(&mut self, name: &str, x: ValueId) -> Result<ValueId, Error> {
+        let weight = self
+            .tensors
+            .vector(&format!("{name}.weight"), self.d.hidden)?;
+        let weight = self.graph.weight(weight);
+        let op = Op::Norm(Norm {
+            kind: NormKind::Rms,
+            eps: self.d.eps,
+            bias: false,
+        });
+        Ok(self.graph.node(name, op, &[x, weight])?)
+    }
+
+    fn linear(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        rows: usize,
+        cols: usize,
+        bias: bool,
+    ) -> Result<ValueId, Error> {
+        linear(&mut self.graph, self.tensors, name, x, [rows, cols], bias)
+    }
+}
+
+/// A linear from `{name}.weight` and, when it has one, `{name}.bias`.
+pub(crate) fn linear(
+    graph: &mut Graph,
+    tensors: &TensorIndex,
+    name: &str,
+    x: ValueId,
+    [rows, cols]: [usize; 2],
+    bias: bool,
+) -> Result<ValueId, Error> {
+    let weight = tensors.matrix(&format!("{name}.weight"), rows, cols)?;
+    let mut inputs = vec![x, graph.weight(weight)];
+    if bias {
+        let bias = tensors.vector(&format!("{name}.bias"), rows)?;
+        inputs.push(graph.weight(bias));
+    }
+    Ok(graph.node(name, plain_linear(bias), &inputs)?)
+}
+
+fn plain_linear(bias: bool) -> Op {
+    Op::Linear(Linear {
+        bias,
+        activation: Activation::Identity,
+        gated: false,
+        residual: false,
+    })
+}
+
+/// The activation that a configuration names, as Hugging Face's `ACT2FN` does.
+pub(crate) fn activation(config: &Config, key: &str) -> Result<Activation, Error> {
+    let name: String = config.require(key)?;
+    Ok(match name.as_str() {
+        "silu" | "swish" => Activation::Silu,
+        "gelu" => Activation::Gelu,
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Activation::GeluTanh,
+        "quick_gelu" => Activation::QuickGelu,
+        "relu" => Activation::Relu,
+        "tanh" => Activation::Tanh,
+        "linear" => Activation::Identity,
+        _ => return Err(config.unsupported(key, &name)),
+    })
+}
+
+fn attention_scale(config: &Config, head_dim: usize) -> Result<f32, Error> {
+    if let Some(scale) = config.get("attention_multiplier")? {
+        return Ok(scale);
+    }
+    let scalar: Option<f32> = config.get("query_pre_attn_scalar")?;
+    Ok(scalar.unwrap_or(head_dim as f32).powf(-0.5))
+}
+
+/// Windows per layer from `layer_types`, or from `use_sliding_window`, `sliding_window` and
+/// `max_window_layers`, as Qwen2 and Qwen3 have them.
+pub(crate) fn windows(config: &Config, layers: usize) -> Result<Vec<Option<usize>>, Error> {
+    let on = config.get("use_sliding_window")?.unwrap_or(false);
+    let size: Option<usize> = config.get("sliding_window")?;
+    let first: Option<usize> = config.get("max_window_layers")?;
+    let types: Option<Vec<String>> = config.get("layer_types")?;
+    let window = || {
+        size.filter(|s| *s > 0)
+            .ok_or_else(|| config.unsupported("sliding_window", "(none)"))
+            .map(Some)
+    };
+    match types {
+        Some(types) if types.len() == layers => types
+            .iter()
+            .map(|kind| match kind.as_str() {
+                "full_attention" => Ok(None),
+                "sliding_attention" => window(),
+                other => Err(config.unsupported("layer_types", other)),
+            })
+            .collect(),
+        Some(types) => {
+            let count = format!("with {} entries for {layers} layers", types.len());
+            Err(config.unsupported("layer_types", &count))
+        }
+        None if on => {
+            let window = window()?;
+            let full = first.unwrap_or(0);
+            Ok((0..layers).map(|i| window.filter(|_| i >= full)).collect())
+        }
+        None => Ok(vec![None; layers]),
+    }
+}

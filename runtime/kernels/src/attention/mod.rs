@@ -1,0 +1,335 @@
+//! The attention op: norm and rotation of queries and keys, storing of keys and values, and
+//! attention over them as stored.
+//!
+//! A row reads the positions that it sees in blocks of 32 counted from position 0, with an online
+//! softmax (Milakov and Gimelshein, 2018) whose order depends on those positions alone.
+
+mod attend;
+mod prepare;
+mod spans;
+
+pub(crate) use attend::{AttendTask, attend_task};
+pub(crate) use prepare::{PrepareTask, prepare_task};
+
+use crate::elementwise::SharedRows;
+use crate::error::{Error, check_len};
+use crate::kv::{Block, HeadLayout, KV_BLOCK, KvCache, KvLayer, KvType, SeqId};
+use crate::pool::Pool;
+use crate::table::Kernels;
+use limbeck_plan::Attention;
+use prepare::RopeTable;
+use spans::{Row, Tile};
+
+/// Work (multiply-adds) below which a parallel region costs more than it saves.
+const SERIAL_MACS: usize = 64 * 1024;
+/// Elements of queries, keys and values from which their preparation is a parallel region.
+const PARALLEL_PREPARE: usize = 16 * 1024;
+
+/// Queries, keys and values.
+#[derive(Clone, Copy, Debug)]
+pub enum Qkv<'a> {
+    /// `[T, (heads + 2 kv_heads) head_dim]`.
+    Fused(&'a [f32]),
+    /// Three operands.
+    Separate {
+        /// `[T, heads head_dim]`.
+        q: &'a [f32],
+        /// `[T, kv_heads head_dim]`.
+        k: &'a [f32],
+        /// `[T, kv_heads head_dim]`.
+        v: &'a [f32],
+    },
+}
+
+/// A run of rows of a call that are neighbours in one sequence. Rows that belong to no span get
+/// zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First row in the call.
+    pub first_row: usize,
+    /// Number of rows.
+    pub rows: usize,
+    /// The cache's sequence; needed with a cache, ignored without.
+    pub sequence: Option<SeqId>,
+    /// Position of the first row; with a cache, the sequence's committed length.
+    pub start: usize,
+    /// Without `causal`: how many of the leading rows are keys; the others are padding, which
+    /// asks but is not seen. Ignored with `causal`.
+    pub keys: usize,
+}
+
+/// The operands of [`attention`].
+#[derive(Debug)]
+pub struct AttentionArgs<'a> {
+    /// The op's parameters.
+    pub params: &'a Attention,
+    /// Queries, keys and values of `T` rows.
+    pub qkv: Qkv<'a>,
+    /// `[head_dim]`, when the parameters have a `qk_norm_eps`.
+    pub q_norm: Option<&'a [f32]>,
+    /// `[head_dim]`, when the parameters have a `qk_norm_eps`.
+    pub k_norm: Option<&'a [f32]>,
+    /// `[rotary_dim / 2]`, when the parameters have a `rope`.
+    pub inv_freq: Option<&'a [f32]>,
+    /// Which rows belong together; they do not overlap, and no sequence comes twice.
+    pub spans: &'a [Span],
+    /// The cache and the layer's index in it. Positions must be reserved and are not committed
+    /// here. Without a cache rows attend within their span.
+    pub cache: Option<(&'a mut KvCache, usize)>,
+    /// `[T, heads head_dim]`.
+    pub out: &'a mut [f32],
+}
+
+/// Memory that [`attention`] works in; grows to the largest call and is then reused.
+#[derive(Debug, Default)]
+pub struct AttentionScratch {
+    queries: Vec<f32>,
+    rope: RopeTable,
+    rows: Vec<Row>,
+    tiles: Vec<Tile>,
+    /// Keys and values of a call without a cache, `local_blocks` blocks.
+    local: Option<Block>,
+}
+
+impl AttentionScratch {
+    /// Makes room for calls of up to `rows` rows in `spans` spans, so that they do not allocate.
+    /// With `cached`, the rows' keys and values go to a cache.
+    pub fn reserve(&mut self, params: &Attention, rows: usize, spans: usize, cached: bool) {
+        let heads = params.heads.saturating_add(params.kv_heads);
+        let want = rows.saturating_mul(heads).saturating_mul(params.head_dim);
+        if self.queries.len() < want {
+            self.queries.resize(want, 0.0);
+        }
+        if let Some(rope) = &params.rope {
+            self.rope.reserve(rows, rope.rotary_dim / 2);
+        }
+        self.rows.reserve(rows.saturating_sub(self.rows.len()));
+        let tiles = rows.saturating_add(spans).saturating_mul(params.heads);
+        self.tiles.reserve(tiles.saturating_sub(self.tiles.len()));
+        if !cached && let Ok(layout) = local_layout(params) {
+            // Failing here only means that the call allocates, and reports.
+            let _ = self.local_blocks(&layout, (rows / KV_BLOCK).saturating_add(spans));
+        }
+    }
+
+    fn local_blocks(&mut self, layout: &HeadLayout, blocks: usize) -> Result<*mut u8, Error> {
+        let bytes = blocks.saturating_mul(layout.end());
+        if self.local.as_ref().is_none_or(|local| local.len() < bytes) {
+            self.local = None;
+            self.local = Block::new(bytes);
+        }
+        let no_memory = || Error::new(crate::ErrorKind::Capacity, "no memory for keys and values");
+        self.local.as_ref().map(Block::as_ptr).ok_or_else(no_memory)
+    }
+}
+
+/// Where keys and values lie.
+#[derive(Clone, Copy)]
+enum Store<'a> {
+    Cache(&'a KvCache),
+    Local(*mut u8),
+}
+
+/// All that the tasks of one call share.
+pub(crate) struct Call<'a> {
+    params: &'a Attention,
+    qkv: Qkv<'a>,
+    q_norm: Option<&'a [f32]>,
+    k_norm: Option<&'a [f32]>,
+    rope: Option<&'a RopeTable>,
+    spans: &'a [Span],
+    rows: &'a [Row],
+    store: Store<'a>,
+    layout: HeadLayout,
+    /// `[T, heads + kv_heads, head_dim]`: queries and keys after norm and rotation.
+    queries: &'a SharedRows<'a>,
+    out: &'a SharedRows<'a>,
+}
+
+// SAFETY: what keeps it from being Sync is the pointer to local blocks, whose users write to
+// disjoint heads and positions, and read only after a region that wrote has ended.
+unsafe impl Sync for Call<'_> {}
+
+impl Call<'_> {
+    /// The memory of block `block` of span `span`, which exists.
+    #[inline(always)]
+    fn block(&self, span: usize, block: usize) -> *mut u8 {
+        match self.store {
+            Store::Cache(cache) => {
+                let sequence = self.spans[span].sequence;
+                let table = sequence
+                    .and_then(|seq| cache.table(seq).ok())
+                    .unwrap_or(&[]);
+                cache.block(table[block])
+            }
+            Store::Local(start) => {
+                let first = self.rows[self.spans[span].first_row].first_block;
+                // Within the call's local blocks, which hold every span's.
+                start.wrapping_add((first + block) * self.layout.end())
+            }
+        }
+    }
+
+    /// Positions of span `span` that exist as keys, and the position of its first row among them.
+    fn keys(&self, span: usize) -> (usize, usize) {
+        let s = &self.spans[span];
+        let before = if matches!(self.store, Store::Cache(_)) {
+            s.start
+        } else {
+            0
+        };
+        (
+            before + if self.params.causal { s.rows } else { s.keys },
+            before,
+        )
+    }
+}
+
+/// Checks the spans of a call of `total` rows against it and its cache.
+pub(crate) fn check_spans(args: &AttentionArgs<'_>, total: usize) -> Result<(), Error> {
+    spans::fill_rows(&mut Vec::new(), args.spans, total)?;
+    if let Some((cache, layer)) = &args.cache {
+        spans::check_cache(args, cache, *layer)?;
+    }
+    Ok(())
+}
+
+fn local_layout(params: &Attention) -> Result<HeadLayout, Error> {
+    let layer = KvLayer {
+        kv_heads: params.kv_heads,
+        head_dim: params.head_dim,
+    };
+    HeadLayout::new(KvType::F32, layer, 0).ok_or_else(|| Error::shape("heads are too large"))
+}
+
+/// Computes attention; see [`AttentionArgs`] and [`Attention`].
+///
+/// Positions turn by `position * inv_freq[i]` in f32. Keys and values are rounded to the cache's
+/// type and read as stored, the row's own included. On an error nothing was written.
+///
+/// # Errors
+/// `Shape` when operands do not fit the parameters or each other, `Range` when spans overlap, lie
+/// outside the rows, or their positions are not reserved, `Sequence` for an unknown or missing
+/// sequence, `Capacity` when there is no memory.
+pub fn attention(
+    kernels: &Kernels,
+    pool: &Pool,
+    scratch: &mut AttentionScratch,
+    args: AttentionArgs<'_>,
+) -> Result<(), Error> {
+    let params = args.params;
+    let total = args.check()?;
+    spans::fill_rows(&mut scratch.rows, args.spans, total)?;
+    let (layout, local) = match &args.cache {
+        Some((cache, layer)) => (
+            spans::check_cache(&args, cache, *layer)?,
+            std::ptr::null_mut(),
+        ),
+        None => {
+            let layout = local_layout(params)?;
+            let blocks = spans::place_local(&mut scratch.rows, args.spans);
+            (layout, scratch.local_blocks(&layout, blocks)?)
+        }
+    };
+    if let (Some(rope), Some(inv_freq)) = (&params.rope, args.inv_freq) {
+        scratch.rope.fill(args.spans, total, inv_freq, rope.factor);
+    }
+    let width = (params.heads + params.kv_heads) * params.head_dim;
+    if scratch.queries.len() < total * width {
+        scratch.queries.resize(total * width, 0.0);
+    }
+    let macs = spans::fill_tiles(&mut scratch.tiles, &args, pool.threads());
+    let call = Call {
+        params,
+        qkv: args.qkv,
+        q_norm: args.q_norm,
+        k_norm: args.k_norm,
+        rope: params.rope.as_ref().map(|_| &scratch.rope),
+        spans: args.spans,
+        rows: &scratch.rows,
+        store: match &args.cache {
+            Some((cache, _)) => Store::Cache(cache),
+            None => Store::Local(local),
+        },
+        layout,
+        queries: &SharedRows::new(&mut scratch.queries[..total * width]),
+        out: &SharedRows::new(args.out),
+    };
+    let chunk = if total * width < PARALLEL_PREPARE {
+        total.max(1)
+    } else {
+        total.div_ceil(pool.threads() * 2)
+    };
+    pool.run(total.div_ceil(chunk), &|task| {
+        let rows = task * chunk..total.min((task + 1) * chunk);
+        // SAFETY: tasks take disjoint rows; each row has its own position, which is reserved.
+        unsafe { kernels.prepare(&PrepareTask { call: &call, rows }) };
+    });
+    let tiles = &scratch.tiles;
+    let attend = |task: usize| {
+        // SAFETY: tiles are disjoint in rows or heads, and the region that stored has ended.
+        unsafe {
+            kernels.attend(&AttendTask {
+                call: &call,
+                tile: tiles[task],
+            })
+        };
+    };
+    if macs < SERIAL_MACS {
+        (0..tiles.len()).for_each(attend);
+    } else {
+        pool.run(tiles.len(), &attend);
+    }
+    Ok(())
+}
+
+impl AttentionArgs<'_> {
+    /// Checks operands against the parameters; returns the number of rows.
+    pub(crate) fn check(&self) -> Result<usize, Error> {
+        let p = self.params;
+        if p.heads == 0 || p.kv_heads == 0 || p.head_dim == 0 || !p.heads.is_multiple_of(p.kv_heads)
+        {
+            return Err(Error::shape(format!(
+                "attention has {} heads, {} key heads, {} elements per head",
+                p.heads, p.kv_heads, p.head_dim
+            )));
+        }
+        let too_large = || Error::shape("attention's heads are too large");
+        let kv = p.kv_heads.checked_mul(p.head_dim).ok_or_else(too_large)?;
+        let q = p.heads.checked_mul(p.head_dim).ok_or_else(too_large)?;
+        let fused = kv
+            .checked_mul(2)
+            .and_then(|kv| kv.checked_add(q))
+            .ok_or_else(too_large)?;
+        let total = self.out.len() / q;
+        check_len("attention's result", self.out.len(), total * q)?;
+        match self.qkv {
+            Qkv::Fused(qkv) => check_len("queries, keys and values", qkv.len(), total * fused)?,
+            Qkv::Separate { q: queries, k, v } => {
+                check_len("the queries", queries.len(), total * q)?;
+                check_len("the keys", k.len(), total * kv)?;
+                check_len("the values", v.len(), total * kv)?;
+            }
+        }
+        if p.qk_norm_eps.is_some() {
+            for (what, weight) in [("q_norm", self.q_norm), ("k_norm", self.k_norm)] {
+                check_len(what, weight.map_or(0, <[f32]>::len), p.head_dim)?;
+            }
+        }
+        if let Some(rope) = &p.rope {
+            if rope.rotary_dim > p.head_dim || !rope.rotary_dim.is_multiple_of(2) {
+                let dim = rope.rotary_dim;
+                return Err(Error::shape(format!(
+                    "{dim} of {} elements cannot turn",
+                    p.head_dim
+                )));
+            }
+            check_len(
+                "inv_freq",
+                self.inv_freq.map_or(0, <[f32]>::len),
+                rope.rotary_dim / 2,
+            )?;
+        }
+        Ok(total)
+    }
+}

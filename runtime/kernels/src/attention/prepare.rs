@@ -1,0 +1,173 @@
+//! Before attending: norm and rotation of queries and keys, storing of keys and values.
+
+use super::{Call, Qkv, Span};
+use crate::kv::KV_BLOCK;
+use crate::norm::{NormArgs, norm_row};
+use crate::simd::Simd;
+use limbeck_plan::{NormKind, RopeStyle};
+use std::ops::Range;
+
+/// Cosines and sines of a call's rows, kept between calls with the same positions (the layers of
+/// one step).
+#[derive(Debug, Default)]
+pub(super) struct RopeTable {
+    positions: Vec<usize>,
+    inv_freq: Vec<f32>,
+    factor: f32,
+    /// `[T, inv_freq]` cosines, each row followed by its sines.
+    turns: Vec<f32>,
+}
+
+impl RopeTable {
+    pub(super) fn reserve(&mut self, rows: usize, pairs: usize) {
+        self.positions
+            .reserve(rows.saturating_sub(self.positions.len()));
+        self.inv_freq
+            .reserve(pairs.saturating_sub(self.inv_freq.len()));
+        let turns = rows.saturating_mul(pairs).saturating_mul(2);
+        self.turns.reserve(turns.saturating_sub(self.turns.len()));
+    }
+
+    /// Computes the table unless it is there. Rows of no span get position 0.
+    pub(super) fn fill(&mut self, spans: &[Span], total: usize, inv_freq: &[f32], factor: f32) {
+        let same_rows = self.positions.len() == total
+            && spans.iter().all(|s| {
+                let rows = self.positions[s.first_row..s.first_row + s.rows].iter();
+                rows.zip(s.start..).all(|(have, want)| *have == want)
+            });
+        let bits = |x: &[f32], y: &[f32]| {
+            x.len() == y.len() && x.iter().zip(y).all(|(x, y)| x.to_bits() == y.to_bits())
+        };
+        if same_rows && bits(&self.inv_freq, inv_freq) && bits(&[self.factor], &[factor]) {
+            return;
+        }
+        self.positions.clear();
+        self.positions.resize(total, 0);
+        for s in spans {
+            let rows = self.positions[s.first_row..s.first_row + s.rows].iter_mut();
+            rows.zip(s.start..)
+                .for_each(|(row, position)| *row = position);
+        }
+        self.inv_freq.clear();
+        self.inv_freq.extend_from_slice(inv_freq);
+        self.factor = factor;
+        self.turns.clear();
+        for position in &self.positions {
+            let angle = |f: &f32| f64::from(*position as f32 * f);
+            let cosines = inv_freq.iter().map(|f| angle(f).cos() as f32 * factor);
+            self.turns.extend(cosines);
+            self.turns
+                .extend(inv_freq.iter().map(|f| angle(f).sin() as f32 * factor));
+        }
+    }
+
+    fn row(&self, row: usize) -> (&[f32], &[f32]) {
+        let pairs = self.inv_freq.len();
+        self.turns[row * 2 * pairs..][..2 * pairs].split_at(pairs)
+    }
+}
+
+/// Some rows of a call.
+pub(crate) struct PrepareTask<'a> {
+    pub call: &'a Call<'a>,
+    pub rows: Range<usize>,
+}
+
+/// Fills the rows' queries and keys in the call's buffer and stores keys and values; rows of no
+/// span get a zero result.
+///
+/// # Safety
+/// The task's rows are this thread's alone, and the positions of their spans have blocks that no
+/// other row writes to at the same position.
+#[inline(always)]
+pub(crate) unsafe fn prepare_task<S: Simd>(s: S, task: &PrepareTask<'_>) {
+    let call = task.call;
+    let p = call.params;
+    let dim = p.head_dim;
+    let (q_width, kv_width) = (p.heads * dim, p.kv_heads * dim);
+    for row in task.rows.clone() {
+        let place = call.rows[row];
+        if place.span == usize::MAX {
+            // SAFETY: the row is this thread's alone.
+            unsafe { call.out.part(row * q_width, q_width) }.fill(0.0);
+            continue;
+        }
+        let (q, k, v) = match call.qkv {
+            Qkv::Fused(x) => {
+                let x = &x[row * (q_width + 2 * kv_width)..][..q_width + 2 * kv_width];
+                (
+                    &x[..q_width],
+                    &x[q_width..q_width + kv_width],
+                    &x[q_width + kv_width..],
+                )
+            }
+            Qkv::Separate { q, k, v } => (
+                &q[row * q_width..][..q_width],
+                &k[row * kv_width..][..kv_width],
+                &v[row * kv_width..][..kv_width],
+            ),
+        };
+        let width = q_width + kv_width;
+        // SAFETY: the row is this thread's alone.
+        let prepared = unsafe { call.queries.part(row * width, width) };
+        let heads = q.chunks_exact(dim).chain(k.chunks_exact(dim));
+        for (h, (x, y)) in heads.zip(prepared.chunks_exact_mut(dim)).enumerate() {
+            let weight = if h < p.heads {
+                call.q_norm
+            } else {
+                call.k_norm
+            };
+            match (p.qk_norm_eps, weight) {
+                (Some(eps), Some(weight)) => {
+                    let norm = NormArgs {
+                        kind: NormKind::Rms,
+                        weight,
+                        bias: None,
+                        eps,
+                    };
+                    norm_row(s, &norm, x, y);
+                }
+                _ => y.copy_from_slice(x),
+            }
+            if let (Some(rope), Some(table)) = (&p.rope, call.rope) {
+                let (cos, sin) = table.row(row);
+                turn(rope.style, &mut y[..rope.rotary_dim], cos, sin);
+            }
+        }
+        let (_, before) = call.keys(place.span);
+        if !p.causal && place.index >= call.spans[place.span].keys {
+            continue;
+        }
+        let position = before + place.index;
+        let block = call.block(place.span, position / KV_BLOCK);
+        let keys = prepared[q_width..].chunks_exact(dim);
+        for (h, (key, value)) in keys.zip(v.chunks_exact(dim)).enumerate() {
+            // SAFETY: the block exists and fits the layout; the position is this row's alone.
+            unsafe {
+                call.layout
+                    .head(block, h)
+                    .store(s, position % KV_BLOCK, key, value)
+            };
+        }
+    }
+}
+
+/// Turns pairs of `x [2 pairs]` by the angles whose cosines and sines are given.
+#[inline(always)]
+fn turn(style: RopeStyle, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    match style {
+        RopeStyle::Half => {
+            let (first, second) = x.split_at_mut(cos.len());
+            let pairs = first.iter_mut().zip(second);
+            for ((a, b), (c, s)) in pairs.zip(cos.iter().zip(sin)) {
+                (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+            }
+        }
+        RopeStyle::Interleaved => {
+            let (pairs, _) = x.as_chunks_mut::<2>();
+            for ([a, b], (c, s)) in pairs.iter_mut().zip(cos.iter().zip(sin)) {
+                (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Which rows of a call belong where, and how its work is cut into tasks.
+
+use super::{AttentionArgs, Span};
+use crate::error::{Error, ErrorKind};
+use crate::kv::{HeadLayout, KV_BLOCK, KvCache};
+
+/// Queries that one task holds at once.
+pub(super) const MAX_QUERIES: usize = 48;
+
+/// The span of a row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row {
+    /// `usize::MAX` when the row belongs to none.
+    pub span: usize,
+    /// Index of the row within it.
+    pub index: usize,
+    /// First local block of the span (calls without a cache).
+    pub first_block: usize,
+}
+
+/// One task: some rows of a span, some of the heads that share one key head.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tile {
+    pub span: usize,
+    /// First row within the span.
+    pub first: usize,
+    pub rows: usize,
+    pub first_head: usize,
+    pub heads: usize,
+}
+
+/// Notes each row's span; refuses spans that overlap or reach past the rows.
+pub(super) fn fill_rows(rows: &mut Vec<Row>, spans: &[Span], total: usize) -> Result<(), Error> {
+    rows.clear();
+    let none = Row {
+        span: usize::MAX,
+        index: 0,
+        first_block: 0,
+    };
+    rows.resize(total, none);
+    for (i, span) in spans.iter().enumerate() {
+        let place = span
+            .first_row
+            .checked_add(span.rows)
+            .and_then(|end| rows.get_mut(span.first_row..end))
+            .filter(|_| span.keys <= span.rows && span.start.checked_add(span.rows).is_some())
+            .ok_or_else(|| {
+                Error::range(format!(
+                    "span {i} has {} keys in {} rows from row {} of {total}",
+                    span.keys, span.rows, span.first_row
+                ))
+            })?;
+        for (index, row) in place.iter_mut().enumerate() {
+            if row.span != usize::MAX {
+                return Err(Error::range(format!("spans {} and {i} overlap", row.span)));
+            }
+            row.span = i;
+            row.index = index;
+        }
+    }
+    Ok(())
+}
+
+/// Gives each span its local blocks; returns how many there are.
+pub(super) fn place_local(rows: &mut [Row], spans: &[Span]) -> usize {
+    let mut blocks = 0;
+    for span in spans {
+        for row in &mut rows[span.first_row..span.first_row + span.rows] {
+            row.first_block = blocks;
+        }
+        blocks += span.rows.div_ceil(KV_BLOCK);
+    }
+    blocks
+}
+
+/// Checks the spans against the cache; returns the layer's layout.
+pub(super) fn check_cache(
+    args: &AttentionArgs<'_>,
+    cache: &KvCache,
+    layer: usize,
+) -> Result<HeadLayout, Error> {
+    let layout = cache.layout(layer)?;
+    let p = args.params;
+    if (layout.kv_heads, layout.head_dim) != (p.kv_heads, p.head_dim) {
+        return Err(Error::shape(format!(
+            "layer {layer} of the KV cache has {} heads of {}, attention has {} of {}",
+            layout.kv_heads, layout.head_dim, p.kv_heads, p.head_dim
+        )));
+    }
+    for (i, span) in args.spans.iter().enumerate() {
+        let seq = span.sequence.ok_or_else(|| {
+            Error::new(ErrorKind::Sequence, format!("span {i} names no sequence"))
+        })?;
+        if args.spans[..i]
+            .iter()
+            .any(|other| other.sequence == Some(seq))
+        {
+            return Err(Error::range(format!(
+                "span {i} names a sequence that another has"
+            )));
+        }
+        let len = cache.len(seq)?;
+        if span.start != len {
+            return Err(Error::range(format!(
+                "span {i} starts at position {}, its sequence has {len}",
+                span.start
+            )));
+        }
+        cache.check_writable(seq, span.start, span.rows)?;
+    }
+    Ok(layout)
+}
+
+/// Cuts the call into tasks, the longest rows first, and returns its multiply-adds. Heads that
+/// share a key head stay together unless there would be fewer tasks than threads.
+pub(super) fn fill_tiles(tiles: &mut Vec<Tile>, args: &AttentionArgs<'_>, threads: usize) -> usize {
+    let p = args.params;
+    let group = p.heads / p.kv_heads;
+    tiles.clear();
+    let mut macs = 0usize;
+    let plain: usize = args
+        .spans
+        .iter()
+        .map(|s| p.kv_heads * s.rows.div_ceil((MAX_QUERIES / group).max(1)))
+        .sum();
+    let parts = if plain == 0 {
+        1
+    } else {
+        threads.div_ceil(plain).min(group)
+    };
+    let heads = group.div_ceil(parts).min(MAX_QUERIES);
+    let rows = MAX_QUERIES / heads;
+    for (i, span) in args.spans.iter().enumerate() {
+        let keys = if args.cache.is_some() {
+            span.start + span.rows
+        } else {
+            span.rows
+        };
+        let work = 2 * p.heads * p.head_dim;
+        macs = macs.saturating_add(span.rows.saturating_mul(keys).saturating_mul(work));
+        for tile in (0..span.rows.div_ceil(rows)).rev() {
+            let first = tile * rows;
+            for kv_head in 0..p.kv_heads {
+                for offset in (0..group).step_by(heads) {
+                    tiles.push(Tile {
+                        span: i,
+                        first,
+                        rows: rows.min(span.rows - first),
+                        first_head: kv_head * group + offset,
+                        heads: heads.min(group - offset),
+                    });
+                }
+            }
+        }
+    }
+    macs
+}

@@ -1,0 +1,132 @@
+//! Activations quantised for the integer kernels: per row and block of 32, `x = scale * q` with
+//! `q` in -127..=127.
+
+use super::task::Input;
+use crate::simd::{LANES, Simd};
+use limbeck_plan::QUANT_BLOCK;
+use std::marker::PhantomData;
+
+/// What the kernels need of one row's block besides its 32 values.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ActBlock {
+    pub scale: f32,
+    /// Eight times the sum of the 32 values.
+    pub eight_sum: i32,
+    /// `scale` times the sum of the 32 values.
+    pub scaled_sum: f32,
+}
+
+/// Quantised rows: values `[rows, blocks * 32]`, the last block padded with zeros, and
+/// `[rows, blocks]` scales and sums.
+#[derive(Debug, Default)]
+pub(crate) struct QuantActs {
+    q: Vec<i8>,
+    blocks: Vec<ActBlock>,
+}
+
+impl QuantActs {
+    pub(crate) fn reserve(&mut self, rows: usize, cols: usize) {
+        let blocks = rows.saturating_mul(cols.div_ceil(QUANT_BLOCK));
+        if self.blocks.len() < blocks {
+            self.blocks.resize(blocks, ActBlock::default());
+            self.q.resize(blocks * QUANT_BLOCK, 0);
+        }
+    }
+
+    /// A view for writing rows from several threads. There is room for them.
+    pub(crate) fn rows(&mut self, rows: usize, cols: usize) -> ActRows<'_> {
+        let per_row = cols.div_ceil(QUANT_BLOCK);
+        assert!(self.blocks.len() >= rows * per_row);
+        ActRows {
+            q: self.q.as_mut_ptr(),
+            blocks: self.blocks.as_mut_ptr(),
+            rows,
+            per_row,
+            borrow: PhantomData,
+        }
+    }
+
+    pub(crate) fn input(&self, rows: usize, cols: usize) -> Input<'_> {
+        let blocks = rows * cols.div_ceil(QUANT_BLOCK);
+        Input::Quantised {
+            q: &self.q[..blocks * QUANT_BLOCK],
+            blocks: &self.blocks[..blocks],
+        }
+    }
+}
+
+/// See [`QuantActs::rows`].
+pub(crate) struct ActRows<'a> {
+    q: *mut i8,
+    blocks: *mut ActBlock,
+    rows: usize,
+    per_row: usize,
+    borrow: PhantomData<&'a mut QuantActs>,
+}
+
+// SAFETY: the pointers come from an exclusive borrow that lives as long as the value; `row`
+// demands that each row is used by one thread at a time.
+unsafe impl Sync for ActRows<'_> {}
+
+impl ActRows<'_> {
+    /// # Safety
+    /// While the result lives, `row` is not asked for again.
+    #[allow(
+        clippy::mut_from_ref,
+        reason = "the caller keeps rows apart, as the contract says"
+    )]
+    pub(crate) unsafe fn row(&self, row: usize) -> (&mut [i8], &mut [ActBlock]) {
+        assert!(row < self.rows);
+        let at = row * self.per_row;
+        // SAFETY: `rows` checked that the buffers hold all rows; rows do not overlap.
+        unsafe {
+            (
+                std::slice::from_raw_parts_mut(
+                    self.q.add(at * QUANT_BLOCK),
+                    self.per_row * QUANT_BLOCK,
+                ),
+                std::slice::from_raw_parts_mut(self.blocks.add(at), self.per_row),
+            )
+        }
+    }
+}
+
+/// Quantises one row. A block that holds NaN or infinity gets the scale NaN, and one whose
+/// magnitudes are below about 1e-36 becomes zero.
+#[inline(always)]
+pub(crate) fn quantise_row<S: Simd>(s: S, x: &[f32], q: &mut [i8], blocks: &mut [ActBlock]) {
+    for (b, (q, block)) in q.chunks_exact_mut(QUANT_BLOCK).zip(blocks).enumerate() {
+        let at = b * QUANT_BLOCK;
+        let v = [
+            s.load_some(x, at),
+            s.load_some(x, at + LANES),
+            s.load_some(x, at + 2 * LANES),
+            s.load_some(x, at + 3 * LANES),
+        ];
+        let largest = f32::from_bits(s.max_abs_bits(v));
+        let inverse = 127.0 / largest;
+        if !largest.is_finite() || !inverse.is_finite() {
+            q.fill(0);
+            let scale = if largest.is_finite() { 0.0 } else { f32::NAN };
+            *block = ActBlock {
+                scale,
+                eight_sum: 0,
+                scaled_sum: scale,
+            };
+            continue;
+        }
+        let inverse = s.splat(inverse);
+        for (i, v) in v.into_iter().enumerate() {
+            // SAFETY: `q` holds 32 values, of which these are 8; |v * inverse| <= 127 but for
+            // rounding, which the nearest integer swallows.
+            unsafe { s.store_i8(q.as_mut_ptr().add(i * LANES), s.mul(v, inverse)) };
+        }
+        let scale = largest / 127.0;
+        let sum = q.iter().map(|q| i32::from(*q)).sum::<i32>();
+        *block = ActBlock {
+            scale,
+            eight_sum: 8 * sum,
+            scaled_sum: scale * sum as f32,
+        };
+    }
+}

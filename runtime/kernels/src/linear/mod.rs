@@ -1,0 +1,239 @@
+//! The linear op: a matrix product with a packed weight, an optional norm before it and a fused
+//! epilogue after it.
+//!
+//! Outputs are computed in units of 16 rows of the weight (one panel, or two tiles of quads). A
+//! task takes a range of units and a range of rows of `x`; which ones has no influence on bits.
+
+mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod panels;
+mod portable;
+mod task;
+
+pub(crate) use activations::{ActBlock, QuantActs, quantise_row};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx2::Avx2Quads;
+pub(crate) use panels::Panels;
+pub(crate) use portable::{PortableQuads, Q4, Q4M, Q8};
+pub(crate) use task::{Epilogue, Input, LinearTask, UNIT, run};
+
+use crate::elementwise::SharedRows;
+use crate::error::{Error, ErrorKind, check_len};
+use crate::norm::NormArgs;
+use crate::packed::Packed;
+use crate::pool::Pool;
+use crate::table::Kernels;
+use limbeck_plan::{Activation, Layout};
+
+/// Multiply-adds below which a parallel region costs more than it saves.
+const SERIAL_MACS: usize = 64 * 1024;
+/// Elements of `x` from which the prologue (norm, quantisation) gets its own parallel region.
+const PARALLEL_PROLOGUE: usize = 16 * 1024;
+/// Rows up to which each thread gets one contiguous run of units.
+const FEW_ROWS: usize = 8;
+/// Bytes of `x` that one task goes through for each unit of the weight.
+const ROW_BLOCK_BYTES: usize = 256 * 1024;
+
+/// The operands of [`linear`]: `y = act(norm(x) w^T + bias) + residual`.
+#[derive(Debug)]
+pub struct LinearArgs<'a> {
+    /// `[T, K]`, `K` being the weight's columns.
+    pub x: &'a [f32],
+    /// Applied to each row of `x` first, with the bits of [`crate::norm`].
+    pub norm: Option<NormArgs<'a>>,
+    /// `[N, K]` in panels or quads.
+    pub w: Packed<'a>,
+    /// `[N]`.
+    pub bias: Option<&'a [f32]>,
+    /// Applied before the residual is added; to the gate when `gated`.
+    pub activation: Activation,
+    /// The weight's rows alternate 8 gate, 8 up; `y = act(gate) * up`. `N` is a multiple of 16.
+    pub gated: bool,
+    /// `[T, N']`.
+    pub residual: Option<&'a [f32]>,
+    /// `[T, N']`, `N' = N / 2` when `gated`, else `N`.
+    pub out: &'a mut [f32],
+}
+
+impl LinearArgs<'_> {
+    /// Checks every shape; returns `(T, N')`.
+    pub(crate) fn check(&self) -> Result<(usize, usize), Error> {
+        let (n, k) = (self.w.rows(), self.w.cols());
+        if self.w.format().layout == Layout::Row {
+            return Err(Error::new(
+                ErrorKind::Format,
+                format!("a linear cannot read a weight in {}", self.w.format()),
+            ));
+        }
+        if !self.x.len().is_multiple_of(k) {
+            return Err(Error::shape(format!(
+                "{} values are not rows of {k}",
+                self.x.len()
+            )));
+        }
+        if self.gated && !n.is_multiple_of(UNIT) {
+            return Err(Error::shape(format!(
+                "a gated weight has {n} rows, not a multiple of 16"
+            )));
+        }
+        let m = self.x.len() / k;
+        let n_out = if self.gated { n / 2 } else { n };
+        if let Some(norm) = &self.norm {
+            norm.check(k)?;
+        }
+        if let Some(bias) = self.bias {
+            check_len("the bias", bias.len(), n)?;
+        }
+        let results = m.saturating_mul(n_out);
+        if let Some(residual) = self.residual {
+            check_len("the residual", residual.len(), results)?;
+        }
+        check_len("the linear's result", self.out.len(), results)?;
+        Ok((m, n_out))
+    }
+}
+
+/// Memory that [`linear`] works in; grows to the largest call and is then reused.
+#[derive(Debug, Default)]
+pub struct LinearScratch {
+    normed: Vec<f32>,
+    acts: QuantActs,
+}
+
+impl LinearScratch {
+    /// Makes room for calls of up to `rows` rows of `cols` values, so that they do not allocate.
+    pub fn reserve(&mut self, rows: usize, cols: usize) {
+        let len = rows.saturating_mul(cols);
+        if self.normed.len() < len {
+            self.normed.resize(len, 0.0);
+        }
+        self.acts.reserve(rows, cols);
+    }
+}
+
+/// Computes `out`; see [`LinearArgs`].
+///
+/// A quantised weight is multiplied with the activations quantised per row and block of 32 to
+/// 8 bits (scale = largest magnitude / 127): the dot product of a block is exact in integers,
+/// then scaled and added in f32, block after block.
+///
+/// # Errors
+/// `Shape` when the operands do not fit each other, `Format` for a weight in row layout.
+pub fn linear(
+    kernels: &Kernels,
+    pool: &Pool,
+    scratch: &mut LinearScratch,
+    args: LinearArgs<'_>,
+) -> Result<(), Error> {
+    let (m, n_out) = args.check()?;
+    let (n, k) = (args.w.rows(), args.w.cols());
+    let values = args.w.format().values;
+    if m == 0 {
+        return Ok(());
+    }
+    let LinearScratch { normed, acts } = scratch;
+    let mut x = args.x;
+    let region = |elements: usize| {
+        if elements < PARALLEL_PROLOGUE {
+            None
+        } else {
+            Some(pool)
+        }
+    };
+    if let Some(norm) = &args.norm {
+        if normed.len() < m * k {
+            normed.resize(m * k, 0.0);
+        }
+        let rows = SharedRows::new(&mut normed[..m * k]);
+        each_row(region(m * k), m, &|row| {
+            // SAFETY: each row is one task's alone.
+            let out = unsafe { rows.part(row * k, k) };
+            kernels.norm_row(norm, &args.x[row * k..][..k], out);
+        });
+        x = &normed[..m * k];
+    }
+    let input = if values.is_quantised() {
+        acts.reserve(m, k);
+        let rows = acts.rows(m, k);
+        each_row(region(m * k), m, &|row| {
+            // SAFETY: each row is one task's alone.
+            let (q, blocks) = unsafe { rows.row(row) };
+            kernels.quantise_row(&x[row * k..][..k], q, blocks);
+        });
+        acts.input(m, k)
+    } else {
+        Input::Floats(x)
+    };
+    let out = SharedRows::new(args.out);
+    let epilogue = Epilogue {
+        bias: args.bias,
+        activation: args.activation,
+        gated: args.gated,
+        residual: args.residual,
+        n_out,
+        out: &out,
+    };
+    let units = n.div_ceil(UNIT);
+    let threads = if m * n * k < SERIAL_MACS {
+        1
+    } else {
+        pool.threads()
+    };
+    let (unit_chunk, row_chunk) = chunks(m, k, units, threads, values.is_quantised());
+    let (unit_tasks, row_tasks) = (units.div_ceil(unit_chunk), m.div_ceil(row_chunk));
+    pool.run(unit_tasks * row_tasks, &|index| {
+        let (first_unit, first_row) = (
+            index % unit_tasks * unit_chunk,
+            index / unit_tasks * row_chunk,
+        );
+        // SAFETY: tasks write the disjoint outputs of their units and rows.
+        unsafe {
+            kernels.linear_task(
+                values,
+                &LinearTask {
+                    input,
+                    w: args.w.bytes(),
+                    k,
+                    n,
+                    rows: first_row..m.min(first_row + row_chunk),
+                    units: first_unit..units.min(first_unit + unit_chunk),
+                    epilogue: &epilogue,
+                },
+            );
+        }
+    });
+    Ok(())
+}
+
+/// Units and rows per task.
+fn chunks(m: usize, k: usize, units: usize, threads: usize, quantised: bool) -> (usize, usize) {
+    if threads == 1 || m <= FEW_ROWS {
+        let row_bytes = if quantised { k * 2 } else { k * 4 };
+        let rows = (ROW_BLOCK_BYTES / row_bytes).next_multiple_of(12).max(12);
+        return (
+            units.div_ceil(threads),
+            if m <= FEW_ROWS { m } else { rows },
+        );
+    }
+    let row_bytes = if quantised { k * 2 } else { k * 4 };
+    let rows = (ROW_BLOCK_BYTES / row_bytes)
+        .next_multiple_of(12)
+        .max(12)
+        .min(m);
+    let row_tasks = m.div_ceil(rows);
+    let unit_tasks = (threads * 8).div_ceil(row_tasks).min(units);
+    (units.div_ceil(unit_tasks).max(2), rows)
+}
+
+/// Calls `body` with each row, over the pool's threads when there is one.
+fn each_row(pool: Option<&Pool>, rows: usize, body: &(dyn Fn(usize) + Sync)) {
+    let Some(pool) = pool else {
+        (0..rows).for_each(body);
+        return;
+    };
+    let chunk = rows.div_ceil(pool.threads() * 2);
+    pool.run(rows.div_ceil(chunk), &|task| {
+        (task * chunk..rows.min((task + 1) * chunk)).for_each(body);
+    });
+}

@@ -1,0 +1,404 @@
+//! A weight in a pack format: its bytes as a checked view, one row of it as floats, and the
+//! packing of rows into it. The byte layouts are defined in `limbeck_plan::Layout`.
+
+use crate::error::{Error, ErrorKind};
+use crate::quantise::{QuantRows, quantise_rows};
+use half::f16;
+use limbeck_plan::{Layout, PANEL_ROWS, PackFormat, QUAD_ROWS, QUANT_BLOCK, Values};
+
+/// A two-dimensional weight `[rows, cols]` in a pack format, borrowed from a plan's bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Packed<'a> {
+    format: PackFormat,
+    rows: usize,
+    cols: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Packed<'a> {
+    /// Checks that `bytes` is exactly `rows x cols` (both at least 1) in `format`. Any alignment
+    /// will do; 64 is fastest.
+    ///
+    /// # Errors
+    /// `Format` when the format does not exist or the length is wrong, `Shape` when a dimension
+    /// is 0.
+    pub fn new(
+        format: PackFormat,
+        rows: usize,
+        cols: usize,
+        bytes: &'a [u8],
+    ) -> Result<Self, Error> {
+        if rows == 0 || cols == 0 {
+            return Err(Error::shape(format!(
+                "a weight of {rows} x {cols} is empty"
+            )));
+        }
+        let want = byte_len(format, rows, cols)?;
+        if bytes.len() != want {
+            return Err(Error::new(
+                ErrorKind::Format,
+                format!(
+                    "a weight of {rows} x {cols} in {format} takes {want} bytes, got {}",
+                    bytes.len()
+                ),
+            ));
+        }
+        Ok(Self {
+            format,
+            rows,
+            cols,
+            bytes,
+        })
+    }
+
+    /// Pack format.
+    pub fn format(&self) -> PackFormat {
+        self.format
+    }
+
+    /// Rows: outputs of a linear, entries of a table.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns: inputs of a linear, width of a table's entry.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The bytes, in the format's layout.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Writes row `row` as f32 into `out [cols]`.
+    ///
+    /// # Errors
+    /// `Range` when there is no such row, `Shape` when `out` is not `cols` long.
+    pub fn unpack_row(&self, row: usize, out: &mut [f32]) -> Result<(), Error> {
+        if row >= self.rows {
+            return Err(Error::range(format!(
+                "row {row} of a weight of {} rows",
+                self.rows
+            )));
+        }
+        crate::error::check_len("the unpacked row", out.len(), self.cols)?;
+        match self.format.layout {
+            Layout::Row => self.unpack_floats(row * self.cols, 1, out),
+            Layout::Panels => {
+                let first = row / PANEL_ROWS * PANEL_ROWS * self.cols + row % PANEL_ROWS;
+                self.unpack_floats(first, PANEL_ROWS, out);
+            }
+            Layout::Quads => self.unpack_quads(row, out),
+        }
+        Ok(())
+    }
+
+    fn unpack_floats(&self, first: usize, step: usize, out: &mut [f32]) {
+        match self.format.values {
+            Values::F16 => {
+                let (values, _) = self.bytes.as_chunks::<2>();
+                for (o, v) in out.iter_mut().zip(values[first..].iter().step_by(step)) {
+                    *o = f16::from_le_bytes(*v).to_f32();
+                }
+            }
+            _ => {
+                let (values, _) = self.bytes.as_chunks::<4>();
+                for (o, v) in out.iter_mut().zip(values[first..].iter().step_by(step)) {
+                    *o = f32::from_le_bytes(*v);
+                }
+            }
+        }
+    }
+
+    fn unpack_quads(&self, row: usize, out: &mut [f32]) {
+        let values = self.format.values;
+        let record = values.quad_record_bytes().unwrap_or(1);
+        let r = row % QUAD_ROWS;
+        let tile_bytes = self.cols.div_ceil(QUANT_BLOCK) * record;
+        let tile = &self.bytes[row / QUAD_ROWS * tile_bytes..][..tile_bytes];
+        for (block, out) in tile.chunks_exact(record).zip(out.chunks_mut(QUANT_BLOCK)) {
+            let half_at = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
+            let data = if values == Values::Q8 { 256 } else { 128 };
+            let scale = half_at(data + 2 * r);
+            let nibble = |c: usize| {
+                let byte = block[(c / 4 % 4) * 32 + r * 4 + c % 4];
+                f32::from(if c < 16 { byte & 15 } else { byte >> 4 })
+            };
+            match values {
+                Values::Q8 => {
+                    for (c, o) in out.iter_mut().enumerate() {
+                        *o = scale * f32::from(block[c / 4 * 32 + r * 4 + c % 4] as i8);
+                    }
+                }
+                Values::Q4m => {
+                    let min = half_at(data + 16 + 2 * r);
+                    for (c, o) in out.iter_mut().enumerate() {
+                        *o = scale * nibble(c) + min;
+                    }
+                }
+                _ => {
+                    for (c, o) in out.iter_mut().enumerate() {
+                        *o = scale * (nibble(c) - 8.0);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn byte_len(format: PackFormat, rows: usize, cols: usize) -> Result<usize, Error> {
+    format.byte_len(rows, cols).ok_or_else(|| {
+        Error::new(
+            ErrorKind::Format,
+            format!("there is no weight of {rows} x {cols} in {format}"),
+        )
+    })
+}
+
+/// Appends `rows [n, cols]` in `format` to `out`, whole tiles, the last one padded with zeros.
+/// A weight may be packed in several calls when each but the last has a multiple of 16 rows.
+///
+/// Quantised values are chosen by [`crate::quantise_rows`].
+///
+/// # Errors
+/// `Shape` when `rows` is not whole rows, `Format` when the format does not exist, `Range` when a
+/// quantised format gets a value that is not finite or too large for its f16 scale.
+pub fn pack_rows(
+    format: PackFormat,
+    cols: usize,
+    rows: &[f32],
+    out: &mut Vec<u8>,
+) -> Result<(), Error> {
+    if cols == 0 || !rows.len().is_multiple_of(cols) {
+        return Err(Error::shape(format!(
+            "{} values are not rows of {cols}",
+            rows.len()
+        )));
+    }
+    let n = rows.len() / cols;
+    let bytes = byte_len(format, n, cols)?;
+    match format.layout {
+        Layout::Quads => {
+            let quantised = quantise_rows(format.values, cols, rows)?;
+            return pack_quant_rows(&quantised, out);
+        }
+        Layout::Row => {
+            out.reserve(bytes);
+            rows.iter().for_each(|v| push_float(format.values, *v, out));
+        }
+        Layout::Panels => {
+            out.reserve(bytes);
+            for tile in rows.chunks(PANEL_ROWS * cols) {
+                for c in 0..cols {
+                    for r in 0..PANEL_ROWS {
+                        let v = tile.get(r * cols + c).copied().unwrap_or(0.0);
+                        push_float(format.values, v, out);
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn push_float(values: Values, v: f32, out: &mut Vec<u8>) {
+    match values {
+        Values::F16 => out.extend_from_slice(&f16::from_f32(v).to_le_bytes()),
+        _ => out.extend_from_slice(&v.to_le_bytes()),
+    }
+}
+
+/// Appends already quantised rows to `out` in the quads layout of their values, bit-exactly. The
+/// streaming rule of [`pack_rows`] holds.
+///
+/// # Errors
+/// `Shape` when the parts of `rows` do not fit each other, `Range` when a 4-bit value is outside
+/// 0..16.
+pub fn pack_quant_rows(rows: &QuantRows, out: &mut Vec<u8>) -> Result<(), Error> {
+    let n = rows.check()?;
+    let blocks = rows.cols.div_ceil(QUANT_BLOCK);
+    let record = rows.values.quad_record_bytes().unwrap_or(0);
+    out.reserve(n.div_ceil(QUAD_ROWS) * blocks * record);
+    for tile in (0..n).step_by(QUAD_ROWS) {
+        for b in 0..blocks {
+            let q = |r: usize, c: usize| {
+                let row = tile + r;
+                if row < n {
+                    rows.q[(row * blocks + b) * QUANT_BLOCK + c] as u8
+                } else {
+                    0
+                }
+            };
+            let halves = |values: &[f16], out: &mut Vec<u8>| {
+                for row in tile..tile + QUAD_ROWS {
+                    let v = if row < n {
+                        values[row * blocks + b]
+                    } else {
+                        f16::ZERO
+                    };
+                    out.extend_from_slice(&v.to_le_bytes());
+                }
+            };
+            for quad in 0..if rows.values == Values::Q8 { 8 } else { 4 } {
+                for r in 0..QUAD_ROWS {
+                    for e in 0..4 {
+                        out.push(match rows.values {
+                            Values::Q8 => q(r, quad * 4 + e),
+                            _ => q(r, quad * 4 + e) | q(r, quad * 4 + e + 16) << 4,
+                        });
+                    }
+                }
+            }
+            halves(&rows.scales, out);
+            if rows.values == Values::Q4m {
+                halves(&rows.mins, out);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ramp(n: usize) -> Vec<f32> {
+        (0..n)
+            .map(|i| ((i * 37 % 101) as f32 - 50.0) / 16.0)
+            .collect()
+    }
+
+    #[test]
+    fn floats_round_trip_in_every_layout() {
+        for layout in [Layout::Row, Layout::Panels] {
+            for values in [Values::F32, Values::F16] {
+                for (rows, cols) in [(1, 1), (16, 3), (17, 33), (5, 31)] {
+                    let format = PackFormat { values, layout };
+                    let data = ramp(rows * cols);
+                    let mut bytes = Vec::new();
+                    pack_rows(format, cols, &data, &mut bytes).unwrap();
+                    let packed = Packed::new(format, rows, cols, &bytes).unwrap();
+                    let mut row = vec![f32::NAN; cols];
+                    for r in 0..rows {
+                        packed.unpack_row(r, &mut row).unwrap();
+                        assert_eq!(row, data[r * cols..][..cols], "{format} row {r}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn quantised_blocks_survive_bit_exactly() {
+        for values in [Values::Q8, Values::Q4, Values::Q4m] {
+            for (n, cols) in [(1, 32), (8, 64), (19, 96), (3, 40)] {
+                let blocks = n * usize::div_ceil(cols, 32);
+                let range = if values == Values::Q8 { 256 } else { 16 };
+                let rows = QuantRows {
+                    values,
+                    cols,
+                    q: (0..blocks * 32)
+                        .map(|i| (i * 7 % range) as u8 as i8)
+                        .collect(),
+                    scales: (0..blocks)
+                        .map(|i| f16::from_f32(i as f32 * 0.01 - 0.3))
+                        .collect(),
+                    mins: match values {
+                        Values::Q4m => (0..blocks).map(|i| f16::from_f32(0.5 - i as f32)).collect(),
+                        _ => Vec::new(),
+                    },
+                };
+                let mut bytes = Vec::new();
+                pack_quant_rows(&rows, &mut bytes).unwrap();
+                let format = PackFormat::linear(values);
+                let packed = Packed::new(format, n, cols, &bytes).unwrap();
+                let mut row = vec![f32::NAN; cols];
+                for r in 0..n {
+                    packed.unpack_row(r, &mut row).unwrap();
+                    for (c, got) in row.iter().enumerate() {
+                        assert_eq!(
+                            got.to_bits(),
+                            rows.value(r, c).to_bits(),
+                            "{format} {r} {c}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn packing_in_pieces_gives_the_same_bytes() {
+        for values in [
+            Values::F32,
+            Values::F16,
+            Values::Q8,
+            Values::Q4,
+            Values::Q4m,
+        ] {
+            let format = PackFormat::linear(values);
+            let data = ramp(37 * 40);
+            let (mut whole, mut pieces) = (Vec::new(), Vec::new());
+            pack_rows(format, 40, &data, &mut whole).unwrap();
+            for piece in data.chunks(16 * 40) {
+                pack_rows(format, 40, piece, &mut pieces).unwrap();
+            }
+            assert_eq!(whole, pieces);
+            assert_eq!(whole.len(), format.byte_len(37, 40).unwrap());
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let q4 = PackFormat::linear(Values::Q4);
+        assert_eq!(
+            Packed::new(q4, 8, 32, &[0; 143]).unwrap_err().kind(),
+            ErrorKind::Format
+        );
+        assert_eq!(
+            Packed::new(q4, 0, 32, &[]).unwrap_err().kind(),
+            ErrorKind::Shape
+        );
+        let none = PackFormat {
+            values: Values::Q8,
+            layout: Layout::Row,
+        };
+        assert_eq!(
+            Packed::new(none, 1, 1, &[0]).unwrap_err().kind(),
+            ErrorKind::Format
+        );
+        let packed = Packed::new(q4, 8, 32, &[0; 144]).unwrap();
+        assert_eq!(
+            packed.unpack_row(8, &mut [0.0; 32]).unwrap_err().kind(),
+            ErrorKind::Range
+        );
+        assert_eq!(
+            packed.unpack_row(0, &mut [0.0; 31]).unwrap_err().kind(),
+            ErrorKind::Shape
+        );
+        let mut out = Vec::new();
+        assert_eq!(
+            pack_rows(q4, 3, &[0.0; 4], &mut out).unwrap_err().kind(),
+            ErrorKind::Shape
+        );
+        for bad in [f32::NAN, f32::INFINITY, 1e9] {
+            for values in [Values::Q8, Values::Q4, Values::Q4m] {
+                let e = pack_rows(PackFormat::linear(values), 1, &[bad], &mut out).unwrap_err();
+                assert_eq!(e.kind(), ErrorKind::Range);
+            }
+        }
+        assert!(out.is_empty());
+        let rows = QuantRows {
+            values: Values::Q4,
+            cols: 32,
+            q: vec![16; 32],
+            scales: vec![f16::ONE],
+            mins: Vec::new(),
+        };
+        assert_eq!(
+            pack_quant_rows(&rows, &mut out).unwrap_err().kind(),
+            ErrorKind::Range
+        );
+    }
+}

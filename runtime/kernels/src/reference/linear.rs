@@ -1,0 +1,70 @@
+//! The linear op.
+
+use super::math;
+use crate::error::Error;
+use crate::isa::Portable;
+use crate::linear::{ActBlock, LinearArgs, quantise_row};
+use limbeck_plan::{GATE_GROUP, QUANT_BLOCK};
+
+/// What the activations are when they meet a quantised weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Products {
+    /// As given.
+    Exact,
+    /// Quantised to 8 bits per row and block of 32, as the kernels do.
+    Quantised,
+}
+
+/// See [`crate::linear`].
+///
+/// # Errors
+/// As there.
+pub fn linear(args: LinearArgs<'_>, products: Products) -> Result<(), Error> {
+    let (m, n_out) = args.check()?;
+    let (n, k) = (args.w.rows(), args.w.cols());
+    let mut x = args.x.to_vec();
+    if let Some(norm) = &args.norm {
+        super::norm(args.x, norm, &mut x)?;
+    }
+    if products == Products::Quantised && args.w.format().values.is_quantised() {
+        x.chunks_exact_mut(k).for_each(round_to_8_bits);
+    }
+    let mut y = vec![0.0f64; m * n];
+    let mut w = vec![0.0; k];
+    for j in 0..n {
+        args.w.unpack_row(j, &mut w)?;
+        for i in 0..m {
+            let x = &x[i * k..][..k];
+            let dot: f64 = x
+                .iter()
+                .zip(&w)
+                .map(|(x, w)| f64::from(*x) * f64::from(*w))
+                .sum();
+            y[i * n + j] = dot + args.bias.map_or(0.0, |b| f64::from(b[j]));
+        }
+    }
+    for i in 0..m {
+        for j in 0..n_out {
+            let value = if args.gated {
+                let gate = i * n + j / GATE_GROUP * 2 * GATE_GROUP + j % GATE_GROUP;
+                math::apply(args.activation, y[gate]) * y[gate + GATE_GROUP]
+            } else {
+                math::apply(args.activation, y[i * n + j])
+            };
+            let at = i * n_out + j;
+            args.out[at] = (value + args.residual.map_or(0.0, |r| f64::from(r[at]))) as f32;
+        }
+    }
+    Ok(())
+}
+
+/// Replaces a row by what its 8-bit form stands for.
+fn round_to_8_bits(x: &mut [f32]) {
+    let count = x.len().div_ceil(QUANT_BLOCK);
+    let mut q = vec![0; count * QUANT_BLOCK];
+    let mut blocks = vec![ActBlock::default(); count];
+    quantise_row(Portable::TOKEN, x, &mut q, &mut blocks);
+    for (i, x) in x.iter_mut().enumerate() {
+        *x = blocks[i / QUANT_BLOCK].scale * f32::from(q[i]);
+    }
+}

@@ -1,0 +1,430 @@
+//! The kernel table: one row per op, values and instruction set, and the choice among its rows.
+
+use crate::attention::{AttendTask, PrepareTask, attend_task, prepare_task};
+use crate::elementwise::{activate_row, add_row, gate_row, soft_cap_row};
+use crate::error::{Error, ErrorKind};
+use crate::isa::{Isa, Portable};
+use crate::linear::{
+    ActBlock, LinearTask, Panels, PortableQuads, Q4, Q4M, Q8, quantise_row, run as run_linear,
+};
+use crate::norm::{NormArgs, norm_row};
+use limbeck_plan::{Activation, PackFormat, Values};
+
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Avx2;
+#[cfg(target_arch = "x86_64")]
+use crate::linear::Avx2Quads;
+
+/// What a kernel computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KernelOp {
+    /// Products of rows with a packed weight, and their epilogue.
+    Linear,
+    /// Activations to 8-bit blocks.
+    Quantise,
+    /// Norm of a row.
+    Norm,
+    /// Elementwise sum.
+    Add,
+    /// Elementwise activation.
+    Activate,
+    /// Gated activation.
+    Gate,
+    /// Soft cap.
+    SoftCap,
+    /// Norm, rotation and storing of queries, keys and values.
+    AttentionPrepare,
+    /// Attention over stored keys and values.
+    Attend,
+}
+
+/// A row's entry point. All are unsafe to call because the CPU must have the row's instruction
+/// set; [`Kernels`] holds only those that it has.
+#[derive(Clone, Copy)]
+enum Function {
+    Linear(unsafe fn(&LinearTask<'_>)),
+    Quantise(unsafe fn(&[f32], &mut [i8], &mut [ActBlock])),
+    Norm(unsafe fn(&NormArgs<'_>, &[f32], &mut [f32])),
+    Add(unsafe fn(&[f32], &[f32], &mut [f32])),
+    Activate(unsafe fn(Activation, &[f32], &mut [f32])),
+    Gate(unsafe fn(Activation, &[f32], &[f32], &mut [f32])),
+    SoftCap(unsafe fn(f32, &[f32], &mut [f32])),
+    AttentionPrepare(unsafe fn(&PrepareTask<'_>)),
+    Attend(unsafe fn(&AttendTask<'_>)),
+    /// The instruction set is named, but has no kernel here.
+    Unwritten,
+}
+
+/// One row of the [`kernel_table`].
+#[derive(Clone, Copy)]
+pub struct KernelRow {
+    op: KernelOp,
+    values: Option<Values>,
+    isa: Isa,
+    name: &'static str,
+    function: Function,
+}
+
+impl KernelRow {
+    /// What it computes.
+    pub fn op(&self) -> KernelOp {
+        self.op
+    }
+
+    /// The format of the weight that it reads, for linears.
+    pub fn format(&self) -> Option<PackFormat> {
+        self.values.map(PackFormat::linear)
+    }
+
+    /// The instruction set that it needs.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Its name: `{isa}-{op}` or `{isa}-{values}`.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Whether there is a kernel and this CPU can run it.
+    pub fn available(&self) -> bool {
+        !matches!(self.function, Function::Unwritten) && self.isa.available()
+    }
+}
+
+impl std::fmt::Debug for KernelRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// Entry points of one instruction set, and their table rows.
+macro_rules! entries {
+    (
+        $module:ident, $isa:expr, $prefix:literal, $token:expr, $quads:ident
+        $(, #[$feature:meta])?
+    ) => {
+        mod $module {
+            use super::*;
+
+            entries!(@fns [$(#[$feature])?] $token,
+                linear_f32(task: &LinearTask<'_>) = run_linear(Panels::<false>, task);
+                linear_f16(task: &LinearTask<'_>) = run_linear(Panels::<true>, task);
+                linear_q8(task: &LinearTask<'_>) = run_linear($quads::<Q8>, task);
+                linear_q4(task: &LinearTask<'_>) = run_linear($quads::<Q4>, task);
+                linear_q4m(task: &LinearTask<'_>) = run_linear($quads::<Q4M>, task);
+                quantise(x: &[f32], q: &mut [i8], blocks: &mut [ActBlock])
+                    = quantise_row(x, q, blocks);
+                norm(args: &NormArgs<'_>, x: &[f32], out: &mut [f32]) = norm_row(args, x, out);
+                add(a: &[f32], b: &[f32], out: &mut [f32]) = add_row(a, b, out);
+                activate(activation: Activation, x: &[f32], out: &mut [f32])
+                    = activate_row(activation, x, out);
+                gate(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32])
+                    = gate_row(activation, gate, up, out);
+                soft_cap(cap: f32, x: &[f32], out: &mut [f32]) = soft_cap_row(cap, x, out);
+                prepare(task: &PrepareTask<'_>) = prepare_task(task);
+                attend(task: &AttendTask<'_>) = attend_task(task);
+            );
+
+            pub(super) const ROWS: &[KernelRow] = &[
+                entries!(@row $isa, $prefix, "f32", Linear, Some(Values::F32), linear_f32),
+                entries!(@row $isa, $prefix, "f16", Linear, Some(Values::F16), linear_f16),
+                entries!(@row $isa, $prefix, "q8", Linear, Some(Values::Q8), linear_q8),
+                entries!(@row $isa, $prefix, "q4", Linear, Some(Values::Q4), linear_q4),
+                entries!(@row $isa, $prefix, "q4m", Linear, Some(Values::Q4m), linear_q4m),
+                entries!(@row $isa, $prefix, "quantise", Quantise, None, quantise),
+                entries!(@row $isa, $prefix, "norm", Norm, None, norm),
+                entries!(@row $isa, $prefix, "add", Add, None, add),
+                entries!(@row $isa, $prefix, "activate", Activate, None, activate),
+                entries!(@row $isa, $prefix, "gate", Gate, None, gate),
+                entries!(@row $isa, $prefix, "soft-cap", SoftCap, None, soft_cap),
+                entries!(@row $isa, $prefix, "prepare", AttentionPrepare, None, prepare),
+                entries!(@row $isa, $prefix, "attend", Attend, None, attend),
+            ];
+        }
+    };
+    (@fns $attributes:tt $token:expr, $(
+        $name:ident $args:tt = $path:ident $pass:tt;
+    )*) => {
+        $(entries!{@one $attributes $token, $name, $args, $path, $pass})*
+    };
+    (@one [$($attribute:tt)*] $token:expr, $name:ident, ($($arg:ident: $ty:ty),*), $path:ident,
+        ($($pass:expr),*)) => {
+        /// # Safety
+        /// The CPU has the module's instruction set; the rest is the wrapped function's contract.
+        $($attribute)*
+        pub(super) unsafe fn $name($($arg: $ty),*) {
+            // SAFETY: the caller's contract covers the token and the wrapped function.
+            #[allow(unused_unsafe, reason = "some of the wrapped functions are safe")]
+            unsafe { $path($token, $($pass),*) }
+        }
+    };
+    (@row $isa:expr, $prefix:literal, $name:literal, $op:ident, $values:expr, $function:ident) => {
+        KernelRow {
+            op: KernelOp::$op,
+            values: $values,
+            isa: $isa,
+            name: concat!($prefix, "-", $name),
+            function: Function::$op($function),
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+entries!(
+    avx2, Isa::Avx2, "avx2", Avx2::assume(), Avx2Quads,
+    #[target_feature(enable = "avx2,fma,f16c")]
+);
+entries!(
+    portable,
+    Isa::Portable,
+    "portable",
+    Portable::TOKEN,
+    PortableQuads
+);
+
+/// Rows of instruction sets whose kernels are not written.
+macro_rules! unwritten {
+    ($($isa:ident $prefix:literal),*) => {
+        &[$(
+            unwritten!(@row $isa, $prefix, "f32", F32),
+            unwritten!(@row $isa, $prefix, "f16", F16),
+            unwritten!(@row $isa, $prefix, "q8", Q8),
+            unwritten!(@row $isa, $prefix, "q4", Q4),
+            unwritten!(@row $isa, $prefix, "q4m", Q4m),
+        )*]
+    };
+    (@row $isa:ident, $prefix:literal, $name:literal, $values:ident) => {
+        KernelRow {
+            op: KernelOp::Linear,
+            values: Some(Values::$values),
+            isa: Isa::$isa,
+            name: concat!($prefix, "-", $name),
+            function: Function::Unwritten,
+        }
+    };
+}
+
+const UNWRITTEN: &[KernelRow] = unwritten!(
+    Avx512Vnni "avx512-vnni",
+    Neon "neon",
+    NeonDotprod "neon-dotprod",
+    NeonI8mm "neon-i8mm"
+);
+
+const PARTS: &[&[KernelRow]] = &[
+    #[cfg(target_arch = "x86_64")]
+    avx2::ROWS,
+    portable::ROWS,
+    UNWRITTEN,
+];
+
+/// Every row of the table, for tests and benchmarks. Rows that are not
+/// [`available`](KernelRow::available) are included.
+pub fn kernel_table() -> impl Iterator<Item = &'static KernelRow> {
+    PARTS.iter().copied().flatten()
+}
+
+/// One kernel per op and values, for one instruction set.
+#[derive(Clone, Copy)]
+pub struct Kernels {
+    isa: Isa,
+    linear: [unsafe fn(&LinearTask<'_>); 5],
+    quantise: unsafe fn(&[f32], &mut [i8], &mut [ActBlock]),
+    norm: unsafe fn(&NormArgs<'_>, &[f32], &mut [f32]),
+    add: unsafe fn(&[f32], &[f32], &mut [f32]),
+    activate: unsafe fn(Activation, &[f32], &mut [f32]),
+    gate: unsafe fn(Activation, &[f32], &[f32], &mut [f32]),
+    soft_cap: unsafe fn(f32, &[f32], &mut [f32]),
+    prepare: unsafe fn(&PrepareTask<'_>),
+    attend: unsafe fn(&AttendTask<'_>),
+}
+
+fn slot(values: Values) -> usize {
+    match values {
+        Values::F32 => 0,
+        Values::F16 => 1,
+        Values::Q8 => 2,
+        Values::Q4 => 3,
+        Values::Q4m => 4,
+    }
+}
+
+impl Kernels {
+    /// The best instruction set that this CPU has and that has kernels.
+    pub fn detect() -> Kernels {
+        let best = Isa::ALL.iter().find(|isa| isa.available());
+        Self::of(best.copied().unwrap_or(Isa::Portable))
+    }
+
+    /// The instruction set of that name ([`Isa::name`]).
+    ///
+    /// # Errors
+    /// `Isa` when the name is unknown, the CPU lacks it, or it has no kernels.
+    pub fn with_isa(name: &str) -> Result<Kernels, Error> {
+        let names = || {
+            let names: Vec<&str> = Isa::ALL
+                .iter()
+                .filter(|i| i.available())
+                .map(|i| i.name())
+                .collect();
+            names.join(", ")
+        };
+        match Isa::from_name(name) {
+            Some(isa) if isa.available() => Ok(Self::of(isa)),
+            Some(isa) => Err(Error::new(
+                ErrorKind::Isa,
+                format!(
+                    "the instruction set {isa} is not available here; there are: {}",
+                    names()
+                ),
+            )),
+            None => Err(Error::new(
+                ErrorKind::Isa,
+                format!(
+                    "no instruction set is called {name:?}; there are: {}",
+                    names()
+                ),
+            )),
+        }
+    }
+
+    /// `isa` is available.
+    fn of(isa: Isa) -> Kernels {
+        let mut kernels = Kernels {
+            isa,
+            linear: [
+                portable::linear_f32,
+                portable::linear_f16,
+                portable::linear_q8,
+                portable::linear_q4,
+                portable::linear_q4m,
+            ],
+            quantise: portable::quantise,
+            norm: portable::norm,
+            add: portable::add,
+            activate: portable::activate,
+            gate: portable::gate,
+            soft_cap: portable::soft_cap,
+            prepare: portable::prepare,
+            attend: portable::attend,
+        };
+        for row in kernel_table().filter(|row| row.isa == isa) {
+            match (row.function, row.values) {
+                (Function::Linear(f), Some(values)) => kernels.linear[slot(values)] = f,
+                (Function::Quantise(f), _) => kernels.quantise = f,
+                (Function::Norm(f), _) => kernels.norm = f,
+                (Function::Add(f), _) => kernels.add = f,
+                (Function::Activate(f), _) => kernels.activate = f,
+                (Function::Gate(f), _) => kernels.gate = f,
+                (Function::SoftCap(f), _) => kernels.soft_cap = f,
+                (Function::AttentionPrepare(f), _) => kernels.prepare = f,
+                (Function::Attend(f), _) => kernels.attend = f,
+                (Function::Linear(_), None) | (Function::Unwritten, _) => {}
+            }
+        }
+        kernels
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// # Safety
+    /// The contract of `linear::run`, and the input has the form that `values` asks for.
+    pub(crate) unsafe fn linear_task(&self, values: Values, task: &LinearTask<'_>) {
+        // SAFETY: only kernels of an available instruction set are chosen; the caller vouches for
+        // the task.
+        unsafe { (self.linear[slot(values)])(task) }
+    }
+
+    pub(crate) fn quantise_row(&self, x: &[f32], q: &mut [i8], blocks: &mut [ActBlock]) {
+        // SAFETY: only kernels of an available instruction set are chosen.
+        unsafe { (self.quantise)(x, q, blocks) }
+    }
+
+    pub(crate) fn norm_row(&self, args: &NormArgs<'_>, x: &[f32], out: &mut [f32]) {
+        // SAFETY: only kernels of an available instruction set are chosen.
+        unsafe { (self.norm)(args, x, out) }
+    }
+
+    pub(crate) fn add(&self, a: &[f32], b: &[f32], out: &mut [f32]) {
+        // SAFETY: only kernels of an available instruction set are chosen.
+        unsafe { (self.add)(a, b, out) }
+    }
+
+    pub(crate) fn activate(&self, activation: Activation, x: &[f32], out: &mut [f32]) {
+        // SAFETY: only kernels of an available instruction set are chosen.
+        unsafe { (self.activate)(activation, x, out) }
+    }
+
+    pub(crate) fn gate(&self, activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        // SAFETY: only kernels of an available instruction set are chosen.
+        unsafe { (self.gate)(activation, gate, up, out) }
+    }
+
+    pub(crate) fn soft_cap(&self, cap: f32, x: &[f32], out: &mut [f32]) {
+        // SAFETY: only kernels of an available instruction set are chosen.
+        unsafe { (self.soft_cap)(cap, x, out) }
+    }
+
+    /// # Safety
+    /// The contract of `attention::prepare_task`.
+    pub(crate) unsafe fn prepare(&self, task: &PrepareTask<'_>) {
+        // SAFETY: only kernels of an available instruction set are chosen; the caller vouches for
+        // the task.
+        unsafe { (self.prepare)(task) }
+    }
+
+    /// # Safety
+    /// The contract of `attention::attend_task`.
+    pub(crate) unsafe fn attend(&self, task: &AttendTask<'_>) {
+        // SAFETY: only kernels of an available instruction set are chosen; the caller vouches for
+        // the task.
+        unsafe { (self.attend)(task) }
+    }
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernels").field("isa", &self.isa).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instruction_set_has_a_row_per_format() {
+        for isa in Isa::ALL {
+            for values in [
+                Values::F32,
+                Values::F16,
+                Values::Q8,
+                Values::Q4,
+                Values::Q4m,
+            ] {
+                let rows = kernel_table().filter(|r| r.isa == *isa && r.values == Some(values));
+                let x86_only = *isa == Isa::Avx2 && !cfg!(target_arch = "x86_64");
+                assert_eq!(rows.count(), usize::from(!x86_only), "{isa} {values:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_instruction_set_is_chosen_by_name_or_refused_by_name() {
+        assert_eq!(Kernels::with_isa("portable").unwrap().isa(), Isa::Portable);
+        for bad in ["neon-i8mm", "sse9"] {
+            let e = Kernels::with_isa(bad).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::Isa);
+            assert!(
+                e.to_string().contains(bad) && e.to_string().contains("portable"),
+                "{e}"
+            );
+        }
+        assert!(Kernels::detect().isa().available());
+    }
+}

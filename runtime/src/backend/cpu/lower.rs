@@ -1,0 +1,255 @@
+//! Lowering an entry to instructions: operands become buffers and weights, and a norm that only
+//! one linear reads becomes that linear's prologue.
+
+use limbeck_plan::{
+    Activation, Attention, Embedding, Entry, Linear, Norm, Op, OperandId, OperandKind, Pool,
+    Program, Step,
+};
+
+use super::slots::{Slots, Value};
+use crate::backend::cost::Cost;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A norm's parameters and its vectors by weight id.
+#[derive(Clone, Debug)]
+pub(super) struct NormCall {
+    pub params: Norm,
+    pub weight: usize,
+    pub bias: Option<usize>,
+}
+
+/// Queries, keys and values.
+#[derive(Clone, Debug)]
+pub(super) enum QkvValue {
+    Fused(Value),
+    Separate([Value; 3]),
+}
+
+/// One kernel call.
+#[derive(Clone, Debug)]
+pub(super) enum Instruction {
+    Embedding { ids: usize, table: usize, scale: f32, out: Value },
+    Linear { params: Linear, x: Value, norm: Option<NormCall>, weight: usize, bias: Option<usize>,
+             residual: Option<Value>, out: Value },
+    Norm { call: NormCall, x: Value, out: Value },
+    Add { a: Value, b: Value, out: Value },
+    Activate { activation: Activation, x: Value, out: Value },
+    Gate { activation: Activation, gate: Value, up: Value, out: Value },
+    Attention { params: Attention, qkv: QkvValue, q_norm: Option<usize>, k_norm: Option<usize>,
+                inv_freq: Option<usize>, out: Value },
+    SelectRows { x: Value, out: Value },
+    Pool { params: Pool, x: Value, out: Value },
+    SoftCap { cap: f32, x: Value, out: Value },
+}
+
+/// An instruction with the step it came from.
+#[derive(Debug)]
+pub(super) struct Named {
+    pub step: String,
+    pub instruction: Instruction,
+}
+
+/// An entry ready to run.
+#[derive(Debug)]
+pub(super) struct Lowered {
+    pub name: String,
+    /// Input operands in the order of their ids.
+    pub inputs: Vec<String>,
+    /// For each input that indexes a table: the table's weight.
+    pub instructions: Vec<Named>,
+    pub outputs: Vec<(String, Value)>,
+    pub slots: Slots,
+    pub cost: Cost,
+    /// Columns of the widest linear input.
+    pub widest: usize,
+}
+
+impl Lowered {
+    pub fn new(program: &Program, entry: &Entry) -> Result<Lowered> {
+        let fused = fuse_norms(entry);
+        let (slots, values) = Slots::assign(&fused.entry)?;
+        let entry = &fused.entry;
+        let context = Context { entry, values: &values };
+        let mut instructions = Vec::new();
+        for (step, norm) in entry.steps().zip(&fused.norms) {
+            let instruction = context
+                .lower(step, norm.clone())
+                .ok_or_else(|| malformed(entry, step))?;
+            instructions.push(Named { step: step.name.clone(), instruction });
+        }
+        let outputs = entry.operands_of(OperandKind::Output);
+        let outputs = outputs.filter_map(|(id, o)| Some((o.name.clone(), values[id]?)));
+        let widest = instructions.iter().filter_map(|i| match &i.instruction {
+            Instruction::Linear { x, .. } => Some(x.cols),
+            _ => None,
+        });
+        Ok(Lowered {
+            name: entry.name.clone(),
+            inputs: entry.operands_of(OperandKind::Input).map(|(_, o)| o.name.clone()).collect(),
+            outputs: outputs.collect(),
+            widest: widest.max().unwrap_or(0),
+            cost: Cost::new(program, entry),
+            instructions,
+            slots,
+        })
+    }
+}
+
+fn malformed(entry: &Entry, step: &Step) -> Error {
+    let place = format!("entry {:?}, step {:?}", entry.name, step.name);
+    Error::new(ErrorKind::Plan, "its operands do not fit its op").at(place)
+}
+
+/// The entry with the norms gone that became prologues, and for each remaining step its prologue.
+struct Fused {
+    entry: Entry,
+    norms: Vec<Option<NormCall>>,
+}
+
+fn fuse_norms(entry: &Entry) -> Fused {
+    let steps: Vec<&Step> = entry.steps().collect();
+    let reads = |id: OperandId| steps.iter().flat_map(|s| &s.inputs).filter(|i| **i == id).count();
+    let mut prologue_of = std::collections::HashMap::new();
+    for step in &steps {
+        if let (Op::Norm(_), Some(&out)) = (&step.op, step.outputs.first())
+            && entry.operands[out].kind == OperandKind::Scratch
+            && reads(out) == 1
+            && steps.iter().any(|s| {
+                matches!(s.op, Op::Linear(_)) && s.inputs.first() == Some(&out)
+            })
+        {
+            prologue_of.insert(out, *step);
+        }
+    }
+    let weight = |id: Option<&OperandId>| match entry.operands.get(*id?)?.kind {
+        OperandKind::Weight(w) => Some(w),
+        _ => None,
+    };
+    let mut entry_out = Entry { segments: Vec::new(), ..entry.clone() };
+    let mut norms = Vec::new();
+    let mut kept = Vec::new();
+    for step in &steps {
+        if step.outputs.first().is_some_and(|out| prologue_of.contains_key(out)) {
+            continue;
+        }
+        let mut step = (*step).clone();
+        let norm = step.inputs.first().and_then(|x| prologue_of.get(x)).and_then(|norm_step| {
+            let Op::Norm(params) = &norm_step.op else { return None };
+            let call = NormCall {
+                params: params.clone(),
+                weight: weight(norm_step.inputs.get(1))?,
+                bias: if params.bias { Some(weight(norm_step.inputs.get(2))?) } else { None },
+            };
+            Some((call, *norm_step.inputs.first()?, norm_step.macs.clone()))
+        });
+        norms.push(norm.map(|(call, input, macs)| {
+            step.inputs[0] = input;
+            step.macs = step.macs.clone().plus(macs);
+            call
+        }));
+        kept.push(step);
+    }
+    entry_out.segments.push(limbeck_plan::Segment { steps: kept });
+    Fused { entry: entry_out, norms }
+}
+
+struct Context<'a> {
+    entry: &'a Entry,
+    values: &'a [Option<Value>],
+}
+
+impl Context<'_> {
+    fn value(&self, id: Option<&OperandId>) -> Option<Value> {
+        self.values.get(*id?).copied().flatten()
+    }
+
+    fn weight(&self, id: Option<&OperandId>) -> Option<usize> {
+        match self.entry.operands.get(*id?)?.kind {
+            OperandKind::Weight(w) => Some(w),
+            _ => None,
+        }
+    }
+
+    /// The instruction of a step; `None` when its operands are not of the kinds that the op takes.
+    fn lower(&self, step: &Step, norm: Option<NormCall>) -> Option<Instruction> {
+        let out = self.value(step.outputs.first())?;
+        let mut inputs = step.inputs.iter();
+        Some(match &step.op {
+            Op::Embedding(Embedding { scale }) => {
+                let input = *inputs.next()?;
+                let mut ids = self.entry.operands_of(OperandKind::Input);
+                Instruction::Embedding {
+                    ids: ids.position(|(id, _)| id == input)?,
+                    table: self.weight(inputs.next())?,
+                    scale: *scale,
+                    out,
+                }
+            }
+            Op::Linear(params) => Instruction::Linear {
+                x: self.value(inputs.next())?,
+                weight: self.weight(inputs.next())?,
+                bias: if params.bias { Some(self.weight(inputs.next())?) } else { None },
+                residual: if params.residual { Some(self.value(inputs.next())?) } else { None },
+                params: params.clone(),
+                norm,
+                out,
+            },
+            Op::Norm(params) => Instruction::Norm {
+                x: self.value(inputs.next())?,
+                call: NormCall {
+                    params: params.clone(),
+                    weight: self.weight(inputs.next())?,
+                    bias: if params.bias { Some(self.weight(inputs.next())?) } else { None },
+                },
+                out,
+            },
+            Op::Add(_) => Instruction::Add {
+                a: self.value(inputs.next())?,
+                b: self.value(inputs.next())?,
+                out,
+            },
+            Op::Activate(p) => Instruction::Activate {
+                activation: p.activation,
+                x: self.value(inputs.next())?,
+                out,
+            },
+            Op::Gate(p) => Instruction::Gate {
+                activation: p.activation,
+                gate: self.value(inputs.next())?,
+                up: self.value(inputs.next())?,
+                out,
+            },
+            Op::Attention(params) => {
+                let qkv = if params.fused {
+                    QkvValue::Fused(self.value(inputs.next())?)
+                } else {
+                    let mut next = || self.value(inputs.next());
+                    QkvValue::Separate([next()?, next()?, next()?])
+                };
+                let mut vector = |present: bool| match present {
+                    true => self.weight(inputs.next()).map(Some),
+                    false => Some(None),
+                };
+                Instruction::Attention {
+                    q_norm: vector(params.qk_norm_eps.is_some())?,
+                    k_norm: vector(params.qk_norm_eps.is_some())?,
+                    inv_freq: vector(params.rope.is_some())?,
+                    params: params.clone(),
+                    qkv,
+                    out,
+                }
+            }
+            Op::SelectRows(_) => Instruction::SelectRows { x: self.value(inputs.next())?, out },
+            Op::Pool(params) => Instruction::Pool {
+                params: params.clone(),
+                x: self.value(inputs.next())?,
+                out,
+            },
+            Op::SoftCap(p) => Instruction::SoftCap {
+                cap: p.cap,
+                x: self.value(inputs.next())?,
+                out,
+            },
+        })
+    }
+}

@@ -1,0 +1,86 @@
+//! The CPU backend: plans lowered to a list of kernel calls over reused buffers.
+
+mod lower;
+mod run;
+mod slots;
+
+use std::sync::Arc;
+
+use limbeck_kernels::{Kernels, Packed, Pool};
+
+use super::{Backend, Bounds, PlanData, Prepared, State};
+use crate::error::{Error, ErrorKind, Result};
+use lower::Lowered;
+use run::CpuState;
+
+/// Runs native segments with the kernels of this CPU.
+pub(crate) struct CpuBackend {
+    kernels: Kernels,
+    pool: Arc<Pool>,
+}
+
+impl CpuBackend {
+    /// `isa` overrides the choice of instruction set by name.
+    pub fn new(threads: usize, isa: Option<&str>) -> Result<CpuBackend> {
+        let kernels = match isa {
+            None => Kernels::detect(),
+            Some(name) => Kernels::with_isa(name)
+                .map_err(|e| Error::new(ErrorKind::InvalidInput, e.to_string()))?,
+        };
+        Ok(CpuBackend { kernels, pool: Arc::new(Pool::new(threads)) })
+    }
+}
+
+impl Backend for CpuBackend {
+    fn description(&self) -> String {
+        format!("cpu ({}, {} threads)", self.kernels.isa(), self.pool.threads())
+    }
+
+    fn prepare(&self, data: Arc<PlanData>) -> Result<Arc<dyn Prepared>> {
+        let program = data.plan.program();
+        let entries = program.entries.iter().map(|e| Lowered::new(program, e));
+        let entries = entries.collect::<Result<Vec<_>>>()?;
+        let vectors = data.load_vectors()?;
+        Ok(Arc::new(CpuPrepared {
+            shared: Arc::new(Shared {
+                kernels: self.kernels,
+                pool: self.pool.clone(),
+                entries,
+                vectors,
+                data,
+            }),
+        }))
+    }
+}
+
+/// What all sessions of a model share.
+struct Shared {
+    kernels: Kernels,
+    pool: Arc<Pool>,
+    entries: Vec<Lowered>,
+    /// By weight: the values of those that are read as vectors.
+    vectors: Vec<Option<Vec<f32>>>,
+    data: Arc<PlanData>,
+}
+
+impl Shared {
+    fn weight(&self, id: usize) -> Result<Packed<'_>> {
+        self.data.weight(id)
+    }
+
+    fn vector(&self, id: usize) -> Result<&[f32]> {
+        let found = self.vectors.get(id).and_then(Option::as_deref);
+        found.ok_or_else(|| Error::new(ErrorKind::Plan, format!("weight {id} is no vector")))
+    }
+}
+
+struct CpuPrepared {
+    shared: Arc<Shared>,
+}
+
+impl Prepared for CpuPrepared {
+    fn state(&self, bounds: &Bounds) -> Result<Box<dyn State>> {
+        let cache = self.shared.data.new_cache(bounds)?;
+        Ok(Box::new(CpuState::new(self.shared.clone(), cache, *bounds)))
+    }
+}

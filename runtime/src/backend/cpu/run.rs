@@ -1,0 +1,273 @@
+//! Running a lowered entry.
+
+use std::sync::Arc;
+
+use limbeck_kernels as kernels;
+use limbeck_kernels::{
+    AttentionArgs, AttentionScratch, KvCache, LinearArgs, LinearScratch, NormArgs, Qkv,
+};
+
+use super::Shared;
+use super::lower::{Instruction, NormCall, QkvValue};
+use super::slots::{RowCount, Value};
+use crate::backend::{Bounds, Call, Matrix, Sequences, Spent, State};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Buffers, scratch and cache of one session.
+pub(super) struct CpuState {
+    shared: Arc<Shared>,
+    bounds: Bounds,
+    cache: KvCache,
+    /// By entry, allocated at its first run.
+    slots: Vec<Option<Vec<Vec<f32>>>>,
+    linear: LinearScratch,
+    attention: AttentionScratch,
+    /// The entry and sizes of the last run.
+    last: Option<(usize, Sizes)>,
+}
+
+/// The sizes of a call.
+#[derive(Clone, Copy)]
+struct Sizes {
+    tokens: usize,
+    outputs: usize,
+    sequences: usize,
+}
+
+impl Sizes {
+    fn len(&self, value: Value) -> usize {
+        let rows = match value.rows {
+            RowCount::Tokens => self.tokens,
+            RowCount::Outputs => self.outputs,
+            RowCount::Sequences => self.sequences,
+            RowCount::Known(n) => n,
+        };
+        rows * value.cols
+    }
+}
+
+impl CpuState {
+    pub fn new(shared: Arc<Shared>, cache: KvCache, bounds: Bounds) -> CpuState {
+        CpuState {
+            slots: shared.entries.iter().map(|_| None).collect(),
+            shared,
+            bounds,
+            cache,
+            linear: LinearScratch::default(),
+            attention: AttentionScratch::default(),
+            last: None,
+        }
+    }
+
+    fn check(&self, call: &Call<'_>) -> Result<()> {
+        let most = self.bounds.tokens;
+        let fits = call.tokens <= most
+            && call.output_rows.len() <= most
+            && call.sequences.len() <= most
+            && call.inputs.iter().all(|(_, values)| values.len() == call.tokens);
+        if fits {
+            return Ok(());
+        }
+        let message = format!("a call of {} tokens does not fit the bound {most}", call.tokens);
+        Err(Error::new(ErrorKind::InvalidInput, message))
+    }
+}
+
+impl State for CpuState {
+    fn run(&mut self, call: &Call<'_>) -> Result<Spent> {
+        self.last = None;
+        self.check(call)?;
+        let shared = self.shared.clone();
+        let entry = shared.entries.get(call.entry).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidInput, format!("entry {} does not exist", call.entry))
+        })?;
+        let sizes = Sizes {
+            tokens: call.tokens,
+            outputs: call.output_rows.len(),
+            sequences: call.sequences.len(),
+        };
+        if self.slots[call.entry].is_none() {
+            self.slots[call.entry] = Some(entry.slots.allocate(&self.bounds));
+            self.linear.reserve(1, entry.widest);
+        }
+        let Some(slots) = self.slots[call.entry].as_mut() else {
+            return Err(Error::new(ErrorKind::Backend, "the entry has no buffers"));
+        };
+        let mut runner = Runner {
+            shared: &shared,
+            slots,
+            sizes,
+            call,
+            inputs: &entry.inputs,
+            cache: &mut self.cache,
+            linear: &mut self.linear,
+            attention: &mut self.attention,
+        };
+        for named in &entry.instructions {
+            runner
+                .execute(&named.instruction)
+                .map_err(|e| e.at(format!("entry {:?}, step {:?}", entry.name, named.step)))?;
+        }
+        self.last = Some((call.entry, sizes));
+        Ok(entry.cost.of(call))
+    }
+
+    fn output(&self, name: &str) -> Option<Matrix<'_>> {
+        let (entry, sizes) = self.last?;
+        let outputs = &self.shared.entries.get(entry)?.outputs;
+        let value = outputs.iter().find(|(n, _)| n == name)?.1;
+        let buffer = self.slots.get(entry)?.as_ref()?.get(value.slot)?;
+        Some(Matrix { values: buffer.get(..sizes.len(value))?, cols: value.cols })
+    }
+
+    fn sequences(&self) -> &dyn Sequences {
+        &self.cache
+    }
+
+    fn sequences_mut(&mut self) -> &mut dyn Sequences {
+        &mut self.cache
+    }
+}
+
+struct Runner<'a> {
+    shared: &'a Shared,
+    slots: &'a mut Vec<Vec<f32>>,
+    sizes: Sizes,
+    call: &'a Call<'a>,
+    inputs: &'a [String],
+    cache: &'a mut KvCache,
+    linear: &'a mut LinearScratch,
+    attention: &'a mut AttentionScratch,
+}
+
+impl Runner<'_> {
+    fn execute(&mut self, instruction: &Instruction) -> Result<()> {
+        let out = match instruction {
+            Instruction::Embedding { out, .. }
+            | Instruction::Linear { out, .. }
+            | Instruction::Norm { out, .. }
+            | Instruction::Add { out, .. }
+            | Instruction::Activate { out, .. }
+            | Instruction::Gate { out, .. }
+            | Instruction::Attention { out, .. }
+            | Instruction::SelectRows { out, .. }
+            | Instruction::Pool { out, .. }
+            | Instruction::SoftCap { out, .. } => *out,
+        };
+        let len = self.sizes.len(out);
+        // The output's buffer is taken out while the inputs' are read: no operand of a step shares
+        // a slot with its output.
+        let mut buffer = std::mem::take(&mut self.slots[out.slot]);
+        let result = match buffer.get_mut(..len) {
+            Some(target) => self.kernel(instruction, target),
+            None => Err(Error::new(ErrorKind::Backend, "a buffer is too small")),
+        };
+        self.slots[out.slot] = buffer;
+        result
+    }
+
+    fn value(&self, value: Value) -> &[f32] {
+        self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default()
+    }
+
+    fn input(&self, index: usize) -> Result<&[i32]> {
+        let name = self.inputs.get(index).map_or("", String::as_str);
+        let found = self.call.inputs.iter().find(|(n, _)| *n == name);
+        found.map(|(_, values)| *values).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidInput, format!("input {name:?} is missing"))
+        })
+    }
+
+    fn norm<'s>(shared: &'s Shared, call: &NormCall) -> Result<NormArgs<'s>> {
+        Ok(NormArgs {
+            kind: call.params.kind,
+            weight: shared.vector(call.weight)?,
+            bias: call.bias.map(|id| shared.vector(id)).transpose()?,
+            eps: call.params.eps,
+        })
+    }
+
+    fn kernel(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {
+        let shared = self.shared;
+        let (k, pool) = (&shared.kernels, &*shared.pool);
+        match instruction {
+            Instruction::Embedding { ids, table, scale, .. } => {
+                kernels::embedding(self.input(*ids)?, &shared.weight(*table)?, *scale, out)?;
+            }
+            Instruction::Norm { call, x, .. } => {
+                kernels::norm(k, pool, self.value(*x), &Self::norm(shared, call)?, out)?;
+            }
+            Instruction::Add { a, b, .. } => {
+                kernels::add(k, pool, self.value(*a), self.value(*b), out)?;
+            }
+            Instruction::Activate { activation, x, .. } => {
+                kernels::activate(k, pool, *activation, self.value(*x), out)?;
+            }
+            Instruction::Gate { activation, gate, up, .. } => {
+                kernels::gate(k, pool, *activation, self.value(*gate), self.value(*up), out)?;
+            }
+            Instruction::SelectRows { x, .. } => {
+                kernels::select_rows(self.value(*x), x.cols, self.call.output_rows, out)?;
+            }
+            Instruction::Pool { params, x, .. } => {
+                let (pooling, normalise) = (params.pooling, params.normalise);
+                let (x, cols) = (self.value(*x), x.cols);
+                kernels::pool_sequences(pooling, normalise, x, cols, self.call.sequences, out)?;
+            }
+            Instruction::SoftCap { cap, x, .. } => {
+                kernels::soft_cap(k, pool, *cap, self.value(*x), out)?;
+            }
+            Instruction::Linear { .. } => self.linear(instruction, out)?,
+            Instruction::Attention { .. } => self.attention(instruction, out)?,
+        }
+        Ok(())
+    }
+
+    fn linear(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {
+        let Instruction::Linear { params, x, norm, weight, bias, residual, .. } = instruction else {
+            return Ok(());
+        };
+        let shared = self.shared;
+        let norm = norm.as_ref().map(|call| Self::norm(shared, call)).transpose()?;
+        let slot = |value: Value| {
+            self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default()
+        };
+        let args = LinearArgs {
+            x: slot(*x),
+            norm,
+            w: shared.weight(*weight)?,
+            bias: bias.map(|id| shared.vector(id)).transpose()?,
+            activation: params.activation,
+            gated: params.gated,
+            residual: residual.map(slot),
+            out,
+        };
+        Ok(kernels::linear(&shared.kernels, &shared.pool, self.linear, args)?)
+    }
+
+    fn attention(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {
+        let Instruction::Attention { params, qkv, q_norm, k_norm, inv_freq, .. } = instruction
+        else {
+            return Ok(());
+        };
+        let shared = self.shared;
+        let vector = |id: &Option<usize>| id.map(|id| shared.vector(id)).transpose();
+        let slot = |value: &Value| {
+            self.slots[value.slot].get(..self.sizes.len(*value)).unwrap_or_default()
+        };
+        let args = AttentionArgs {
+            params,
+            qkv: match qkv {
+                QkvValue::Fused(value) => Qkv::Fused(slot(value)),
+                QkvValue::Separate([q, k, v]) => Qkv::Separate { q: slot(q), k: slot(k), v: slot(v) },
+            },
+            q_norm: vector(q_norm)?,
+            k_norm: vector(k_norm)?,
+            inv_freq: vector(inv_freq)?,
+            spans: self.call.spans,
+            cache: params.state.map(|layer| (&mut *self.cache, layer)),
+            out,
+        };
+        Ok(kernels::attention(&shared.kernels, &shared.pool, self.attention, args)?)
+    }
+}

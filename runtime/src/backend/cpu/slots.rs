@@ -1,0 +1,130 @@
+//! Buffers of an entry: operands that are never alive together share one.
+
+use limbeck_plan::{Dim, Entry, OperandId, OperandKind, Symbol};
+
+use crate::backend::Bounds;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Which size of the call gives an operand its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RowCount {
+    Tokens,
+    Outputs,
+    Sequences,
+    Known(usize),
+}
+
+/// Where an operand lives and how large it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Value {
+    pub slot: usize,
+    pub rows: RowCount,
+    pub cols: usize,
+}
+
+/// The buffers that an entry needs, each with the shapes that it must hold.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    shapes: Vec<Vec<(RowCount, usize)>>,
+}
+
+impl RowCount {
+    fn of(dim: &Dim) -> Option<RowCount> {
+        Some(match dim {
+            Dim::Const(n) => RowCount::Known(usize::try_from(*n).ok()?),
+            Dim::Symbol(s) => match s.name() {
+                Symbol::TOKENS => RowCount::Tokens,
+                Symbol::OUTPUTS => RowCount::Outputs,
+                Symbol::SEQUENCES => RowCount::Sequences,
+                _ => return None,
+            },
+            _ => return None,
+        })
+    }
+
+    /// Rows at most: a call has no more outputs or sequences than tokens.
+    fn bound(self, bounds: &Bounds) -> usize {
+        match self {
+            RowCount::Known(n) => n,
+            _ => bounds.tokens,
+        }
+    }
+}
+
+impl Slots {
+    /// Gives every scratch and output operand of the entry its value. An operand is alive from
+    /// the step that writes it to the last that reads it, outputs to the end; two that are alive
+    /// in the same step never share a slot.
+    pub fn assign(entry: &Entry) -> Result<(Slots, Vec<Option<Value>>)> {
+        let last_read = last_reads(entry);
+        let mut slots = Slots::default();
+        let mut values: Vec<Option<Value>> = vec![None; entry.operands.len()];
+        let mut free: Vec<usize> = Vec::new();
+        for (at, step) in entry.steps().enumerate() {
+            for &id in &step.outputs {
+                let (rows, cols) = extent(entry, id)?;
+                let slot = slots.take(&mut free, rows, cols);
+                values[id] = Some(Value { slot, rows, cols });
+            }
+            let mut ended: Vec<OperandId> = step.inputs.iter().chain(&step.outputs).copied().collect();
+            ended.sort_unstable();
+            ended.dedup();
+            for id in ended {
+                let output = entry.operands[id].kind == OperandKind::Output;
+                if let Some(value) = values[id]
+                    && !output
+                    && last_read[id].is_none_or(|last| last <= at)
+                {
+                    free.push(value.slot);
+                }
+            }
+        }
+        Ok((slots, values))
+    }
+
+    /// A free slot that already holds rows of this kind, the one closest in size, or a new one.
+    fn take(&mut self, free: &mut Vec<usize>, rows: RowCount, cols: usize) -> usize {
+        let distance = |slot: &usize| {
+            let same = self.shapes[*slot].iter().filter(|(r, _)| *r == rows);
+            same.map(|(_, c)| c.abs_diff(cols)).min()
+        };
+        let best = (0..free.len())
+            .filter_map(|i| Some((distance(&free[i])?, i)))
+            .min()
+            .map(|(_, i)| free.swap_remove(i));
+        let slot = best.unwrap_or_else(|| {
+            self.shapes.push(Vec::new());
+            self.shapes.len() - 1
+        });
+        self.shapes[slot].push((rows, cols));
+        slot
+    }
+
+    /// Buffers for calls within the bounds. Pages that no call touches stay unused.
+    pub fn allocate(&self, bounds: &Bounds) -> Vec<Vec<f32>> {
+        let len = |shapes: &Vec<(RowCount, usize)>| {
+            shapes.iter().map(|(r, c)| r.bound(bounds) * c).max().unwrap_or(0)
+        };
+        self.shapes.iter().map(|s| vec![0.0; len(s)]).collect()
+    }
+}
+
+fn last_reads(entry: &Entry) -> Vec<Option<usize>> {
+    let mut last = vec![None; entry.operands.len()];
+    for (at, step) in entry.steps().enumerate() {
+        step.inputs.iter().for_each(|&id| last[id] = Some(at));
+    }
+    last
+}
+
+fn extent(entry: &Entry, id: OperandId) -> Result<(RowCount, usize)> {
+    let operand = &entry.operands[id];
+    let found = match operand.fact.shape.as_slice() {
+        [rows, cols] => RowCount::of(rows).zip(cols.as_const().map(|c| c as usize)),
+        _ => None,
+    };
+    found.ok_or_else(|| {
+        let message = format!("the cpu backend cannot place {}", operand.fact);
+        Error::new(ErrorKind::Unsupported, message).at(format!("operand {:?}", operand.name))
+    })
+}

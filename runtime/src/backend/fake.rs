@@ -1,0 +1,234 @@
+//! The fake backend: reference kernels, one buffer per operand, no fusion. It is slow and the
+//! truth in tests.
+
+use std::sync::Arc;
+
+use limbeck_kernels::reference::{self, Products};
+use limbeck_kernels::{self as kernels, AttentionArgs, KvCache, LinearArgs, NormArgs, Qkv};
+use limbeck_plan::{Dim, Entry, Op, OperandId, OperandKind, Step, Symbol};
+
+use super::cost::Cost;
+use super::{Backend, Bounds, Call, Matrix, PlanData, Prepared, Sequences, Spent, State};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Runs native segments with the reference kernels.
+pub(crate) struct FakeBackend;
+
+impl Backend for FakeBackend {
+    fn description(&self) -> String {
+        "fake (reference kernels)".into()
+    }
+
+    fn prepare(&self, data: Arc<PlanData>) -> Result<Arc<dyn Prepared>> {
+        let program = data.plan.program();
+        let costs = program.entries.iter().map(|e| Cost::new(program, e)).collect();
+        let vectors = data.load_vectors()?;
+        Ok(Arc::new(FakePrepared(Arc::new(Shared { data, vectors, costs }))))
+    }
+}
+
+struct Shared {
+    data: Arc<PlanData>,
+    vectors: Vec<Option<Vec<f32>>>,
+    costs: Vec<Cost>,
+}
+
+struct FakePrepared(Arc<Shared>);
+
+impl Prepared for FakePrepared {
+    fn state(&self, bounds: &Bounds) -> Result<Box<dyn State>> {
+        Ok(Box::new(FakeState {
+            cache: self.0.data.new_cache(bounds)?,
+            shared: self.0.clone(),
+            values: Vec::new(),
+            entry: 0,
+        }))
+    }
+}
+
+struct FakeState {
+    shared: Arc<Shared>,
+    cache: KvCache,
+    /// By operand of the entry run last.
+    values: Vec<Vec<f32>>,
+    entry: usize,
+}
+
+impl State for FakeState {
+    fn run(&mut self, call: &Call<'_>) -> Result<Spent> {
+        let shared = self.shared.clone();
+        let entry = shared.data.plan.program().entries.get(call.entry).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidInput, format!("entry {} does not exist", call.entry))
+        })?;
+        self.entry = call.entry;
+        self.values = vec![Vec::new(); entry.operands.len()];
+        for step in entry.steps() {
+            self.step(&shared, entry, step, call)
+                .map_err(|e| e.at(format!("entry {:?}, step {:?}", entry.name, step.name)))?;
+        }
+        Ok(shared.costs.get(call.entry).map(|c| c.of(call)).unwrap_or_default())
+    }
+
+    fn output(&self, name: &str) -> Option<Matrix<'_>> {
+        let entry = self.shared.data.plan.program().entries.get(self.entry)?;
+        let mut outputs = entry.operands_of(OperandKind::Output);
+        let (id, operand) = outputs.find(|(_, o)| o.name == name)?;
+        let cols = operand.fact.shape.last()?.as_const()? as usize;
+        Some(Matrix { values: self.values.get(id)?, cols })
+    }
+
+    fn sequences(&self) -> &dyn Sequences {
+        &self.cache
+    }
+
+    fn sequences_mut(&mut self) -> &mut dyn Sequences {
+        &mut self.cache
+    }
+}
+
+impl FakeState {
+    fn step(
+        &mut self,
+        shared: &Shared,
+        entry: &Entry,
+        step: &Step,
+        call: &Call<'_>,
+    ) -> Result<()> {
+        let malformed = || Error::new(ErrorKind::Plan, "its operands do not fit its op");
+        let target = *step.outputs.first().ok_or_else(malformed)?;
+        let shape = &entry.operands[target].fact.shape;
+        let len = shape.iter().map(|d| size(d, call)).product::<Option<u64>>();
+        let mut out = vec![0.0; len.ok_or_else(malformed)? as usize];
+        let operands = Operands { shared, entry, call, step, values: &self.values };
+        operands.compute(&mut self.cache, &mut out)?;
+        self.values[target] = out;
+        Ok(())
+    }
+}
+
+fn size(dim: &Dim, call: &Call<'_>) -> Option<u64> {
+    dim.eval(&|name| match name {
+        Symbol::TOKENS => Some(call.tokens as u64),
+        Symbol::OUTPUTS => Some(call.output_rows.len() as u64),
+        Symbol::SEQUENCES => Some(call.sequences.len() as u64),
+        _ => None,
+    })
+}
+
+struct Operands<'a> {
+    shared: &'a Shared,
+    entry: &'a Entry,
+    call: &'a Call<'a>,
+    step: &'a Step,
+    values: &'a [Vec<f32>],
+}
+
+impl<'a> Operands<'a> {
+    fn id(&self, index: usize) -> Result<OperandId> {
+        let found = self.step.inputs.get(index).copied();
+        found.ok_or_else(|| Error::new(ErrorKind::Plan, format!("input {index} is missing")))
+    }
+
+    fn value(&self, index: usize) -> Result<&'a [f32]> {
+        Ok(&self.values[self.id(index)?])
+    }
+
+    fn weight(&self, index: usize) -> Result<usize> {
+        match self.entry.operands[self.id(index)?].kind {
+            OperandKind::Weight(id) => Ok(id),
+            _ => Err(Error::new(ErrorKind::Plan, format!("input {index} is not a weight"))),
+        }
+    }
+
+    fn vector(&self, index: usize) -> Result<&'a [f32]> {
+        let found = self.shared.vectors[self.weight(index)?].as_deref();
+        found.ok_or_else(|| Error::new(ErrorKind::Plan, format!("input {index} is no vector")))
+    }
+
+    fn ids(&self, index: usize) -> Result<&'a [i32]> {
+        let name = &self.entry.operands[self.id(index)?].name;
+        let found = self.call.inputs.iter().find(|(n, _)| n == name);
+        found.map(|(_, values)| *values).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidInput, format!("input {name:?} is missing"))
+        })
+    }
+
+    fn cols(&self, index: usize) -> Result<usize> {
+        let shape = &self.entry.operands[self.id(index)?].fact.shape;
+        let cols = shape.last().and_then(Dim::as_const);
+        cols.map(|c| c as usize)
+            .ok_or_else(|| Error::new(ErrorKind::Plan, format!("input {index} has no columns")))
+    }
+
+    fn compute(&self, cache: &mut KvCache, out: &mut [f32]) -> Result<()> {
+        let data = &self.shared.data;
+        match &self.step.op {
+            Op::Embedding(p) => {
+                let table = data.weight(self.weight(1)?)?;
+                kernels::embedding(self.ids(0)?, &table, p.scale, out)?;
+            }
+            Op::Linear(p) => {
+                let residual = 2 + usize::from(p.bias);
+                let args = LinearArgs {
+                    x: self.value(0)?,
+                    norm: None,
+                    w: data.weight(self.weight(1)?)?,
+                    bias: if p.bias { Some(self.vector(2)?) } else { None },
+                    activation: p.activation,
+                    gated: p.gated,
+                    residual: if p.residual { Some(self.value(residual)?) } else { None },
+                    out,
+                };
+                reference::linear(args, Products::Quantised)?;
+            }
+            Op::Norm(p) => {
+                let args = NormArgs {
+                    kind: p.kind,
+                    weight: self.vector(1)?,
+                    bias: if p.bias { Some(self.vector(2)?) } else { None },
+                    eps: p.eps,
+                };
+                reference::norm(self.value(0)?, &args, out)?;
+            }
+            Op::Add(_) => reference::add(self.value(0)?, self.value(1)?, out)?,
+            Op::Activate(p) => reference::activate(p.activation, self.value(0)?, out)?,
+            Op::Gate(p) => {
+                reference::gate(p.activation, self.value(0)?, self.value(1)?, out)?;
+            }
+            Op::SoftCap(p) => reference::soft_cap(p.cap, self.value(0)?, out)?,
+            Op::SelectRows(_) => {
+                let (x, cols) = (self.value(0)?, self.cols(0)?);
+                kernels::select_rows(x, cols, self.call.output_rows, out)?;
+            }
+            Op::Pool(p) => {
+                let (x, cols) = (self.value(0)?, self.cols(0)?);
+                let sequences = self.call.sequences;
+                kernels::pool_sequences(p.pooling, p.normalise, x, cols, sequences, out)?;
+            }
+            Op::Attention(p) => {
+                let qkv = if p.fused {
+                    Qkv::Fused(self.value(0)?)
+                } else {
+                    Qkv::Separate { q: self.value(0)?, k: self.value(1)?, v: self.value(2)? }
+                };
+                let mut next = if p.fused { 1 } else { 3 };
+                let mut vector = |present: bool| {
+                    next += usize::from(present);
+                    if present { self.vector(next - 1).map(Some) } else { Ok(None) }
+                };
+                let args = AttentionArgs {
+                    params: p,
+                    qkv,
+                    q_norm: vector(p.qk_norm_eps.is_some())?,
+                    k_norm: vector(p.qk_norm_eps.is_some())?,
+                    inv_freq: vector(p.rope.is_some())?,
+                    spans: self.call.spans,
+                    cache: p.state.map(|layer| (cache, layer)),
+                    out,
+                };
+                reference::attention(args)?;
+            }
+        }
+        Ok(())
+    }
+}

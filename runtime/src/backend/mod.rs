@@ -1,0 +1,84 @@
+//! Backends: what runs a plan's native segments.
+
+pub(crate) mod cost;
+pub(crate) mod cpu;
+mod data;
+pub(crate) mod fake;
+mod sequences;
+
+use std::sync::Arc;
+
+use limbeck_kernels::{KvType, Rows, Span};
+
+use crate::error::Result;
+
+pub(crate) use data::PlanData;
+pub(crate) use sequences::Sequences;
+
+/// The largest call and cache that a state must hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Rows of a call.
+    pub tokens: usize,
+    /// Positions over all sequences.
+    pub cache_tokens: usize,
+    /// How keys and values are kept.
+    pub kv: KvType,
+}
+
+/// One run of an entry.
+pub(crate) struct Call<'a> {
+    /// Index of the entry in the plan.
+    pub entry: usize,
+    /// Input operands by name.
+    pub inputs: &'a [(&'a str, &'a [i32])],
+    /// Rows of the call.
+    pub tokens: usize,
+    /// Which rows belong to which sequence, for attention.
+    pub spans: &'a [Span],
+    /// Each sequence's valid rows, for pooling.
+    pub sequences: &'a [Rows],
+    /// Rows that outputs are asked for.
+    pub output_rows: &'a [usize],
+}
+
+/// An output of the last run: f32, row-major.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matrix<'a> {
+    pub values: &'a [f32],
+    pub cols: usize,
+}
+
+/// What a run spent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Spent {
+    pub macs: u64,
+    pub bytes: u64,
+}
+
+/// Makes plans ready to run.
+pub(crate) trait Backend: Send + Sync {
+    /// What it is and what it chose, for people.
+    fn description(&self) -> String;
+    /// Checks that every op can run and makes what all sessions share.
+    fn prepare(&self, data: Arc<PlanData>) -> Result<Arc<dyn Prepared>>;
+}
+
+/// A plan made ready, shared by sessions.
+pub(crate) trait Prepared: Send + Sync {
+    /// Opens what one session owns.
+    fn state(&self, bounds: &Bounds) -> Result<Box<dyn State>>;
+}
+
+/// What one session owns: working memory and the cached positions of its sequences.
+pub(crate) trait State: Send {
+    /// Runs an entry. Cached positions that it writes are provisional until
+    /// [`Sequences::commit`].
+    fn run(&mut self, call: &Call<'_>) -> Result<Spent>;
+    /// An output of the last run, by name.
+    fn output(&self, name: &str) -> Option<Matrix<'_>>;
+    /// The cached sequences.
+    fn sequences(&self) -> &dyn Sequences;
+    /// The cached sequences, to change.
+    fn sequences_mut(&mut self) -> &mut dyn Sequences;
+}

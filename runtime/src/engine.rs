@@ -1,0 +1,121 @@
+//! The engine: threads, kernels and options that models share.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::backend::cpu::CpuBackend;
+use crate::backend::fake::FakeBackend;
+use crate::backend::Backend;
+use crate::bytes::PlanBytes;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::Model;
+
+/// Environment variable that overrides the CPU backend's choice of instruction set
+/// (`avx2`, `portable`, ...).
+pub const ISA_VARIABLE: &str = "LIMBECK_ISA";
+
+/// Most threads that an engine starts.
+const MAX_THREADS: usize = 256;
+
+/// What runs native segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BackendKind {
+    /// The kernels of this CPU.
+    #[default]
+    Cpu,
+    /// Slow reference kernels, for tests.
+    Fake,
+}
+
+impl FromStr for BackendKind {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<BackendKind> {
+        match s {
+            "cpu" => Ok(BackendKind::Cpu),
+            "fake" => Ok(BackendKind::Fake),
+            "wgpu" => Err(Error::new(ErrorKind::Unsupported, "this build has no wgpu backend")),
+            _ => {
+                let message = format!("backend {s:?} is none of cpu, wgpu, fake");
+                Err(Error::new(ErrorKind::InvalidInput, message))
+            }
+        }
+    }
+}
+
+/// Options of an engine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Backend of native segments.
+    pub backend: BackendKind,
+    /// Threads to compute with, the caller's included; 0 takes as many as the machine has cores.
+    pub threads: usize,
+}
+
+/// Opens plans. Cheap to clone; clones share threads.
+#[derive(Clone)]
+pub struct Engine {
+    backend: Arc<dyn Backend>,
+}
+
+impl Engine {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// Too many threads, or [`ISA_VARIABLE`] naming an instruction set that is not there.
+    pub fn new(options: EngineOptions) -> Result<Engine> {
+        let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
+        let threads = match options.threads {
+            0 => cores().min(MAX_THREADS),
+            n if n <= MAX_THREADS => n,
+            n => {
+                let message = format!("{n} threads are more than {MAX_THREADS}");
+                return Err(Error::new(ErrorKind::InvalidInput, message));
+            }
+        };
+        let backend: Arc<dyn Backend> = match options.backend {
+            BackendKind::Cpu => {
+                let isa = std::env::var(ISA_VARIABLE).ok().filter(|v| !v.is_empty());
+                let backend = CpuBackend::new(threads, isa.as_deref())
+                    .map_err(|e| e.at(format!("environment variable {ISA_VARIABLE}")))?;
+                Arc::new(backend)
+            }
+            BackendKind::Fake => Arc::new(FakeBackend),
+        };
+        Ok(Engine { backend })
+    }
+
+    /// Opens a plan file. The file is mapped: it must not be rewritten in place while the model
+    /// lives (replacing it by a rename is fine).
+    ///
+    /// # Errors
+    /// A file that cannot be read, a plan that is damaged or hostile, or an op that the backend
+    /// lacks.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Model> {
+        let path = path.as_ref();
+        let bytes = PlanBytes::map(path)?;
+        Model::new(self.backend.clone(), bytes).map_err(|e| e.at(path.display().to_string()))
+    }
+
+    /// Opens a plan from bytes in memory.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn open_bytes(&self, bytes: impl Into<Arc<[u8]>>) -> Result<Model> {
+        Model::new(self.backend.clone(), PlanBytes::Owned(bytes.into()))
+    }
+
+    /// What computes, for people: `cpu (avx2, 2 threads)`.
+    pub fn backend(&self) -> String {
+        self.backend.description()
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Engine({})", self.backend())
+    }
+}

@@ -1,0 +1,157 @@
+//! A model: an opened plan, shared by any number of sessions.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use limbeck_plan::{Manifest, Plan, Task};
+
+use crate::backend::{Backend, PlanData, Prepared};
+use crate::bytes::PlanBytes;
+use crate::error::{Error, ErrorKind, Result};
+use crate::session::{Session, SessionOptions};
+use crate::text::{ChatTemplate, Tokenizer};
+
+/// An opened plan. Cheap to clone; clones share everything.
+#[derive(Clone)]
+pub struct Model {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    backend: Arc<dyn Backend>,
+    data: Arc<PlanData>,
+    prepared: Arc<dyn Prepared>,
+    tokenizer: OnceLock<Arc<Tokenizer>>,
+}
+
+impl Model {
+    pub(crate) fn new(backend: Arc<dyn Backend>, bytes: PlanBytes) -> Result<Model> {
+        let plan = Plan::parse(bytes.as_slice())?;
+        check_interface(&plan)?;
+        let data = Arc::new(PlanData { plan, bytes });
+        let prepared = backend.prepare(data.clone())?;
+        Ok(Model {
+            inner: Arc::new(Inner { backend, data, prepared, tokenizer: OnceLock::new() }),
+        })
+    }
+
+    /// What the student is.
+    pub fn manifest(&self) -> &Manifest {
+        self.inner.data.plan.manifest()
+    }
+
+    /// The parsed plan.
+    pub fn plan(&self) -> &Plan {
+        &self.inner.data.plan
+    }
+
+    /// Compares every byte of the plan with its checksums.
+    ///
+    /// # Errors
+    /// The first section that does not match.
+    pub fn verify(&self) -> Result<()> {
+        Ok(self.plan().verify(self.inner.data.bytes.as_slice())?)
+    }
+
+    /// What computes, for people.
+    pub fn backend(&self) -> String {
+        self.inner.backend.description()
+    }
+
+    /// The tokenizer, loaded at its first use.
+    ///
+    /// # Errors
+    /// A plan without a tokenizer, or with one that cannot be read.
+    pub fn tokenizer(&self) -> Result<&Arc<Tokenizer>> {
+        if let Some(tokenizer) = self.inner.tokenizer.get() {
+            return Ok(tokenizer);
+        }
+        let bytes = self.plan().tokenizer(self.inner.data.bytes.as_slice()).ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, "the plan has no tokenizer: give token ids")
+        })?;
+        let tokenizer = Tokenizer::from_bytes(bytes)?;
+        let (tokens, rows) = (tokenizer.vocab_size(), self.manifest().vocab_size);
+        if tokens > rows {
+            let message = format!(
+                "the tokenizer has {tokens} tokens, the student {rows}: it belongs to another student"
+            );
+            return Err(Error::new(ErrorKind::Plan, message));
+        }
+        Ok(self.inner.tokenizer.get_or_init(|| Arc::new(tokenizer)))
+    }
+
+    /// The chat template.
+    ///
+    /// # Errors
+    /// A plan without one, or with one that does not parse.
+    pub fn chat_template(&self) -> Result<ChatTemplate> {
+        let source = self.manifest().chat_template.as_deref().ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, "the plan has no chat template")
+        })?;
+        ChatTemplate::new(source)
+    }
+
+    /// Opens a session.
+    ///
+    /// # Errors
+    /// Options out of range.
+    pub fn session(&self, options: SessionOptions) -> Result<Session> {
+        Session::new(self.clone(), options)
+    }
+
+    pub(crate) fn prepared(&self) -> &dyn Prepared {
+        &*self.inner.prepared
+    }
+
+    /// Index of an entry.
+    pub(crate) fn entry(&self, name: &str) -> Result<usize> {
+        let found = self.plan().program().entries.iter().position(|e| e.name == name);
+        found.ok_or_else(|| {
+            let task = match self.manifest().task {
+                Task::Text => "continues text",
+                Task::Embed => "makes embeddings",
+            };
+            let message = format!("the plan has no entry {name:?}; it {task}");
+            Error::new(ErrorKind::Unsupported, message)
+        })
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Model({}, {})", self.manifest().student, self.backend())
+    }
+}
+
+/// The runtime's tasks rely on the inputs, outputs and sizes that the manifest promises.
+fn check_interface(plan: &Plan) -> Result<()> {
+    let manifest = plan.manifest();
+    let (name, inputs, output, cols): (_, &[&str], _, _) = match manifest.task {
+        Task::Text => (Manifest::TEXT_ENTRY, &["input_ids"], "logits", manifest.vocab_size),
+        Task::Embed => (
+            Manifest::EMBED_ENTRY,
+            &["input_ids", "positions"],
+            "embedding",
+            manifest.embedding_size,
+        ),
+    };
+    let fail = |message: String| Err(Error::new(ErrorKind::Plan, message));
+    let Some(entry) = plan.program().entry(name) else {
+        return fail(format!("the plan has no entry {name:?}"));
+    };
+    if manifest.context_length == 0 || manifest.context_length > 1 << 24 {
+        return fail(format!("a context of {} is out of range", manifest.context_length));
+    }
+    for (_, input) in entry.operands_of(limbeck_plan::OperandKind::Input) {
+        if !inputs.contains(&input.name.as_str()) {
+            return fail(format!("entry {name:?} has an unknown input {:?}", input.name));
+        }
+    }
+    let found = entry.operands_of(limbeck_plan::OperandKind::Output).find(|(_, o)| o.name == output);
+    let size = found.and_then(|(_, o)| o.fact.shape.last()?.as_const());
+    match size {
+        Some(size) if size == cols as u64 => Ok(()),
+        Some(size) => fail(format!("{output:?} has {size} columns, the manifest says {cols}")),
+        None => fail(format!("entry {name:?} has no output {output:?}")),
+    }
+}

@@ -1,0 +1,411 @@
+//! A session: sequences of tokens and their cached positions, advanced by steps.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use limbeck_kernels::{KvType, Rows, SeqId, Span};
+use limbeck_plan::Manifest;
+
+use crate::backend::{Bounds, Call, State};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::Model;
+use crate::usage::Usage;
+
+/// How keys and values are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvFormat {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats.
+    #[default]
+    F16,
+    /// 8-bit integers with a scale per position and head.
+    Q8,
+}
+
+impl std::str::FromStr for KvFormat {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<KvFormat> {
+        match s {
+            "f32" => Ok(KvFormat::F32),
+            "f16" => Ok(KvFormat::F16),
+            "q8" => Ok(KvFormat::Q8),
+            _ => {
+                let message = format!("KV format {s:?} is none of f32, f16, q8");
+                Err(Error::new(ErrorKind::InvalidInput, message))
+            }
+        }
+    }
+}
+
+impl From<KvFormat> for KvType {
+    fn from(format: KvFormat) -> KvType {
+        match format {
+            KvFormat::F32 => KvType::F32,
+            KvFormat::F16 => KvType::F16,
+            KvFormat::Q8 => KvType::Q8,
+        }
+    }
+}
+
+/// Options of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// Positions that a sequence may have; 0 takes the student's context length.
+    pub context: usize,
+    /// Positions that all sequences together may keep, shared ones counted once; 0 takes 8 times
+    /// the context. Memory is taken as it is used.
+    pub cache_tokens: usize,
+    /// Tokens that are computed at a time; longer calls are split. The split changes no result.
+    pub chunk: usize,
+    /// How keys and values are kept.
+    pub kv: KvFormat,
+}
+
+impl Default for SessionOptions {
+    fn default() -> SessionOptions {
+        SessionOptions { context: 0, cache_tokens: 0, chunk: 256, kv: KvFormat::default() }
+    }
+}
+
+/// Names a sequence of one session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Sequence(SeqId);
+
+/// Which logits a step gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wanted {
+    /// None.
+    None,
+    /// Those after the sequence's last token.
+    #[default]
+    Last,
+    /// Those after each token.
+    All,
+}
+
+/// Tokens to append to a sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Work<'a> {
+    /// The sequence; each may come once in a step.
+    pub sequence: Sequence,
+    /// At least one token id.
+    pub tokens: &'a [u32],
+    /// Which logits to give.
+    pub wanted: Wanted,
+}
+
+/// Where a row of logits belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogitsRow {
+    /// Index into the step's work.
+    pub work: usize,
+    /// Index into that work's tokens.
+    pub token: usize,
+}
+
+/// A flag that stops a step between two chunks. Clones share the flag.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Asks the steps that watch this flag to stop. Any thread may call it.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets steps run again.
+    pub fn reset(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether steps are to stop.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Sequences over one model, with their own working memory and cache.
+pub struct Session {
+    model: Model,
+    state: Box<dyn State>,
+    entry: usize,
+    context: usize,
+    chunk: usize,
+    cancel: Cancel,
+    buffers: Buffers,
+}
+
+/// Reused by every step.
+#[derive(Default)]
+struct Buffers {
+    ids: Vec<i32>,
+    spans: Vec<Span>,
+    sequences: Vec<Rows>,
+    output_rows: Vec<usize>,
+    outputs: Vec<LogitsRow>,
+}
+
+/// Snapshots begin with this and a format version.
+const SNAPSHOT_MAGIC: [u8; 8] = *b"LBKSEQ\0\x01";
+
+impl Session {
+    pub(crate) fn new(model: Model, options: SessionOptions) -> Result<Session> {
+        let entry = model.entry(Manifest::TEXT_ENTRY)?;
+        let most = model.manifest().context_length;
+        let context = if options.context == 0 { most } else { options.context };
+        let invalid = |message: String| Err(Error::new(ErrorKind::InvalidInput, message));
+        if context > most {
+            return invalid(format!("a context of {context} is beyond the student's {most}"));
+        }
+        if options.chunk == 0 || options.chunk > 1 << 16 {
+            return invalid(format!("a chunk of {} tokens is out of range", options.chunk));
+        }
+        let bounds = Bounds {
+            tokens: options.chunk,
+            cache_tokens: match options.cache_tokens {
+                0 => context.saturating_mul(8),
+                n => n,
+            },
+            kv: options.kv.into(),
+        };
+        let state = model.prepared().state(&bounds)?;
+        Ok(Session {
+            model,
+            state,
+            entry,
+            context,
+            chunk: options.chunk,
+            cancel: Cancel::default(),
+            buffers: Buffers::default(),
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Positions that a sequence may have.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// The flag that stops this session's steps.
+    pub fn cancel(&self) -> Cancel {
+        self.cancel.clone()
+    }
+
+    /// Bytes of cached keys and values, shared ones counted once.
+    pub fn cache_bytes(&self) -> usize {
+        self.state.sequences().bytes()
+    }
+
+    /// A new, empty sequence.
+    pub fn sequence(&mut self) -> Sequence {
+        Sequence(self.state.sequences_mut().create())
+    }
+
+    /// A sequence with the same tokens; the cached positions are shared until one of the two
+    /// writes.
+    ///
+    /// # Errors
+    /// A sequence that has ended.
+    pub fn fork(&mut self, sequence: Sequence) -> Result<Sequence> {
+        Ok(Sequence(self.state.sequences_mut().fork(sequence.0)?))
+    }
+
+    /// Ends a sequence and frees what only it used.
+    ///
+    /// # Errors
+    /// A sequence that has ended already.
+    pub fn free(&mut self, sequence: Sequence) -> Result<()> {
+        self.state.sequences_mut().free(sequence.0)
+    }
+
+    /// Tokens that a sequence has.
+    ///
+    /// # Errors
+    /// A sequence that has ended.
+    pub fn position(&self, sequence: Sequence) -> Result<usize> {
+        self.state.sequences().len(sequence.0)
+    }
+
+    /// Forgets all tokens from `position` on.
+    ///
+    /// # Errors
+    /// A position beyond the sequence's.
+    pub fn rewind(&mut self, sequence: Sequence, position: usize) -> Result<()> {
+        let len = self.state.sequences().len(sequence.0)?;
+        if position > len {
+            let message = format!("position {position} is beyond the sequence's {len}");
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
+        self.state.sequences_mut().truncate(sequence.0, position)
+    }
+
+    /// A sequence as bytes, for [`Session::restore`] in any session over the same plan.
+    ///
+    /// # Errors
+    /// A sequence that has ended.
+    pub fn snapshot(&self, sequence: Sequence) -> Result<Vec<u8>> {
+        let mut bytes = SNAPSHOT_MAGIC.to_vec();
+        bytes.extend(self.model.plan().hash().to_le_bytes());
+        self.state.sequences().save(sequence.0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// A new sequence from a snapshot.
+    ///
+    /// # Errors
+    /// Bytes that are no snapshot, or one of another plan, KV format or a longer context.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<Sequence> {
+        let invalid = |message: &str| Err(Error::new(ErrorKind::InvalidInput, message));
+        let Some(rest) = bytes.strip_prefix(&SNAPSHOT_MAGIC) else {
+            return invalid("this is not a snapshot of a sequence");
+        };
+        let Some((hash, body)) = rest.split_first_chunk::<8>() else {
+            return invalid("the snapshot is cut off");
+        };
+        if u64::from_le_bytes(*hash) != self.model.plan().hash() {
+            return invalid("the snapshot is of another plan");
+        }
+        let sequence = Sequence(self.state.sequences_mut().load(body)?);
+        if self.position(sequence)? > self.context {
+            self.free(sequence)?;
+            return invalid("the snapshot is longer than the session's context");
+        }
+        Ok(sequence)
+    }
+
+    /// Appends tokens to sequences, all in one batch, and gives the logits that were asked for to
+    /// `sink`, in the order of the work, each `[vocab]`.
+    ///
+    /// Work beyond the session's chunk is split; a chunk commits as a whole. After an error the
+    /// chunks before it stand: [`Session::position`] tells how far each sequence came.
+    ///
+    /// # Errors
+    /// An empty work, a token outside the vocabulary, a sequence given twice or grown beyond the
+    /// context (`Capacity`; nothing is computed then), cancellation.
+    pub fn step(
+        &mut self,
+        work: &[Work<'_>],
+        mut sink: impl FnMut(LogitsRow, &[f32]),
+    ) -> Result<Usage> {
+        self.check(work)?;
+        let start = Instant::now();
+        let mut usage = Usage { fraction: 1.0, ..Usage::default() };
+        let (mut item, mut done) = (0, 0);
+        while item < work.len() {
+            if self.cancel.is_cancelled() {
+                return Err(Error::new(ErrorKind::Cancelled, "the call was cancelled"));
+            }
+            (item, done) = self.fill(work, item, done)?;
+            let spent = self.run_chunk()?;
+            usage.tokens += self.buffers.ids.len() as u64;
+            usage.macs += spent.macs;
+            usage.full_macs += spent.macs;
+            usage.bytes += spent.bytes;
+            if let Some(logits) = self.state.output("logits") {
+                let rows = logits.values.chunks_exact(logits.cols);
+                self.buffers.outputs.iter().zip(rows).for_each(|(o, row)| sink(*o, row));
+            }
+        }
+        usage.ms = start.elapsed().as_secs_f64() * 1e3;
+        Ok(usage)
+    }
+
+    fn check(&self, work: &[Work<'_>]) -> Result<()> {
+        let fail = |kind, message: String| Err(Error::new(kind, message));
+        let vocab = self.model.manifest().vocab_size;
+        for (i, item) in work.iter().enumerate() {
+            if item.tokens.is_empty() {
+                return fail(ErrorKind::InvalidInput, "a step needs at least one token".into());
+            }
+            if let Some(id) = item.tokens.iter().find(|id| **id as usize >= vocab) {
+                let message = format!("token {id} is outside the vocabulary of {vocab}");
+                return fail(ErrorKind::InvalidInput, message);
+            }
+            if work[..i].iter().any(|other| other.sequence == item.sequence) {
+                return fail(ErrorKind::InvalidInput, "a sequence comes twice in a step".into());
+            }
+            let have = self.position(item.sequence)?;
+            if have + item.tokens.len() > self.context {
+                let message = format!(
+                    "{have} tokens and {} more are beyond the context of {}",
+                    item.tokens.len(),
+                    self.context
+                );
+                return fail(ErrorKind::Capacity, message);
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the buffers with the next chunk, from token `done` of work `item` on, and gives where
+    /// the chunk after it begins.
+    fn fill(&mut self, work: &[Work<'_>], item: usize, done: usize) -> Result<(usize, usize)> {
+        let b = &mut self.buffers;
+        b.ids.clear();
+        b.spans.clear();
+        b.sequences.clear();
+        b.output_rows.clear();
+        b.outputs.clear();
+        let (mut item, mut done) = (item, done);
+        while item < work.len() && b.ids.len() < self.chunk {
+            let w = &work[item];
+            let rows = (w.tokens.len() - done).min(self.chunk - b.ids.len());
+            let first_row = b.ids.len();
+            let start = self.state.sequences().len(w.sequence.0)?;
+            let sequence = Some(w.sequence.0);
+            b.spans.push(Span { first_row, rows, sequence, start, keys: rows });
+            b.sequences.push(Rows { first: first_row, count: rows });
+            b.ids.extend(w.tokens[done..done + rows].iter().map(|id| *id as i32));
+            for token in done..done + rows {
+                let last = token + 1 == w.tokens.len();
+                if w.wanted == Wanted::All || (w.wanted == Wanted::Last && last) {
+                    b.output_rows.push(first_row + token - done);
+                    b.outputs.push(LogitsRow { work: item, token });
+                }
+            }
+            done += rows;
+            if done == w.tokens.len() {
+                (item, done) = (item + 1, 0);
+            }
+        }
+        Ok((item, done))
+    }
+
+    /// Runs the buffered chunk and commits its positions.
+    fn run_chunk(&mut self) -> Result<crate::backend::Spent> {
+        let b = &self.buffers;
+        for span in &b.spans {
+            if let Some(sequence) = span.sequence {
+                self.state.sequences_mut().reserve(sequence, span.rows)?;
+            }
+        }
+        let call = Call {
+            entry: self.entry,
+            inputs: &[("input_ids", &b.ids)],
+            tokens: b.ids.len(),
+            spans: &b.spans,
+            sequences: &b.sequences,
+            output_rows: &b.output_rows,
+        };
+        let spent = self.state.run(&call)?;
+        for span in &b.spans {
+            if let Some(sequence) = span.sequence {
+                self.state.sequences_mut().commit(sequence, span.rows)?;
+            }
+        }
+        Ok(spent)
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Session({:?}, context {})", self.model, self.context)
+    }
+}

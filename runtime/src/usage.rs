@@ -1,0 +1,61 @@
+//! What a call spent.
+
+use serde::Serialize;
+
+/// Choices that a site made: `histogram[k]` tokens chose `k`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SiteUsage {
+    /// The site's name.
+    pub name: String,
+    /// Tokens per choice.
+    pub histogram: Vec<u64>,
+}
+
+/// What a call, or several, spent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Usage {
+    /// Tokens computed.
+    pub tokens: u64,
+    /// Multiply-adds spent.
+    pub macs: u64,
+    /// Multiply-adds with every site at its largest choice.
+    pub full_macs: u64,
+    /// Bytes of weights read.
+    pub bytes: u64,
+    /// `macs / full_macs`.
+    pub fraction: f64,
+    /// The same over adaptive ops only; `None` where a plan has none.
+    pub site_fraction: Option<f64>,
+    /// Wall time in milliseconds.
+    pub ms: f64,
+    /// Per site.
+    pub sites: Vec<SiteUsage>,
+}
+
+impl Usage {
+    /// Adds another call's usage.
+    pub fn add(&mut self, other: &Usage) {
+        self.tokens += other.tokens;
+        self.macs += other.macs;
+        self.full_macs += other.full_macs;
+        self.bytes += other.bytes;
+        self.ms += other.ms;
+        self.fraction = match self.full_macs {
+            0 => 1.0,
+            full => self.macs as f64 / full as f64,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_keep_the_fraction_of_the_whole() {
+        let part = |macs, full_macs| Usage { macs, full_macs, ..Usage::default() };
+        let mut total = part(10, 10);
+        total.add(&part(10, 30));
+        assert_eq!(total.fraction, 0.5);
+    }
+}

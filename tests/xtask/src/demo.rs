@@ -1,0 +1,168 @@
+//! `demo`: two real students from checkpoint to plan to result, with what it costs.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::fetch;
+use crate::limbeck::{self, Limbeck};
+use crate::process::{self, Doing, Failure, Result};
+use crate::table::Table;
+use crate::workspace::Workspace;
+
+const PROMPT: &str = "Explain in three sentences how a still makes spirit from wine.";
+
+const SENTENCES: [&str; 6] = [
+    "The cat sleeps on the warm roof.",
+    "A kitten naps in the sun.",
+    "Interest rates rose again this quarter.",
+    "The central bank tightened its policy.",
+    "Boil the pasta for nine minutes.",
+    "How long should spaghetti cook?",
+];
+
+/// Fetches, compiles, generates, measures and compares.
+pub fn run(workspace: &Workspace) -> Result<()> {
+    let students = fetch::students(workspace)?;
+    let limbeck = Limbeck::build(workspace)?;
+    let text = workspace.target("demo/smollm2.lbk");
+    let embed = workspace.target("demo/minilm.lbk");
+
+    heading("Compile: checkpoint -> plan");
+    limbeck.compile(&fetch::smollm2(&students), &text, None)?;
+    limbeck.compile(&fetch::minilm(&students), &embed, None)?;
+
+    heading("Generate text (SmolLM2-135M-Instruct)");
+    println!("> {PROMPT}\n");
+    let mut run = limbeck.command("run");
+    run.arg(&text)
+        .args(["--chat", "--prompt", PROMPT, "--max-tokens", "120"]);
+    process::run(&mut run)?;
+    println!();
+
+    heading("Measure");
+    let report = limbeck::json_of(limbeck.command("bench").arg(&text).arg("--json"))?;
+    println!("{}", figures(&report)?);
+
+    heading("Compare sentences (all-MiniLM-L6-v2)");
+    let vectors = embed_sentences(&limbeck, &embed)?;
+    println!("{}", similarities(&vectors)?);
+    Ok(())
+}
+
+fn heading(title: &str) {
+    println!("\n== {title} ==\n");
+}
+
+/// The figures of `limbeck bench --json`, one a row.
+fn figures(report: &Value) -> Result<String> {
+    let mut table = Table::new(["SmolLM2-135M-Instruct", "value"]);
+    let rate = |phase: &str| limbeck::number(report, &format!("{phase}.tokens_per_second"));
+    table.row([
+        "prefill, tokens/s".to_owned(),
+        format!("{:.1}", rate("prefill")?),
+    ]);
+    table.row([
+        "decode, tokens/s".to_owned(),
+        format!("{:.1}", rate("decode")?),
+    ]);
+    table.row([
+        "load, ms".to_owned(),
+        format!("{:.1}", limbeck::number(report, "load_ms")?),
+    ]);
+    let memory = report.get("memory").and_then(Value::as_object);
+    for (name, bytes) in memory.into_iter().flatten() {
+        if let (Some(name), Some(bytes)) = (name.strip_suffix("_bytes"), bytes.as_f64()) {
+            let name = format!("memory {}, MB", name.replace('_', " "));
+            table.row([name, format!("{:.1}", bytes / 1e6)]);
+        }
+    }
+    Ok(table.markdown())
+}
+
+/// One vector of unit length for each sentence.
+fn embed_sentences(limbeck: &Limbeck, plan: &Path) -> Result<Vec<Vec<f64>>> {
+    let mut command = limbeck.command("embed");
+    command
+        .arg(plan)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .map_err(|error| process::not_started(&command, &error))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A program that stops early is reported by its status below.
+        let _ = writeln!(stdin, "{}", SENTENCES.join("\n"));
+    }
+    let output = child.wait_with_output().doing("embed with", plan)?;
+    if !output.status.success() {
+        return Err(Failure::new(format!(
+            "`limbeck embed` failed: {}",
+            output.status
+        )));
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let vectors: Vec<Vec<f64>> = text
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|error| Failure::new(format!("`limbeck embed` printed no vector: {error}")))?;
+    if vectors.len() == SENTENCES.len() {
+        Ok(vectors)
+    } else {
+        let (given, got) = (SENTENCES.len(), vectors.len());
+        Err(Failure::new(format!(
+            "`limbeck embed` gave {got} vectors for {given} sentences"
+        )))
+    }
+}
+
+/// The cosine of each pair of sentences.
+fn similarities(vectors: &[Vec<f64>]) -> Result<String> {
+    let width = vectors.first().map_or(0, Vec::len);
+    if width == 0 || vectors.iter().any(|vector| vector.len() != width) {
+        return Err(Failure::new(
+            "`limbeck embed` gave vectors of different lengths",
+        ));
+    }
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let cosine = |a: &[f64], b: &[f64]| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+    let numbers = (1..=vectors.len()).map(|number| number.to_string());
+    let mut table = Table::new(std::iter::once("cosine".to_owned()).chain(numbers));
+    for (number, (sentence, a)) in SENTENCES.iter().zip(vectors).enumerate() {
+        let cells = vectors.iter().map(|b| format!("{:.2}", cosine(a, b)));
+        table.row(std::iter::once(format!("{} {sentence}", number + 1)).chain(cells));
+    }
+    Ok(table.markdown())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_show_rates_load_and_every_memory_figure() {
+        let report = serde_json::json!({
+            "prefill": {"tokens_per_second": 400.04},
+            "decode": {"tokens_per_second": 120.0},
+            "load_ms": 12.34,
+            "memory": {"after_open_bytes": 2_000_000, "note": "x"},
+        });
+        let text = figures(&report).unwrap();
+        for cell in ["400.0", "120.0", "12.3", "memory after open, MB", "2.0"] {
+            assert!(text.contains(cell), "{cell} in {text}");
+        }
+        assert!(figures(&serde_json::json!({})).is_err());
+    }
+
+    #[test]
+    fn similarities_are_cosines_and_ragged_vectors_are_refused() {
+        let vectors = vec![vec![1.0, 0.0], vec![3.0, 4.0]];
+        let text = similarities(&vectors).unwrap();
+        assert!(text.contains("1.00") && text.contains("0.60"), "{text}");
+        assert!(similarities(&[vec![1.0], vec![1.0, 2.0]]).is_err());
+        assert!(similarities(&[]).is_err());
+    }
+}

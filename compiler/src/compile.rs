@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Read};
 use std::path::{Path, PathBuf};
 
 use limbeck_models::{Student, TensorIndex, TensorInfo};
-use limbeck_plan::{Manifest, PlanWriter, Provenance};
+use limbeck_plan::{MAGIC, Manifest, PlanWriter, Provenance};
 
 use crate::emit::{Packing, emit};
 use crate::error::{At, Error, Result};
@@ -25,6 +25,21 @@ pub struct Options {
     pub quant: Quant,
     /// Configuration keys that are declared harmless.
     pub ignored_keys: BTreeSet<String>,
+    /// Whether the passes run; without them the plan is the imported graph.
+    pub passes: bool,
+}
+
+impl Options {
+    /// Options for this source, plan file and packing.
+    pub fn new(source: impl Into<PathBuf>, output: impl Into<PathBuf>, quant: Quant) -> Options {
+        Options {
+            source: source.into(),
+            output: output.into(),
+            quant,
+            ignored_keys: BTreeSet::new(),
+            passes: true,
+        }
+    }
 }
 
 /// What happened.
@@ -53,15 +68,16 @@ pub type Progress<'a> = &'a mut dyn FnMut(usize, usize, &str);
 /// # Errors
 /// A checkpoint that is refused (the message names what), or a file that cannot be written.
 pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
+    check_output(&options.output)?;
     let checkpoint = import::open(&options.source)?;
     let place = options.source.display();
     let mut student = build(checkpoint.as_ref(), &options.ignored_keys).at(&place)?;
-    for (_, graph) in &mut student.entries {
-        passes::run_all(graph)?;
+    if options.passes {
+        student.entries.iter_mut().try_for_each(|(_, graph)| passes::run_all(graph))?;
     }
     let temporary = temporary_path(&options.output)?;
-    let written = write(&temporary, &student, options, checkpoint.as_ref(), progress)
-        .and_then(|packing| {
+    let written =
+        write(&temporary, &student, options, checkpoint.as_ref(), progress).and_then(|packing| {
             std::fs::rename(&temporary, &options.output).at(options.output.display())?;
             sync_folder(&options.output);
             Ok(packing)
@@ -124,9 +140,9 @@ fn manifest(student: &Student, options: &Options, checkpoint: &dyn Checkpoint) -
         student: checkpoint.student().into(),
         architecture: student.architecture.clone(),
         task: student.task,
-        context_length: text.max_tokens.map_or(student.context_length, |n| {
-            n.clamp(1, student.context_length)
-        }),
+        context_length: text
+            .max_tokens
+            .map_or(student.context_length, |n| n.clamp(1, student.context_length)),
         vocab_size: student.vocab_size,
         embedding_size: student.embedding_size,
         special: text.special.clone(),
@@ -141,6 +157,24 @@ fn manifest(student: &Student, options: &Options, checkpoint: &dyn Checkpoint) -
             quantisation: options.quant.to_string(),
         },
     }
+}
+
+/// Refuses to replace anything but a plan: a checkpoint, say, or a device.
+fn check_output(output: &Path) -> Result<()> {
+    let metadata = match std::fs::metadata(output) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        found => found.at(output.display())?,
+    };
+    let is_plan = || -> std::io::Result<bool> {
+        let mut start = [0; MAGIC.len()];
+        File::open(output)?.read_exact(&mut start)?;
+        Ok(start == MAGIC)
+    };
+    if metadata.is_file() && (metadata.len() == 0 || is_plan().unwrap_or(false)) {
+        return Ok(());
+    }
+    let message = "it exists and is not a plan: it is not replaced";
+    Err(Error::mismatch(message).at(output.display()))
 }
 
 /// A name beside the output, so that the rename stays within one file system.

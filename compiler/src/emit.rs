@@ -3,15 +3,15 @@
 
 use std::io::{Seek, Write};
 
-use limbeck_graph::{Graph, TensorExpr, ValueId, ValueSource, macs};
+use limbeck_graph::{Graph, Node, TensorExpr, ValueId, ValueSource, macs};
 use limbeck_plan::{
-    Entry, InputRole, Operand, OperandKind, PlanWriter, Program, Segment, State, Step, Values,
+    Entry, InputRole, Op, Operand, OperandKind, PlanWriter, Program, Segment, State, Step, Values,
 };
 
 use crate::error::Result;
 use crate::import::Checkpoint;
 use crate::import::gguf::BlockType;
-use crate::pack::{PackError, Quant, WeightUse, choose_format, pack_weight};
+use crate::pack::{PackError, Quant, StreamUse, WeightUse, choose_format, pack_weight};
 
 /// What packing did, by number format.
 #[derive(Clone, Debug, Default)]
@@ -86,11 +86,24 @@ fn collect_uses(entries: &[(String, Graph)]) -> Vec<(TensorExpr, WeightUse)> {
                     uses.push((expr.clone(), WeightUse::default()));
                     uses.len() - 1
                 });
-                uses[at].1.add(role, role == InputRole::Matrix && is_logits(node.output));
+                let matrix = role == InputRole::Matrix;
+                let stream = if matrix { stream_use(graph, node) } else { None };
+                uses[at].1.add(role, matrix && is_logits(node.output), stream);
             }
         }
     }
     uses
+}
+
+/// What a linear projects an encoder's normalised stream to, if that is what it reads.
+fn stream_use(graph: &Graph, linear: &Node) -> Option<StreamUse> {
+    let producer = &graph.nodes()[graph.producer(*linear.inputs.first()?)?];
+    if !graph.states().is_empty() || !matches!(producer.op, Op::Norm(_)) {
+        return None;
+    }
+    let mut readers = graph.nodes().iter().filter(|n| n.inputs.contains(&linear.output));
+    let attends = readers.any(|n| matches!(n.op, Op::Attention(_)));
+    Some(if attends { StreamUse::Attention } else { StreamUse::Mlp })
 }
 
 fn entry(
@@ -108,16 +121,12 @@ fn entry(
             ValueSource::Node if named.is_some() => OperandKind::Output,
             ValueSource::Node => OperandKind::Scratch,
         };
-        Operand {
-            name: named.unwrap_or(&value.name).clone(),
-            kind,
-            fact: value.fact.clone(),
-        }
+        Operand { name: named.unwrap_or(&value.name).clone(), kind, fact: value.fact.clone() }
     });
     let steps = graph.nodes().iter().map(|node| {
         let facts: Vec<_> = node.inputs.iter().map(|&v| &graph.value(v).fact).collect();
         let mut op = node.op.clone();
-        if let limbeck_plan::Op::Attention(p) = &mut op {
+        if let Op::Attention(p) = &mut op {
             p.state = p.state.map(|s| s + first_state);
         }
         Step {

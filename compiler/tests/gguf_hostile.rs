@@ -17,8 +17,7 @@ struct Writer {
 
 impl Writer {
     fn field(&mut self, bytes: &[u8]) {
-        self.fields
-            .push(self.bytes.len()..self.bytes.len() + bytes.len());
+        self.fields.push(self.bytes.len()..self.bytes.len() + bytes.len());
         self.bytes.extend(bytes);
     }
 
@@ -61,18 +60,8 @@ struct Student {
     tensors: Vec<Entry>,
 }
 
-const TOKENS: [&str; 10] = [
-    "<|endoftext|>",
-    "<|im_end|>",
-    "a",
-    "b",
-    "c",
-    "Ġ",
-    "ab",
-    "Ġa",
-    "abc",
-    "<think>",
-];
+const TOKENS: [&str; 10] =
+    ["<|endoftext|>", "<|im_end|>", "a", "b", "c", "Ġ", "ab", "Ġa", "abc", "<think>"];
 
 impl Student {
     fn new() -> Student {
@@ -91,24 +80,14 @@ impl Student {
             ("tokenizer.ggml.model", Meta::Text("gpt2")),
             ("tokenizer.ggml.pre", Meta::Text("qwen2")),
             ("tokenizer.ggml.tokens", Meta::Texts(TOKENS.to_vec())),
-            (
-                "tokenizer.ggml.token_type",
-                Meta::I32s(vec![3, 3, 1, 1, 1, 1, 1, 1, 1, 4]),
-            ),
-            (
-                "tokenizer.ggml.merges",
-                Meta::Texts(vec!["a b", "Ġ a", "ab c"]),
-            ),
+            ("tokenizer.ggml.token_type", Meta::I32s(vec![3, 3, 1, 1, 1, 1, 1, 1, 1, 4])),
+            ("tokenizer.ggml.merges", Meta::Texts(vec!["a b", "Ġ a", "ab c"])),
             ("tokenizer.ggml.bos_token_id", Meta::U32(0)),
             ("tokenizer.ggml.eos_token_id", Meta::U32(1)),
             ("tokenizer.ggml.add_bos_token", Meta::Bool(true)),
             ("tokenizer.chat_template", Meta::Text("{{ messages }}")),
         ];
-        let mut student = Student {
-            version: 3,
-            metadata,
-            tensors: Vec::new(),
-        };
+        let mut student = Student { version: 3, metadata, tensors: Vec::new() };
         student.tensor("token_embd.weight", &[4, 10], 0, 160);
         student.tensor("output_norm.weight", &[4], 0, 16);
         for (name, dims, kind, bytes) in [
@@ -130,12 +109,7 @@ impl Student {
     }
 
     fn tensor(&mut self, name: &str, dims: &[u64], kind: u32, bytes: usize) {
-        self.tensors.push(Entry {
-            name: name.into(),
-            dims: dims.to_vec(),
-            kind,
-            bytes,
-        });
+        self.tensors.push(Entry { name: name.into(), dims: dims.to_vec(), kind, bytes });
     }
 
     fn set(mut self, key: &'static str, value: Meta) -> Student {
@@ -208,9 +182,7 @@ fn write_meta(out: &mut Writer, value: &Meta) {
             out.u32(9);
             out.u32(5);
             out.u64(values.len() as u64);
-            values
-                .iter()
-                .for_each(|value| out.field(&value.to_le_bytes()));
+            values.iter().for_each(|value| out.field(&value.to_le_bytes()));
         }
         Meta::Nested(depth) => {
             out.u32(9);
@@ -234,17 +206,13 @@ fn open(bytes: &[u8]) -> Result<(), (ErrorKind, String)> {
             for name in checkpoint.tensor_names() {
                 let tensor = checkpoint.tensor(name).expect("a listed tensor exists");
                 values.clear();
-                tensor
-                    .read_rows(0..tensor.rows(), &mut values)
-                    .expect("its rows can be read");
+                tensor.read_rows(0..tensor.rows(), &mut values).expect("its rows can be read");
                 assert_eq!(values.len(), tensor.rows() * tensor.cols());
                 tensor.quant_rows(0..tensor.rows());
             }
             if let Some(tokenizer) = checkpoint.tokenizer() {
                 let loaded: Tokenizer = tokenizer.json.parse().expect("the tokenizer loads");
-                loaded
-                    .encode("abc a<|im_end|> 1\n", true)
-                    .expect("it encodes");
+                loaded.encode("abc a<|im_end|> 1\n", true).expect("it encodes");
             }
             Ok(())
         }
@@ -280,10 +248,7 @@ impl Noise {
 #[test]
 fn the_unspoiled_student_opens_in_both_versions() {
     assert_eq!(open(&Student::new().write().0.bytes), Ok(()));
-    let old = Student {
-        version: 2,
-        ..Student::new()
-    };
+    let old = Student { version: 2, ..Student::new() };
     assert_eq!(open(&old.write().0.bytes), Ok(()));
 }
 
@@ -367,16 +332,10 @@ fn spliced_bytes_never_panic() {
 
 #[test]
 fn containers_of_another_kind_are_refused_by_name() {
-    let (kind, message) = error(&Student {
-        version: 1,
-        ..Student::new()
-    });
+    let (kind, message) = error(&Student { version: 1, ..Student::new() });
     assert_eq!(kind, ErrorKind::Unsupported);
     assert!(message.contains("version 1"), "{message}");
-    let (kind, message) = error(&Student {
-        version: 3u32.swap_bytes(),
-        ..Student::new()
-    });
+    let (kind, message) = error(&Student { version: 3u32.swap_bytes(), ..Student::new() });
     assert_eq!(kind, ErrorKind::Unsupported);
     assert!(message.contains("big-endian"), "{message}");
     let (kind, message) = open(b"PK\x03\x04 and so on").unwrap_err();
@@ -404,194 +363,55 @@ fn refusals() -> Vec<(Student, ErrorKind, &'static [&'static str])> {
     let mut same_name = new();
     same_name.tensor("output_norm.weight", &[4], 0, 16);
     vec![
-        (
-            new().set("general.architecture", Meta::Text("mamba")),
-            Unsupported,
-            &["mamba"],
-        ),
-        (
-            new().without("general.architecture"),
-            Missing,
-            &["general.architecture"],
-        ),
-        (
-            new().set("qwen3.expert_count", Meta::U32(8)),
-            Unsupported,
-            &["qwen3.expert_count"],
-        ),
-        (
-            new().set("qwen3.new_idea", Meta::U32(8)),
-            Unsupported,
-            &["qwen3.new_idea"],
-        ),
-        (
-            new().set("qwen3.block_count", Meta::U32(1 << 30)),
-            Mismatch,
-            &["qwen3.block_count"],
-        ),
-        (
-            new().set("qwen3.block_count", Meta::U32(2)),
-            Missing,
-            &["blk.1.attn_norm.weight"],
-        ),
-        (
-            new().set("qwen3.block_count", Meta::Text("2")),
-            Format,
-            &["qwen3.block_count"],
-        ),
-        (
-            new().without("qwen3.context_length"),
-            Missing,
-            &["qwen3.context_length"],
-        ),
+        (new().set("general.architecture", Meta::Text("mamba")), Unsupported, &["mamba"]),
+        (new().without("general.architecture"), Missing, &["general.architecture"]),
+        (new().set("qwen3.expert_count", Meta::U32(8)), Unsupported, &["qwen3.expert_count"]),
+        (new().set("qwen3.new_idea", Meta::U32(8)), Unsupported, &["qwen3.new_idea"]),
+        (new().set("qwen3.block_count", Meta::U32(1 << 30)), Mismatch, &["qwen3.block_count"]),
+        (new().set("qwen3.block_count", Meta::U32(2)), Missing, &["blk.1.attn_norm.weight"]),
+        (new().set("qwen3.block_count", Meta::Text("2")), Format, &["qwen3.block_count"]),
+        (new().without("qwen3.context_length"), Missing, &["qwen3.context_length"]),
         (
             new().set("qwen3.attention.head_count_kv", Meta::I32s(vec![1, 2])),
             Unsupported,
             &["head_count_kv", "layers"],
         ),
-        (
-            new().set("qwen3.attention.head_count_kv", Meta::U32(2)),
-            Mismatch,
-            &["attn_k.weight"],
-        ),
-        (
-            new().set("qwen3.attention.head_count", Meta::U32(u32::MAX)),
-            Mismatch,
-            &["attn_q"],
-        ),
-        (
-            new().set("qwen3.attention.value_length", Meta::U32(8)),
-            Unsupported,
-            &["value_length"],
-        ),
-        (
-            new().set("qwen3.rope.scaling.type", Meta::Text("longrope")),
-            Unsupported,
-            &["longrope"],
-        ),
-        (
-            new().set("qwen3.rope.freq_base", Meta::F32(f32::NAN)),
-            Format,
-            &["freq_base"],
-        ),
-        (
-            new().set("general.alignment", Meta::U32(24)),
-            Format,
-            &["general.alignment", "24"],
-        ),
-        (
-            new().set("general.alignment", Meta::U32(0)),
-            Format,
-            &["general.alignment"],
-        ),
-        (
-            new().set("extra", Meta::Nested(9)),
-            Format,
-            &["extra", "nested"],
-        ),
+        (new().set("qwen3.attention.head_count_kv", Meta::U32(2)), Mismatch, &["attn_k.weight"]),
+        (new().set("qwen3.attention.head_count", Meta::U32(u32::MAX)), Mismatch, &["attn_q"]),
+        (new().set("qwen3.attention.value_length", Meta::U32(8)), Unsupported, &["value_length"]),
+        (new().set("qwen3.rope.scaling.type", Meta::Text("longrope")), Unsupported, &["longrope"]),
+        (new().set("qwen3.rope.freq_base", Meta::F32(f32::NAN)), Format, &["freq_base"]),
+        (new().set("general.alignment", Meta::U32(24)), Format, &["general.alignment", "24"]),
+        (new().set("general.alignment", Meta::U32(0)), Format, &["general.alignment"]),
+        (new().set("extra", Meta::Nested(9)), Format, &["extra", "nested"]),
         (twice(3), Format, &["qwen3.context_length", "twice"]),
         (same_name, Format, &["output_norm.weight", "same name"]),
         (overlapping, Format, &["overlaps", "token_embd.weight"]),
-        (
-            with_tensor("blk.0.attn_q.weight", &[4, 32], 20, 72),
-            Unsupported,
-            &["attn_q", "IQ4_NL"],
-        ),
-        (
-            with_tensor("blk.0.attn_q.weight", &[4, 32], 5, 72),
-            Format,
-            &["attn_q", "type 5"],
-        ),
-        (
-            with_tensor("blk.0.attn_q.weight", &[4, 32], 2, 72),
-            Format,
-            &["attn_q", "Q4_0"],
-        ),
-        (
-            with_tensor("blk.0.attn_q.weight", &[4, 31], 0, 496),
-            Mismatch,
-            &["attn_q", "[31, 4]"],
-        ),
-        (
-            with_tensor("blk.0.attn_q.weight", &[4, 0], 0, 0),
-            Format,
-            &["attn_q", "dimension 0"],
-        ),
-        (
-            with_tensor("blk.0.extra.weight", &[4], 0, 16),
-            Unsupported,
-            &["blk.0.extra.weight"],
-        ),
-        (
-            with_tensor("blk.0.attn_q.bias", &[32], 0, 128),
-            Missing,
-            &["blk.0.attn_k.bias"],
-        ),
-        (
-            new().without("blk.0.ffn_up.weight"),
-            Missing,
-            &["blk.0.ffn_up.weight"],
-        ),
-        (
-            new().set("tokenizer.ggml.model", Meta::Text("t5")),
-            Unsupported,
-            &["model t5"],
-        ),
-        (
-            new().set("tokenizer.ggml.pre", Meta::Text("tekken")),
-            Unsupported,
-            &["tekken"],
-        ),
-        (
-            new().without("tokenizer.ggml.merges"),
-            Missing,
-            &["tokenizer.ggml.merges"],
-        ),
-        (
-            new().set("tokenizer.ggml.merges", Meta::Texts(vec!["ab"])),
-            Format,
-            &["merge 0"],
-        ),
-        (
-            new().set("tokenizer.ggml.merges", Meta::Texts(vec!["b a"])),
-            Format,
-            &["merge 0"],
-        ),
-        (
-            new().set("tokenizer.ggml.tokens", Meta::Texts(vec!["a", "a"])),
-            Format,
-            &["0 and 1"],
-        ),
-        (
-            new().set("tokenizer.ggml.tokens", Meta::Texts(vec!["a", ""])),
-            Unsupported,
-            &["token 1"],
-        ),
+        (with_tensor("blk.0.attn_q.weight", &[4, 32], 20, 72), Unsupported, &["attn_q", "IQ4_NL"]),
+        (with_tensor("blk.0.attn_q.weight", &[4, 32], 5, 72), Format, &["attn_q", "type 5"]),
+        (with_tensor("blk.0.attn_q.weight", &[4, 32], 2, 72), Format, &["attn_q", "Q4_0"]),
+        (with_tensor("blk.0.attn_q.weight", &[4, 31], 0, 496), Mismatch, &["attn_q", "[31, 4]"]),
+        (with_tensor("blk.0.attn_q.weight", &[4, 0], 0, 0), Format, &["attn_q", "dimension 0"]),
+        (with_tensor("blk.0.extra.weight", &[4], 0, 16), Unsupported, &["blk.0.extra.weight"]),
+        (with_tensor("blk.0.attn_q.bias", &[32], 0, 128), Missing, &["blk.0.attn_k.bias"]),
+        (new().without("blk.0.ffn_up.weight"), Missing, &["blk.0.ffn_up.weight"]),
+        (new().set("tokenizer.ggml.model", Meta::Text("t5")), Unsupported, &["model t5"]),
+        (new().set("tokenizer.ggml.pre", Meta::Text("tekken")), Unsupported, &["tekken"]),
+        (new().without("tokenizer.ggml.merges"), Missing, &["tokenizer.ggml.merges"]),
+        (new().set("tokenizer.ggml.merges", Meta::Texts(vec!["ab"])), Format, &["merge 0"]),
+        (new().set("tokenizer.ggml.merges", Meta::Texts(vec!["b a"])), Format, &["merge 0"]),
+        (new().set("tokenizer.ggml.tokens", Meta::Texts(vec!["a", "a"])), Format, &["0 and 1"]),
+        (new().set("tokenizer.ggml.tokens", Meta::Texts(vec!["a", ""])), Unsupported, &["token 1"]),
         (
             new()
-                .set(
-                    "tokenizer.ggml.tokens",
-                    Meta::Texts([&TOKENS[..9], &["<x>"]].concat()),
-                )
+                .set("tokenizer.ggml.tokens", Meta::Texts([&TOKENS[..9], &["<x>"]].concat()))
                 .set("tokenizer.ggml.token_type", Meta::I32s(vec![1; 9])),
             Format,
             &["tokenizer.ggml.token_type", "9 values"],
         ),
-        (
-            new().set("tokenizer.ggml.eos_token_id", Meta::U32(10)),
-            Format,
-            &["eos_token_id"],
-        ),
-        (
-            new().without("tokenizer.ggml.bos_token_id"),
-            Missing,
-            &["bos_token_id"],
-        ),
-        (
-            new().set("tokenizer.ggml.model", Meta::Text("llama")),
-            Missing,
-            &["scores"],
-        ),
+        (new().set("tokenizer.ggml.eos_token_id", Meta::U32(10)), Format, &["eos_token_id"]),
+        (new().without("tokenizer.ggml.bos_token_id"), Missing, &["bos_token_id"]),
+        (new().set("tokenizer.ggml.model", Meta::Text("llama")), Missing, &["scores"]),
     ]
 }
 
@@ -612,18 +432,12 @@ fn a_vocabulary_of_another_size_is_refused() {
     student.tensor("token_embd.weight", &[4, 11], 0, 176);
     let (kind, message) = error(&student);
     assert_eq!(kind, ErrorKind::Mismatch);
-    assert!(
-        message.contains("10 tokens") && message.contains("11 rows"),
-        "{message}"
-    );
+    assert!(message.contains("10 tokens") && message.contains("11 rows"), "{message}");
 }
 
 #[test]
 fn a_container_without_tensors_may_end_with_its_header() {
-    let student = Student {
-        tensors: Vec::new(),
-        ..Student::new()
-    };
+    let student = Student { tensors: Vec::new(), ..Student::new() };
     let (out, header) = student.write();
     let gguf = Gguf::parse(&out.bytes[..header]).unwrap();
     assert_eq!(gguf.tensors().len(), 0);

@@ -10,9 +10,7 @@ use limbeck_plan::Values;
 use serde_json::json;
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/golden")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)
 }
 
 fn pattern(name: &str, index: usize, cols: usize, matrix: bool) -> f32 {
@@ -64,31 +62,19 @@ fn llama_in_hugging_face_order() {
         "mlp_bias": false,
     });
     assert_eq!(checkpoint.config(), &expected);
-    assert_eq!(
-        checkpoint.rope_freq_factors(),
-        Some(&[1.0, 1.5, 4.0, 8.0][..])
-    );
+    assert_eq!(checkpoint.rope_freq_factors(), Some(&[1.0, 1.5, 4.0, 8.0][..]));
     assert_eq!(checkpoint.name(), Some("Tiny Llama"));
     assert_eq!(checkpoint.licence(), Some("apache-2.0"));
     let tokenizer = checkpoint.tokenizer().unwrap();
     assert_eq!(tokenizer.chat_template.as_deref(), Some("{{ messages }}"));
     check_values(&checkpoint, 3 + 2 * 13);
 
-    let query = checkpoint
-        .tensor("model.layers.1.self_attn.q_proj.weight")
-        .unwrap();
+    let query = checkpoint.tensor("model.layers.1.self_attn.q_proj.weight").unwrap();
     let rows = query.quant_rows(5..9).unwrap();
     assert_eq!(rows.values, Values::Q8);
     assert!(rows.scales.iter().all(|scale| scale.to_f32() == 1.0 / 64.0));
-    assert_eq!(
-        f32::from(rows.q[33]),
-        64.0 * pattern(query.name(), 6 * 32 + 1, 32, true)
-    );
-    assert!(
-        checkpoint
-            .tensor("model.layers.2.self_attn.q_proj.weight")
-            .is_none()
-    );
+    assert_eq!(f32::from(rows.q[33]), 64.0 * pattern(query.name(), 6 * 32 + 1, 32, true));
+    assert!(checkpoint.tensor("model.layers.2.self_attn.q_proj.weight").is_none());
 }
 
 #[test]
@@ -103,11 +89,7 @@ fn qwen2_has_biases_and_yarn() {
     });
     assert_eq!(config["rope_scaling"], yarn);
     assert!(checkpoint.tokenizer().is_none());
-    assert!(
-        checkpoint
-            .tensor("model.layers.0.self_attn.o_proj.bias")
-            .is_none()
-    );
+    assert!(checkpoint.tensor("model.layers.0.self_attn.o_proj.bias").is_none());
     check_values(&checkpoint, 2 + 2 * 12);
 }
 
@@ -117,10 +99,7 @@ fn qwen3_has_query_and_key_norms() {
     let config = checkpoint.config();
     assert_eq!(config["model_type"], "qwen3");
     assert_eq!(config["rope_theta"], 10_000.0);
-    assert_eq!(
-        config["rope_scaling"],
-        json!({ "rope_type": "linear", "factor": 2.0 })
-    );
+    assert_eq!(config["rope_scaling"], json!({ "rope_type": "linear", "factor": 2.0 }));
     assert_eq!(config["attention_bias"], false);
     check_values(&checkpoint, 2 + 2 * 11);
 }

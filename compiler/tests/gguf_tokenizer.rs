@@ -34,12 +34,8 @@ fn mismatches(tokenizer: &Tokenizer, strings: &[String], expected: &[Vec<u32>]) 
     assert_eq!(strings.len(), expected.len());
     let differing = strings.iter().zip(expected).filter_map(|(text, expected)| {
         let ids = tokenizer.encode(text.as_str(), false).unwrap();
-        (ids.get_ids() != expected).then(|| {
-            format!(
-                "{text:?}\n  ours      {:?}\n  llama.cpp {expected:?}",
-                ids.get_ids()
-            )
-        })
+        (ids.get_ids() != expected)
+            .then(|| format!("{text:?}\n  ours      {:?}\n  llama.cpp {expected:?}", ids.get_ids()))
     });
     differing.collect()
 }
@@ -80,10 +76,7 @@ fn spm_decodes_what_it_encoded() {
 #[test]
 fn special_ids_come_from_the_file() {
     let (spm, tokenizer) = read(&golden("gguf/vocab_spm.gguf"));
-    assert_eq!(
-        (spm.bos, spm.eos, spm.unk, spm.pad),
-        (Some(1), Some(2), Some(0), None)
-    );
+    assert_eq!((spm.bos, spm.eos, spm.unk, spm.pad), (Some(1), Some(2), Some(0), None));
     assert!(spm.add_bos && !spm.add_eos);
     assert_eq!(spm.end_of_generation, [2]);
     let ids = tokenizer.encode("", true).unwrap();
@@ -112,10 +105,7 @@ fn smollm2() -> Option<PathBuf> {
         return Some(path);
     }
     let reason = format!("{} is not there: run `cargo xtask fetch`", path.display());
-    assert!(
-        std::env::var("LIMBECK_REQUIRE").as_deref() != Ok("1"),
-        "{reason}"
-    );
+    assert!(std::env::var("LIMBECK_REQUIRE").as_deref() != Ok("1"), "{reason}");
     eprintln!("skipped: {reason}");
     None
 }
@@ -142,18 +132,12 @@ fn smollm2_decodes_what_it_encoded() {
         let encoding = tokenizer.encode(text.as_str(), false).unwrap();
         let decoded = tokenizer.decode(encoding.get_ids(), false).unwrap();
         // SmolLM2 has no tokens for some bytes, and nothing can bring those back.
-        let kept: Vec<u8> = text
-            .bytes()
-            .filter(|&b| vocab.contains_key(&stand_in(b)))
-            .collect();
+        let kept: Vec<u8> = text.bytes().filter(|&b| vocab.contains_key(&stand_in(b))).collect();
         assert_eq!(decoded, String::from_utf8_lossy(&kept));
         exact += usize::from(&decoded == text);
     }
     assert!(exact >= strings.len() - 8, "{exact} of {}", strings.len());
-    assert_eq!(
-        (read.bos, read.eos, read.unk, read.pad),
-        (Some(1), Some(2), Some(0), Some(2))
-    );
+    assert_eq!((read.bos, read.eos, read.unk, read.pad), (Some(1), Some(2), Some(0), Some(2)));
     assert!(!read.add_bos && !read.add_eos);
     assert_eq!(read.end_of_generation, [0, 2]);
     assert_eq!(read.vocab_size, 49_152);

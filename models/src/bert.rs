@@ -12,10 +12,7 @@ use crate::decoder::{activation, linear};
 use crate::{Description, EmbeddingRule, Error, Student, TensorIndex};
 
 /// What plain BERT gives when no pooling is described.
-const DEFAULT_RULE: EmbeddingRule = EmbeddingRule {
-    pooling: Pooling::Mean,
-    normalise: true,
-};
+const DEFAULT_RULE: EmbeddingRule = EmbeddingRule { pooling: Pooling::Mean, normalise: true };
 
 struct Bert<'a> {
     tensors: &'a TensorIndex,
@@ -33,11 +30,7 @@ pub(crate) fn build(
     tensors: &TensorIndex,
     description: &Description,
 ) -> Result<Student, Error> {
-    let prefix = if tensors.has("bert.embeddings.word_embeddings.weight") {
-        "bert."
-    } else {
-        ""
-    };
+    let prefix = if tensors.has("bert.embeddings.word_embeddings.weight") { "bert." } else { "" };
     let mut b = Bert {
         tensors,
         graph: Graph::new(),
@@ -55,28 +48,23 @@ pub(crate) fn build(
     if let Some(kind) = positions.filter(|kind| kind != "absolute") {
         return Err(config.unsupported("position_embedding_type", &kind));
     }
+    // It would tie a language-modelling head, which an encoder has not.
+    config.get::<bool>("tie_word_embeddings")?;
     if config.get("is_decoder")?.unwrap_or(false) {
         return Err(config.unsupported("is_decoder", "true"));
     }
     let vocab = config.size("vocab_size")?;
-    let context = config.size("max_position_embeddings")?;
+    let context = config.context()?;
     let types = config.size("type_vocab_size")?;
-    for unused in [
-        "embeddings.position_ids",
-        "pooler.dense.weight",
-        "pooler.dense.bias",
-    ] {
+    for unused in ["embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"] {
         tensors.discard(&format!("{prefix}{unused}"));
     }
     let mut x = b.embeddings(vocab, context, types)?;
-    for layer in 0..config.size("num_hidden_layers")? {
+    for layer in 0..config.layers()? {
         x = b.layer(layer, x)?;
     }
     let rule = description.pooling.unwrap_or(DEFAULT_RULE);
-    let op = Op::Pool(Pool {
-        pooling: rule.pooling,
-        normalise: rule.normalise,
-    });
+    let op = Op::Pool(Pool { pooling: rule.pooling, normalise: rule.normalise });
     let pooled = b.graph.node("pooling", op, &[x])?;
     b.graph.output("last_hidden_state", x);
     b.graph.output("embedding", pooled);
@@ -98,15 +86,9 @@ impl Bert<'_> {
         let ids = self.graph.input("input_ids", DType::I32, rows.clone());
         let positions = self.graph.input("positions", DType::I32, rows);
         let at = |part: &str| format!("{}embeddings.{part}", self.prefix);
-        let word = self
-            .tensors
-            .matrix(&at("word_embeddings.weight"), vocab, self.hidden)?;
-        let place = self
-            .tensors
-            .matrix(&at("position_embeddings.weight"), context, self.hidden)?;
-        let kind = self
-            .tensors
-            .matrix(&at("token_type_embeddings.weight"), types, self.hidden)?;
+        let word = self.tensors.matrix(&at("word_embeddings.weight"), vocab, self.hidden)?;
+        let place = self.tensors.matrix(&at("position_embeddings.weight"), context, self.hidden)?;
+        let kind = self.tensors.matrix(&at("token_type_embeddings.weight"), types, self.hidden)?;
         let norm = at("LayerNorm");
         let word = self.graph.weight(word);
         let place = self.graph.weight(TensorExpr::AddRow {
@@ -116,9 +98,7 @@ impl Bert<'_> {
         });
         let lookup = || Op::Embedding(Embedding { scale: 1.0 });
         let a = self.graph.node("word_embeddings", lookup(), &[ids, word])?;
-        let b = self
-            .graph
-            .node("position_embeddings", lookup(), &[positions, place])?;
+        let b = self.graph.node("position_embeddings", lookup(), &[positions, place])?;
         let sum = self.graph.node("embeddings", Op::Add(Add {}), &[a, b])?;
         self.norm(&norm, sum)
     }
@@ -133,19 +113,13 @@ impl Bert<'_> {
         }
         let attended = self.graph.node(&at("attention"), self.attention(), &qkv)?;
         let out = self.linear(&at("attention.output.dense"), attended, [h, h])?;
-        let sum = self
-            .graph
-            .node(&at("attention_residual"), Op::Add(Add {}), &[out, x])?;
+        let sum = self.graph.node(&at("attention_residual"), Op::Add(Add {}), &[out, x])?;
         let x = self.norm(&at("attention.output.LayerNorm"), sum)?;
         let up = self.linear(&at("intermediate.dense"), x, [inner, h])?;
-        let op = Op::Activate(Activate {
-            activation: self.activation,
-        });
+        let op = Op::Activate(Activate { activation: self.activation });
         let active = self.graph.node(&at("intermediate.activation"), op, &[up])?;
         let down = self.linear(&at("output.dense"), active, [h, inner])?;
-        let sum = self
-            .graph
-            .node(&at("output_residual"), Op::Add(Add {}), &[down, x])?;
+        let sum = self.graph.node(&at("output_residual"), Op::Add(Add {}), &[down, x])?;
         self.norm(&at("output.LayerNorm"), sum)
     }
 
@@ -171,16 +145,10 @@ impl Bert<'_> {
     }
 
     fn norm(&mut self, name: &str, x: ValueId) -> Result<ValueId, Error> {
-        let weight = self
-            .tensors
-            .vector(&format!("{name}.weight"), self.hidden)?;
+        let weight = self.tensors.vector(&format!("{name}.weight"), self.hidden)?;
         let bias = self.tensors.vector(&format!("{name}.bias"), self.hidden)?;
         let inputs = [x, self.graph.weight(weight), self.graph.weight(bias)];
-        let op = Op::Norm(Norm {
-            kind: NormKind::Layer,
-            eps: self.eps,
-            bias: true,
-        });
+        let op = Op::Norm(Norm { kind: NormKind::Layer, eps: self.eps, bias: true });
         Ok(self.graph.node(name, op, &inputs)?)
     }
 }

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
+use limbeck_plan::Manifest;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -53,6 +54,9 @@ const HARMLESS: &[&str] = &[
     "use_mrope",
 ];
 
+/// Most layers of a student.
+const MAX_LAYERS: usize = 4096;
+
 /// A JSON object whose keys are ticked off as they are read.
 pub struct Config {
     values: Map<String, Value>,
@@ -71,21 +75,10 @@ impl Config {
 
     pub(crate) fn nested(value: &Value, path: &str) -> Result<Config, Error> {
         let Value::Object(values) = value else {
-            let what = if path.is_empty() {
-                "the configuration"
-            } else {
-                path
-            };
-            return Err(Error::new(
-                ErrorKind::Mismatch,
-                format!("{what} is not a JSON object"),
-            ));
+            let what = if path.is_empty() { "the configuration" } else { path };
+            return Err(Error::new(ErrorKind::Mismatch, format!("{what} is not a JSON object")));
         };
-        Ok(Config {
-            values: values.clone(),
-            seen: RefCell::default(),
-            path: path.into(),
-        })
+        Ok(Config { values: values.clone(), seen: RefCell::default(), path: path.into() })
     }
 
     fn place(&self, key: &str) -> String {
@@ -102,10 +95,7 @@ impl Config {
         match self.values.get(key) {
             None | Some(Value::Null) => Ok(None),
             Some(v) => serde_json::from_value(v.clone()).map(Some).map_err(|e| {
-                Error::new(
-                    ErrorKind::Mismatch,
-                    format!("{} is {v}: {e}", self.place(key)),
-                )
+                Error::new(ErrorKind::Mismatch, format!("{} is {v}: {e}", self.place(key)))
             }),
         }
     }
@@ -113,10 +103,7 @@ impl Config {
     /// The value of a key that must be there.
     pub(crate) fn require<T: DeserializeOwned>(&self, key: &str) -> Result<T, Error> {
         self.get(key)?.ok_or_else(|| {
-            Error::new(
-                ErrorKind::Missing,
-                format!("{} is missing", self.place(key)),
-            )
+            Error::new(ErrorKind::Missing, format!("{} is missing", self.place(key)))
         })
     }
 
@@ -136,12 +123,26 @@ impl Config {
         }
     }
 
+    /// The number of layers, small enough to make a list of them.
+    pub(crate) fn layers(&self) -> Result<usize, Error> {
+        self.size_within("num_hidden_layers", MAX_LAYERS)
+    }
+
+    /// The positions of the student, no more than a plan may have.
+    pub(crate) fn context(&self) -> Result<usize, Error> {
+        self.size_within("max_position_embeddings", Manifest::MAX_CONTEXT)
+    }
+
+    fn size_within(&self, key: &str, most: usize) -> Result<usize, Error> {
+        match self.size(key)? {
+            n if n <= most => Ok(n),
+            n => Err(self.unsupported(key, &n.to_string())),
+        }
+    }
+
     /// Refuses a value by name.
     pub(crate) fn unsupported(&self, key: &str, value: &str) -> Error {
-        let message = format!(
-            "{} has the value {value}, which is not supported",
-            self.place(key)
-        );
+        let message = format!("{} has the value {value}, which is not supported", self.place(key));
         Error::new(ErrorKind::Unsupported, message)
     }
 
@@ -189,11 +190,7 @@ mod tests {
         assert_eq!(config.size("hidden_size").unwrap(), 8);
         let e = config.finish(&BTreeSet::new()).unwrap_err();
         assert!(e.to_string().contains("\"warp_factor\""), "{e}");
-        assert!(
-            config
-                .finish(&BTreeSet::from(["warp_factor".to_string()]))
-                .is_ok()
-        );
+        assert!(config.finish(&BTreeSet::from(["warp_factor".to_string()])).is_ok());
     }
 
     #[test]

@@ -13,6 +13,9 @@ use crate::config::Config;
 use crate::rope::{self, Rotary};
 use crate::{Error, Student, TensorIndex};
 
+/// Largest head that a plan may have.
+const MAX_HEAD_DIM: usize = 4096;
+
 /// Which projections of a layer carry a bias.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Biases {
@@ -53,9 +56,12 @@ impl Decoder {
     pub fn read(config: &Config, architecture: &'static str) -> Result<Decoder, Error> {
         let heads = config.size("num_attention_heads")?;
         let hidden = config.size("hidden_size")?;
-        let layers = config.size("num_hidden_layers")?;
-        let context = config.size("max_position_embeddings")?;
+        let layers = config.layers()?;
+        let context = config.context()?;
         let head_dim = config.size_or("head_dim", Some(hidden / heads))?;
+        if head_dim > MAX_HEAD_DIM {
+            return Err(config.unsupported("head_dim", &head_dim.to_string()));
+        }
         let kv_heads = config.size_or("num_key_value_heads", Some(heads))?;
         if kv_heads > heads || !heads.is_multiple_of(kv_heads) {
             return Err(config.unsupported("num_key_value_heads", &kv_heads.to_string()));
@@ -85,14 +91,8 @@ impl Decoder {
 
     /// Builds the text entry.
     pub fn build(self, tensors: &TensorIndex) -> Result<Student, Error> {
-        let mut b = Builder {
-            graph: Graph::new(),
-            tensors,
-            d: &self,
-        };
-        let ids = b
-            .graph
-            .input("input_ids", DType::I32, vec![Dim::symbol(Symbol::TOKENS)]);
+        let mut b = Builder { graph: Graph::new(), tensors, d: &self };
+        let ids = b.graph.input("input_ids", DType::I32, vec![Dim::symbol(Symbol::TOKENS)]);
         let table = tensors.matrix("model.embed_tokens.weight", self.vocab, self.hidden)?;
         let weight = b.graph.weight(table.clone());
         let embedding = Op::Embedding(Embedding { scale: 1.0 });
@@ -100,19 +100,13 @@ impl Decoder {
         for layer in 0..self.layers {
             x = b.layer(layer, x)?;
         }
-        let rows = b
-            .graph
-            .node("select_rows", Op::SelectRows(SelectRows {}), &[x])?;
+        let rows = b.graph.node("select_rows", Op::SelectRows(SelectRows {}), &[x])?;
         let normed = b.norm("model.norm", rows)?;
         let head = self.head(tensors, table)?;
         let weight = b.graph.weight(head);
-        let mut logits = b
-            .graph
-            .node("lm_head", plain_linear(false), &[normed, weight])?;
+        let mut logits = b.graph.node("lm_head", plain_linear(false), &[normed, weight])?;
         if let Some(cap) = self.logit_softcap {
-            logits = b
-                .graph
-                .node("logit_soft_cap", Op::SoftCap(SoftCap { cap }), &[logits])?;
+            logits = b.graph.node("logit_soft_cap", Op::SoftCap(SoftCap { cap }), &[logits])?;
         }
         b.graph.output("logits", logits);
         Ok(Student {
@@ -148,28 +142,17 @@ impl Builder<'_> {
         let normed = self.norm(&at("input_layernorm"), x)?;
         let attended = self.attention(layer, normed)?;
         let width = d.heads * d.head_dim;
-        let out = self.linear(
-            &at("self_attn.o_proj"),
-            attended,
-            d.hidden,
-            width,
-            d.biases.output,
-        )?;
-        let x = self
-            .graph
-            .node(&at("attention_residual"), Op::Add(Add {}), &[out, x])?;
+        let out =
+            self.linear(&at("self_attn.o_proj"), attended, d.hidden, width, d.biases.output)?;
+        let x = self.graph.node(&at("attention_residual"), Op::Add(Add {}), &[out, x])?;
         let normed = self.norm(&at("post_attention_layernorm"), x)?;
         let (inner, bias) = (d.intermediate, d.biases.mlp);
         let gate = self.linear(&at("mlp.gate_proj"), normed, inner, d.hidden, bias)?;
         let up = self.linear(&at("mlp.up_proj"), normed, inner, d.hidden, bias)?;
-        let op = Op::Gate(Gate {
-            activation: d.activation,
-        });
+        let op = Op::Gate(Gate { activation: d.activation });
         let gated = self.graph.node(&at("mlp.gate"), op, &[gate, up])?;
         let down = self.linear(&at("mlp.down_proj"), gated, d.hidden, inner, bias)?;
-        Ok(self
-            .graph
-            .node(&at("mlp_residual"), Op::Add(Add {}), &[down, x])?)
+        Ok(self.graph.node(&at("mlp_residual"), Op::Add(Add {}), &[down, x])?)
     }
 
     fn attention(&mut self, layer: usize, x: ValueId) -> Result<ValueId, Error> {
@@ -184,9 +167,7 @@ impl Builder<'_> {
         ];
         if d.qk_norm {
             for name in ["q_norm", "k_norm"] {
-                let weight = self
-                    .tensors
-                    .vector(&at(&format!("{name}.weight")), d.head_dim)?;
+                let weight = self.tensors.vector(&at(&format!("{name}.weight")), d.head_dim)?;
                 inputs.push(self.graph.weight(weight));
             }
         }
@@ -194,14 +175,8 @@ impl Builder<'_> {
             name: "rope frequencies".into(),
             values: d.rotary.inv_freq.as_slice().into(),
         }));
-        let kind = StateKind::Append {
-            kv_heads: d.kv_heads,
-            head_dim: d.head_dim,
-        };
-        let state = self.graph.state(State {
-            name: format!("layers.{layer}.kv"),
-            kind,
-        });
+        let kind = StateKind::Append { kv_heads: d.kv_heads, head_dim: d.head_dim };
+        let state = self.graph.state(State { name: format!("layers.{layer}.kv"), kind });
         let op = Op::Attention(Attention {
             heads: d.heads,
             kv_heads: d.kv_heads,
@@ -223,15 +198,9 @@ impl Builder<'_> {
     }
 
     fn norm(&mut self, name: &str, x: ValueId) -> Result<ValueId, Error> {
-        let weight = self
-            .tensors
-            .vector(&format!("{name}.weight"), self.d.hidden)?;
+        let weight = self.tensors.vector(&format!("{name}.weight"), self.d.hidden)?;
         let weight = self.graph.weight(weight);
-        let op = Op::Norm(Norm {
-            kind: NormKind::Rms,
-            eps: self.d.eps,
-            bias: false,
-        });
+        let op = Op::Norm(Norm { kind: NormKind::Rms, eps: self.d.eps, bias: false });
         Ok(self.graph.node(name, op, &[x, weight])?)
     }
 
@@ -266,12 +235,7 @@ pub(crate) fn linear(
 }
 
 fn plain_linear(bias: bool) -> Op {
-    Op::Linear(Linear {
-        bias,
-        activation: Activation::Identity,
-        gated: false,
-        residual: false,
-    })
+    Op::Linear(Linear { bias, activation: Activation::Identity, gated: false, residual: false })
 }
 
 /// The activation that a configuration names, as Hugging Face's `ACT2FN` does.

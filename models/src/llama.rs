@@ -11,10 +11,7 @@ pub(crate) fn build(
 ) -> Result<Student, Error> {
     let mut decoder = Decoder::read(config, "llama")?;
     let attention = config.get("attention_bias")?.unwrap_or(false);
-    decoder.biases = Biases {
-        qkv: attention,
-        output: attention,
-        mlp: config.get("mlp_bias")?.unwrap_or(false),
-    };
+    decoder.biases =
+        Biases { qkv: attention, output: attention, mlp: config.get("mlp_bias")?.unwrap_or(false) };
     decoder.build(tensors)
 }

@@ -11,11 +11,7 @@ pub(crate) fn build(
     _: &Description,
 ) -> Result<Student, Error> {
     let mut decoder = Decoder::read(config, "qwen2")?;
-    decoder.biases = Biases {
-        qkv: true,
-        output: false,
-        mlp: false,
-    };
+    decoder.biases = Biases { qkv: true, output: false, mlp: false };
     decoder.windows = windows(config, decoder.layers)?;
     decoder.build(tensors)
 }

@@ -18,11 +18,7 @@ pub(crate) fn build(
         return Err(config.unsupported("head_dim", "(none)"));
     }
     let attention = config.get("attention_bias")?.unwrap_or(false);
-    decoder.biases = Biases {
-        qkv: attention,
-        output: attention,
-        mlp: false,
-    };
+    decoder.biases = Biases { qkv: attention, output: attention, mlp: false };
     decoder.qk_norm = true;
     decoder.windows = windows(config, decoder.layers)?;
     decoder.build(tensors)

@@ -57,18 +57,12 @@ pub(crate) fn read(config: &Config, head_dim: usize, context: usize) -> Result<R
     };
     params.get::<Value>("original_max_position_embeddings")?;
     params.finish(&Default::default())?;
-    Ok(Rotary {
-        inv_freq,
-        factor,
-        rotary_dim,
-    })
+    Ok(Rotary { inv_freq, factor, rotary_dim })
 }
 
 fn base_frequencies(theta: f32, rotary_dim: usize) -> Vec<f32> {
     let exponent = |i: usize| (2 * i) as f32 / rotary_dim as f32;
-    (0..rotary_dim / 2)
-        .map(|i| 1.0 / theta.powf(exponent(i)))
-        .collect()
+    (0..rotary_dim / 2).map(|i| 1.0 / theta.powf(exponent(i))).collect()
 }
 
 fn positive(params: &Config, key: &str) -> Result<f32, Error> {
@@ -89,11 +83,8 @@ fn linear(params: &Config, base: Vec<f32>) -> Result<Vec<f32>, Error> {
 fn divided(params: &Config, base: Vec<f32>) -> Result<Vec<f32>, Error> {
     let factors: Vec<f32> = params.require("factors")?;
     if factors.len() != base.len() || factors.iter().any(|f| !f.is_finite() || *f <= 0.0) {
-        let message = format!(
-            "the checkpoint has {} rope factors, not {}",
-            factors.len(),
-            base.len()
-        );
+        let message =
+            format!("the checkpoint has {} rope factors, not {}", factors.len(), base.len());
         return Err(Error::new(ErrorKind::Mismatch, message));
     }
     Ok(base.iter().zip(factors).map(|(b, f)| b / f).collect())
@@ -160,11 +151,7 @@ fn yarn_attention_factor(params: &Config, factor: f32) -> Result<f32, Error> {
         return Ok(given);
     }
     let scale = |m: f32| {
-        if factor > 1.0 {
-            0.1 * m * factor.ln() + 1.0
-        } else {
-            1.0
-        }
+        if factor > 1.0 { 0.1 * m * factor.ln() + 1.0 } else { 1.0 }
     };
     Ok(match (mscale, all_dim) {
         (Some(m), Some(a)) if m != 0.0 && a != 0.0 => scale(m) / scale(a),
@@ -198,10 +185,7 @@ mod tests {
             (json!({"rope_type": "linear", "factor": 0.0}), "factor"),
             (json!({"rope_type": "linear"}), "factor"),
             (json!({"rope_type": "default", "wobble": 1}), "wobble"),
-            (
-                json!({"rope_type": "factors", "factors": [1.0]}),
-                "rope factors",
-            ),
+            (json!({"rope_type": "factors", "factors": [1.0]}), "rope factors"),
         ] {
             let e = rotary(json!({"rope_scaling": scaling})).unwrap_err();
             assert!(e.to_string().contains(word), "{e}");

@@ -28,10 +28,7 @@ pub struct TensorIndex {
 impl TensorIndex {
     /// An index of these tensors.
     pub fn new(tensors: impl IntoIterator<Item = (String, TensorInfo)>) -> TensorIndex {
-        TensorIndex {
-            tensors: tensors.into_iter().collect(),
-            used: RefCell::default(),
-        }
+        TensorIndex { tensors: tensors.into_iter().collect(), used: RefCell::default() }
     }
 
     /// Whether the checkpoint has a tensor.
@@ -62,22 +59,14 @@ impl TensorIndex {
         cols: usize,
     ) -> Result<TensorExpr, Error> {
         let Some(info) = self.tensors.get(name) else {
-            return Err(Error::new(
-                ErrorKind::Missing,
-                format!("tensor {name:?} is missing"),
-            ));
+            return Err(Error::new(ErrorKind::Missing, format!("tensor {name:?} is missing")));
         };
         if info.shape != shape {
             let message = format!("tensor {name:?} has shape {:?}, not {shape:?}", info.shape);
             return Err(Error::new(ErrorKind::Mismatch, message));
         }
         self.used.borrow_mut().insert(name.into());
-        Ok(TensorExpr::Tensor {
-            name: name.into(),
-            rows,
-            cols,
-            storage: info.storage.clone(),
-        })
+        Ok(TensorExpr::Tensor { name: name.into(), rows, cols, storage: info.storage.clone() })
     }
 
     /// Refuses tensors that no one asked for.

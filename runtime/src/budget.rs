@@ -47,7 +47,8 @@ impl Limits {
         if in_range(floor) && in_range(ceiling) && floor <= ceiling {
             return Ok(Limits { floor, ceiling });
         }
-        let message = format!("floor {floor} and ceiling {ceiling} are not 0 <= floor <= ceiling <= 1");
+        let message =
+            format!("floor {floor} and ceiling {ceiling} are not 0 <= floor <= ceiling <= 1");
         Err(Error::new(ErrorKind::InvalidInput, message))
     }
 }
@@ -128,9 +129,20 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_the_forms() {
-        for text in ["", "NaN", "-1", "0", "1.5", "price:-1", "price:inf", "latency:8", "latency:0ms",
-            "latency:-3ms", "speed:9", "deadline:1e300s"]
-        {
+        for text in [
+            "",
+            "NaN",
+            "-1",
+            "0",
+            "1.5",
+            "price:-1",
+            "price:inf",
+            "latency:8",
+            "latency:0ms",
+            "latency:-3ms",
+            "speed:9",
+            "deadline:1e300s",
+        ] {
             let e = text.parse::<Budget>().unwrap_err();
             assert_eq!(e.kind(), ErrorKind::InvalidInput, "{text}");
         }

@@ -24,8 +24,8 @@ impl PlanBytes {
         let io = |e: std::io::Error| {
             Error::new(ErrorKind::Io, e.to_string()).at(path.display().to_string()).caused_by(e)
         };
-        let file = File::open(path).map_err(io)?;
-        let metadata = file.metadata().map_err(io)?;
+        // Looked at before it is opened: opening a pipe waits for a writer.
+        let metadata = std::fs::metadata(path).map_err(io)?;
         if !metadata.is_file() {
             let e = Error::new(ErrorKind::Plan, "this is not a file");
             return Err(e.at(path.display().to_string()));
@@ -33,6 +33,7 @@ impl PlanBytes {
         if metadata.len() == 0 {
             return Ok(PlanBytes::Owned(Arc::from([])));
         }
+        let file = File::open(path).map_err(io)?;
         // SAFETY: the mapping is read-only and private to this value, and is read as `u8` only,
         // for which every content is valid. That no one shortens or rewrites the file meanwhile is
         // required of the caller in `Engine::open`.

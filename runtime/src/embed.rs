@@ -163,10 +163,7 @@ impl Encoder {
             output_rows: &[],
         };
         let spent = self.state.run(&call)?;
-        usage.tokens += ids.len() as u64;
-        usage.macs += spent.macs;
-        usage.full_macs += spent.macs;
-        usage.bytes += spent.bytes;
+        usage.count(ids.len(), spent);
         let output = |name: &str| {
             self.state.output(name).ok_or_else(|| {
                 Error::new(ErrorKind::Plan, format!("the entry has no output {name:?}"))

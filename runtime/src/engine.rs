@@ -5,9 +5,9 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::backend::Backend;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::fake::FakeBackend;
-use crate::backend::Backend;
 use crate::bytes::PlanBytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;

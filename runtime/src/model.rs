@@ -1,9 +1,10 @@
 //! A model: an opened plan, shared by any number of sessions.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use limbeck_plan::{Manifest, Plan, Task};
+use limbeck_plan::{Dim, Manifest, OperandKind, Plan, Symbol, Task};
 
 use crate::backend::{Backend, PlanData, Prepared};
 use crate::bytes::PlanBytes;
@@ -30,9 +31,7 @@ impl Model {
         check_interface(&plan)?;
         let data = Arc::new(PlanData { plan, bytes });
         let prepared = backend.prepare(data.clone())?;
-        Ok(Model {
-            inner: Arc::new(Inner { backend, data, prepared, tokenizer: OnceLock::new() }),
-        })
+        Ok(Model { inner: Arc::new(Inner { backend, data, prepared, tokenizer: OnceLock::new() }) })
     }
 
     /// What the student is.
@@ -85,9 +84,10 @@ impl Model {
     /// # Errors
     /// A plan without one, or with one that does not parse.
     pub fn chat_template(&self) -> Result<ChatTemplate> {
-        let source = self.manifest().chat_template.as_deref().ok_or_else(|| {
-            Error::new(ErrorKind::Unsupported, "the plan has no chat template")
-        })?;
+        let source =
+            self.manifest().chat_template.as_deref().ok_or_else(|| {
+                Error::new(ErrorKind::Unsupported, "the plan has no chat template")
+            })?;
         ChatTemplate::new(source)
     }
 
@@ -126,32 +126,54 @@ impl fmt::Debug for Model {
 /// The runtime's tasks rely on the inputs, outputs and sizes that the manifest promises.
 fn check_interface(plan: &Plan) -> Result<()> {
     let manifest = plan.manifest();
-    let (name, inputs, output, cols): (_, &[&str], _, _) = match manifest.task {
-        Task::Text => (Manifest::TEXT_ENTRY, &["input_ids"], "logits", manifest.vocab_size),
+    type Output = (&'static str, &'static str, Option<usize>);
+    let (name, inputs, outputs): (_, &[&str], &[Output]) = match manifest.task {
+        Task::Text => (
+            Manifest::TEXT_ENTRY,
+            &["input_ids"],
+            &[("logits", Symbol::OUTPUTS, Some(manifest.vocab_size))],
+        ),
         Task::Embed => (
             Manifest::EMBED_ENTRY,
             &["input_ids", "positions"],
-            "embedding",
-            manifest.embedding_size,
+            &[
+                ("last_hidden_state", Symbol::TOKENS, None),
+                ("embedding", Symbol::SEQUENCES, Some(manifest.embedding_size)),
+            ],
         ),
     };
     let fail = |message: String| Err(Error::new(ErrorKind::Plan, message));
     let Some(entry) = plan.program().entry(name) else {
         return fail(format!("the plan has no entry {name:?}"));
     };
-    if manifest.context_length == 0 || manifest.context_length > 1 << 24 {
-        return fail(format!("a context of {} is out of range", manifest.context_length));
+    if manifest.context_length == 0 || manifest.context_length > Manifest::MAX_CONTEXT {
+        return fail(format!("manifest: a context of {} is out of range", manifest.context_length));
     }
-    for (_, input) in entry.operands_of(limbeck_plan::OperandKind::Input) {
-        if !inputs.contains(&input.name.as_str()) {
+    let mut seen = HashSet::new();
+    for (_, input) in entry.operands_of(OperandKind::Input) {
+        if !inputs.contains(&input.name.as_str()) || !seen.insert(&input.name) {
             return fail(format!("entry {name:?} has an unknown input {:?}", input.name));
         }
     }
-    let found = entry.operands_of(limbeck_plan::OperandKind::Output).find(|(_, o)| o.name == output);
-    let size = found.and_then(|(_, o)| o.fact.shape.last()?.as_const());
-    match size {
-        Some(size) if size == cols as u64 => Ok(()),
-        Some(size) => fail(format!("{output:?} has {size} columns, the manifest says {cols}")),
-        None => fail(format!("entry {name:?} has no output {output:?}")),
+    for (output, rows, cols) in outputs {
+        let found = entry.operands_of(OperandKind::Output).find(|(_, o)| o.name == *output);
+        let Some((_, operand)) = found else {
+            return fail(format!("entry {name:?} has no output {output:?}"));
+        };
+        let fits = match operand.fact.shape.as_slice() {
+            [r, c] => {
+                let wanted = cols.map(Dim::from);
+                *r == Dim::symbol(rows) && wanted.is_none_or(|wanted| *c == wanted)
+            }
+            _ => false,
+        };
+        if !fits {
+            let cols = cols.map_or("...".into(), |cols| cols.to_string());
+            return fail(format!(
+                "output {output:?} is {}, the manifest says [{rows}, {cols}]",
+                operand.fact
+            ));
+        }
     }
+    Ok(())
 }

@@ -44,10 +44,7 @@ const KEYS: u32 = 1;
 impl Philox {
     /// The stream of a seed.
     pub(crate) fn new(seed: u64) -> Philox {
-        Philox {
-            key: words(seed),
-            drawn: 0,
-        }
+        Philox { key: words(seed), drawn: 0 }
     }
 
     /// Another stream, which depends on this one's key and on `stream`, but not on how much was
@@ -55,10 +52,7 @@ impl Philox {
     pub(crate) fn fork(&self, stream: u64) -> Philox {
         let [low, high] = words(stream);
         let [a, b, _, _] = philox4x32([low, high, 0, KEYS], self.key);
-        Philox {
-            key: [a, b],
-            drawn: 0,
-        }
+        Philox { key: [a, b], drawn: 0 }
     }
 
     /// The next number, uniform in `[0, 1)`, a multiple of 2^-53.
@@ -84,11 +78,7 @@ mod tests {
     #[test]
     fn known_answers() {
         let cases = [
-            (
-                [0; 4],
-                [0; 2],
-                [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8],
-            ),
+            ([0; 4], [0; 2], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]),
             (
                 [0xffff_ffff; 4],
                 [0xffff_ffff; 2],

@@ -304,10 +304,7 @@ impl Session {
             }
             (item, done) = self.fill(work, item, done)?;
             let spent = self.run_chunk()?;
-            usage.tokens += self.buffers.ids.len() as u64;
-            usage.macs += spent.macs;
-            usage.full_macs += spent.macs;
-            usage.bytes += spent.bytes;
+            usage.count(self.buffers.ids.len(), spent);
             if let Some(logits) = self.state.output("logits") {
                 let rows = logits.values.chunks_exact(logits.cols);
                 self.buffers.outputs.iter().zip(rows).for_each(|(o, row)| sink(*o, row));

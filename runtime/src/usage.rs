@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::backend::Spent;
+
 /// Choices that a site made: `histogram[k]` tokens chose `k`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SiteUsage {
@@ -33,12 +35,20 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Counts a run. A plan states its own costs: absurd ones must not overflow.
+    pub(crate) fn count(&mut self, tokens: usize, spent: Spent) {
+        self.tokens += tokens as u64;
+        self.macs = self.macs.saturating_add(spent.macs);
+        self.full_macs = self.full_macs.saturating_add(spent.macs);
+        self.bytes = self.bytes.saturating_add(spent.bytes);
+    }
+
     /// Adds another call's usage.
     pub fn add(&mut self, other: &Usage) {
-        self.tokens += other.tokens;
-        self.macs += other.macs;
-        self.full_macs += other.full_macs;
-        self.bytes += other.bytes;
+        self.tokens = self.tokens.saturating_add(other.tokens);
+        self.macs = self.macs.saturating_add(other.macs);
+        self.full_macs = self.full_macs.saturating_add(other.full_macs);
+        self.bytes = self.bytes.saturating_add(other.bytes);
         self.ms += other.ms;
         self.fraction = match self.full_macs {
             0 => 1.0,

@@ -1,1 +1,114 @@
-//! placeholder
+//! What the suites share: goldens, students, and compiled plans.
+//!
+//! Goldens lie in `golden/` beside the generators that made them. Real students are fetched
+//! (`cargo xtask fetch`) to the folder that `LIMBECK_STUDENTS` names, `target/students` unless it
+//! is set. Where they are missing a test prints why it is skipped, and fails when
+//! `LIMBECK_REQUIRE=1`.
+#![deny(unsafe_code)]
+
+pub mod hostile;
+pub mod memory;
+mod npz;
+
+use std::path::{Path, PathBuf};
+
+use limbeck::{BackendKind, Engine, EngineOptions, Model, SessionOptions, Wanted, Work};
+use limbeck_compiler::{Options, Quant, compile};
+
+pub use npz::Npz;
+
+/// The folder of the goldens.
+pub fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
+}
+
+/// A file or folder of a fetched student, or `None`, with the reason printed, where it is missing.
+///
+/// # Panics
+/// When it is missing and `LIMBECK_REQUIRE=1`.
+pub fn student(path: &str) -> Option<PathBuf> {
+    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/students");
+    let folder = std::env::var_os("LIMBECK_STUDENTS").map_or_else(default, PathBuf::from);
+    let found = folder.join(path);
+    if found.exists() {
+        return Some(found);
+    }
+    let required = std::env::var("LIMBECK_REQUIRE").is_ok_and(|v| v == "1");
+    assert!(!required, "{} is missing: run `cargo xtask fetch`", found.display());
+    println!("skipped: {} is missing: run `cargo xtask fetch`", found.display());
+    None
+}
+
+/// The GGUF file of SmolLM2-135M-Instruct.
+pub const SMOLLM2: &str = "smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
+/// The folder of all-MiniLM-L6-v2.
+pub const MINILM: &str = "minilm";
+
+/// A compiled plan in a folder of its own, which goes with it.
+#[derive(Debug)]
+pub struct Compiled {
+    folder: tempfile::TempDir,
+}
+
+impl Compiled {
+    /// Compiles a checkpoint, with or without the passes.
+    ///
+    /// # Panics
+    /// When it does not compile.
+    pub fn new(source: &Path, quant: Quant, passes: bool) -> Compiled {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let compiled = Compiled { folder };
+        let options = Options { passes, ..Options::new(source, compiled.path(), quant) };
+        compile(&options, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{e}"));
+        compiled
+    }
+
+    /// The plan file.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("student.lbk")
+    }
+
+    /// Opens it.
+    ///
+    /// # Panics
+    /// When it does not open.
+    pub fn open(&self, backend: BackendKind, threads: usize) -> Model {
+        let engine = Engine::new(EngineOptions { backend, threads }).expect("an engine");
+        engine.open(self.path()).unwrap_or_else(|e| panic!("{e}"))
+    }
+}
+
+/// The logits after each of `ids`, `[ids, vocab]`.
+///
+/// # Panics
+/// When the step fails.
+pub fn all_logits(model: &Model, ids: &[u32], options: SessionOptions) -> Vec<f32> {
+    let mut session = model.session(options).expect("a session");
+    let sequence = session.sequence();
+    let mut logits = Vec::new();
+    let work = [Work { sequence, tokens: ids, wanted: Wanted::All }];
+    session.step(&work, |_, row| logits.extend_from_slice(row)).expect("a step");
+    logits
+}
+
+/// Norm of the difference over norm of `expected`.
+///
+/// # Panics
+/// When the lengths differ or a value is not finite.
+pub fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    assert!(found.iter().all(|v| v.is_finite()), "a value is not finite");
+    let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>();
+    let pairs = found.iter().zip(expected);
+    let difference = squares(&mut pairs.map(|(a, b)| f64::from(*a) - f64::from(*b)));
+    let norm = squares(&mut expected.iter().map(|v| f64::from(*v)));
+    (difference / norm).sqrt()
+}
+
+/// The cosine of two vectors.
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |x: &[f32], y: &[f32]| -> f64 {
+        x.iter().zip(y).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}

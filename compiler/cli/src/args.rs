@@ -60,6 +60,9 @@ pub struct CompileArgs {
     /// Configuration key to ignore, where it does not change the computation; may be repeated.
     #[arg(long, value_name = "KEY")]
     pub ignore_key: Vec<String>,
+    /// Leave out the passes that make a graph cheaper to run, to look for a defect in them.
+    #[arg(long)]
+    pub no_passes: bool,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -252,13 +255,14 @@ impl PlanArgs {
     pub fn budget(&self) -> Result<BudgetReport, Failure> {
         let budget: Budget = self.budget.parse()?;
         Limits::new(self.floor, self.ceiling)?;
-        let met = budget == Budget::Full || matches!(budget, Budget::Price(_) | Budget::Fraction(1.0));
+        let met =
+            budget == Budget::Full || matches!(budget, Budget::Price(_) | Budget::Fraction(1.0));
         if !met {
             note(format!(
                 "the budget {budget} cannot be met: the plan has no place where compute can vary"
             ));
         }
-        Ok(BudgetReport { requested: budget.to_string(), met })
+        Ok(BudgetReport { requested: self.budget.clone(), met })
     }
 
     /// A session's options, with a context of at most `context` (0: the student's).

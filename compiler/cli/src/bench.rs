@@ -10,9 +10,13 @@ use crate::args::BenchArgs;
 use crate::memory;
 use crate::output::{Failure, print_json, print_line};
 
+/// Most sequences decoded together.
+const MAX_BATCH: usize = 1024;
+
 pub fn execute(args: BenchArgs) -> Result<(), Failure> {
-    if args.prompt == 0 || args.repeat == 0 || args.batch == 0 {
-        return Err(Failure::new("-p, -r and --batch must be at least 1"));
+    if args.prompt == 0 || args.repeat == 0 || args.batch == 0 || args.batch > MAX_BATCH {
+        let message = format!("-p, -r and --batch must be at least 1, --batch at most {MAX_BATCH}");
+        return Err(Failure::new(message));
     }
     let start = Instant::now();
     let model = args.plan.open()?;
@@ -69,12 +73,12 @@ fn median(values: &mut [f64]) -> f64 {
 
 fn text(args: &BenchArgs, model: &Model) -> Result<Value, Failure> {
     let vocab = model.manifest().vocab_size;
-    let ids = some_ids(args.prompt, vocab);
-    let context = args.prompt + args.decode;
+    let context = args.prompt.saturating_add(args.decode);
     let most = model.manifest().context_length;
     if context > most {
         return Err(Failure::new(format!("{context} tokens are beyond the context of {most}")));
     }
+    let ids = some_ids(args.prompt, vocab);
     // Blocks of the forks' own tails beside the shared prompt.
     let cache_tokens = args.prompt + args.batch * (args.decode + 64);
     let options = SessionOptions { context, cache_tokens, ..SessionOptions::default() };

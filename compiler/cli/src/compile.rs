@@ -7,7 +7,7 @@ use limbeck_compiler::{Options, Report, compile};
 use serde_json::json;
 
 use crate::args::CompileArgs;
-use crate::output::{Failure, print_json};
+use crate::output::{Failure, print_json, say};
 
 pub fn execute(args: CompileArgs) -> Result<(), Failure> {
     if let Some(folder) = args.with.first() {
@@ -18,10 +18,9 @@ pub fn execute(args: CompileArgs) -> Result<(), Failure> {
         return Err(Failure::new("--prefer onnx: this build lowers nothing to ONNX Runtime"));
     }
     let options = Options {
-        source: args.source,
-        output: args.output,
-        quant: args.quant,
         ignored_keys: args.ignore_key.into_iter().collect(),
+        passes: !args.no_passes,
+        ..Options::new(args.source, args.output, args.quant)
     };
     let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} weights  {msg}") {
@@ -39,21 +38,23 @@ pub fn execute(args: CompileArgs) -> Result<(), Failure> {
     if args.json {
         return print_json(&to_json(&options, &report, seconds));
     }
-    eprintln!(
+    say(format_args!(
         "{} ({}): {} steps, {} of weights, {seconds:.1} s",
         report.student,
         report.architecture,
         report.steps,
         HumanBytes(report.packing.bytes),
-    );
+    ));
     for (values, count, bytes, error) in &report.packing.formats {
         let error = match error.relative() {
             0.0 => "exact".into(),
             e => format!("relative error {e:.2e} where converted"),
         };
-        eprintln!("  {:4} {count:4} weights {:>12}  {error}", values.name(), HumanBytes(*bytes));
+        let (name, bytes) = (values.name(), HumanBytes(*bytes));
+        say(format_args!("  {name:4} {count:4} weights {bytes:>12}  {error}"));
     }
-    eprintln!("wrote {} ({})", options.output.display(), HumanBytes(report.file_bytes));
+    let (output, bytes) = (options.output.display(), HumanBytes(report.file_bytes));
+    say(format_args!("wrote {output} ({bytes})"));
     Ok(())
 }
 

@@ -34,6 +34,9 @@ pub fn execute(args: EmbedArgs) -> Result<(), Failure> {
             print_line(serde_json::to_string(&embedding).map_err(Failure::new)?)?;
         }
     }
+    if usage.tokens == 0 {
+        return Err(Failure::new("stdin: there is no line to embed"));
+    }
     if args.plan.json {
         return print_json(&json!({"embeddings": all, "usage": usage, "budget": budget}));
     }

@@ -9,7 +9,7 @@ use limbeck::{Encoder, EncoderInput, Model, SessionOptions, Usage, Wanted, Work}
 use serde_json::json;
 
 use crate::args::ForwardArgs;
-use crate::npz::{Inputs, Integers, Outputs};
+use crate::npz::{self, Floats, Inputs, Integers};
 use crate::output::{Failure, print_json};
 
 pub fn execute(args: ForwardArgs) -> Result<(), Failure> {
@@ -28,11 +28,11 @@ pub fn execute(args: ForwardArgs) -> Result<(), Failure> {
         let known = known.join(", ");
         return Err(Failure::new(format!("entry {entry:?} takes no {name:?}, only {known}")));
     }
-    let mut outputs = Outputs::create(&args.outputs)?;
-    let usage = match task {
-        Task::Text => text(&args, &model, &mut inputs, &mut outputs)?,
-        Task::Embed => encoder(&model, &mut inputs, &mut outputs)?,
+    let (usage, outputs) = match task {
+        Task::Text => text(&args, &model, &mut inputs)?,
+        Task::Embed => encoder(&model, &mut inputs)?,
     };
+    npz::write(&args.outputs, &outputs)?;
     if args.plan.json {
         let path = args.outputs.display().to_string();
         return print_json(&json!({"outputs": path, "usage": usage, "budget": budget}));
@@ -46,9 +46,8 @@ fn required(inputs: &mut Inputs, name: &str) -> Result<Integers, Failure> {
 }
 
 fn to_ids(values: &[i64]) -> Result<Vec<u32>, Failure> {
-    let id = |v: &i64| {
-        u32::try_from(*v).map_err(|_| Failure::new(format!("{v} is not a token id")))
-    };
+    let id =
+        |v: &i64| u32::try_from(*v).map_err(|_| Failure::new(format!("{v} is not a token id")));
     values.iter().map(id).collect()
 }
 
@@ -56,8 +55,7 @@ fn text(
     args: &ForwardArgs,
     model: &Model,
     inputs: &mut Inputs,
-    outputs: &mut Outputs,
-) -> Result<Usage, Failure> {
+) -> Result<(Usage, Vec<Floats>), Failure> {
     let ids = required(inputs, "input_ids")?;
     let tokens = match ids.shape[..] {
         [n] | [1, n] => n,
@@ -71,21 +69,23 @@ fn text(
     let mut session = args.plan.session(model, options)?;
     let sequence = session.sequence();
     let vocab = model.manifest().vocab_size;
-    let mut logits = Vec::with_capacity(tokens * vocab);
+    let mut logits = Vec::new();
     let work = [Work { sequence, tokens: &ids, wanted: Wanted::All }];
     let usage = session.step(&work, |_, row| logits.extend_from_slice(row))?;
-    outputs.write("logits", &[tokens, vocab], &logits)?;
-    Ok(usage)
+    Ok((usage, vec![Floats { name: "logits", shape: vec![tokens, vocab], values: logits }]))
 }
 
 /// Rows of the batch may be masked anywhere; a row's valid tokens go first, its padding after
 /// them, each with its own position.
-fn encoder(model: &Model, inputs: &mut Inputs, outputs: &mut Outputs) -> Result<Usage, Failure> {
+fn encoder(model: &Model, inputs: &mut Inputs) -> Result<(Usage, Vec<Floats>), Failure> {
     let ids = required(inputs, "input_ids")?;
     let [batch, tokens] = ids.shape[..] else {
         let message = format!("input_ids has shape {:?}, not [batch, tokens]", ids.shape);
         return Err(Failure::new(message));
     };
+    if batch == 0 {
+        return Err(Failure::new("input_ids holds no sequence"));
+    }
     let mask = match inputs.integers("attention_mask")? {
         None => vec![1; ids.values.len()],
         Some(mask) if mask.shape == ids.shape => mask.values,
@@ -124,7 +124,9 @@ fn encoder(model: &Model, inputs: &mut Inputs, outputs: &mut Outputs) -> Result<
         embeddings[b * size..][..size].copy_from_slice(encoded.embedding);
     })?;
     let cols = hidden.len().checked_div(batch * tokens).unwrap_or(0);
-    outputs.write("last_hidden_state", &[batch, tokens, cols], &hidden)?;
-    outputs.write("embedding", &[batch, size], &embeddings)?;
-    Ok(usage)
+    let outputs = vec![
+        Floats { name: "last_hidden_state", shape: vec![batch, tokens, cols], values: hidden },
+        Floats { name: "embedding", shape: vec![batch, size], values: embeddings },
+    ];
+    Ok((usage, outputs))
 }

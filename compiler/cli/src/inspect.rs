@@ -56,21 +56,46 @@ fn write_text(plan: &Plan, verified: bool, out: &mut String) -> std::fmt::Result
     let m = plan.manifest();
     let (major, minor) = plan.version();
     let task = serde_json::to_value(m.task).unwrap_or_default();
-    writeln!(out, "student       {} ({}, task {})", m.student, m.architecture, task.as_str().unwrap_or(""))?;
-    writeln!(out, "plan          format {major}.{minor}, hash {:016x}, {}", plan.hash(), HumanBytes(plan.file_len() as u64))?;
+    writeln!(
+        out,
+        "student       {} ({}, task {})",
+        m.student,
+        m.architecture,
+        task.as_str().unwrap_or("")
+    )?;
+    writeln!(
+        out,
+        "plan          format {major}.{minor}, hash {:016x}, {}",
+        plan.hash(),
+        HumanBytes(plan.file_len() as u64)
+    )?;
     writeln!(out, "context       {} tokens, vocabulary {}", m.context_length, m.vocab_size)?;
     if m.embedding_size > 0 {
         writeln!(out, "embedding     {} elements", m.embedding_size)?;
     }
     writeln!(out, "licence       {}", m.licence.as_deref().unwrap_or("not stated"))?;
     let p = &m.provenance;
-    writeln!(out, "made from     {} ({}), --quant {}, by {}", p.source, p.format, p.quantisation, p.compiler)?;
+    writeln!(
+        out,
+        "made from     {} ({}), --quant {}, by {}",
+        p.source, p.format, p.quantisation, p.compiler
+    )?;
     writeln!(out, "chat template {}", if m.chat_template.is_some() { "yes" } else { "no" })?;
     writeln!(out, "sites         none (a dense student)")?;
-    writeln!(out, "checksums     {}", if verified { "verified, weights included" } else { "metadata verified" })?;
+    writeln!(
+        out,
+        "checksums     {}",
+        if verified { "verified, weights included" } else { "metadata verified" }
+    )?;
     writeln!(out, "\nsections")?;
     for s in plan.sections() {
-        writeln!(out, "  {:10} at {:>10}  {:>12}", s.kind.name(), s.offset, HumanBytes(s.len as u64))?;
+        writeln!(
+            out,
+            "  {:10} at {:>10}  {:>12}",
+            s.kind.name(),
+            s.offset,
+            HumanBytes(s.len as u64)
+        )?;
     }
     let mut formats: BTreeMap<String, (usize, u64)> = BTreeMap::new();
     for w in &plan.program().weights {

@@ -1,7 +1,7 @@
 //! Reading and writing `.npz` files of named tensors.
 
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{self, BufReader, Cursor};
 use std::path::Path;
 
 use npyz::WriterBuilder;
@@ -20,12 +20,15 @@ pub struct Integers {
 
 /// Named tensors of an `.npz` file.
 pub struct Inputs {
-    archive: NpzArchive<std::io::BufReader<File>>,
+    archive: NpzArchive<BufReader<File>>,
     path: String,
 }
 
 impl Inputs {
     pub fn open(path: &Path) -> Result<Inputs, Failure> {
+        if at_file(path, std::fs::metadata(path))?.is_dir() {
+            return Err(Failure::new(format!("{}: this is not a file", path.display())));
+        }
         let archive = at_file(path, NpzArchive::open(path))?;
         Ok(Inputs { archive, path: path.display().to_string() })
     }
@@ -41,7 +44,12 @@ impl Inputs {
         let Some(array) = self.archive.by_name(name).map_err(|e| fail(e.to_string()))? else {
             return Ok(None);
         };
-        if array.shape().iter().try_fold(1u64, |n, d| n.checked_mul(*d)).is_none_or(|n| n > MAX_ELEMENTS) {
+        if array
+            .shape()
+            .iter()
+            .try_fold(1u64, |n, d| n.checked_mul(*d))
+            .is_none_or(|n| n > MAX_ELEMENTS)
+        {
             return Err(fail(format!("its shape {:?} is too large", array.shape())));
         }
         if array.order() != npyz::Order::C && array.shape().len() > 1 {
@@ -62,30 +70,27 @@ impl Inputs {
     }
 }
 
-/// Writes named f32 tensors.
-pub struct Outputs {
-    writer: NpzWriter<BufWriter<File>>,
-    path: String,
+/// A tensor of f32 to write.
+pub struct Floats {
+    pub name: &'static str,
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
 }
 
-impl Outputs {
-    pub fn create(path: &Path) -> Result<Outputs, Failure> {
-        let writer = at_file(path, NpzWriter::create(path))?;
-        Ok(Outputs { writer, path: path.display().to_string() })
-    }
+/// Writes tensors to a file, all or none: one that cannot be written whole is an error.
+pub fn write(path: &Path, tensors: &[Floats]) -> Result<(), Failure> {
+    let bytes = at_file(path, encode(tensors))?;
+    at_file(path, std::fs::write(path, bytes))
+}
 
-    pub fn write(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Result<(), Failure> {
+fn encode(tensors: &[Floats]) -> io::Result<Vec<u8>> {
+    let mut writer = NpzWriter::new(Cursor::new(Vec::new()));
+    for Floats { name, shape, values } in tensors {
         let shape: Vec<u64> = shape.iter().map(|d| *d as u64).collect();
-        let fail = |e: std::io::Error| Failure::new(format!("{}: {e}", self.path));
-        let mut array = self
-            .writer
-            .array(name, Default::default())
-            .map_err(fail)?
-            .default_dtype()
-            .shape(&shape)
-            .begin_nd()
-            .map_err(fail)?;
-        array.extend(values.iter().copied()).map_err(fail)?;
-        array.finish().map_err(fail)
+        let mut array =
+            writer.array(name, Default::default())?.default_dtype().shape(&shape).begin_nd()?;
+        array.extend(values.iter().copied())?;
+        array.finish()?;
     }
+    Ok(writer.zip_writer().finish()?.into_inner())
 }

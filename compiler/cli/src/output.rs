@@ -52,9 +52,14 @@ pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print_line(serde_json::to_string_pretty(value).map_err(Failure::new)?)
 }
 
+/// A line for the person at the terminal, on stderr. Where no one reads it, nothing is lost.
+pub fn say(text: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// A remark for the person at the terminal.
 pub fn note(text: impl fmt::Display) {
-    eprintln!("limbeck: note: {text}");
+    say(format_args!("limbeck: note: {text}"));
 }
 
 /// Names the file that an operation failed on.

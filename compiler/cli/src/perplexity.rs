@@ -44,7 +44,9 @@ pub fn execute(args: PerplexityArgs) -> Result<(), Failure> {
         // window's middle.
         let (head, rest) = window.split_at(context / 2);
         let last = rest.len() - 1;
-        usage.add(&session.step(&[Work { sequence, tokens: head, wanted: Wanted::None }], |_, _| {})?);
+        usage.add(
+            &session.step(&[Work { sequence, tokens: head, wanted: Wanted::None }], |_, _| {})?,
+        );
         let mut failure = None;
         let work = [Work { sequence, tokens: &rest[..last], wanted: Wanted::All }];
         usage.add(&session.step(&work, |row, logits| {

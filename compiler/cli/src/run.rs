@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use crate::args::{BudgetReport, RunArgs};
 use crate::output::{Failure, note, print, print_json, print_line};
 
+/// Most continuations of a prompt.
+const MAX_SAMPLES: usize = 1024;
+
 pub fn execute(args: RunArgs) -> Result<(), Failure> {
     let model = args.plan.open()?;
     let budget = args.plan.budget()?;
@@ -16,11 +19,14 @@ pub fn execute(args: RunArgs) -> Result<(), Failure> {
         let message = "this student does not see images";
         return Err(Failure::new(format!("--image {}: {message}", image.display())));
     }
+    if args.samples == 0 || args.samples > MAX_SAMPLES {
+        return Err(Failure::new(format!("--samples must be in 1..={MAX_SAMPLES}")));
+    }
     let prompt = prompt_ids(&args, &model)?;
     let context = model.manifest().context_length;
     let room = context.min(prompt.len().saturating_add(args.max_tokens));
     let own = (room + 64).saturating_sub(prompt.len());
-    let cache_tokens = prompt.len() + args.samples.saturating_mul(own + 64);
+    let cache_tokens = prompt.len() + args.samples * (own + 64);
     let options = SessionOptions { cache_tokens, ..SessionOptions::default() };
     let mut session = args.plan.session(&model, options)?;
     let options = GenerateOptions {
@@ -55,7 +61,9 @@ fn prompt_ids(args: &RunArgs, model: &Model) -> Result<Vec<u32>, Failure> {
         return Ok(tokenizer.encode(&text, false)?);
     }
     let mut ids = tokenizer.encode(&args.prompt, true)?;
-    if let Some(bos) = manifest.special.bos.filter(|bos| manifest.add_bos && ids.first() != Some(bos)) {
+    if let Some(bos) =
+        manifest.special.bos.filter(|bos| manifest.add_bos && ids.first() != Some(bos))
+    {
         ids.insert(0, bos);
     }
     Ok(ids)
@@ -67,11 +75,7 @@ pub fn render(model: &Model, messages: &[ChatMessage<'_>]) -> Result<String, Fai
     let special = &model.manifest().special;
     let token = |id: Option<u32>| id.and_then(|id| tokenizer.id_to_token(id)).unwrap_or_default();
     let (bos, eos) = (token(special.bos), token(special.eos.first().copied()));
-    let options = ChatOptions {
-        add_generation_prompt: true,
-        bos_token: &bos,
-        eos_token: &eos,
-    };
+    let options = ChatOptions { add_generation_prompt: true, bos_token: &bos, eos_token: &eos };
     Ok(model.chat_template()?.render(messages, &options)?)
 }
 
@@ -127,9 +131,7 @@ fn report(generation: &Generation, budget: &BudgetReport) -> Value {
         .collect();
     let mut usage = generation.prefill.clone();
     usage.add(&generation.decode);
-    let part = |usage: &Usage, tokens: usize| {
-        json!({"tokens": tokens, "tokens_per_second": rate(usage), "ms": usage.ms})
-    };
+    let part = |usage: &Usage, tokens: usize| json!({"tokens": tokens, "tokens_per_second": rate(usage), "ms": usage.ms});
     let answered = generation.continuations.iter().map(|c| c.tokens.len()).sum();
     let first = samples.first().cloned().unwrap_or_default();
     json!({

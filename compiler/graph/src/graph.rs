@@ -106,12 +106,7 @@ impl Graph {
         let fact = self.infer(name, &op, inputs)?;
         let output = self.push_value(name.into(), fact, ValueSource::Node);
         let inputs = inputs.to_vec();
-        self.nodes.push(Node {
-            name: name.into(),
-            op,
-            inputs,
-            output,
-        });
+        self.nodes.push(Node { name: name.into(), op, inputs, output });
         Ok(output)
     }
 
@@ -130,10 +125,7 @@ impl Graph {
         let old = &self.values[self.nodes[id].output].fact;
         if fact != *old {
             let message = format!("a rewrite gives {fact} in the place of {old}");
-            return Err(Error {
-                node: name,
-                message,
-            });
+            return Err(Error { node: name, message });
         }
         let node = &mut self.nodes[id];
         node.op = op;
@@ -188,9 +180,7 @@ impl Graph {
             node.inputs.iter_mut().for_each(|v| *v = renumbered[*v]);
             node.output = renumbered[node.output];
         }
-        self.outputs
-            .iter_mut()
-            .for_each(|(_, v)| *v = renumbered[*v]);
+        self.outputs.iter_mut().for_each(|(_, v)| *v = renumbered[*v]);
     }
 
     /// All values.
@@ -225,11 +215,7 @@ impl Graph {
 
     /// How often a value is read, as a result of the graph too.
     pub fn uses(&self, value: ValueId) -> usize {
-        let reads = self
-            .nodes
-            .iter()
-            .flat_map(|n| &n.inputs)
-            .filter(|v| **v == value);
+        let reads = self.nodes.iter().flat_map(|n| &n.inputs).filter(|v| **v == value);
         reads.count() + self.outputs.iter().filter(|(_, v)| *v == value).count()
     }
 
@@ -242,18 +228,10 @@ impl Graph {
     }
 
     fn infer(&self, name: &str, op: &Op, inputs: &[ValueId]) -> Result<Fact, Error> {
-        let fail = |message: String| Error {
-            node: name.into(),
-            message,
-        };
-        let facts: Vec<Fact> = inputs
-            .iter()
-            .map(|&v| self.values[v].fact.clone())
-            .collect();
+        let fail = |message: String| Error { node: name.into(), message };
+        let facts: Vec<Fact> = inputs.iter().map(|&v| self.values[v].fact.clone()).collect();
         let mut outputs = op.infer(&facts).map_err(fail)?;
-        outputs
-            .pop()
-            .ok_or_else(|| fail("the op gives nothing".into()))
+        outputs.pop().ok_or_else(|| fail("the op gives nothing".into()))
     }
 
     fn push_value(&mut self, name: String, fact: Fact, source: ValueSource) -> ValueId {
@@ -268,9 +246,7 @@ mod tests {
     use limbeck_plan::{Activate, Activation, Add};
 
     fn relu() -> Op {
-        Op::Activate(Activate {
-            activation: Activation::Relu,
-        })
+        Op::Activate(Activate { activation: Activation::Relu })
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use memmap2::Mmap;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The bytes of one file, read through a memory map so that a checkpoint larger than the memory
 /// can be read tensor by tensor.
@@ -28,25 +28,26 @@ impl FileBytes {
         reason = "whether a mapped file stays unchanged is beyond the compiler's sight"
     )]
     pub fn open(path: &Path) -> Result<FileBytes> {
-        let file = File::open(path)?;
-        if file.metadata()?.len() == 0 {
+        // Looked at before it is opened: opening a pipe waits for a writer.
+        let metadata = std::fs::metadata(path)?;
+        if !metadata.is_file() {
+            return Err(Error::format("this is not a file"));
+        }
+        if metadata.len() == 0 {
             return Ok(FileBytes::from(Vec::new()));
         }
+        let file = File::open(path)?;
         // SAFETY: the map is private to this value and read-only; the bytes are only ever read as
         // `u8`, for which any content is valid. The one remaining condition, that no one changes
         // the file meanwhile, is passed on to the caller in this function's documentation.
         let mapped = unsafe { Mmap::map(&file)? };
-        Ok(FileBytes {
-            bytes: Bytes::Mapped(mapped),
-        })
+        Ok(FileBytes { bytes: Bytes::Mapped(mapped) })
     }
 }
 
 impl From<Vec<u8>> for FileBytes {
     fn from(bytes: Vec<u8>) -> FileBytes {
-        FileBytes {
-            bytes: Bytes::Owned(bytes),
-        }
+        FileBytes { bytes: Bytes::Owned(bytes) }
     }
 }
 

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use limbeck_models::{Description, EmbeddingRule};
 use limbeck_plan::{GenerationDefaults, Pooling, SpecialTokens};
 use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::checkpoint::{Checkpoint, TextFiles};
@@ -15,8 +17,41 @@ use super::map::FileBytes;
 use super::tensor::{RowOrder, Tensor};
 use crate::error::{At, Error, Result};
 
-/// Largest JSON file that is read.
-const MAX_JSON: u64 = 256 << 20;
+/// Largest configuration that is read; parsed, it takes many times its size.
+const MAX_JSON: u64 = 1 << 20;
+/// Largest `tokenizer_config.json` that is read: it lists the special tokens again.
+const MAX_TOKENIZER_CONFIG: u64 = 4 << 20;
+/// Largest tokenizer, template or index that is read.
+const MAX_TEXT: u64 = 256 << 20;
+
+/// What is read of `model.safetensors.index.json`.
+#[derive(Deserialize)]
+struct Index {
+    /// File of each tensor.
+    weight_map: BTreeMap<String, String>,
+}
+
+/// What is read of `tokenizer_config.json`.
+#[derive(Deserialize)]
+struct TokenizerConfig {
+    #[serde(default)]
+    chat_template: ChatTemplates,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(untagged)]
+enum ChatTemplates {
+    One(String),
+    Named(Vec<NamedTemplate>),
+    #[default]
+    None,
+}
+
+#[derive(Deserialize)]
+struct NamedTemplate {
+    name: String,
+    template: String,
+}
 
 /// Where a tensor lies.
 #[derive(Clone, Debug)]
@@ -44,9 +79,8 @@ impl SafetensorsCheckpoint {
     /// # Errors
     /// A missing or malformed file, a dtype that is not supported, a shard that leaves the folder.
     pub fn open(folder: &Path) -> Result<SafetensorsCheckpoint> {
-        let config = read_json(&folder.join("config.json"))?.ok_or_else(|| {
-            Error::missing("the folder has no config.json").at(folder.display())
-        })?;
+        let config = read_json(&folder.join("config.json"))?
+            .ok_or_else(|| Error::missing("the folder has no config.json").at(folder.display()))?;
         if let Some(v) = config.get("quantization_config").filter(|v| !v.is_null()) {
             let message = format!("config key \"quantization_config\" is not supported: {v}");
             return Err(Error::unsupported(message).at(folder.display()));
@@ -116,7 +150,7 @@ fn open_tensors(folder: &Path) -> Result<(Vec<FileBytes>, BTreeMap<String, Entry
 /// The files that hold the tensors. An index names them; names with a path in them are refused.
 fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
     let index_path = folder.join("model.safetensors.index.json");
-    let Some(index) = read_json(&index_path)? else {
+    let Some(index) = read_file(&index_path, MAX_TEXT)? else {
         let single = folder.join("model.safetensors");
         if single.exists() {
             return Ok(vec![single]);
@@ -124,26 +158,20 @@ fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
         let message = "the folder has no model.safetensors and no model.safetensors.index.json";
         return Err(Error::missing(message).at(folder.display()));
     };
-    let Some(map) = index.get("weight_map").and_then(Value::as_object) else {
-        return Err(Error::format("it has no object \"weight_map\"").at(index_path.display()));
-    };
+    let index: Index = parse(&index_path, &index)?;
     let mut names = BTreeSet::new();
-    for (tensor, file) in map {
-        let plain = file.as_str().filter(|f| Path::new(f).file_name() == Some(f.as_ref()));
-        let Some(name) = plain else {
-            let message = format!("tensor {tensor:?} is in {file}, which is not a plain file name");
+    for (tensor, name) in index.weight_map {
+        if Path::new(&name).file_name() != Some(name.as_ref()) {
+            let message =
+                format!("tensor {tensor:?} is in {name:?}, which is not a plain file name");
             return Err(Error::format(message).at(index_path.display()));
-        };
+        }
         names.insert(name);
     }
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
-fn read_shard(
-    bytes: &FileBytes,
-    file: usize,
-    entries: &mut BTreeMap<String, Entry>,
-) -> Result<()> {
+fn read_shard(bytes: &FileBytes, file: usize, entries: &mut BTreeMap<String, Entry>) -> Result<()> {
     let (header, metadata) = SafeTensors::read_metadata(bytes)
         .map_err(|e| Error::format(format!("not a safetensors file: {e}")))?;
     let data_start = header + 8;
@@ -171,39 +199,49 @@ fn read_shard(
     Ok(())
 }
 
-fn read_json(path: &Path) -> Result<Option<Value>> {
-    let place = path.display().to_string();
-    match std::fs::metadata(path) {
+/// The bytes of a file; `None` when there is none.
+fn read_file(path: &Path, most: u64) -> Result<Option<Vec<u8>>> {
+    // Looked at before it is opened: opening a pipe waits for a writer.
+    let metadata = match std::fs::metadata(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e).at(place),
-        Ok(m) if m.len() > MAX_JSON => {
-            return Err(Error::format("too large for a JSON file").at(place));
-        }
-        Ok(_) => {}
+        found => found.at(path.display())?,
+    };
+    let (is_file, len) = (metadata.is_file(), metadata.len());
+    if !is_file || len > most {
+        let message = match is_file {
+            true => format!("its {len} bytes are more than the {most} that are read"),
+            false => "this is not a file".into(),
+        };
+        return Err(Error::format(message).at(path.display()));
     }
-    let bytes = std::fs::read(path).at(&place)?;
-    let value = serde_json::from_slice(&bytes)
-        .map_err(|e| Error::format(format!("not valid JSON: {e}")).at(&place))?;
-    Ok(Some(value))
+    std::fs::read(path).map(Some).at(path.display())
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes)
+        .map_err(|e| Error::format(format!("not as it should be: {e}")).at(path.display()))
+}
+
+fn read_json(path: &Path) -> Result<Option<Value>> {
+    let bytes = read_file(path, MAX_JSON)?;
+    bytes.map(|bytes| parse(path, &bytes)).transpose()
 }
 
 fn read_string(path: &Path) -> Result<Option<String>> {
-    match std::fs::read(path) {
-        Ok(bytes) => String::from_utf8(bytes)
-            .map(Some)
-            .map_err(|e| Error::format(e.to_string()).at(path.display())),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e).at(path.display()),
-    }
+    let text = read_file(path, MAX_TEXT)?.map(String::from_utf8).transpose();
+    text.map_err(|e| Error::format(e.to_string()).at(path.display()))
 }
 
 fn read_text(folder: &Path, config: &Value) -> Result<TextFiles> {
-    let tokenizer_config = read_json(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
+    let tokenizer_config = folder.join("tokenizer_config.json");
     let generation = read_json(&folder.join("generation_config.json"))?.unwrap_or_default();
     let sentence = read_json(&folder.join("sentence_bert_config.json"))?.unwrap_or_default();
     let template = match read_string(&folder.join("chat_template.jinja"))? {
         Some(template) => Some(template),
-        None => chat_template(&tokenizer_config),
+        None => match read_file(&tokenizer_config, MAX_TOKENIZER_CONFIG)? {
+            Some(bytes) => chat_template(parse(&tokenizer_config, &bytes)?),
+            None => None,
+        },
     };
     let ids = |key: &str| {
         let found = [&generation, config].into_iter().map(|v| token_ids(v.get(key)));
@@ -234,14 +272,13 @@ fn token_ids(value: Option<&Value>) -> Vec<u32> {
 }
 
 /// A string, or a list of named templates of which `default` counts.
-fn chat_template(tokenizer_config: &Value) -> Option<String> {
-    match tokenizer_config.get("chat_template")? {
-        Value::String(template) => Some(template.clone()),
-        Value::Array(named) => named
-            .iter()
-            .find(|t| t.get("name").and_then(Value::as_str) == Some("default"))
-            .and_then(|t| t.get("template")?.as_str().map(str::to_owned)),
-        _ => None,
+fn chat_template(config: TokenizerConfig) -> Option<String> {
+    match config.chat_template {
+        ChatTemplates::One(template) => Some(template),
+        ChatTemplates::Named(named) => {
+            named.into_iter().find(|t| t.name == "default").map(|t| t.template)
+        }
+        ChatTemplates::None => None,
     }
 }
 
@@ -250,7 +287,7 @@ fn generation_defaults(config: &Value) -> GenerationDefaults {
     let samples = config.get("do_sample").and_then(Value::as_bool).unwrap_or(false);
     GenerationDefaults {
         temperature: number("temperature").filter(|_| samples),
-        top_k: config.get("top_k").and_then(Value::as_u64).map(|k| k as u32),
+        top_k: config.get("top_k").and_then(Value::as_u64).and_then(|k| u32::try_from(k).ok()),
         top_p: number("top_p"),
         repetition_penalty: number("repetition_penalty"),
     }
@@ -262,7 +299,10 @@ fn read_pooling(folder: &Path) -> Result<Option<EmbeddingRule>> {
     let Some(modules) = read_json(&path)? else { return Ok(None) };
     let mut rule = None;
     let mut normalise = false;
-    for module in modules.as_array().map(Vec::as_slice).unwrap_or_default() {
+    let Some(modules) = modules.as_array() else {
+        return Err(Error::format("it is not a list of modules").at(path.display()));
+    };
+    for module in modules {
         let kind = module.get("type").and_then(Value::as_str).unwrap_or_default();
         match kind.rsplit('.').next().unwrap_or_default() {
             "Transformer" => {}
@@ -285,8 +325,8 @@ fn read_pooling(folder: &Path) -> Result<Option<EmbeddingRule>> {
 }
 
 fn pooling_rule(path: &Path) -> Result<Pooling> {
-    let config = read_json(path)?
-        .ok_or_else(|| Error::missing("the file is missing").at(path.display()))?;
+    let config =
+        read_json(path)?.ok_or_else(|| Error::missing("the file is missing").at(path.display()))?;
     let on: Vec<&str> = config
         .as_object()
         .into_iter()

@@ -69,9 +69,7 @@ impl<'a> Tensor<'a> {
         let Some((&cols, leading)) = shape.split_last() else {
             return refuse("it has no dimensions".into());
         };
-        let rows = leading
-            .iter()
-            .try_fold(1usize, |rows, &dim| rows.checked_mul(dim));
+        let rows = leading.iter().try_fold(1usize, |rows, &dim| rows.checked_mul(dim));
         let Some(rows) = rows.filter(|&rows| rows > 0 && cols > 0) else {
             return refuse(format!("its shape {shape:?} is empty or too large"));
         };
@@ -100,14 +98,7 @@ impl<'a> Tensor<'a> {
                 ));
             }
         }
-        Ok(Tensor {
-            name,
-            shape,
-            storage,
-            bytes,
-            order,
-            row_bytes,
-        })
+        Ok(Tensor { name, shape, storage, bytes, order, row_bytes })
     }
 
     /// The tensor's name in Hugging Face order of names.
@@ -183,10 +174,7 @@ impl<'a> Tensor<'a> {
             mins: Vec::new(),
         };
         for row in range {
-            for block in self
-                .stored_row(row)
-                .chunks_exact(self.storage.block_bytes())
-            {
+            for block in self.stored_row(row).chunks_exact(self.storage.block_bytes()) {
                 push_block(&mut rows, block)?;
             }
         }
@@ -219,9 +207,7 @@ impl<'a> Tensor<'a> {
 
     fn stored_row(&self, row: usize) -> &'a [u8] {
         let start = self.order.stored(row) * self.row_bytes;
-        self.bytes
-            .get(start..start + self.row_bytes)
-            .unwrap_or_default()
+        self.bytes.get(start..start + self.row_bytes).unwrap_or_default()
     }
 }
 
@@ -311,9 +297,7 @@ mod tests {
         };
         for storage in [BlockType::Q4_0, BlockType::Q4_1, BlockType::Q8_0] {
             let blocks = 8 * 2;
-            let mut bytes: Vec<u8> = (0..blocks * storage.block_bytes())
-                .map(|_| byte())
-                .collect();
+            let mut bytes: Vec<u8> = (0..blocks * storage.block_bytes()).map(|_| byte()).collect();
             for block in bytes.chunks_mut(storage.block_bytes()) {
                 block[..2].copy_from_slice(&f16::from_f32(0.37).to_le_bytes());
                 if storage == BlockType::Q4_1 {
@@ -344,9 +328,7 @@ mod tests {
     fn impossible_tensors_are_refused_by_name() {
         let bytes = [0u8; 64];
         let new = |shape: Vec<usize>, storage, order| {
-            Tensor::new("w", shape, storage, &bytes, order)
-                .unwrap_err()
-                .to_string()
+            Tensor::new("w", shape, storage, &bytes, order).unwrap_err().to_string()
         };
         let stored = RowOrder::Stored;
         for message in [

@@ -14,9 +14,10 @@ pub enum Quant {
     F32,
     /// Every matrix in f16.
     F16,
-    /// Every matrix in q8.
+    /// Every matrix in q8, but an encoder's query, key and value projections in f16.
     Q8,
-    /// Matrices in 4 bits (with minima where the checkpoint has them), embedding and head in q8.
+    /// Matrices in 4 bits (with minima where the checkpoint has them), but embedding, head and
+    /// an encoder's projections of its normalised stream in q8.
     Q4,
     /// As the checkpoint stores it, in the nearest pack format.
     Keep,
@@ -54,15 +55,28 @@ impl fmt::Display for Quant {
 pub struct WeightUse {
     /// It is read as an f32 vector.
     pub vector: bool,
-    /// It is looked up row by row, or gives the logits: it stays at a higher precision.
+    /// It is looked up row by row, or gives the logits: 4 bits are too few for it.
     pub embedding_or_head: bool,
+    /// It is multiplied with the normalised stream of an encoder.
+    pub encoder_stream: Option<StreamUse>,
+}
+
+/// What an encoder's normalised stream is projected to. A few channels of that stream are far
+/// larger than the others, so that these projections lose most by rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamUse {
+    /// Queries, keys and values.
+    Attention,
+    /// The hidden units of an MLP.
+    Mlp,
 }
 
 impl WeightUse {
     /// Adds a use.
-    pub fn add(&mut self, role: InputRole, gives_logits: bool) {
+    pub fn add(&mut self, role: InputRole, gives_logits: bool, stream: Option<StreamUse>) {
         self.vector |= role == InputRole::Vector;
         self.embedding_or_head |= role == InputRole::Table || gives_logits;
+        self.encoder_stream = self.encoder_stream.or(stream);
     }
 }
 
@@ -76,8 +90,9 @@ pub fn choose_format(quant: Quant, used: WeightUse, storage: Option<BlockType>) 
     PackFormat::linear(match quant {
         Quant::F32 => Values::F32,
         Quant::F16 => Values::F16,
+        Quant::Q8 if used.encoder_stream == Some(StreamUse::Attention) => Values::F16,
         Quant::Q8 => Values::Q8,
-        Quant::Q4 if used.embedding_or_head => Values::Q8,
+        Quant::Q4 if used.embedding_or_head || used.encoder_stream.is_some() => Values::Q8,
         Quant::Q4 => four_bits,
         Quant::Keep => kept,
     })
@@ -90,11 +105,9 @@ fn kept_values(storage: BlockType) -> Values {
         BlockType::F16 | BlockType::BF16 => Values::F16,
         BlockType::Q4_0 => Values::Q4,
         BlockType::Q4_1 | BlockType::Q2_K | BlockType::Q3_K | BlockType::Q4_K => Values::Q4m,
-        BlockType::Q5_0
-        | BlockType::Q5_1
-        | BlockType::Q8_0
-        | BlockType::Q5_K
-        | BlockType::Q6_K => Values::Q8,
+        BlockType::Q5_0 | BlockType::Q5_1 | BlockType::Q8_0 | BlockType::Q5_K | BlockType::Q6_K => {
+            Values::Q8
+        }
     }
 }
 
@@ -110,6 +123,15 @@ mod tests {
         assert_eq!(values(body, BlockType::Q4_1), Values::Q4m);
         assert_eq!(values(body, BlockType::F16), Values::Q4);
         assert_eq!(values(table, BlockType::Q4_1), Values::Q8);
+    }
+
+    #[test]
+    fn projections_of_an_encoders_stream_get_more_bits() {
+        let stream = |s| WeightUse { encoder_stream: Some(s), ..WeightUse::default() };
+        let values = |quant, s| choose_format(quant, stream(s), Some(BlockType::F32)).values;
+        assert_eq!(values(Quant::Q8, StreamUse::Attention), Values::F16);
+        assert_eq!(values(Quant::Q8, StreamUse::Mlp), Values::Q8);
+        assert_eq!(values(Quant::Q4, StreamUse::Mlp), Values::Q8);
     }
 
     #[test]

@@ -25,12 +25,11 @@ pub(super) fn read_rows(
         TensorExpr::ConcatCols(parts) => {
             parts.iter().try_for_each(|part| read_rows(part, checkpoint, range.clone(), out))
         }
-        TensorExpr::InterleaveRows { first, second, group } => {
-            interleaved(range, *group).try_for_each(|(is_second, rows)| {
+        TensorExpr::InterleaveRows { first, second, group } => interleaved(range, *group)
+            .try_for_each(|(is_second, rows)| {
                 let part = if is_second { second } else { first };
                 read_rows(part, checkpoint, rows, out)
-            })
-        }
+            }),
         TensorExpr::InterleaveCols { first, second, group } => {
             let (mut a, mut b) = (Vec::new(), Vec::new());
             read_rows(first, checkpoint, range.clone(), &mut a)?;
@@ -99,9 +98,8 @@ pub(super) fn read_quant_rows(
         _ => return Err(Error::mismatch(format!("{} is not quantised", expr.name()))),
     };
     let mut parts = parts.into_iter();
-    let mut all = parts
-        .next()
-        .ok_or_else(|| Error::mismatch(format!("{} has no rows", expr.name())))?;
+    let mut all =
+        parts.next().ok_or_else(|| Error::mismatch(format!("{} has no rows", expr.name())))?;
     for part in parts {
         all.q.extend(part.q);
         all.scales.extend(part.scales);
@@ -111,9 +109,7 @@ pub(super) fn read_quant_rows(
 }
 
 fn tensor<'a>(checkpoint: &'a dyn Checkpoint, name: &str) -> Result<Tensor<'a>> {
-    checkpoint
-        .tensor(name)
-        .ok_or_else(|| Error::missing(format!("tensor {name} is missing")))
+    checkpoint.tensor(name).ok_or_else(|| Error::missing(format!("tensor {name} is missing")))
 }
 
 /// The parts that a range of the concatenation touches, each with its own rows.

@@ -39,8 +39,9 @@ impl Pass {
         let mut at = 0;
         while at < graph.nodes().len() {
             let before = graph.nodes().len();
-            let applied = (self.apply)(graph, at)
-                .map_err(|e| Error::mismatch(e.to_string()).at(format_args!("pass {}", self.name)))?;
+            let applied = (self.apply)(graph, at).map_err(|e| {
+                Error::mismatch(e.to_string()).at(format_args!("pass {}", self.name))
+            })?;
             rewrites += usize::from(applied);
             at += 1 + graph.nodes().len() - before;
         }
@@ -68,15 +69,16 @@ struct PlainLinear {
 fn plain_linear(graph: &Graph, value: ValueId) -> Option<PlainLinear> {
     let node = &graph.nodes()[graph.producer(value)?];
     match &node.op {
-        Op::Linear(Linear { bias, activation: Activation::Identity, gated: false, residual: false })
-            if graph.uses(value) == 1 =>
-        {
-            Some(PlainLinear {
-                input: *node.inputs.first()?,
-                weight: *node.inputs.get(1)?,
-                bias: if *bias { node.inputs.get(2).copied() } else { None },
-            })
-        }
+        Op::Linear(Linear {
+            bias,
+            activation: Activation::Identity,
+            gated: false,
+            residual: false,
+        }) if graph.uses(value) == 1 => Some(PlainLinear {
+            input: *node.inputs.first()?,
+            weight: *node.inputs.get(1)?,
+            bias: if *bias { node.inputs.get(2).copied() } else { None },
+        }),
         _ => None,
     }
 }

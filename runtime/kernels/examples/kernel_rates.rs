@@ -17,10 +17,7 @@ fn main() {
     let threads = arguments.next().and_then(|t| t.parse().ok()).unwrap_or(1);
     let part = arguments.next().unwrap_or_default();
     let pool = Pool::new(threads);
-    println!(
-        "{:16} {:>4} {:>11} {:>9} {:>9} {:>9}",
-        "kernel", "m", "n x k", "us", "GB/s", "GOP/s"
-    );
+    println!("{:16} {:>4} {:>11} {:>9} {:>9} {:>9}", "kernel", "m", "n x k", "us", "GB/s", "GOP/s");
     for row in kernel_table() {
         let Some(format) = row.format() else { continue };
         if row.op() != KernelOp::Linear || !row.available() || !row.name().contains(&part) {
@@ -33,9 +30,7 @@ fn main() {
             let Some(bytes) = format.byte_len(n, k) else {
                 continue;
             };
-            let values: Vec<f32> = (0..n * k)
-                .map(|i| ((i * 7919) % 255) as f32 - 127.0)
-                .collect();
+            let values: Vec<f32> = (0..n * k).map(|i| ((i * 7919) % 255) as f32 - 127.0).collect();
             let mut packed = Vec::new();
             if let Err(error) = pack_rows(format, k, &values, &mut packed) {
                 println!("{}: {error}", row.name());
@@ -81,16 +76,13 @@ fn main() {
     }
 }
 
-/// The best mean time of a call over rounds of all copies, for about 0.2 s.
+/// The best mean time of a call over one round of all copies, for about 0.2 s.
 fn best_time(copies: usize, call: &mut dyn FnMut(usize)) -> f64 {
     let (start, mut best) = (Instant::now(), f64::INFINITY);
-    let rounds = (32 / copies).max(1);
     while start.elapsed() < Duration::from_millis(200) {
         let round = Instant::now();
-        for _ in 0..rounds {
-            (0..copies).for_each(&mut *call);
-        }
-        best = best.min(round.elapsed().as_secs_f64() / (rounds * copies) as f64);
+        (0..copies).for_each(&mut *call);
+        best = best.min(round.elapsed().as_secs_f64() / copies as f64);
     }
     best
 }

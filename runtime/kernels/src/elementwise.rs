@@ -28,19 +28,12 @@ unsafe impl Send for SharedRows<'_> {}
 
 impl<'a> SharedRows<'a> {
     pub(crate) fn new(slice: &'a mut [f32]) -> Self {
-        Self {
-            start: slice.as_mut_ptr(),
-            len: slice.len(),
-            borrow: PhantomData,
-        }
+        Self { start: slice.as_mut_ptr(), len: slice.len(), borrow: PhantomData }
     }
 
     /// # Safety
     /// While the result lives, no other part that overlaps `first..first + len` exists.
-    #[allow(
-        clippy::mut_from_ref,
-        reason = "the caller keeps parts disjoint, as the contract says"
-    )]
+    #[allow(clippy::mut_from_ref, reason = "the caller keeps parts disjoint, as the contract says")]
     #[inline(always)]
     pub(crate) unsafe fn part(&self, first: usize, len: usize) -> &mut [f32] {
         assert!(first <= self.len && len <= self.len - first);

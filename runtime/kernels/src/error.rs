@@ -31,10 +31,7 @@ pub struct Error {
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-        }
+        Self { kind, message: message.into() }
     }
 
     pub(crate) fn shape(message: impl Into<String>) -> Self {
@@ -64,8 +61,6 @@ pub(crate) fn check_len(what: &str, got: usize, want: usize) -> Result<(), Error
     if got == want {
         Ok(())
     } else {
-        Err(Error::shape(format!(
-            "{what} has {got} elements, expected {want}"
-        )))
+        Err(Error::shape(format!("{what} has {got} elements, expected {want}")))
     }
 }

@@ -21,14 +21,8 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set, best first.
-    pub const ALL: &'static [Isa] = &[
-        Isa::Avx512Vnni,
-        Isa::Avx2,
-        Isa::NeonI8mm,
-        Isa::NeonDotprod,
-        Isa::Neon,
-        Isa::Portable,
-    ];
+    pub const ALL: &'static [Isa] =
+        &[Isa::Avx512Vnni, Isa::Avx2, Isa::NeonI8mm, Isa::NeonDotprod, Isa::Neon, Isa::Portable];
 
     /// The name by which people choose it.
     pub fn name(self) -> &'static str {

@@ -10,7 +10,7 @@
 //! - [`linear`], [`attention`], [`norm`] and the smaller ops compute.
 //! - [`KvCache`] keeps keys and values of sequences that share prefixes.
 //! - [`pack_rows`] and [`pack_quant_rows`] write weights.
-//! - [`reference`] has the slow, obviously right version of each op.
+//! - [`mod@reference`] has the slow, obviously right version of each op.
 
 mod attention;
 mod elementwise;

@@ -90,10 +90,7 @@ pub(crate) fn apply<S: Simd>(s: S, activation: Activation, x: S::V) -> S::V {
         Activation::Silu => s.mul(x, sigmoid(s, x)),
         Activation::Gelu => {
             let half = s.mul(s.splat(0.5), x);
-            s.mul(
-                half,
-                erfc(s, s.mul(x, s.splat(-std::f32::consts::FRAC_1_SQRT_2))),
-            )
+            s.mul(half, erfc(s, s.mul(x, s.splat(-std::f32::consts::FRAC_1_SQRT_2))))
         }
         Activation::GeluTanh => {
             // 0.5 (1 + tanh u) is the sigmoid of 2u.

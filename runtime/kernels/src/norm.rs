@@ -23,8 +23,7 @@ pub struct NormArgs<'a> {
 impl NormArgs<'_> {
     pub(crate) fn check(&self, cols: usize) -> Result<(), Error> {
         check_len("the norm's weight", self.weight.len(), cols)?;
-        self.bias
-            .map_or(Ok(()), |b| check_len("the norm's bias", b.len(), cols))
+        self.bias.map_or(Ok(()), |b| check_len("the norm's bias", b.len(), cols))
     }
 }
 
@@ -42,18 +41,12 @@ pub fn norm(
     let cols = args.weight.len();
     args.check(cols)?;
     if cols == 0 || !x.len().is_multiple_of(cols) {
-        return Err(Error::shape(format!(
-            "{} values are not rows of {cols}",
-            x.len()
-        )));
+        return Err(Error::shape(format!("{} values are not rows of {cols}", x.len())));
     }
     check_len("the norm's result", out.len(), x.len())?;
     let shared = SharedRows::new(out);
     shared.for_each_chunk(pool, cols, |first, out| {
-        for (x, out) in x[first..]
-            .chunks_exact(cols)
-            .zip(out.chunks_exact_mut(cols))
-        {
+        for (x, out) in x[first..].chunks_exact(cols).zip(out.chunks_exact_mut(cols)) {
             kernels.norm_row(args, x, out);
         }
     });

@@ -29,9 +29,7 @@ impl<'a> Packed<'a> {
         bytes: &'a [u8],
     ) -> Result<Self, Error> {
         if rows == 0 || cols == 0 {
-            return Err(Error::shape(format!(
-                "a weight of {rows} x {cols} is empty"
-            )));
+            return Err(Error::shape(format!("a weight of {rows} x {cols} is empty")));
         }
         let want = byte_len(format, rows, cols)?;
         if bytes.len() != want {
@@ -43,12 +41,7 @@ impl<'a> Packed<'a> {
                 ),
             ));
         }
-        Ok(Self {
-            format,
-            rows,
-            cols,
-            bytes,
-        })
+        Ok(Self { format, rows, cols, bytes })
     }
 
     /// Pack format.
@@ -77,10 +70,7 @@ impl<'a> Packed<'a> {
     /// `Range` when there is no such row, `Shape` when `out` is not `cols` long.
     pub fn unpack_row(&self, row: usize, out: &mut [f32]) -> Result<(), Error> {
         if row >= self.rows {
-            return Err(Error::range(format!(
-                "row {row} of a weight of {} rows",
-                self.rows
-            )));
+            return Err(Error::range(format!("row {row} of a weight of {} rows", self.rows)));
         }
         crate::error::check_len("the unpacked row", out.len(), self.cols)?;
         match self.format.layout {
@@ -149,10 +139,7 @@ impl<'a> Packed<'a> {
 
 fn byte_len(format: PackFormat, rows: usize, cols: usize) -> Result<usize, Error> {
     format.byte_len(rows, cols).ok_or_else(|| {
-        Error::new(
-            ErrorKind::Format,
-            format!("there is no weight of {rows} x {cols} in {format}"),
-        )
+        Error::new(ErrorKind::Format, format!("there is no weight of {rows} x {cols} in {format}"))
     })
 }
 
@@ -171,10 +158,7 @@ pub fn pack_rows(
     out: &mut Vec<u8>,
 ) -> Result<(), Error> {
     if cols == 0 || !rows.len().is_multiple_of(cols) {
-        return Err(Error::shape(format!(
-            "{} values are not rows of {cols}",
-            rows.len()
-        )));
+        return Err(Error::shape(format!("{} values are not rows of {cols}", rows.len())));
     }
     let n = rows.len() / cols;
     let bytes = byte_len(format, n, cols)?;
@@ -224,19 +208,11 @@ pub fn pack_quant_rows(rows: &QuantRows, out: &mut Vec<u8>) -> Result<(), Error>
         for b in 0..blocks {
             let q = |r: usize, c: usize| {
                 let row = tile + r;
-                if row < n {
-                    rows.q[(row * blocks + b) * QUANT_BLOCK + c] as u8
-                } else {
-                    0
-                }
+                if row < n { rows.q[(row * blocks + b) * QUANT_BLOCK + c] as u8 } else { 0 }
             };
             let halves = |values: &[f16], out: &mut Vec<u8>| {
                 for row in tile..tile + QUAD_ROWS {
-                    let v = if row < n {
-                        values[row * blocks + b]
-                    } else {
-                        f16::ZERO
-                    };
+                    let v = if row < n { values[row * blocks + b] } else { f16::ZERO };
                     out.extend_from_slice(&v.to_le_bytes());
                 }
             };
@@ -264,9 +240,7 @@ mod tests {
     use super::*;
 
     fn ramp(n: usize) -> Vec<f32> {
-        (0..n)
-            .map(|i| ((i * 37 % 101) as f32 - 50.0) / 16.0)
-            .collect()
+        (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 16.0).collect()
     }
 
     #[test]
@@ -298,12 +272,8 @@ mod tests {
                 let rows = QuantRows {
                     values,
                     cols,
-                    q: (0..blocks * 32)
-                        .map(|i| (i * 7 % range) as u8 as i8)
-                        .collect(),
-                    scales: (0..blocks)
-                        .map(|i| f16::from_f32(i as f32 * 0.01 - 0.3))
-                        .collect(),
+                    q: (0..blocks * 32).map(|i| (i * 7 % range) as u8 as i8).collect(),
+                    scales: (0..blocks).map(|i| f16::from_f32(i as f32 * 0.01 - 0.3)).collect(),
                     mins: match values {
                         Values::Q4m => (0..blocks).map(|i| f16::from_f32(0.5 - i as f32)).collect(),
                         _ => Vec::new(),
@@ -317,11 +287,7 @@ mod tests {
                 for r in 0..n {
                     packed.unpack_row(r, &mut row).unwrap();
                     for (c, got) in row.iter().enumerate() {
-                        assert_eq!(
-                            got.to_bits(),
-                            rows.value(r, c).to_bits(),
-                            "{format} {r} {c}"
-                        );
+                        assert_eq!(got.to_bits(), rows.value(r, c).to_bits(), "{format} {r} {c}");
                     }
                 }
             }
@@ -330,13 +296,7 @@ mod tests {
 
     #[test]
     fn packing_in_pieces_gives_the_same_bytes() {
-        for values in [
-            Values::F32,
-            Values::F16,
-            Values::Q8,
-            Values::Q4,
-            Values::Q4m,
-        ] {
+        for values in [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m] {
             let format = PackFormat::linear(values);
             let data = ramp(37 * 40);
             let (mut whole, mut pieces) = (Vec::new(), Vec::new());
@@ -352,36 +312,15 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         let q4 = PackFormat::linear(Values::Q4);
-        assert_eq!(
-            Packed::new(q4, 8, 32, &[0; 143]).unwrap_err().kind(),
-            ErrorKind::Format
-        );
-        assert_eq!(
-            Packed::new(q4, 0, 32, &[]).unwrap_err().kind(),
-            ErrorKind::Shape
-        );
-        let none = PackFormat {
-            values: Values::Q8,
-            layout: Layout::Row,
-        };
-        assert_eq!(
-            Packed::new(none, 1, 1, &[0]).unwrap_err().kind(),
-            ErrorKind::Format
-        );
+        assert_eq!(Packed::new(q4, 8, 32, &[0; 143]).unwrap_err().kind(), ErrorKind::Format);
+        assert_eq!(Packed::new(q4, 0, 32, &[]).unwrap_err().kind(), ErrorKind::Shape);
+        let none = PackFormat { values: Values::Q8, layout: Layout::Row };
+        assert_eq!(Packed::new(none, 1, 1, &[0]).unwrap_err().kind(), ErrorKind::Format);
         let packed = Packed::new(q4, 8, 32, &[0; 144]).unwrap();
-        assert_eq!(
-            packed.unpack_row(8, &mut [0.0; 32]).unwrap_err().kind(),
-            ErrorKind::Range
-        );
-        assert_eq!(
-            packed.unpack_row(0, &mut [0.0; 31]).unwrap_err().kind(),
-            ErrorKind::Shape
-        );
+        assert_eq!(packed.unpack_row(8, &mut [0.0; 32]).unwrap_err().kind(), ErrorKind::Range);
+        assert_eq!(packed.unpack_row(0, &mut [0.0; 31]).unwrap_err().kind(), ErrorKind::Shape);
         let mut out = Vec::new();
-        assert_eq!(
-            pack_rows(q4, 3, &[0.0; 4], &mut out).unwrap_err().kind(),
-            ErrorKind::Shape
-        );
+        assert_eq!(pack_rows(q4, 3, &[0.0; 4], &mut out).unwrap_err().kind(), ErrorKind::Shape);
         for bad in [f32::NAN, f32::INFINITY, 1e9] {
             for values in [Values::Q8, Values::Q4, Values::Q4m] {
                 let e = pack_rows(PackFormat::linear(values), 1, &[bad], &mut out).unwrap_err();
@@ -396,9 +335,6 @@ mod tests {
             scales: vec![f16::ONE],
             mins: Vec::new(),
         };
-        assert_eq!(
-            pack_quant_rows(&rows, &mut out).unwrap_err().kind(),
-            ErrorKind::Range
-        );
+        assert_eq!(pack_quant_rows(&rows, &mut out).unwrap_err().kind(), ErrorKind::Range);
     }
 }

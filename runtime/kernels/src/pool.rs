@@ -88,11 +88,7 @@ impl Pool {
                     .ok()
             })
             .collect();
-        Pool {
-            shared,
-            caller: Mutex::new(()),
-            workers,
-        }
+        Pool { shared, caller: Mutex::new(()), workers }
     }
 
     /// Threads that take part in a region, the caller included.
@@ -124,10 +120,7 @@ impl Pool {
         // (below, also when a task panics), so no worker uses the pointer after `task` has ended.
         let erased =
             unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const Task>(task) };
-        let job = Job {
-            task: erased,
-            tasks,
-        };
+        let job = Job { task: erased, tasks };
         // SAFETY: this thread holds `caller`, and the gate is shut and empty between regions.
         unsafe { *shared.job.get() = Some(job) };
         shared.next.store(0, Ordering::Relaxed);
@@ -259,9 +252,7 @@ impl Drop for Pool {
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool")
-            .field("threads", &self.threads())
-            .finish()
+        f.debug_struct("Pool").field("threads", &self.threads()).finish()
     }
 }
 
@@ -311,10 +302,7 @@ mod tests {
                     }
                 })
             }));
-            assert_eq!(
-                *result.unwrap_err().downcast::<&str>().unwrap(),
-                "task failed"
-            );
+            assert_eq!(*result.unwrap_err().downcast::<&str>().unwrap(), "task failed");
             let sum = AtomicUsize::new(0);
             pool.run(5, &|i| {
                 sum.fetch_add(i, Ordering::Relaxed);

@@ -25,11 +25,7 @@ impl QuantRows {
     pub(crate) fn check(&self) -> Result<usize, Error> {
         let stride = self.cols.next_multiple_of(QUANT_BLOCK);
         let blocks = self.q.len() / QUANT_BLOCK;
-        let mins = if self.values == Values::Q4m {
-            blocks
-        } else {
-            0
-        };
+        let mins = if self.values == Values::Q4m { blocks } else { 0 };
         if !self.values.is_quantised()
             || self.cols == 0
             || !self.q.len().is_multiple_of(stride)
@@ -75,10 +71,7 @@ impl QuantRows {
 /// value is not finite or too large for an f16 scale.
 pub fn quantise_rows(values: Values, cols: usize, rows: &[f32]) -> Result<QuantRows, Error> {
     if cols == 0 || !rows.len().is_multiple_of(cols) {
-        return Err(Error::shape(format!(
-            "{} values are not rows of {cols}",
-            rows.len()
-        )));
+        return Err(Error::shape(format!("{} values are not rows of {cols}", rows.len())));
     }
     let choose: fn(&[f32; QUANT_BLOCK], &mut [i8; QUANT_BLOCK]) -> (f16, f16) = match values {
         Values::Q8 => q8_block,
@@ -125,11 +118,7 @@ pub fn quantise_rows(values: Values, cols: usize, rows: &[f32]) -> Result<QuantR
 
 /// `round(x * inverse) + offset`, held within `low..=high`.
 fn levels(x: &[f32; 32], inverse: f32, offset: f32, low: f32, high: f32) -> [f32; 32] {
-    x.map(|v| {
-        ((v * inverse).round_ties_even() + offset)
-            .max(low)
-            .min(high)
-    })
+    x.map(|v| ((v * inverse).round_ties_even() + offset).max(low).min(high))
 }
 
 fn inverse(scale: f32) -> f32 {
@@ -148,9 +137,7 @@ fn q8_block(x: &[f32; 32], q: &mut [i8; 32]) -> (f16, f16) {
 /// Starts at the scale that maps the element of largest magnitude to -8 and tries scales around
 /// it; each candidate's scale is refitted by least squares to the levels that it chose.
 fn q4_block(x: &[f32; 32], q: &mut [i8; 32]) -> (f16, f16) {
-    let extreme = x
-        .iter()
-        .fold(0.0f32, |a, v| if v.abs() > a.abs() { *v } else { a });
+    let extreme = x.iter().fold(0.0f32, |a, v| if v.abs() > a.abs() { *v } else { a });
     let (mut best, mut best_gain) = (extreme / -8.0, f32::NEG_INFINITY);
     for step in -10..=10 {
         let start = extreme / -(8.0 + 0.1 * step as f32);
@@ -180,11 +167,7 @@ fn q4m_block(x: &[f32; 32], q: &mut [i8; 32]) -> (f16, f16) {
     let mean = x.iter().sum::<f32>() / 32.0;
     let error = |scale: f32, min: f32| {
         let chosen = levels(&x.map(|v| v - min), inverse(scale), 0.0, 0.0, 15.0);
-        let error: f32 = x
-            .iter()
-            .zip(chosen)
-            .map(|(x, q)| (scale * q + min - x).powi(2))
-            .sum();
+        let error: f32 = x.iter().zip(chosen).map(|(x, q)| (scale * q + min - x).powi(2)).sum();
         (error, chosen)
     };
     let (mut best, mut best_error) = (((high - low) / 15.0, low), f32::INFINITY);
@@ -246,9 +229,7 @@ mod tests {
     fn plain_q4(x: &[f32]) -> f64 {
         let (mut e, mut s) = (0.0, 0.0);
         for block in x.chunks(32) {
-            let extreme = block
-                .iter()
-                .fold(0.0f32, |a, v| if v.abs() > a.abs() { *v } else { a });
+            let extreme = block.iter().fold(0.0f32, |a, v| if v.abs() > a.abs() { *v } else { a });
             let d = extreme / -8.0;
             for v in block {
                 let q = (v / d).round().clamp(-8.0, 7.0);
@@ -272,9 +253,7 @@ mod tests {
 
     #[test]
     fn values_on_the_grid_are_kept() {
-        let q4: Vec<f32> = (0..64)
-            .map(|i| 0.25 * ((i * 5 % 16) as f32 - 8.0))
-            .collect();
+        let q4: Vec<f32> = (0..64).map(|i| 0.25 * ((i * 5 % 16) as f32 - 8.0)).collect();
         let q4m: Vec<f32> = (0..64).map(|i| 0.25 * (i * 5 % 16) as f32 + 3.0).collect();
         assert!(error(&quantise_rows(Values::Q4, 64, &q4).unwrap(), &q4) < 1e-3);
         assert!(error(&quantise_rows(Values::Q4m, 64, &q4m).unwrap(), &q4m) < 1e-3);
@@ -293,9 +272,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(
-            quantise_rows(Values::F16, 1, &[0.0]).unwrap_err().kind(),
-            ErrorKind::Format
-        );
+        assert_eq!(quantise_rows(Values::F16, 1, &[0.0]).unwrap_err().kind(), ErrorKind::Format);
     }
 }

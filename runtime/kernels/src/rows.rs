@@ -24,20 +24,14 @@ pub fn embedding(
     out: &mut [f32],
 ) -> Result<(), Error> {
     let cols = table.cols();
-    check_len(
-        "the embedding's result",
-        out.len(),
-        ids.len().saturating_mul(cols),
-    )?;
+    check_len("the embedding's result", out.len(), ids.len().saturating_mul(cols))?;
     if let Some((at, id)) = ids
         .iter()
         .enumerate()
         .find(|(_, id)| usize::try_from(**id).map_or(true, |id| id >= table.rows()))
     {
         let rows = table.rows();
-        return Err(Error::range(format!(
-            "id {id} at {at} is outside a table of {rows} rows"
-        )));
+        return Err(Error::range(format!("id {id} at {at} is outside a table of {rows} rows")));
     }
     for (id, out) in ids.iter().zip(out.chunks_exact_mut(cols)) {
         table.unpack_row(*id as usize, out)?;
@@ -53,11 +47,7 @@ pub fn embedding(
 /// # Errors
 /// `Range` when there is no such row, `Shape` when `out` does not fit.
 pub fn select_rows(x: &[f32], cols: usize, rows: &[usize], out: &mut [f32]) -> Result<(), Error> {
-    check_len(
-        "the selected rows",
-        out.len(),
-        rows.len().saturating_mul(cols),
-    )?;
+    check_len("the selected rows", out.len(), rows.len().saturating_mul(cols))?;
     let have = x.len().checked_div(cols).unwrap_or(0);
     if let Some(row) = rows.iter().find(|row| **row >= have) {
         return Err(Error::range(format!("row {row} of {have} was selected")));
@@ -83,11 +73,7 @@ pub fn pool_sequences(
     sequences: &[Rows],
     out: &mut [f32],
 ) -> Result<(), Error> {
-    check_len(
-        "the pooled rows",
-        out.len(),
-        sequences.len().saturating_mul(cols),
-    )?;
+    check_len("the pooled rows", out.len(), sequences.len().saturating_mul(cols))?;
     let have = x.len().checked_div(cols).unwrap_or(0);
     let fits =
         |s: &Rows| s.count > 0 && s.first.checked_add(s.count).is_some_and(|end| end <= have);
@@ -132,13 +118,7 @@ mod tests {
 
     #[test]
     fn embedding_reads_every_format_and_refuses_bad_ids() {
-        for values in [
-            Values::F32,
-            Values::F16,
-            Values::Q8,
-            Values::Q4,
-            Values::Q4m,
-        ] {
+        for values in [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m] {
             let data: Vec<f32> = (0..9 * 33).map(|i| (i % 16) as f32 - 8.0).collect();
             let format = PackFormat::linear(values);
             let mut bytes = Vec::new();
@@ -165,10 +145,7 @@ mod tests {
         let mut out = [f32::NAN; 4];
         select_rows(&x, 2, &[2, 0], &mut out).unwrap();
         assert_eq!(out, [5.0, 12.0, 1.0, 2.0]);
-        assert_eq!(
-            select_rows(&x, 2, &[3, 0], &mut out).unwrap_err().kind(),
-            ErrorKind::Range
-        );
+        assert_eq!(select_rows(&x, 2, &[3, 0], &mut out).unwrap_err().kind(), ErrorKind::Range);
         let sequences = [Rows { first: 0, count: 2 }, Rows { first: 2, count: 1 }];
         pool_sequences(Pooling::Mean, false, &x, 2, &sequences, &mut out).unwrap();
         assert_eq!(out, [2.0, 3.0, 5.0, 12.0]);
@@ -176,13 +153,7 @@ mod tests {
         assert_eq!(out, [3.0, 4.0, 5.0, 12.0]);
         pool_sequences(Pooling::Cls, true, &x, 2, &sequences, &mut out).unwrap();
         assert!((out[2] - 5.0 / 13.0).abs() < 1e-7 && (out[3] - 12.0 / 13.0).abs() < 1e-7);
-        for bad in [
-            Rows { first: 0, count: 0 },
-            Rows {
-                first: usize::MAX,
-                count: 2,
-            },
-        ] {
+        for bad in [Rows { first: 0, count: 0 }, Rows { first: usize::MAX, count: 2 }] {
             let sequences = [bad, bad];
             let e = pool_sequences(Pooling::Cls, true, &x, 2, &sequences, &mut out).unwrap_err();
             assert_eq!(e.kind(), ErrorKind::Range);

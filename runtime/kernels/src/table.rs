@@ -176,13 +176,7 @@ entries!(
     avx2, Isa::Avx2, "avx2", Avx2::assume(), Avx2Quads,
     #[target_feature(enable = "avx2,fma,f16c")]
 );
-entries!(
-    portable,
-    Isa::Portable,
-    "portable",
-    Portable::TOKEN,
-    PortableQuads
-);
+entries!(portable, Isa::Portable, "portable", Portable::TOKEN, PortableQuads);
 
 /// Rows of instruction sets whose kernels are not written.
 macro_rules! unwritten {
@@ -264,28 +258,19 @@ impl Kernels {
     /// `Isa` when the name is unknown, the CPU lacks it, or it has no kernels.
     pub fn with_isa(name: &str) -> Result<Kernels, Error> {
         let names = || {
-            let names: Vec<&str> = Isa::ALL
-                .iter()
-                .filter(|i| i.available())
-                .map(|i| i.name())
-                .collect();
+            let names: Vec<&str> =
+                Isa::ALL.iter().filter(|i| i.available()).map(|i| i.name()).collect();
             names.join(", ")
         };
         match Isa::from_name(name) {
             Some(isa) if isa.available() => Ok(Self::of(isa)),
             Some(isa) => Err(Error::new(
                 ErrorKind::Isa,
-                format!(
-                    "the instruction set {isa} is not available here; there are: {}",
-                    names()
-                ),
+                format!("the instruction set {isa} is not available here; there are: {}", names()),
             )),
             None => Err(Error::new(
                 ErrorKind::Isa,
-                format!(
-                    "no instruction set is called {name:?}; there are: {}",
-                    names()
-                ),
+                format!("no instruction set is called {name:?}; there are: {}", names()),
             )),
         }
     }
@@ -400,13 +385,7 @@ mod tests {
     #[test]
     fn every_instruction_set_has_a_row_per_format() {
         for isa in Isa::ALL {
-            for values in [
-                Values::F32,
-                Values::F16,
-                Values::Q8,
-                Values::Q4,
-                Values::Q4m,
-            ] {
+            for values in [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m] {
                 let rows = kernel_table().filter(|r| r.isa == *isa && r.values == Some(values));
                 let x86_only = *isa == Isa::Avx2 && !cfg!(target_arch = "x86_64");
                 assert_eq!(rows.count(), usize::from(!x86_only), "{isa} {values:?}");
@@ -420,10 +399,7 @@ mod tests {
         for bad in ["neon-i8mm", "sse9"] {
             let e = Kernels::with_isa(bad).unwrap_err();
             assert_eq!(e.kind(), ErrorKind::Isa);
-            assert!(
-                e.to_string().contains(bad) && e.to_string().contains("portable"),
-                "{e}"
-            );
+            assert!(e.to_string().contains(bad) && e.to_string().contains("portable"), "{e}");
         }
         assert!(Kernels::detect().isa().available());
     }

@@ -29,11 +29,7 @@ fn params(heads: usize, kv_heads: usize, head_dim: usize) -> Attention {
 }
 
 fn rope(style: RopeStyle, rotary_dim: usize) -> Option<Rope> {
-    Some(Rope {
-        style,
-        rotary_dim,
-        factor: 1.25,
-    })
+    Some(Rope { style, rotary_dim, factor: 1.25 })
 }
 
 /// Every parameter at least once, with odd head sizes and groups.
@@ -41,35 +37,16 @@ fn all_params() -> Vec<Attention> {
     let plain = params(6, 2, 32);
     vec![
         plain.clone(),
-        Attention {
-            window: Some(5),
-            ..params(3, 3, 8)
-        },
-        Attention {
-            window: Some(40),
-            rope: rope(RopeStyle::Half, 64),
-            ..params(9, 3, 64)
-        },
+        Attention { window: Some(5), ..params(3, 3, 8) },
+        Attention { window: Some(40), rope: rope(RopeStyle::Half, 64), ..params(9, 3, 64) },
         Attention {
             softcap: Some(2.0),
             rope: rope(RopeStyle::Interleaved, 16),
             ..params(4, 1, 20)
         },
-        Attention {
-            qk_norm_eps: Some(1e-6),
-            rope: rope(RopeStyle::Half, 6),
-            ..params(5, 1, 7)
-        },
-        Attention {
-            qk_norm_eps: Some(1e-6),
-            softcap: Some(1.0),
-            ..params(2, 2, 1)
-        },
-        Attention {
-            scale: 3.0,
-            rope: rope(RopeStyle::Half, 128),
-            ..params(2, 1, 128)
-        },
+        Attention { qk_norm_eps: Some(1e-6), rope: rope(RopeStyle::Half, 6), ..params(5, 1, 7) },
+        Attention { qk_norm_eps: Some(1e-6), softcap: Some(1.0), ..params(2, 2, 1) },
+        Attention { scale: 3.0, rope: rope(RopeStyle::Half, 128), ..params(2, 1, 128) },
         params(100, 2, 4),
     ]
 }
@@ -88,9 +65,7 @@ impl Weights {
         Weights {
             q_norm: random.floats(p.head_dim),
             k_norm: random.floats(p.head_dim),
-            inv_freq: (0..pairs)
-                .map(|i| 1e4f32.powf(-(i as f32) / pairs as f32))
-                .collect(),
+            inv_freq: (0..pairs).map(|i| 1e4f32.powf(-(i as f32) / pairs as f32)).collect(),
         }
     }
 }
@@ -104,10 +79,7 @@ struct Call<'a> {
 
 impl Call<'_> {
     fn width(&self) -> usize {
-        self.p
-            .heads
-            .saturating_add(2 * self.p.kv_heads)
-            .saturating_mul(self.p.head_dim)
+        self.p.heads.saturating_add(2 * self.p.kv_heads).saturating_mul(self.p.head_dim)
     }
 
     fn with<R>(
@@ -122,11 +94,7 @@ impl Call<'_> {
             qkv: Qkv::Fused(self.qkv),
             q_norm: self.p.qk_norm_eps.map(|_| self.weights.q_norm.as_slice()),
             k_norm: self.p.qk_norm_eps.map(|_| self.weights.k_norm.as_slice()),
-            inv_freq: self
-                .p
-                .rope
-                .as_ref()
-                .map(|_| self.weights.inv_freq.as_slice()),
+            inv_freq: self.p.rope.as_ref().map(|_| self.weights.inv_freq.as_slice()),
             spans: self.spans,
             cache,
             out: &mut out,
@@ -140,9 +108,8 @@ impl Call<'_> {
         pool: &Pool,
         cache: Option<(&mut KvCache, usize)>,
     ) -> Vec<f32> {
-        let (result, out) = self.with(cache, |args| {
-            attention(kernels, pool, &mut AttentionScratch::default(), args)
-        });
+        let (result, out) = self
+            .with(cache, |args| attention(kernels, pool, &mut AttentionScratch::default(), args));
         result.unwrap();
         out
     }
@@ -155,30 +122,13 @@ impl Call<'_> {
 }
 
 fn cache(p: &Attention, dtype: KvType, max_blocks: usize) -> KvCache {
-    let other = KvLayer {
-        kv_heads: 1,
-        head_dim: 3,
-    };
-    let layer = KvLayer {
-        kv_heads: p.kv_heads,
-        head_dim: p.head_dim,
-    };
-    KvCache::new(KvConfig {
-        layers: vec![other, layer],
-        dtype,
-        max_blocks,
-    })
-    .unwrap()
+    let other = KvLayer { kv_heads: 1, head_dim: 3 };
+    let layer = KvLayer { kv_heads: p.kv_heads, head_dim: p.head_dim };
+    KvCache::new(KvConfig { layers: vec![other, layer], dtype, max_blocks }).unwrap()
 }
 
 fn span(first_row: usize, rows: usize, sequence: Option<SeqId>, start: usize) -> Span {
-    Span {
-        first_row,
-        rows,
-        sequence,
-        start,
-        keys: rows,
-    }
+    Span { first_row, rows, sequence, start, keys: rows }
 }
 
 /// Runs `qkv` through a new sequence in the given chunks.
@@ -198,15 +148,7 @@ fn in_chunks(
         cache.reserve(seq, *rows).unwrap();
         let spans = [span(0, *rows, Some(seq), start)];
         let qkv = &qkv[start * width..][..rows * width];
-        out.extend(run(
-            &Call {
-                p,
-                weights,
-                qkv,
-                spans: &spans,
-            },
-            &mut cache,
-        ));
+        out.extend(run(&Call { p, weights, qkv, spans: &spans }, &mut cache));
         cache.commit(seq, *rows).unwrap();
         start += rows;
     }
@@ -252,27 +194,13 @@ fn without_a_cache_spans_attend_within_themselves() {
             // Rows 3 and 4 belong to no span, and two rows of the first and all but one of the
             // last are padding.
             let spans = [
-                Span {
-                    keys: 1,
-                    ..span(0, 3, None, 0)
-                },
+                Span { keys: 1, ..span(0, 3, None, 0) },
                 span(5, 70, None, 2),
-                Span {
-                    keys: 32,
-                    ..span(75, 33, None, 0)
-                },
-                Span {
-                    keys: 0,
-                    ..span(108, 2, None, 0)
-                },
+                Span { keys: 32, ..span(75, 33, None, 0) },
+                Span { keys: 0, ..span(108, 2, None, 0) },
             ];
             let qkv = Random::new(8).floats(110 * width);
-            let call = Call {
-                p: &p,
-                weights: &weights,
-                qkv: &qkv,
-                spans: &spans,
-            };
+            let call = Call { p: &p, weights: &weights, qkv: &qkv, spans: &spans };
             let want = call.reference(None);
             for kernels in all_kernels() {
                 let what = format!("{} {p:?}", kernels.isa());
@@ -282,11 +210,7 @@ fn without_a_cache_spans_attend_within_themselves() {
                 for s in spans {
                     let alone = [Span { first_row: 0, ..s }];
                     let qkv = &qkv[s.first_row * width..][..s.rows * width];
-                    let call = Call {
-                        qkv,
-                        spans: &alone,
-                        ..call
-                    };
+                    let call = Call { qkv, spans: &alone, ..call };
                     let width = p.heads * p.head_dim;
                     let part = &got[s.first_row * width..][..s.rows * width];
                     assert_same_bits(&call.run(&kernels, &Pool::new(2), None), part, &what);
@@ -298,34 +222,20 @@ fn without_a_cache_spans_attend_within_themselves() {
 
 #[test]
 fn separate_operands_have_the_bits_of_the_fused_one() {
-    let p = Attention {
-        rope: rope(RopeStyle::Half, 16),
-        ..params(6, 2, 16)
-    };
+    let p = Attention { rope: rope(RopeStyle::Half, 16), ..params(6, 2, 16) };
     let weights = Weights::new(&p);
     let qkv = Random::new(3).floats(20 * 160);
     let cut = |from: usize, to: usize| -> Vec<f32> {
-        qkv.chunks(160)
-            .flat_map(|row| row[from..to].to_vec())
-            .collect()
+        qkv.chunks(160).flat_map(|row| row[from..to].to_vec()).collect()
     };
     let (q, k, v) = (cut(0, 96), cut(96, 128), cut(128, 160));
     let spans = [span(0, 20, None, 0)];
-    let call = Call {
-        p: &p,
-        weights: &weights,
-        qkv: &qkv,
-        spans: &spans,
-    };
+    let call = Call { p: &p, weights: &weights, qkv: &qkv, spans: &spans };
     for kernels in all_kernels() {
         let pool = Pool::new(2);
         let fused = call.run(&kernels, &pool, None);
         let (result, apart) = call.with(None, |args| {
-            let qkv = Qkv::Separate {
-                q: &q,
-                k: &k,
-                v: &v,
-            };
+            let qkv = Qkv::Separate { q: &q, k: &k, v: &v };
             let args = AttentionArgs { qkv, ..args };
             attention(&kernels, &pool, &mut AttentionScratch::default(), args)
         });
@@ -338,10 +248,7 @@ fn separate_operands_have_the_bits_of_the_fused_one() {
 /// each ran alone; then one is cut back and goes on differently.
 #[test]
 fn forks_decode_as_a_batch_with_the_bits_of_lone_sequences() {
-    let p = Attention {
-        rope: rope(RopeStyle::Half, 32),
-        ..params(6, 2, 32)
-    };
+    let p = Attention { rope: rope(RopeStyle::Half, 32), ..params(6, 2, 32) };
     let weights = Weights::new(&p);
     let width = 10 * 32;
     let mut random = Random::new(6);
@@ -365,19 +272,10 @@ fn forks_decode_as_a_batch_with_the_bits_of_lone_sequences() {
             let first = cache.create();
             cache.reserve(first, 41).unwrap();
             let spans = [span(0, 41, Some(first), 0)];
-            let call = Call {
-                p: &p,
-                weights: &weights,
-                qkv: &prefix,
-                spans: &spans,
-            };
+            let call = Call { p: &p, weights: &weights, qkv: &prefix, spans: &spans };
             call.run(&kernels, &pool, Some((&mut cache, 1)));
             cache.commit(first, 41).unwrap();
-            let seqs = [
-                first,
-                cache.fork(first).unwrap(),
-                cache.fork(first).unwrap(),
-            ];
+            let seqs = [first, cache.fork(first).unwrap(), cache.fork(first).unwrap()];
             assert_eq!(cache.blocks_used(), 2);
             let step = |cache: &mut KvCache, t: usize| {
                 let mut qkv = Vec::new();
@@ -387,12 +285,7 @@ fn forks_decode_as_a_batch_with_the_bits_of_lone_sequences() {
                     qkv.extend_from_slice(&rest[i][t * width..][..width]);
                     spans.push(span(i, 1, Some(*seq), 41 + t));
                 }
-                let call = Call {
-                    p: &p,
-                    weights: &weights,
-                    qkv: &qkv,
-                    spans: &spans,
-                };
+                let call = Call { p: &p, weights: &weights, qkv: &qkv, spans: &spans };
                 let out = call.run(&kernels, &pool, Some((cache, 1)));
                 for (i, seq) in seqs.iter().enumerate() {
                     cache.commit(*seq, 1).unwrap();
@@ -428,12 +321,7 @@ fn a_snapshot_goes_on_with_the_same_bits() {
         let seq = original.create();
         original.reserve(seq, 49).unwrap();
         let spans = [span(0, 49, Some(seq), 0)];
-        let call = Call {
-            p: &p,
-            weights: &weights,
-            qkv: &qkv[..49 * 128],
-            spans: &spans,
-        };
+        let call = Call { p: &p, weights: &weights, qkv: &qkv[..49 * 128], spans: &spans };
         call.run(&kernels, &pool, Some((&mut original, 1)));
         original.commit(seq, 49).unwrap();
         let mut bytes = Vec::new();
@@ -446,12 +334,7 @@ fn a_snapshot_goes_on_with_the_same_bits() {
         let last = |cache: &mut KvCache, seq: SeqId| {
             cache.reserve(seq, 1).unwrap();
             let spans = [span(0, 1, Some(seq), 49)];
-            let call = Call {
-                p: &p,
-                weights: &weights,
-                qkv: &qkv[49 * 128..],
-                spans: &spans,
-            };
+            let call = Call { p: &p, weights: &weights, qkv: &qkv[49 * 128..], spans: &spans };
             call.run(&kernels, &pool, Some((cache, 1)))
         };
         let want = last(&mut original, seq);
@@ -476,12 +359,7 @@ fn positions_that_a_row_does_not_see_do_not_touch_it() {
                 let seq = cache.create();
                 cache.reserve(seq, 40).unwrap();
                 let spans = [span(0, 40, Some(seq), 0)];
-                let call = Call {
-                    p: &p,
-                    weights: &weights,
-                    qkv,
-                    spans: &spans,
-                };
+                let call = Call { p: &p, weights: &weights, qkv, spans: &spans };
                 let out = call.run(&kernels, &pool, Some((&mut cache, 1)));
                 cache.free(seq).unwrap();
                 out
@@ -506,16 +384,10 @@ fn what_does_not_fit_is_refused() {
     let (a, b) = (cache.create(), cache.create());
     cache.reserve(a, 4).unwrap();
     let mut refuse = |p: &Attention, layer: Option<usize>, spans: &[Span]| {
-        let call = Call {
-            p,
-            weights: &weights,
-            qkv: &qkv,
-            spans,
-        };
+        let call = Call { p, weights: &weights, qkv: &qkv, spans };
         let cache = layer.map(|layer| (&mut cache, layer));
-        let (result, out) = call.with(cache, |args| {
-            attention(&kernels, &pool, &mut AttentionScratch::default(), args)
-        });
+        let (result, out) = call
+            .with(cache, |args| attention(&kernels, &pool, &mut AttentionScratch::default(), args));
         assert!(out.iter().all(|v| v.is_nan()));
         result.unwrap_err().kind()
     };
@@ -523,50 +395,17 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(refuse(&p, None, &[span(0, 5, None, 0)]), Range);
     assert_eq!(refuse(&p, None, &[span(usize::MAX, 2, None, 0)]), Range);
     assert_eq!(refuse(&p, None, &[span(0, 2, None, usize::MAX)]), Range);
-    assert_eq!(
-        refuse(&p, None, &[span(0, 2, None, 0), span(1, 2, None, 0)]),
-        Range
-    );
-    assert_eq!(
-        refuse(
-            &p,
-            None,
-            &[Span {
-                keys: 3,
-                ..span(0, 2, None, 0)
-            }]
-        ),
-        Range
-    );
+    assert_eq!(refuse(&p, None, &[span(0, 2, None, 0), span(1, 2, None, 0)]), Range);
+    assert_eq!(refuse(&p, None, &[Span { keys: 3, ..span(0, 2, None, 0) }]), Range);
     assert_eq!(refuse(&p, Some(1), &[span(0, 2, None, 0)]), Sequence);
     assert_eq!(refuse(&p, Some(1), &[span(0, 2, Some(b), 0)]), Range);
     assert_eq!(refuse(&p, Some(1), &[span(0, 2, Some(a), 1)]), Range);
-    assert_eq!(
-        refuse(
-            &p,
-            Some(1),
-            &[span(0, 1, Some(a), 0), span(1, 1, Some(a), 0)]
-        ),
-        Range
-    );
+    assert_eq!(refuse(&p, Some(1), &[span(0, 1, Some(a), 0), span(1, 1, Some(a), 0)]), Range);
     assert_eq!(refuse(&p, Some(0), &[span(0, 2, Some(a), 0)]), Shape);
     assert_eq!(refuse(&p, Some(2), &[span(0, 2, Some(a), 0)]), Range);
-    let odd = Attention {
-        rope: rope(RopeStyle::Half, 3),
-        ..p.clone()
-    };
+    let odd = Attention { rope: rope(RopeStyle::Half, 3), ..p.clone() };
     assert_eq!(refuse(&odd, None, &[]), Shape);
     assert_eq!(refuse(&params(3, 2, 8), None, &[]), Shape);
     assert_eq!(refuse(&params(0, 0, 0), None, &[]), Shape);
-    assert_eq!(
-        refuse(
-            &Attention {
-                heads: usize::MAX,
-                ..p.clone()
-            },
-            None,
-            &[]
-        ),
-        Shape
-    );
+    assert_eq!(refuse(&Attention { heads: usize::MAX, ..p.clone() }, None, &[]), Shape);
 }

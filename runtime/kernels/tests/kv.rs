@@ -8,22 +8,8 @@ use limbeck_kernels::{ErrorKind, KV_BLOCK, KvCache, KvConfig, KvLayer, KvType, S
 const TYPES: [KvType; 3] = [KvType::F32, KvType::F16, KvType::Q8];
 
 fn cache(dtype: KvType, max_blocks: usize) -> KvCache {
-    let layers = vec![
-        KvLayer {
-            kv_heads: 2,
-            head_dim: 5,
-        },
-        KvLayer {
-            kv_heads: 1,
-            head_dim: 8,
-        },
-    ];
-    KvCache::new(KvConfig {
-        layers,
-        dtype,
-        max_blocks,
-    })
-    .unwrap()
+    let layers = vec![KvLayer { kv_heads: 2, head_dim: 5 }, KvLayer { kv_heads: 1, head_dim: 8 }];
+    KvCache::new(KvConfig { layers, dtype, max_blocks }).unwrap()
 }
 
 /// Writes positions `from..to` of all heads with numbers made from `tag`, and commits them.
@@ -35,9 +21,7 @@ fn write(cache: &mut KvCache, seq: SeqId, to: usize, tag: f32) {
             for head in 0..heads {
                 let key = vec![tag + position as f32; dim];
                 let value = vec![-tag - head as f32; dim];
-                cache
-                    .write(seq, layer, head, position, &key, &value)
-                    .unwrap();
+                cache.write(seq, layer, head, position, &key, &value).unwrap();
             }
         }
     }
@@ -46,9 +30,7 @@ fn write(cache: &mut KvCache, seq: SeqId, to: usize, tag: f32) {
 
 fn key_at(cache: &KvCache, seq: SeqId, position: usize) -> f32 {
     let (mut key, mut value) = ([f32::NAN; 5], [f32::NAN; 5]);
-    cache
-        .read(seq, 0, 1, position, &mut key, &mut value)
-        .unwrap();
+    cache.read(seq, 0, 1, position, &mut key, &mut value).unwrap();
     assert!(key.iter().all(|k| *k == key[0]));
     key[0]
 }
@@ -66,14 +48,9 @@ fn stored_values_are_rounded_as_their_type_says() {
         }
         for position in [0, 31, 32, 39] {
             let (mut key, mut value) = ([f32::NAN; 5], [f32::NAN; 5]);
-            cache
-                .read(seq, 0, 1, position, &mut key, &mut value)
-                .unwrap();
+            cache.read(seq, 0, 1, position, &mut key, &mut value).unwrap();
             for (got, want) in key.iter().chain(&value).zip(k.iter().chain(&v)) {
-                assert!(
-                    (got - want).abs() <= tolerance,
-                    "{dtype:?}: {got}, expected {want}"
-                );
+                assert!((got - want).abs() <= tolerance, "{dtype:?}: {got}, expected {want}");
             }
         }
     }
@@ -136,10 +113,7 @@ fn a_reservation_that_does_not_fit_changes_nothing() {
     for n in [usize::MAX, 1000, 8 + 33] {
         let e = cache.reserve(b, n).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Capacity);
-        assert_eq!(
-            (cache.blocks_used(), cache.bytes_allocated()),
-            (2, 2 * cache.block_bytes())
-        );
+        assert_eq!((cache.blocks_used(), cache.bytes_allocated()), (2, 2 * cache.block_bytes()));
     }
     cache.reserve(b, 1).unwrap();
     assert_eq!(cache.blocks_used(), 3);
@@ -213,17 +187,10 @@ fn snapshots_that_do_not_fit_are_refused() {
     assert_eq!(target.blocks_used(), 2);
     target.free(loaded).unwrap();
     for cut in [0, 3, 4, 20, 40, bytes.len() - 1] {
-        assert_eq!(
-            target.load(&bytes[..cut]).unwrap_err().kind(),
-            ErrorKind::Snapshot,
-            "{cut}"
-        );
+        assert_eq!(target.load(&bytes[..cut]).unwrap_err().kind(), ErrorKind::Snapshot, "{cut}");
     }
     let mut wrong_type = cache(KvType::Q8, 4);
-    assert_eq!(
-        wrong_type.load(&bytes).unwrap_err().kind(),
-        ErrorKind::Snapshot
-    );
+    assert_eq!(wrong_type.load(&bytes).unwrap_err().kind(), ErrorKind::Snapshot);
     let header = bytes.len() - 2 * source.block_bytes();
     for at in 0..header {
         for value in [0, 1, 0x7f, 0xff] {
@@ -259,19 +226,11 @@ fn positions_past_the_end_are_not_saved() {
 
 #[test]
 fn impossible_layers_are_refused() {
-    for (kv_heads, head_dim) in [
-        (0, 1),
-        (1, 0),
-        (usize::MAX, 1),
-        (1, usize::MAX),
-        (1 << 40, 1 << 40),
-    ] {
+    for (kv_heads, head_dim) in
+        [(0, 1), (1, 0), (usize::MAX, 1), (1, usize::MAX), (1 << 40, 1 << 40)]
+    {
         let layers = vec![KvLayer { kv_heads, head_dim }];
-        let config = KvConfig {
-            layers,
-            dtype: KvType::Q8,
-            max_blocks: 1,
-        };
+        let config = KvConfig { layers, dtype: KvType::Q8, max_blocks: 1 };
         assert_eq!(KvCache::new(config).unwrap_err().kind(), ErrorKind::Shape);
     }
 }

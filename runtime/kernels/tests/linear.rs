@@ -12,13 +12,7 @@ use limbeck_kernels::{
 use limbeck_plan::{Activation, NormKind, PackFormat, Values};
 use proptest::prelude::*;
 
-const FORMATS: [Values; 5] = [
-    Values::F32,
-    Values::F16,
-    Values::Q8,
-    Values::Q4,
-    Values::Q4m,
-];
+const FORMATS: [Values; 5] = [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m];
 const ACTIVATIONS: [Activation; 7] = [
     Activation::Identity,
     Activation::Relu,
@@ -83,13 +77,7 @@ impl Case {
 
     fn run(&self, kernels: &Kernels, pool: &Pool) -> Vec<f32> {
         let mut out = poison(self.results());
-        linear(
-            kernels,
-            pool,
-            &mut LinearScratch::default(),
-            self.args(&mut out),
-        )
-        .unwrap();
+        linear(kernels, pool, &mut LinearScratch::default(), self.args(&mut out)).unwrap();
         out
     }
 
@@ -100,15 +88,7 @@ impl Case {
     }
 
     fn name(&self) -> String {
-        let Case {
-            format,
-            m,
-            n,
-            k,
-            activation,
-            gated,
-            ..
-        } = self;
+        let Case { format, m, n, k, activation, gated, .. } = self;
         format!("{format} m {m} n {n} k {k} {activation:?} gated {gated}")
     }
 
@@ -127,18 +107,8 @@ impl Case {
             let mut one = self.args(&mut out);
             one.x = &self.x[row * self.k..][..self.k];
             one.residual = self.residual.as_ref().map(|r| &r[row * width..][..width]);
-            linear(
-                kernels,
-                &pools[row % pools.len()],
-                &mut LinearScratch::default(),
-                one,
-            )
-            .unwrap();
-            assert_same_bits(
-                &out,
-                &got[row * width..][..width],
-                &format!("{what} row {row}"),
-            );
+            linear(kernels, &pools[row % pools.len()], &mut LinearScratch::default(), one).unwrap();
+            assert_same_bits(&out, &got[row * width..][..width], &format!("{what} row {row}"));
         }
     }
 }
@@ -195,26 +165,15 @@ fn a_norm_in_front_has_the_bits_of_the_norm_op() {
     let pools = pools();
     for kernels in all_kernels() {
         for values in FORMATS {
-            for (m, kind) in [
-                (1, NormKind::Rms),
-                (5, NormKind::Layer),
-                (64, NormKind::Rms),
-            ] {
+            for (m, kind) in [(1, NormKind::Rms), (5, NormKind::Layer), (64, NormKind::Rms)] {
                 let mut case = Case::new(11, values, [m, 40, 577], false);
                 let mut random = Random::new(5);
                 let (weight, bias) = (random.floats(577), random.floats(577));
-                let args = NormArgs {
-                    kind,
-                    weight: &weight,
-                    bias: (m == 5).then_some(&bias),
-                    eps: 1e-5,
-                };
+                let args =
+                    NormArgs { kind, weight: &weight, bias: (m == 5).then_some(&bias), eps: 1e-5 };
                 for pool in &pools {
                     let mut out = poison(case.results());
-                    let fused = LinearArgs {
-                        norm: Some(args),
-                        ..case.args(&mut out)
-                    };
+                    let fused = LinearArgs { norm: Some(args), ..case.args(&mut out) };
                     linear(&kernels, pool, &mut LinearScratch::default(), fused).unwrap();
                     let x = case.x.clone();
                     norm(&kernels, pool, &x, &args, &mut case.x).unwrap();
@@ -247,11 +206,7 @@ fn values_that_are_not_finite_stay_in_their_row() {
                         &case.name(),
                     );
                 }
-                assert!(
-                    got[4 * 33..5 * 33].iter().any(|v| !v.is_finite()),
-                    "{}",
-                    case.name()
-                );
+                assert!(got[4 * 33..5 * 33].iter().any(|v| !v.is_finite()), "{}", case.name());
             }
         }
     }
@@ -284,21 +239,14 @@ fn what_does_not_fit_is_refused() {
         let mut out = poison(48);
         let mut args = case.args(&mut out);
         change(&mut args);
-        linear(&kernels, &pool, &mut LinearScratch::default(), args)
-            .unwrap_err()
-            .kind()
+        linear(&kernels, &pool, &mut LinearScratch::default(), args).unwrap_err().kind()
     };
     assert_eq!(refuse(&|a| a.x = &a.x[1..]), ErrorKind::Shape);
     assert_eq!(refuse(&|a| a.gated = true), ErrorKind::Shape);
     assert_eq!(refuse(&|a| a.bias = Some(&[0.0; 23])), ErrorKind::Shape);
     assert_eq!(refuse(&|a| a.residual = Some(&[0.0; 47])), ErrorKind::Shape);
     assert_eq!(refuse(&|a| a.out = &mut []), ErrorKind::Shape);
-    let norm = NormArgs {
-        kind: NormKind::Rms,
-        weight: &[1.0; 31],
-        bias: None,
-        eps: 0.0,
-    };
+    let norm = NormArgs { kind: NormKind::Rms, weight: &[1.0; 31], bias: None, eps: 0.0 };
     assert_eq!(refuse(&|a| a.norm = Some(norm)), ErrorKind::Shape);
     let row = Packed::new(PackFormat::F32_ROW, 24, 32, &[0; 24 * 32 * 4]).unwrap();
     assert_eq!(refuse(&|a| a.w = row), ErrorKind::Format);

@@ -21,9 +21,7 @@ const ACTIVATIONS: [Activation; 7] = [
 /// Values over the whole range that matters to an activation, and its far ends.
 fn sweep() -> Vec<f32> {
     let mut x: Vec<f32> = (-4000..=4000).map(|i| i as f32 * 0.005).collect();
-    x.extend([
-        0.0, 1e-30, -1e-30, 1e-3, -1e-3, 87.0, -87.0, 88.0, 300.0, -300.0, 1e30, -1e30,
-    ]);
+    x.extend([0.0, 1e-30, -1e-30, 1e-3, -1e-3, 87.0, -87.0, 88.0, 300.0, -300.0, 1e30, -1e30]);
     x
 }
 
@@ -60,20 +58,9 @@ fn nan_and_infinity_go_through_activations() {
     for kernels in all_kernels() {
         for activation in ACTIVATIONS {
             let mut out = poison(2);
-            activate(
-                &kernels,
-                &pool,
-                activation,
-                &[f32::NAN, f32::INFINITY],
-                &mut out,
-            )
-            .unwrap();
+            activate(&kernels, &pool, activation, &[f32::NAN, f32::INFINITY], &mut out).unwrap();
             assert!(out[0].is_nan(), "{activation:?}");
-            let limit = if activation == Activation::Tanh {
-                1.0
-            } else {
-                f32::INFINITY
-            };
+            let limit = if activation == Activation::Tanh { 1.0 } else { f32::INFINITY };
             assert_eq!(out[1], limit, "{activation:?}");
         }
     }
@@ -116,16 +103,8 @@ fn norms_match_and_rows_do_not_depend_on_each_other() {
             let mut x = random.floats(rows * cols);
             x.iter_mut().for_each(|v| *v += 0.5);
             let (weight, bias) = (random.floats(cols), random.floats(cols));
-            for (kind, bias) in [
-                (NormKind::Rms, None),
-                (NormKind::Layer, Some(bias.as_slice())),
-            ] {
-                let args = NormArgs {
-                    kind,
-                    weight: &weight,
-                    bias,
-                    eps: 1e-5,
-                };
+            for (kind, bias) in [(NormKind::Rms, None), (NormKind::Layer, Some(bias.as_slice()))] {
+                let args = NormArgs { kind, weight: &weight, bias, eps: 1e-5 };
                 let mut want = poison(x.len());
                 reference::norm(&x, &args, &mut want).unwrap();
                 for kernels in all_kernels() {
@@ -162,12 +141,7 @@ fn zero_rows_are_normalised_to_the_bias() {
 fn lengths_that_differ_are_refused() {
     let (kernels, pool) = (Kernels::detect(), Pool::new(1));
     let (x, mut out) = ([0.0; 8], [0.0; 7]);
-    let args = NormArgs {
-        kind: NormKind::Rms,
-        weight: &[1.0; 3],
-        bias: None,
-        eps: 0.0,
-    };
+    let args = NormArgs { kind: NormKind::Rms, weight: &[1.0; 3], bias: None, eps: 0.0 };
     let results = [
         add(&kernels, &pool, &x, &x[1..], &mut out),
         activate(&kernels, &pool, Activation::Relu, &x, &mut out),

@@ -6,13 +6,17 @@ use std::collections::HashSet;
 use crate::error::{Error, ErrorKind};
 use crate::{
     DType, Dim, Entry, Fact, InputRole, Layout, Op, OperandKind, PackFormat, Program, StateKind,
-    Step, Weight,
+    Step, Symbol, Weight,
 };
 
 /// First bytes of weights sit at multiples of this within their section.
 pub const WEIGHT_ALIGN: u64 = 64;
 /// Largest row or column count of a weight.
 const MAX_EXTENT: usize = 1 << 31;
+/// Most steps of an entry; placing their values takes time that grows with the square.
+const MAX_STEPS: usize = 1 << 15;
+/// One row of all of an entry's values may take as many bytes as the weights and these.
+const SPARE_ROW_BYTES: u64 = 64 * 1024;
 
 impl Program {
     /// Checks the whole program against a weights section of `weight_bytes`.
@@ -20,43 +24,44 @@ impl Program {
     /// # Errors
     /// The first rule that is broken, with the weight, entry or step.
     pub fn check(&self, weight_bytes: u64) -> Result<(), Error> {
-        self.weights
-            .iter()
-            .try_for_each(|w| check_weight(w, weight_bytes))?;
+        self.weights.iter().try_for_each(|w| check_weight(w, weight_bytes))?;
         for state in &self.states {
             let StateKind::Append { kv_heads, head_dim } = state.kind;
             if kv_heads == 0 || head_dim == 0 || kv_heads > 4096 || head_dim > 4096 {
-                return Err(invalid(
-                    format!("state {:?}", state.name),
-                    "sizes out of range",
-                ));
+                return Err(invalid(format!("state {:?}", state.name), "sizes out of range"));
             }
         }
         let mut names = HashSet::new();
         for entry in &self.entries {
             if !names.insert(&entry.name) {
-                return Err(invalid(
-                    format!("entry {:?}", entry.name),
-                    "the name is used twice",
-                ));
+                return Err(invalid(format!("entry {:?}", entry.name), "the name is used twice"));
             }
             self.check_entry(entry)?;
+            check_row(entry, weight_bytes)?;
         }
         self.check_states_are_used()
     }
 
     fn check_entry(&self, entry: &Entry) -> Result<(), Error> {
         let place = || format!("entry {:?}", entry.name);
+        let steps = entry.steps().count();
+        if steps > MAX_STEPS {
+            let message = format!("{steps} steps are more than {MAX_STEPS}");
+            return Err(invalid(place(), message));
+        }
         for operand in &entry.operands {
+            let input = Fact::new(DType::I32, vec![Dim::symbol(Symbol::TOKENS)]);
+            if operand.kind == OperandKind::Input && operand.fact != input {
+                let message = format!("input {:?} is {}, not {input}", operand.name, operand.fact);
+                return Err(invalid(place(), message));
+            }
             if let OperandKind::Weight(id) = operand.kind {
                 let weight = self
                     .weights
                     .get(id)
                     .ok_or_else(|| invalid(place(), format!("weight {id} does not exist")))?;
-                let fact = Fact::new(
-                    DType::F32,
-                    vec![Dim::from(weight.rows), Dim::from(weight.cols)],
-                );
+                let fact =
+                    Fact::new(DType::F32, vec![Dim::from(weight.rows), Dim::from(weight.cols)]);
                 if operand.fact != fact {
                     let message = format!("operand {:?} is not {fact}", operand.name);
                     return Err(invalid(place(), message));
@@ -69,16 +74,12 @@ impl Program {
             .map(|o| matches!(o.kind, OperandKind::Input | OperandKind::Weight(_)))
             .collect();
         for step in entry.steps() {
-            self.check_step(entry, step, &mut written)
-                .map_err(|message| {
-                    invalid(format!("{}, step {:?}", place(), step.name), message)
-                })?;
+            self.check_step(entry, step, &mut written).map_err(|message| {
+                invalid(format!("{}, step {:?}", place(), step.name), message)
+            })?;
         }
         match entry.operands.iter().zip(&written).find(|(_, w)| !**w) {
-            Some((o, _)) => Err(invalid(
-                place(),
-                format!("operand {:?} is never written", o.name),
-            )),
+            Some((o, _)) => Err(invalid(place(), format!("operand {:?} is never written", o.name))),
             None => Ok(()),
         }
     }
@@ -86,10 +87,8 @@ impl Program {
     fn check_step(&self, entry: &Entry, step: &Step, written: &mut [bool]) -> Result<(), String> {
         let mut facts = Vec::with_capacity(step.inputs.len());
         for &id in &step.inputs {
-            let operand = entry
-                .operands
-                .get(id)
-                .ok_or_else(|| format!("operand {id} does not exist"))?;
+            let operand =
+                entry.operands.get(id).ok_or_else(|| format!("operand {id} does not exist"))?;
             if !written.get(id).copied().unwrap_or(false) {
                 return Err(format!("reads {:?} before it is written", operand.name));
             }
@@ -97,28 +96,19 @@ impl Program {
         }
         let outputs = step.op.infer(&facts)?;
         if outputs.len() != step.outputs.len() {
-            return Err(format!(
-                "gives {} outputs, has {}",
-                outputs.len(),
-                step.outputs.len()
-            ));
+            return Err(format!("gives {} outputs, has {}", outputs.len(), step.outputs.len()));
         }
         for (role, &id) in step.op.input_roles().into_iter().zip(&step.inputs) {
             self.check_role(role, entry.operands[id].kind)?;
         }
         for (fact, &id) in outputs.iter().zip(&step.outputs) {
-            let operand = entry
-                .operands
-                .get(id)
-                .ok_or_else(|| format!("operand {id} does not exist"))?;
+            let operand =
+                entry.operands.get(id).ok_or_else(|| format!("operand {id} does not exist"))?;
             if std::mem::replace(&mut written[id], true) {
                 return Err(format!("writes {:?} a second time", operand.name));
             }
             if operand.fact != *fact {
-                return Err(format!(
-                    "{:?} is {}, not {fact}",
-                    operand.name, operand.fact
-                ));
+                return Err(format!("{:?} is {}, not {fact}", operand.name, operand.fact));
             }
         }
         self.check_state(&step.op)
@@ -145,10 +135,7 @@ impl Program {
     fn check_state(&self, op: &Op) -> Result<(), String> {
         let Op::Attention(p) = op else { return Ok(()) };
         let Some(id) = p.state else { return Ok(()) };
-        let state = self
-            .states
-            .get(id)
-            .ok_or_else(|| format!("state {id} does not exist"))?;
+        let state = self.states.get(id).ok_or_else(|| format!("state {id} does not exist"))?;
         let StateKind::Append { kv_heads, head_dim } = state.kind;
         if (kv_heads, head_dim) == (p.kv_heads, p.head_dim) {
             Ok(())
@@ -182,6 +169,19 @@ impl Program {
     }
 }
 
+/// Steps are cheap to write down and their values are not: a small file must not ask for a large
+/// working memory. No network comes near, since a value of n columns is made by n rows of weights.
+fn check_row(entry: &Entry, weight_bytes: u64) -> Result<(), Error> {
+    let values = entry.operands.iter().filter(|o| !matches!(o.kind, OperandKind::Weight(_)));
+    let columns = values.filter_map(|o| o.fact.shape.get(1)?.as_const());
+    let bytes = columns.fold(0u64, |sum, c| sum.saturating_add(c.saturating_mul(4)));
+    if bytes <= weight_bytes.saturating_add(SPARE_ROW_BYTES) {
+        return Ok(());
+    }
+    let message = format!("a row of its values takes {bytes} bytes, all weights {weight_bytes}");
+    Err(invalid(format!("entry {:?}", entry.name), message))
+}
+
 fn check_weight(w: &Weight, section: u64) -> Result<(), Error> {
     let fail = |message: &str| Err(invalid(format!("weight {:?}", w.name), message));
     if w.rows == 0 || w.cols == 0 || w.rows >= MAX_EXTENT || w.cols >= MAX_EXTENT {
@@ -193,10 +193,7 @@ fn check_weight(w: &Weight, section: u64) -> Result<(), Error> {
     if !w.offset.is_multiple_of(WEIGHT_ALIGN) {
         return fail("its offset is not aligned");
     }
-    if w.offset
-        .checked_add(w.bytes)
-        .is_none_or(|end| end > section)
-    {
+    if w.offset.checked_add(w.bytes).is_none_or(|end| end > section) {
         return fail("it ends beyond the weights section");
     }
     Ok(())

@@ -115,10 +115,9 @@ impl Dim {
             return Err("dim expression nests too deep".into());
         }
         match value {
-            Value::Number(n) => n
-                .as_u64()
-                .map(Dim::Const)
-                .ok_or_else(|| format!("dim {n} is not a whole number")),
+            Value::Number(n) => {
+                n.as_u64().map(Dim::Const).ok_or_else(|| format!("dim {n} is not a whole number"))
+            }
             Value::String(s) if !s.is_empty() => Ok(Dim::symbol(s)),
             Value::Array(items) => {
                 let [Value::String(op), a, b] = items.as_slice() else {
@@ -185,9 +184,7 @@ mod tests {
 
     #[test]
     fn expressions_round_trip_and_evaluate() {
-        let d = Dim::symbol("tokens")
-            .times(64u64)
-            .plus(Dim::symbol("outputs"));
+        let d = Dim::symbol("tokens").times(64u64).plus(Dim::symbol("outputs"));
         let json = serde_json::to_string(&d).unwrap();
         assert_eq!(json, r#"["+",["*","tokens",64],"outputs"]"#);
         let back: Dim = serde_json::from_str(&json).unwrap();

@@ -35,12 +35,7 @@ impl Error {
         place: impl Into<String>,
         message: impl Into<String>,
     ) -> Error {
-        Error {
-            kind,
-            place: place.into(),
-            message: message.into(),
-            source: None,
-        }
+        Error { kind, place: place.into(), message: message.into(), source: None }
     }
 
     pub(crate) fn io(place: &str, source: std::io::Error) -> Error {

@@ -43,12 +43,8 @@ pub enum SectionKind {
 }
 
 impl SectionKind {
-    const ALL: [SectionKind; 4] = [
-        SectionKind::Manifest,
-        SectionKind::Program,
-        SectionKind::Tokenizer,
-        SectionKind::Weights,
-    ];
+    const ALL: [SectionKind; 4] =
+        [SectionKind::Manifest, SectionKind::Program, SectionKind::Tokenizer, SectionKind::Weights];
 
     /// The four bytes in the table.
     pub fn code(self) -> [u8; 4] {
@@ -100,11 +96,7 @@ impl Section {
             return Ok(());
         }
         let message = "its checksum does not match: the file is damaged";
-        Err(Error::new(
-            ErrorKind::Checksum,
-            format!("section {}", self.kind.name()),
-            message,
-        ))
+        Err(Error::new(ErrorKind::Checksum, format!("section {}", self.kind.name()), message))
     }
 }
 
@@ -119,24 +111,15 @@ pub(crate) struct Table {
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    bytes
-        .get(at..at + 2)
-        .and_then(|b| b.try_into().ok())
-        .map_or(0, u16::from_le_bytes)
+    bytes.get(at..at + 2).and_then(|b| b.try_into().ok()).map_or(0, u16::from_le_bytes)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes
-        .get(at..at + 4)
-        .and_then(|b| b.try_into().ok())
-        .map_or(0, u32::from_le_bytes)
+    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes
-        .get(at..at + 8)
-        .and_then(|b| b.try_into().ok())
-        .map_or(0, u64::from_le_bytes)
+    bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 
 impl Table {
@@ -161,10 +144,7 @@ impl Table {
             return fail(ErrorKind::Corrupt, format!("{count} sections are too many"));
         }
         if file_len > bytes.len() as u64 {
-            let message = format!(
-                "the file should have {file_len} bytes, it has {}",
-                bytes.len()
-            );
+            let message = format!("the file should have {file_len} bytes, it has {}", bytes.len());
             return fail(ErrorKind::Corrupt, message);
         }
         let table_end = HEADER_BYTES + count * ROW_BYTES;
@@ -181,12 +161,7 @@ impl Table {
             end = check_bounds(row, index, end, file_len)?;
             sections.extend(parse_row(row, index)?);
         }
-        Ok(Table {
-            sections,
-            hash,
-            version,
-            file_len: file_len as usize,
-        })
+        Ok(Table { sections, hash, version, file_len: file_len as usize })
     }
 }
 
@@ -217,11 +192,7 @@ fn parse_row(row: &[u8], index: usize) -> Result<Option<Section>, Error> {
             return Ok(None);
         }
         let message = format!("unknown kind {:?}", String::from_utf8_lossy(code));
-        return Err(Error::new(
-            ErrorKind::Version,
-            format!("section {index}"),
-            message,
-        ));
+        return Err(Error::new(ErrorKind::Version, format!("section {index}"), message));
     };
     Ok(Some(Section {
         kind,

@@ -99,18 +99,11 @@ impl Values {
 
 impl PackFormat {
     /// Row-major f32: vectors (norm weights, biases, frequency tables).
-    pub const F32_ROW: PackFormat = PackFormat {
-        values: Values::F32,
-        layout: Layout::Row,
-    };
+    pub const F32_ROW: PackFormat = PackFormat { values: Values::F32, layout: Layout::Row };
 
     /// The layout in which a linear's weight of these values is stored.
     pub fn linear(values: Values) -> PackFormat {
-        let layout = if values.is_quantised() {
-            Layout::Quads
-        } else {
-            Layout::Panels
-        };
+        let layout = if values.is_quantised() { Layout::Quads } else { Layout::Panels };
         PackFormat { values, layout }
     }
 
@@ -118,9 +111,7 @@ impl PackFormat {
     /// (quantised rows, float quads) or the size overflows.
     pub fn byte_len(self, rows: usize, cols: usize) -> Option<usize> {
         match self.layout {
-            Layout::Row => rows
-                .checked_mul(cols)?
-                .checked_mul(self.values.float_bytes()?),
+            Layout::Row => rows.checked_mul(cols)?.checked_mul(self.values.float_bytes()?),
             Layout::Panels => rows
                 .checked_next_multiple_of(PANEL_ROWS)?
                 .checked_mul(cols)?
@@ -162,19 +153,13 @@ mod tests {
         let q4 = PackFormat::linear(Values::Q4);
         assert_eq!(q4.byte_len(8, 32), Some(144));
         assert_eq!(q4.byte_len(9, 33), Some(144 * 4));
-        assert_eq!(
-            PackFormat::linear(Values::F16).byte_len(17, 3),
-            Some(32 * 3 * 2)
-        );
+        assert_eq!(PackFormat::linear(Values::F16).byte_len(17, 3), Some(32 * 3 * 2));
         assert_eq!(PackFormat::F32_ROW.byte_len(3, 5), Some(60));
     }
 
     #[test]
     fn impossible_or_huge_formats_have_no_size() {
-        let bad = PackFormat {
-            values: Values::Q8,
-            layout: Layout::Row,
-        };
+        let bad = PackFormat { values: Values::Q8, layout: Layout::Row };
         assert_eq!(bad.byte_len(8, 32), None);
         assert_eq!(PackFormat::F32_ROW.byte_len(usize::MAX, 2), None);
     }

@@ -32,10 +32,9 @@ impl Op {
                 .chain(optional(p.bias, Vector))
                 .chain(optional(p.residual, Activation))
                 .collect(),
-            Op::Norm(p) => [Activation, Vector]
-                .into_iter()
-                .chain(optional(p.bias, Vector))
-                .collect(),
+            Op::Norm(p) => {
+                [Activation, Vector].into_iter().chain(optional(p.bias, Vector)).collect()
+            }
             Op::Add(_) | Op::Gate(_) => vec![Activation, Activation],
             Op::Attention(p) => std::iter::repeat_n(Activation, if p.fused { 1 } else { 3 })
                 .chain(optional(p.qk_norm_eps.is_some(), Vector))
@@ -114,9 +113,7 @@ fn call_rows(fact: &Fact) -> Result<(&Dim, usize), String> {
 /// `[rows, cols]`, both known: a weight.
 fn weight(fact: &Fact) -> Result<(usize, usize), String> {
     let (rows, cols) = matrix(fact)?;
-    let rows = rows
-        .as_const()
-        .ok_or_else(|| format!("weight {fact} has an unknown size"))?;
+    let rows = rows.as_const().ok_or_else(|| format!("weight {fact} has an unknown size"))?;
     Ok((rows as usize, cols))
 }
 
@@ -128,11 +125,7 @@ fn vector(fact: &Fact, len: usize, what: &str) -> Result<(), String> {
 }
 
 fn same(a: &Fact, b: &Fact) -> Result<(), String> {
-    if a == b {
-        Ok(())
-    } else {
-        Err(format!("{a} and {b} differ"))
-    }
+    if a == b { Ok(()) } else { Err(format!("{a} and {b} differ")) }
 }
 
 fn positive(what: &str, v: f32) -> Result<(), String> {
@@ -166,10 +159,7 @@ fn infer_linear(p: &Linear, inputs: &[Fact]) -> Result<Fact, String> {
     } else if n.is_multiple_of(2 * GATE_GROUP) {
         n / 2
     } else {
-        return Err(format!(
-            "{n} gated rows are not a multiple of {}",
-            2 * GATE_GROUP
-        ));
+        return Err(format!("{n} gated rows are not a multiple of {}", 2 * GATE_GROUP));
     };
     let out = Fact::new(DType::F32, vec![rows.clone(), Dim::from(cols)]);
     let mut rest = inputs[2..].iter();
@@ -203,15 +193,11 @@ fn infer_attention(p: &Attention, inputs: &[Fact]) -> Result<Fact, String> {
         return Err("heads, kv_heads and head_dim must be in 1..=4096".into());
     }
     if !p.heads.is_multiple_of(p.kv_heads) {
-        return Err(format!(
-            "{} heads are not a multiple of {} kv_heads",
-            p.heads, p.kv_heads
-        ));
+        return Err(format!("{} heads are not a multiple of {} kv_heads", p.heads, p.kv_heads));
     }
     positive("scale", p.scale)?;
     p.softcap.map_or(Ok(()), |c| positive("softcap", c))?;
-    p.qk_norm_eps
-        .map_or(Ok(()), |e| positive("qk_norm_eps", e))?;
+    p.qk_norm_eps.map_or(Ok(()), |e| positive("qk_norm_eps", e))?;
     if p.window == Some(0) || (p.window.is_some() && !p.causal) {
         return Err("a window is at least 1 and wants causal attention".into());
     }
@@ -263,12 +249,7 @@ mod tests {
     }
 
     fn linear(bias: bool, gated: bool, residual: bool) -> Op {
-        Op::Linear(Linear {
-            bias,
-            activation: Activation::Identity,
-            gated,
-            residual,
-        })
+        Op::Linear(Linear { bias, activation: Activation::Identity, gated, residual })
     }
 
     #[test]
@@ -277,21 +258,9 @@ mod tests {
         assert_eq!(out.unwrap(), [tokens(48)]);
         let out = linear(false, true, false).infer(&[tokens(8), known(48, 8)]);
         assert_eq!(out.unwrap(), [tokens(24)]);
-        assert!(
-            linear(false, true, false)
-                .infer(&[tokens(8), known(24, 8)])
-                .is_err()
-        );
-        assert!(
-            linear(false, false, false)
-                .infer(&[tokens(9), known(48, 8)])
-                .is_err()
-        );
-        assert!(
-            linear(true, false, false)
-                .infer(&[tokens(8), known(48, 8)])
-                .is_err()
-        );
+        assert!(linear(false, true, false).infer(&[tokens(8), known(24, 8)]).is_err());
+        assert!(linear(false, false, false).infer(&[tokens(9), known(48, 8)]).is_err());
+        assert!(linear(true, false, false).infer(&[tokens(8), known(48, 8)]).is_err());
         let bad_bias = [tokens(8), known(48, 8), known(1, 47)];
         assert!(linear(true, false, false).infer(&bad_bias).is_err());
     }
@@ -308,42 +277,18 @@ mod tests {
             window: None,
             fused: true,
             qk_norm_eps: None,
-            rope: Some(Rope {
-                style: RopeStyle::Half,
-                rotary_dim: 8,
-                factor: 1.0,
-            }),
+            rope: Some(Rope { style: RopeStyle::Half, rotary_dim: 8, factor: 1.0 }),
             state: Some(0),
         };
         let good = [tokens(64), known(1, 4)];
         assert_eq!(Op::Attention(p.clone()).infer(&good).unwrap(), [tokens(32)]);
-        assert!(
-            Op::Attention(p.clone())
-                .infer(&[tokens(63), known(1, 4)])
-                .is_err()
-        );
-        assert!(
-            Op::Attention(p.clone())
-                .infer(&[tokens(64), known(1, 5)])
-                .is_err()
-        );
+        assert!(Op::Attention(p.clone()).infer(&[tokens(63), known(1, 4)]).is_err());
+        assert!(Op::Attention(p.clone()).infer(&[tokens(64), known(1, 5)]).is_err());
         for broken in [
-            Attention {
-                kv_heads: 3,
-                ..p.clone()
-            },
-            Attention {
-                head_dim: usize::MAX,
-                ..p.clone()
-            },
-            Attention {
-                scale: f32::NAN,
-                ..p.clone()
-            },
-            Attention {
-                window: Some(0),
-                ..p.clone()
-            },
+            Attention { kv_heads: 3, ..p.clone() },
+            Attention { head_dim: usize::MAX, ..p.clone() },
+            Attention { scale: f32::NAN, ..p.clone() },
+            Attention { window: Some(0), ..p.clone() },
             Attention { causal: false, ..p },
         ] {
             assert!(Op::Attention(broken).infer(&good).is_err());

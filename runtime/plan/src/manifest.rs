@@ -94,4 +94,6 @@ impl Manifest {
     /// Entry of an encoder: `input_ids [tokens]`, `positions [tokens]` to
     /// `last_hidden_state [tokens, hidden]` and `embedding [sequences, hidden]`.
     pub const EMBED_ENTRY: &'static str = "embed";
+    /// Largest [`Manifest::context_length`].
+    pub const MAX_CONTEXT: usize = 1 << 24;
 }

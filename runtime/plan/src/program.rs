@@ -116,10 +116,7 @@ impl Entry {
 
     /// Operands of a kind, with their ids.
     pub fn operands_of(&self, kind: OperandKind) -> impl Iterator<Item = (OperandId, &Operand)> {
-        self.operands
-            .iter()
-            .enumerate()
-            .filter(move |(_, o)| o.kind == kind)
+        self.operands.iter().enumerate().filter(move |(_, o)| o.kind == kind)
     }
 }
 
@@ -241,11 +238,7 @@ impl<'de> Deserialize<'de> for Entry {
 
 impl Entry {
     fn from_raw(raw: RawEntry) -> Result<Entry, String> {
-        let RawEntry {
-            name,
-            operands,
-            segments,
-        } = raw;
+        let RawEntry { name, operands, segments } = raw;
         let step = |s: RawStep| -> Result<Step, String> {
             Ok(Step {
                 op: Op::from_parts(&s.op, s.params)
@@ -260,15 +253,10 @@ impl Entry {
             if s.kind != NATIVE {
                 return Err(format!("entry {name:?}: unknown segment kind {:?}", s.kind));
             }
-            Ok(Segment {
-                steps: s.steps.into_iter().map(step).collect::<Result<_, _>>()?,
-            })
+            Ok(Segment { steps: s.steps.into_iter().map(step).collect::<Result<_, _>>()? })
         };
         Ok(Entry {
-            segments: segments
-                .into_iter()
-                .map(segment)
-                .collect::<Result<_, _>>()?,
+            segments: segments.into_iter().map(segment).collect::<Result<_, _>>()?,
             operands,
             name: name.clone(),
         })

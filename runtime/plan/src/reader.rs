@@ -6,6 +6,11 @@ use crate::error::{Error, ErrorKind};
 use crate::file::{Section, SectionKind, Table};
 use crate::{Manifest, Program, Weight};
 
+/// What a parsed JSON value takes at most beside its text, growing lists included.
+const VALUE_BYTES: usize = 160;
+/// What parsing may take beyond the file's own size.
+const SPARE_BYTES: usize = 64 << 20;
+
 /// A parsed and validated plan. It holds the metadata; weights and tokenizer stay in the bytes it
 /// was parsed from.
 #[derive(Clone, Debug)]
@@ -28,20 +33,11 @@ impl Plan {
         let manifest: Manifest = json(bytes, &table, SectionKind::Manifest)?;
         let program: Program = json(bytes, &table, SectionKind::Program)?;
         let weights = section(&table, SectionKind::Weights)?;
-        for tokenizer in table
-            .sections
-            .iter()
-            .filter(|s| s.kind == SectionKind::Tokenizer)
-        {
+        for tokenizer in table.sections.iter().filter(|s| s.kind == SectionKind::Tokenizer) {
             tokenizer.verify(bytes)?;
         }
         program.check(weights.len as u64)?;
-        Ok(Plan {
-            manifest,
-            program,
-            table,
-            weights,
-        })
+        Ok(Plan { manifest, program, table, weights })
     }
 
     /// What the student is.
@@ -76,11 +72,7 @@ impl Plan {
 
     /// The tokenizer, if the plan carries one.
     pub fn tokenizer<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
-        let found = self
-            .table
-            .sections
-            .iter()
-            .find(|s| s.kind == SectionKind::Tokenizer);
+        let found = self.table.sections.iter().find(|s| s.kind == SectionKind::Tokenizer);
         found.map(|s| s.bytes(bytes))
     }
 
@@ -88,10 +80,7 @@ impl Plan {
     pub fn weight_bytes<'a>(&self, bytes: &'a [u8], weight: &Weight) -> &'a [u8] {
         let start = weight.offset as usize;
         let end = start.saturating_add(weight.bytes as usize);
-        self.weights
-            .bytes(bytes)
-            .get(start..end)
-            .unwrap_or_default()
+        self.weights.bytes(bytes).get(start..end).unwrap_or_default()
     }
 
     /// Compares every section, weights included, with its checksum; reads the whole file.
@@ -107,27 +96,56 @@ fn section(table: &Table, kind: SectionKind) -> Result<Section, Error> {
     let mut found = table.sections.iter().filter(|s| s.kind == kind);
     match (found.next(), found.next()) {
         (Some(section), None) => Ok(*section),
-        (None, _) => Err(Error::new(
-            ErrorKind::Corrupt,
-            kind.name(),
-            "the section is missing",
-        )),
-        _ => Err(Error::new(
-            ErrorKind::Corrupt,
-            kind.name(),
-            "the section is there twice",
-        )),
+        (None, _) => Err(Error::new(ErrorKind::Corrupt, kind.name(), "the section is missing")),
+        _ => Err(Error::new(ErrorKind::Corrupt, kind.name(), "the section is there twice")),
     }
 }
 
 fn json<T: DeserializeOwned>(bytes: &[u8], table: &Table, kind: SectionKind) -> Result<T, Error> {
     let section = section(table, kind)?;
     section.verify(bytes)?;
-    serde_json::from_slice(section.bytes(bytes)).map_err(|e| {
-        Error::new(
-            ErrorKind::Invalid,
-            format!("section {}", kind.name()),
-            e.to_string(),
-        )
-    })
+    let invalid = |message: String| {
+        Error::new(ErrorKind::Invalid, format!("section {}", kind.name()), message)
+    };
+    let text = section.bytes(bytes);
+    let (count, most) = (count_values(text), (table.file_len + SPARE_BYTES) / VALUE_BYTES);
+    if count > most {
+        return Err(invalid(format!(
+            "{count} values are more than the {most} that the file justifies"
+        )));
+    }
+    serde_json::from_slice(text).map_err(|e| invalid(e.to_string()))
+}
+
+/// At least as many as the JSON values of a text, without parsing it.
+fn count_values(text: &[u8]) -> usize {
+    let (mut count, mut quoted, mut escaped) = (1, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' | b'[' | b'{' if !quoted => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_counted_outside_of_strings_only() {
+        for (text, at_least, at_most) in [
+            ("1", 1, 1),
+            (r#"[1,2,{"a":3}]"#, 5, 6),
+            (r#"{"a,[{":"\"],,[","b":[]}"#, 3, 4),
+            (r#""\\",[1]"#, 3, 3),
+        ] {
+            let found = count_values(text.as_bytes());
+            assert!((at_least..=at_most).contains(&found), "{text}: {found} values");
+        }
+    }
 }

@@ -32,12 +32,8 @@ impl<W: Write + Seek> PlanWriter<W> {
     /// The sink's.
     pub fn new(mut out: W) -> Result<PlanWriter<W>, Error> {
         out.seek(SeekFrom::Start(0)).map_err(io)?;
-        let mut writer = PlanWriter {
-            out,
-            position: 0,
-            weights: Xxh3::new(),
-            weights_start: SECTION_ALIGN,
-        };
+        let mut writer =
+            PlanWriter { out, position: 0, weights: Xxh3::new(), weights_start: SECTION_ALIGN };
         writer.pad_to(SECTION_ALIGN)?;
         Ok(writer)
     }
@@ -94,12 +90,7 @@ impl<W: Write + Seek> PlanWriter<W> {
         self.pad_to(self.position.next_multiple_of(SECTION_ALIGN))?;
         let offset = self.position;
         self.write(bytes)?;
-        Ok(Row {
-            kind,
-            offset,
-            len: bytes.len() as u64,
-            checksum: xxh3_64(bytes),
-        })
+        Ok(Row { kind, offset, len: bytes.len() as u64, checksum: xxh3_64(bytes) })
     }
 
     fn header(&mut self, rows: &[Row]) -> Result<(), Error> {

@@ -1,5 +1,7 @@
 //! What a run of an entry costs, from the plan's cost expressions.
 
+use std::collections::HashMap;
+
 use limbeck_kernels::Span;
 use limbeck_plan::{Attention, Dim, Entry, Op, OperandKind, Program, Symbol};
 
@@ -12,7 +14,7 @@ pub(crate) struct Cost {
     per_output: u64,
     per_sequence: u64,
     /// Per position attended to, by window.
-    attended: Vec<(Option<usize>, bool, u64)>,
+    attended: HashMap<(Option<usize>, bool), u64>,
     /// Expressions of another form, with their steps' windows.
     other: Vec<(Dim, Option<usize>, bool)>,
     /// Bytes of all weights that a run reads whole.
@@ -54,14 +56,7 @@ impl Cost {
             Symbol::TOKENS => &mut self.per_token,
             Symbol::OUTPUTS => &mut self.per_output,
             Symbol::SEQUENCES => &mut self.per_sequence,
-            Symbol::ATTENDED => {
-                let same = |a: &(Option<usize>, bool, u64)| (a.0, a.1) == (window, causal);
-                let at = self.attended.iter().position(same).unwrap_or_else(|| {
-                    self.attended.push((window, causal, 0));
-                    self.attended.len() - 1
-                });
-                &mut self.attended[at].2
-            }
+            Symbol::ATTENDED => self.attended.entry((window, causal)).or_default(),
             _ => return self.other.push((macs.clone(), window, causal)),
         };
         *sum = sum.saturating_add(factor);
@@ -74,7 +69,7 @@ impl Cost {
         let mut macs = self.per_token.saturating_mul(tokens);
         macs = macs.saturating_add(self.per_output.saturating_mul(outputs));
         macs = macs.saturating_add(self.per_sequence.saturating_mul(sequences));
-        for (window, causal, factor) in &self.attended {
+        for ((window, causal), factor) in &self.attended {
             let attended = attended(call.spans, *window, *causal);
             macs = macs.saturating_add(factor.saturating_mul(attended));
         }
@@ -123,9 +118,15 @@ mod tests {
 
     #[test]
     fn attended_positions_match_a_count_of_each_row() {
-        for (start, rows, window) in [(0, 5, None), (3, 4, None), (0, 9, Some(4)), (2, 7, Some(4)),
-            (10, 3, Some(4)), (0, 2, Some(8)), (0, 1, Some(1))]
-        {
+        for (start, rows, window) in [
+            (0, 5, None),
+            (3, 4, None),
+            (0, 9, Some(4)),
+            (2, 7, Some(4)),
+            (10, 3, Some(4)),
+            (0, 2, Some(8)),
+            (0, 1, Some(1)),
+        ] {
             let expected: u64 = (start..start + rows)
                 .map(|p| (p as u64 + 1).min(window.unwrap_or(usize::MAX) as u64))
                 .sum();

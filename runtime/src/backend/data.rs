@@ -16,9 +16,10 @@ pub(crate) struct PlanData {
 impl PlanData {
     /// A weight as kernels read it.
     pub fn weight(&self, id: usize) -> Result<Packed<'_>> {
-        let weight = self.plan.program().weights.get(id).ok_or_else(|| {
-            Error::new(ErrorKind::Plan, format!("weight {id} does not exist"))
-        })?;
+        let weight =
+            self.plan.program().weights.get(id).ok_or_else(|| {
+                Error::new(ErrorKind::Plan, format!("weight {id} does not exist"))
+            })?;
         let bytes = self.plan.weight_bytes(self.bytes.as_slice(), weight);
         Packed::new(weight.format, weight.rows, weight.cols, bytes)
             .map_err(|e| Error::from(e).at(format!("weight {:?}", weight.name)))

@@ -87,13 +87,7 @@ impl State for FakeState {
 }
 
 impl FakeState {
-    fn step(
-        &mut self,
-        shared: &Shared,
-        entry: &Entry,
-        step: &Step,
-        call: &Call<'_>,
-    ) -> Result<()> {
+    fn step(&mut self, shared: &Shared, entry: &Entry, step: &Step, call: &Call<'_>) -> Result<()> {
         let malformed = || Error::new(ErrorKind::Plan, "its operands do not fit its op");
         let target = *step.outputs.first().ok_or_else(malformed)?;
         let shape = &entry.operands[target].fact.shape;

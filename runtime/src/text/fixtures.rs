@@ -12,20 +12,13 @@ pub(super) fn byte_level() -> Tokenizer {
     let mut other = 0x100u32..;
     for byte in 0..=255u8 {
         let printable = matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..);
-        let code = if printable {
-            u32::from(byte)
-        } else {
-            other.next().unwrap()
-        };
+        let code = if printable { u32::from(byte) } else { other.next().unwrap() };
         characters.push(char::from_u32(code).unwrap());
     }
     let mut tokens: Vec<String> = characters.into_iter().map(String::from).collect();
     tokens.extend(["he", "ll", "llo", "Ġhe", "<|im_start|>", "<|im_end|>"].map(String::from));
-    let vocab: serde_json::Map<_, _> = tokens
-        .into_iter()
-        .zip(0u32..)
-        .map(|(token, id)| (token, id.into()))
-        .collect();
+    let vocab: serde_json::Map<_, _> =
+        tokens.into_iter().zip(0u32..).map(|(token, id)| (token, id.into())).collect();
     let added = |id: u32, content: &str| {
         serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false,
             "rstrip": false, "normalized": false, "special": true})

@@ -8,6 +8,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::session::{Sequence, Session, Wanted, Work};
 use crate::usage::Usage;
 
+/// Most continuations of one prompt.
+const MAX_SAMPLES: usize = 1 << 16;
+
 /// How a continuation is made.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateOptions {
@@ -127,8 +130,9 @@ pub fn generate(
     if prompt.is_empty() {
         return invalid("the prompt is empty");
     }
-    if samples == 0 {
-        return invalid("no continuation was asked for");
+    if samples == 0 || samples > MAX_SAMPLES {
+        let message = format!("{samples} continuations are not in 1..={MAX_SAMPLES}");
+        return Err(Error::new(ErrorKind::InvalidInput, message));
     }
     let tokenizer = session.model().tokenizer().ok().cloned();
     let sampler = Sampler::new(options.sampler.clone())?;
@@ -166,7 +170,11 @@ pub fn generate(
         let work: Vec<Work<'_>> = live
             .iter()
             .zip(&last)
-            .map(|(i, tokens)| Work { sequence: streams[*i].sequence, tokens, wanted: Wanted::Last })
+            .map(|(i, tokens)| Work {
+                sequence: streams[*i].sequence,
+                tokens,
+                wanted: Wanted::Last,
+            })
             .collect();
         let mut failure = None;
         decode.add(&session.step(&work, |row, logits| {

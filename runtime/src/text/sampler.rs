@@ -56,24 +56,9 @@ impl SamplerOptions {
     pub fn validate(&self) -> Result<()> {
         let finite = f32::MIN..=f32::MAX;
         let checks = [
-            (
-                "temperature",
-                self.temperature,
-                self.temperature >= 0.0,
-                "at least 0",
-            ),
-            (
-                "top_p",
-                self.top_p,
-                self.top_p > 0.0 && self.top_p <= 1.0,
-                "in (0, 1]",
-            ),
-            (
-                "min_p",
-                self.min_p,
-                (0.0..=1.0).contains(&self.min_p),
-                "in [0, 1]",
-            ),
+            ("temperature", self.temperature, self.temperature >= 0.0, "at least 0"),
+            ("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "in (0, 1]"),
+            ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "in [0, 1]"),
             (
                 "repetition_penalty",
                 self.repetition_penalty,
@@ -175,23 +160,13 @@ impl Sampler {
             self.filter(logits, history)?;
             self.draw()
         };
-        let logit = logits
-            .get(token as usize)
-            .copied()
-            .unwrap_or(f32::NEG_INFINITY);
-        Ok(Sampled {
-            token,
-            logprob: logit - max - exp_sum(logits, max, 1.0).ln(),
-        })
+        let logit = logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
+        Ok(Sampled { token, logprob: logit - max - exp_sum(logits, max, 1.0).ln() })
     }
 
     /// Fills `scores` with the logits after penalties; false when there are none to apply.
     fn penalise(&mut self, logits: &[f32], history: &[u32]) -> Result<bool> {
-        let window = self
-            .options
-            .penalty_window
-            .unwrap_or(usize::MAX)
-            .min(history.len());
+        let window = self.options.penalty_window.unwrap_or(usize::MAX).min(history.len());
         let recent = history.get(history.len() - window..).unwrap_or_default();
         if !self.options.penalises() || recent.is_empty() {
             return Ok(false);
@@ -208,17 +183,12 @@ impl Sampler {
                 *count += 1;
             }
         }
-        let SamplerOptions {
-            repetition_penalty,
-            presence_penalty,
-            frequency_penalty,
-            ..
-        } = self.options;
+        let SamplerOptions { repetition_penalty, presence_penalty, frequency_penalty, .. } =
+            self.options;
         for &id in recent {
-            let (Some(count), Some(score)) = (
-                self.counts.get_mut(id as usize),
-                self.scores.get_mut(id as usize),
-            ) else {
+            let (Some(count), Some(score)) =
+                (self.counts.get_mut(id as usize), self.scores.get_mut(id as usize))
+            else {
                 continue;
             };
             if *count == 0 {
@@ -240,22 +210,13 @@ impl Sampler {
     fn filter(&mut self, logits: &[f32], history: &[u32]) -> Result<()> {
         let penalised = self.penalise(logits, history)?;
         let scores = if penalised { &self.scores } else { logits };
-        let SamplerOptions {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            ..
-        } = self.options;
+        let SamplerOptions { temperature, top_k, top_p, min_p, .. } = self.options;
         let max = largest(scores)?;
         let weight = |candidate: &Candidate| exp((candidate.score() - max) / temperature);
 
         let kept = &mut self.candidates;
         kept.clear();
-        let possible = scores
-            .iter()
-            .zip(0..)
-            .filter(|(score, _)| **score > f32::NEG_INFINITY);
+        let possible = scores.iter().zip(0..).filter(|(score, _)| **score > f32::NEG_INFINITY);
         kept.extend(possible.map(|(&score, id)| Candidate::new(score, id)));
 
         let mut sorted = 0;
@@ -266,9 +227,7 @@ impl Sampler {
         }
         if top_p < 1.0 {
             let total: f64 = if sorted > 0 {
-                kept.iter()
-                    .map(|candidate| f64::from(weight(candidate)))
-                    .sum()
+                kept.iter().map(|candidate| f64::from(weight(candidate))).sum()
             } else {
                 f64::from(exp_sum(scores, max, temperature))
             };
@@ -278,9 +237,7 @@ impl Sampler {
                 if count == sorted {
                     sorted = sort_more(kept, sorted);
                 }
-                mass += kept
-                    .get(count)
-                    .map_or(0.0, |candidate| f64::from(weight(candidate)));
+                mass += kept.get(count).map_or(0.0, |candidate| f64::from(weight(candidate)));
                 count += 1;
             }
             kept.truncate(count);
@@ -336,11 +293,7 @@ struct Candidate(u64);
 impl Candidate {
     fn new(score: f32, id: u32) -> Candidate {
         let bits = (score + 0.0).to_bits();
-        let ordered = if bits >> 31 == 1 {
-            !bits
-        } else {
-            bits | 1 << 31
-        };
+        let ordered = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
         Candidate(u64::from(ordered) << 32 | u64::from(!id))
     }
 
@@ -350,11 +303,7 @@ impl Candidate {
 
     fn score(self) -> f32 {
         let ordered = (self.0 >> 32) as u32;
-        f32::from_bits(if ordered >> 31 == 1 {
-            ordered & !(1 << 31)
-        } else {
-            !ordered
-        })
+        f32::from_bits(if ordered >> 31 == 1 { ordered & !(1 << 31) } else { !ordered })
     }
 }
 
@@ -364,10 +313,7 @@ fn keep_top(candidates: &mut Vec<Candidate>, k: usize) {
     let (_, &mut last, rest) = candidates.select_nth_unstable_by(k - 1, |a, b| b.cmp(a));
     let mut tied = 0;
     for i in 0..rest.len() {
-        if rest
-            .get(i)
-            .is_some_and(|candidate| candidate.score() == last.score())
-        {
+        if rest.get(i).is_some_and(|candidate| candidate.score() == last.score()) {
             rest.swap(i, tied);
             tied += 1;
         }
@@ -411,11 +357,7 @@ fn largest(logits: &[f32]) -> Result<f32> {
 
 /// The lowest id with this logit.
 fn first_at(logits: &[f32], value: f32) -> u32 {
-    logits
-        .iter()
-        .zip(0..)
-        .find(|(logit, _)| **logit == value)
-        .map_or(0, |(_, id)| id)
+    logits.iter().zip(0..).find(|(logit, _)| **logit == value).map_or(0, |(_, id)| id)
 }
 
 /// Sum of `exp((logit - max) / temperature)`, in eight partial sums, whatever the platform.
@@ -447,15 +389,7 @@ fn exp(x: f32) -> f32 {
     let r = (clamped - n * LN2[0]) - n * LN2[1];
     // The series of exp around 0, for |r| <= ln 2 / 2.
     let mut p = 1.0 / 5040.0;
-    for c in [
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-        1.0,
-    ] {
+    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
         p = p * r + c;
     }
     let power = f32::from_bits(rounded.to_bits().wrapping_add(127) << 23);
@@ -514,9 +448,7 @@ mod tests {
                 seed: 0,
             })
             .unwrap();
-            sampler
-                .filter(&golden.logits[case.logits], &case.history)
-                .unwrap();
+            sampler.filter(&golden.logits[case.logits], &case.history).unwrap();
             let total: f64 = sampler.weights.iter().map(|&w| f64::from(w)).sum();
             let mut actual: Vec<(u32, f64)> = sampler
                 .candidates
@@ -528,10 +460,7 @@ mod tests {
             let ids = |pairs: &[(u32, f64)]| pairs.iter().map(|&(id, _)| id).collect::<Vec<_>>();
             assert_eq!(ids(&actual), ids(&case.expected), "case {i}");
             for (actual, expected) in actual.iter().zip(&case.expected) {
-                assert!(
-                    (actual.1 - expected.1).abs() < 2e-6,
-                    "case {i}: {actual:?} {expected:?}"
-                );
+                assert!((actual.1 - expected.1).abs() < 2e-6, "case {i}: {actual:?} {expected:?}");
             }
         }
     }
@@ -559,9 +488,7 @@ mod tests {
     fn a_seed_gives_the_same_tokens_and_forks_differ() {
         let logits: Vec<f32> = (0..100).map(|i| ((i * 37) % 100) as f32 / 40.0).collect();
         let run = |mut sampler: Sampler| -> Vec<u32> {
-            (0..20)
-                .map(|_| sampler.sample(&logits, &[]).unwrap().token)
-                .collect()
+            (0..20).map(|_| sampler.sample(&logits, &[]).unwrap().token).collect()
         };
         let first = sampler(|o| (o.temperature, o.seed) = (1.0, 3));
         let other = sampler(|o| (o.temperature, o.seed) = (1.0, 4));
@@ -577,20 +504,8 @@ mod tests {
         let mut greedy = sampler(|_| ());
         assert_eq!(greedy.sample(&[0.0, 2.0, 1.0, 2.0], &[]).unwrap().token, 1);
         let mut penalised = sampler(|o| o.presence_penalty = 0.5);
-        assert_eq!(
-            penalised
-                .sample(&[0.0, 2.0, 1.0, 2.0], &[1, 1])
-                .unwrap()
-                .token,
-            3
-        );
-        assert_eq!(
-            penalised
-                .sample(&[0.0, 2.0, 1.0, 2.0], &[1, 3, 0])
-                .unwrap()
-                .token,
-            1
-        );
+        assert_eq!(penalised.sample(&[0.0, 2.0, 1.0, 2.0], &[1, 1]).unwrap().token, 3);
+        assert_eq!(penalised.sample(&[0.0, 2.0, 1.0, 2.0], &[1, 3, 0]).unwrap().token, 1);
         let mut one = sampler(|o| (o.temperature, o.top_p) = (1.0, 1e-6));
         assert_eq!(one.sample(&[2.0, 2.0, 1.0], &[]).unwrap().token, 0);
         let mut cold = sampler(|o| o.temperature = f32::MIN_POSITIVE);
@@ -599,9 +514,7 @@ mod tests {
 
     #[test]
     fn logprobs_are_those_of_the_raw_logits() {
-        let logits: Vec<f32> = (0..1003)
-            .map(|i| ((i * 7919) % 1003) as f32 / 50.0 - 7.0)
-            .collect();
+        let logits: Vec<f32> = (0..1003).map(|i| ((i * 7919) % 1003) as f32 / 50.0 - 7.0).collect();
         let total: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
         let mut out = vec![0.0; logits.len()];
         log_probabilities(&logits, &mut out).unwrap();
@@ -617,12 +530,8 @@ mod tests {
 
     #[test]
     fn logits_without_a_choice_are_errors() {
-        let cases: [&[f32]; 4] = [
-            &[],
-            &[0.0, f32::NAN],
-            &[f32::NEG_INFINITY; 3],
-            &[1.0, f32::INFINITY],
-        ];
+        let cases: [&[f32]; 4] =
+            [&[], &[0.0, f32::NAN], &[f32::NEG_INFINITY; 3], &[1.0, f32::INFINITY]];
         for logits in cases {
             for temperature in [0.0, 1.0] {
                 let mut sampler = sampler(|o| o.temperature = temperature);
@@ -632,10 +541,7 @@ mod tests {
         }
         let mut sampler = sampler(|o| o.presence_penalty = 1.0);
         let error = sampler.sample(&[0.0, 1.0], &[2]).unwrap_err();
-        assert_eq!(
-            (error.kind(), error.place()),
-            (ErrorKind::InvalidInput, Some("history"))
-        );
+        assert_eq!((error.kind(), error.place()), (ErrorKind::InvalidInput, Some("history")));
     }
 
     #[test]
@@ -645,26 +551,16 @@ mod tests {
             ("temperature", |o, v| o.temperature = v, &[-0.1]),
             ("top_p", |o, v| o.top_p = v, &[0.0, -1.0, 1.1]),
             ("min_p", |o, v| o.min_p = v, &[-0.1, 1.1]),
-            (
-                "repetition_penalty",
-                |o, v| o.repetition_penalty = v,
-                &[0.0, -1.0],
-            ),
+            ("repetition_penalty", |o, v| o.repetition_penalty = v, &[0.0, -1.0]),
             ("presence_penalty", |o, v| o.presence_penalty = v, &[]),
             ("frequency_penalty", |o, v| o.frequency_penalty = v, &[]),
         ];
         for (field, change, bad) in fields {
-            for &value in bad
-                .iter()
-                .chain(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY])
-            {
+            for &value in bad.iter().chain(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY]) {
                 let mut options = SamplerOptions::default();
                 change(&mut options, value);
                 let error = Sampler::new(options).unwrap_err();
-                assert_eq!(
-                    (error.kind(), error.place()),
-                    (ErrorKind::InvalidInput, Some(field))
-                );
+                assert_eq!((error.kind(), error.place()), (ErrorKind::InvalidInput, Some(field)));
             }
         }
     }

@@ -30,11 +30,7 @@ impl StopMatcher {
             }
             kept.push(stop.to_owned());
         }
-        Ok(StopMatcher {
-            stops: kept,
-            held: String::new(),
-            stopped: false,
-        })
+        Ok(StopMatcher { stops: kept, held: String::new(), stopped: false })
     }
 
     /// Takes the next piece and appends to `out` what is now known to precede any stop string.
@@ -48,11 +44,7 @@ impl StopMatcher {
         let found = self
             .stops
             .iter()
-            .filter_map(|stop| {
-                self.held
-                    .find(stop.as_str())
-                    .map(|at| (at + stop.len(), at))
-            })
+            .filter_map(|stop| self.held.find(stop.as_str()).map(|at| (at + stop.len(), at)))
             .min();
         if let Some((_, start)) = found {
             out.extend(self.held.get(..start));

@@ -27,13 +27,7 @@ impl Detokenizer {
     /// A stream that begins a text; `skip_special` leaves special tokens out.
     pub fn new(tokenizer: Arc<Tokenizer>, skip_special: bool) -> Detokenizer {
         let (bytes, tokens) = (Vec::new(), Vec::new());
-        Detokenizer {
-            tokenizer,
-            skip_special,
-            bytes,
-            tokens,
-            begun: false,
-        }
+        Detokenizer { tokenizer, skip_special, bytes, tokens, begun: false }
     }
 
     /// Takes the next id and appends to `out` the text that is now certain, if any.
@@ -77,11 +71,7 @@ impl Detokenizer {
             return Ok(());
         }
         if self.begun {
-            out.push_str(
-                &self
-                    .tokenizer
-                    .join_after(std::mem::take(&mut self.tokens))?,
-            );
+            out.push_str(&self.tokenizer.join_after(std::mem::take(&mut self.tokens))?);
             return Ok(());
         }
         let text = self.tokenizer.join(self.tokens.clone())?;
@@ -130,10 +120,7 @@ mod tests {
     }
 
     fn ids(tokenizer: &Tokenizer, tokens: &[&str]) -> Vec<u32> {
-        tokens
-            .iter()
-            .map(|token| tokenizer.token_to_id(token).unwrap())
-            .collect()
+        tokens.iter().map(|token| tokenizer.token_to_id(token).unwrap()).collect()
     }
 
     #[test]
@@ -141,14 +128,8 @@ mod tests {
         let tokenizer = Arc::new(fixtures::byte_level());
         // U+1F600 is F0 9F 98 80.
         let emoji = tokenizer.encode("a😀b", false).unwrap();
-        assert_eq!(
-            stream(&tokenizer, &emoji, false),
-            ["a", "", "", "", "😀", "b", ""]
-        );
-        assert_eq!(
-            stream(&tokenizer, &emoji[..3], false),
-            ["a", "", "", "\u{fffd}"]
-        );
+        assert_eq!(stream(&tokenizer, &emoji, false), ["a", "", "", "", "😀", "b", ""]);
+        assert_eq!(stream(&tokenizer, &emoji[..3], false), ["a", "", "", "\u{fffd}"]);
         let broken = ids(&tokenizer, &["ð", "a"]);
         assert_eq!(stream(&tokenizer, &broken, false), ["", "\u{fffd}a", ""]);
     }
@@ -156,10 +137,7 @@ mod tests {
     #[test]
     fn byte_tokens_wait_for_the_end_of_their_run() {
         let tokenizer = Arc::new(fixtures::byte_fallback());
-        let tokens = ids(
-            &tokenizer,
-            &["▁a", "<0xC3>", "<0xA9>", "▁a", "<0xC3>", "b", "<0xA9>"],
-        );
+        let tokens = ids(&tokenizer, &["▁a", "<0xC3>", "<0xA9>", "▁a", "<0xC3>", "b", "<0xA9>"]);
         let expected = ["a", "", "", "é a", "", "\u{fffd}b", "", "\u{fffd}"];
         assert_eq!(stream(&tokenizer, &tokens, false), expected);
     }

@@ -66,9 +66,7 @@ impl ChatTemplate {
             minijinja::escape_formatter(out, state, value)
         });
         // These nest or repeat values in ways that fuel does not see.
-        for filter in [
-            "batch", "slice", "zip", "groupby", "chain", "dictsort", "pprint", "sum",
-        ] {
+        for filter in ["batch", "slice", "zip", "groupby", "chain", "dictsort", "pprint", "sum"] {
             environment.remove_filter(filter);
         }
         environment.remove_global("debug");
@@ -116,21 +114,11 @@ impl ChatTemplate {
         };
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(FUEL + fuel));
-        let template = environment
-            .get_template(NAME)
-            .map_err(|error| failure(ErrorKind::Plan, &error))?;
+        let template =
+            environment.get_template(NAME).map_err(|error| failure(ErrorKind::Plan, &error))?;
         template.render(context).map_err(|error| {
-            let refused = error
-                .detail()
-                .is_some_and(|detail| detail.starts_with(REFUSED));
-            failure(
-                if refused {
-                    ErrorKind::InvalidInput
-                } else {
-                    ErrorKind::Plan
-                },
-                &error,
-            )
+            let refused = error.detail().is_some_and(|detail| detail.starts_with(REFUSED));
+            failure(if refused { ErrorKind::InvalidInput } else { ErrorKind::Plan }, &error)
         })
     }
 }
@@ -179,10 +167,7 @@ fn size(value: &Value, depth: usize, left: &mut usize, bytes: &mut usize) -> Jin
 
 /// Pays for looking at all of a list or map; other values are free.
 fn charge(state: &State, value: &Value) -> Jinja<()> {
-    if matches!(
-        value.kind(),
-        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable
-    ) {
+    if matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) {
         let (mut left, mut bytes) = (MAX_NODES, 0);
         size(value, MAX_DEPTH, &mut left, &mut bytes)?;
         state.consume_fuel(((MAX_NODES - left) / 4 + bytes / 64) as u64)?;
@@ -208,11 +193,7 @@ fn text(value: Value) -> Jinja<Value> {
 
 fn string(state: &State, value: Value) -> Jinja<Value> {
     charge(state, &value)?;
-    Ok(if value.kind() == ValueKind::String {
-        value
-    } else {
-        Value::from(value.to_string())
-    })
+    Ok(if value.kind() == ValueKind::String { value } else { Value::from(value.to_string()) })
 }
 
 fn namespace(state: &State, defaults: Option<minijinja::value::ValueOrKwargs>) -> Jinja<Value> {
@@ -327,9 +308,7 @@ fn write_json_text(text: &str, out: &mut String) {
 
 /// The date and time, in UTC.
 fn strftime_now(format: &str) -> Jinja<String> {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     strftime(now, format)
 }
 
@@ -347,15 +326,8 @@ const MONTHS: [&str; 12] = [
     "November",
     "December",
 ];
-const DAYS: [&str; 7] = [
-    "Thursday",
-    "Friday",
-    "Saturday",
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-];
+const DAYS: [&str; 7] =
+    ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
 
 /// Python's `strftime` for the directives that do not depend on a place.
 fn strftime(seconds: u64, format: &str) -> Jinja<String> {
@@ -385,9 +357,7 @@ fn strftime(seconds: u64, format: &str) -> Jinja<String> {
             Some('S') => format!("{second:02}"),
             Some('%') => "%".to_owned(),
             _ => {
-                return Err(invalid(format!(
-                    "strftime_now does not know the format {format:?}"
-                )));
+                return Err(invalid(format!("strftime_now does not know the format {format:?}")));
             }
         };
         out.push_str(&part);
@@ -404,11 +374,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let of_year = of_era - (365 * year + year / 4 - year / 100);
     let march_month = (5 * of_year + 2) / 153;
     let day = of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
     (year + era * 400 + u64::from(month <= 2), month, day)
 }
 
@@ -465,31 +431,19 @@ mod tests {
     }
 
     fn render(source: &str) -> Result<String> {
-        let message = ChatMessage {
-            role: "user",
-            content: "hello",
-        };
+        let message = ChatMessage { role: "user", content: "hello" };
         ChatTemplate::new(source)?.render(&[message], &ChatOptions::default())
     }
 
     #[test]
     fn a_long_chat_is_within_the_limits() {
         let content = "word ".repeat(200);
-        let messages = vec![
-            ChatMessage {
-                role: "user",
-                content: &content
-            };
-            500
-        ];
+        let messages = vec![ChatMessage { role: "user", content: &content }; 500];
         let goldens: Vec<Golden> =
             serde_json::from_str(include_str!("../../../tests/golden/chat_templates.json"))
                 .unwrap();
         // Mistral's wants alternating roles; the mixed one keeps a list, within its limits.
-        for golden in goldens
-            .iter()
-            .filter(|g| !["mistral", "mixed"].contains(&g.name.as_str()))
-        {
+        for golden in goldens.iter().filter(|g| !["mistral", "mixed"].contains(&g.name.as_str())) {
             let template = ChatTemplate::new(&golden.template).unwrap();
             let rendered = template.render(&messages, &ChatOptions::default()).unwrap();
             assert!(rendered.len() > 500 * 900);
@@ -502,18 +456,9 @@ mod tests {
         let format = "%Y-%m-%d %H:%M:%S %a %A %b %B %y %%";
         let cases = [
             (0, "1970-01-01 00:00:00 Thu Thursday Jan January 70 %"),
-            (
-                951_827_696,
-                "2000-02-29 12:34:56 Tue Tuesday Feb February 00 %",
-            ),
-            (
-                1_735_689_599,
-                "2024-12-31 23:59:59 Tue Tuesday Dec December 24 %",
-            ),
-            (
-                4_107_542_400,
-                "2100-03-01 00:00:00 Mon Monday Mar March 00 %",
-            ),
+            (951_827_696, "2000-02-29 12:34:56 Tue Tuesday Feb February 00 %"),
+            (1_735_689_599, "2024-12-31 23:59:59 Tue Tuesday Dec December 24 %"),
+            (4_107_542_400, "2100-03-01 00:00:00 Mon Monday Mar March 00 %"),
         ];
         for (seconds, expected) in cases {
             assert_eq!(strftime(seconds, format).unwrap(), expected);
@@ -535,22 +480,10 @@ mod tests {
             "{{ ) }}",
             "{% set = ( %}",
         ] {
-            assert_eq!(
-                render(source).unwrap_err().kind(),
-                ErrorKind::Plan,
-                "{source}"
-            );
+            assert_eq!(render(source).unwrap_err().kind(), ErrorKind::Plan, "{source}");
         }
-        for source in [
-            "{% include 'x' %}",
-            "{% extends 'x' %}",
-            "{% block a %}{% endblock %}",
-        ] {
-            assert_eq!(
-                render(source).unwrap_err().kind(),
-                ErrorKind::Unsupported,
-                "{source}"
-            );
+        for source in ["{% include 'x' %}", "{% extends 'x' %}", "{% block a %}{% endblock %}"] {
+            assert_eq!(render(source).unwrap_err().kind(), ErrorKind::Unsupported, "{source}");
         }
     }
 
@@ -616,13 +549,8 @@ mod tests {
             all.push(endless(space, step));
         }
         let doubled = format!("{{% set x = [1] %}}{}", "{% set x = x + x %}".repeat(60));
-        for end in [
-            "{{ x }}",
-            "{{ x ~ '' }}",
-            "{{ '' ~ x }}",
-            "{{ x | join }}",
-            "{{ x == x[1:] }}",
-        ] {
+        for end in ["{{ x }}", "{{ x ~ '' }}", "{{ '' ~ x }}", "{{ x | join }}", "{{ x == x[1:] }}"]
+        {
             all.push(format!("{doubled}{end}"));
             all.push(format!("{}{end}", doubled.replace("x + x", "[x, x]")));
         }
@@ -639,21 +567,10 @@ mod tests {
             all.push(format!("{{{{ {} 1 }}}}", "1 if a else ".repeat(n)));
             all.push(format!("{{{{ {}a{} }}}}", "(".repeat(n), ")".repeat(n)));
             all.push(format!("{{{{ {}a{} }}}}", "[".repeat(n), "]".repeat(n)));
-            all.push(format!(
-                "{}{}",
-                "{% if a %}".repeat(n),
-                "{% endif %}".repeat(n)
-            ));
-            all.push(format!(
-                "{{% if a %}}{}{{% endif %}}",
-                "{% elif a %}".repeat(n)
-            ));
+            all.push(format!("{}{}", "{% if a %}".repeat(n), "{% endif %}".repeat(n)));
+            all.push(format!("{{% if a %}}{}{{% endif %}}", "{% elif a %}".repeat(n)));
             all.push("{% set x %}".repeat(n));
-            all.push(format!(
-                "{}{}",
-                "{% filter upper %}".repeat(n),
-                "{% endfilter %}".repeat(n)
-            ));
+            all.push(format!("{}{}", "{% filter upper %}".repeat(n), "{% endfilter %}".repeat(n)));
         }
         all
     }

@@ -25,9 +25,8 @@ const MAX_ELIF: usize = 64;
 /// Statements that reach for other templates, or that call themselves.
 const REFUSED: [&str; 5] = ["include", "import", "from", "extends", "block"];
 /// Words after which a bracket begins a value.
-const KEYWORDS: [&str; 13] = [
-    "in", "if", "else", "elif", "and", "or", "not", "is", "do", "for", "set", "call", "with",
-];
+const KEYWORDS: [&str; 13] =
+    ["in", "if", "else", "elif", "and", "or", "not", "is", "do", "for", "set", "call", "with"];
 
 /// An open bracket.
 struct Open {
@@ -42,11 +41,7 @@ struct Open {
 
 /// How transformers sets Jinja up.
 pub(super) fn syntax() -> SyntaxConfig {
-    SyntaxConfig::builder()
-        .trim_blocks(true)
-        .lstrip_blocks(true)
-        .build()
-        .unwrap_or_default()
+    SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().unwrap_or_default()
 }
 
 /// The template with its checks.
@@ -67,9 +62,7 @@ pub(super) fn guard(source: &str) -> Result<String> {
         let ends = matches!(token, Token::VariableEnd | Token::BlockEnd);
         tag.push((token, span));
         if tag.len() > MAX_TAG {
-            return Err(refuse(format!(
-                "has an expression of more than {MAX_TAG} parts"
-            )));
+            return Err(refuse(format!("has an expression of more than {MAX_TAG} parts")));
         }
         if ends {
             elifs += usize::from(matches!(tag.get(1), Some((Token::Ident("elif"), _))));
@@ -109,24 +102,14 @@ fn guard_tag(tag: &[(Token<'_>, Span)], insertions: &mut Vec<(usize, String)>) -
     let mut targets = matches!(statement, "set" | "for");
     let mut dotted = false;
     let mut wrapped = false;
-    let mut open = vec![Open {
-        start: 0,
-        builds: false,
-        groups: false,
-        concat: false,
-    }];
+    let mut open = vec![Open { start: 0, builds: false, groups: false, concat: false }];
     let mut before: &[(Token<'_>, Span)] = &[];
     for (i, (token, span)) in tag.iter().enumerate() {
-        let end_before = before
-            .last()
-            .map_or(0, |(_, span)| span.end_offset as usize);
+        let end_before = before.last().map_or(0, |(_, span)| span.end_offset as usize);
         let after_value = ends_value(before);
         let text = || (end_before, format!("|{TEXT}"));
         let Some(inner) = open.last_mut() else {
-            return Err(Error::new(
-                ErrorKind::Plan,
-                "has brackets that do not match",
-            ));
+            return Err(Error::new(ErrorKind::Plan, "has brackets that do not match"));
         };
         if targets {
             match token {
@@ -209,10 +192,7 @@ fn ends_value(tokens: &[(Token<'_>, Span)]) -> bool {
         [.., (Token::Ident(word), _)] => !KEYWORDS.contains(word),
         [.., (token, _)] => {
             is_text(token)
-                || matches!(
-                    token,
-                    Token::ParenClose | Token::BracketClose | Token::BraceClose
-                )
+                || matches!(token, Token::ParenClose | Token::BracketClose | Token::BraceClose)
                 || matches!(token, Token::Int(_) | Token::Int128(_) | Token::Float(_))
         }
         [] => false,

@@ -62,12 +62,7 @@ impl Tokenizer {
             Ok((inner, plain))
         })?;
         let decoding = decoding(inner.get_decoder())?;
-        let mut tokenizer = Tokenizer {
-            inner,
-            plain,
-            decoding,
-            anchor_text: String::new(),
-        };
+        let mut tokenizer = Tokenizer { inner, plain, decoding, anchor_text: String::new() };
         tokenizer.anchor_text = tokenizer.join(vec![ANCHOR.to_owned()])?;
         Ok(tokenizer)
     }
@@ -76,11 +71,7 @@ impl Tokenizer {
     /// ids; `add_special` adds those that the tokenizer puts around every text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         guarded(ErrorKind::InvalidInput, || {
-            Ok(self
-                .inner
-                .encode_fast(text, add_special)?
-                .get_ids()
-                .to_vec())
+            Ok(self.inner.encode_fast(text, add_special)?.get_ids().to_vec())
         })
         .map_err(|error| error.at("tokenizer"))
     }
@@ -88,18 +79,13 @@ impl Tokenizer {
     /// The ids of a text in which special tokens are nothing but text: for what users write.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
         guarded(ErrorKind::InvalidInput, || {
-            let mut pieces = self
-                .plain
-                .extract_and_normalize(self.inner.get_normalizer(), text);
+            let mut pieces = self.plain.extract_and_normalize(self.inner.get_normalizer(), text);
             if let Some(splitter) = self.inner.get_pre_tokenizer() {
                 splitter.pre_tokenize(&mut pieces)?;
             }
             let model = self.inner.get_model();
             pieces.tokenize(|piece| model.tokenize(piece.get()))?;
-            Ok(pieces
-                .into_encoding(None, 0, OffsetType::None)?
-                .get_ids()
-                .to_vec())
+            Ok(pieces.into_encoding(None, 0, OffsetType::None)?.get_ids().to_vec())
         })
         .map_err(|error| error.at("tokenizer"))
     }
@@ -108,11 +94,7 @@ impl Tokenizer {
     /// text, since some students have more ids than tokens. `skip_special` leaves special
     /// tokens out.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.join(
-            ids.iter()
-                .filter_map(|&id| self.token(id, skip_special))
-                .collect(),
-        )
+        self.join(ids.iter().filter_map(|&id| self.token(id, skip_special)).collect())
     }
 
     /// The token of an id as the vocabulary spells it.
@@ -170,12 +152,10 @@ impl Tokenizer {
     pub(super) fn join_after(&self, mut tokens: Vec<String>) -> Result<String> {
         tokens.insert(0, ANCHOR.to_owned());
         let text = self.join(tokens)?;
-        text.strip_prefix(&self.anchor_text)
-            .map(str::to_owned)
-            .ok_or_else(|| {
-                let message = "its decoder changes what comes before a token";
-                Error::new(ErrorKind::Unsupported, message).at("tokenizer")
-            })
+        text.strip_prefix(&self.anchor_text).map(str::to_owned).ok_or_else(|| {
+            let message = "its decoder changes what comes before a token";
+            Error::new(ErrorKind::Unsupported, message).at("tokenizer")
+        })
     }
 }
 
@@ -219,11 +199,7 @@ fn byte_of(character: char) -> Option<u8> {
 /// The byte of a token such as `<0x41>`.
 pub(super) fn byte_token(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
-    if digits.len() == 2 {
-        u8::from_str_radix(digits, 16).ok()
-    } else {
-        None
-    }
+    if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
 }
 
 /// Calls into the tokenizers crate. Files that its parser accepts can still make it panic (a
@@ -242,8 +218,7 @@ fn guarded<T>(kind: ErrorKind, call: impl FnOnce() -> tokenizers::Result<T>) -> 
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or(panic.downcast_ref::<&str>().copied())
-        .unwrap_or("unknown")
+    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("unknown")
 }
 
 /// How a decoder is streamed. Those whose last token reads differently (`CTC`, `BPEDecoder`) or
@@ -300,10 +275,7 @@ fn check(bytes: &[u8]) -> Result<()> {
     let parts: Parts = serde_json::from_slice(bytes)
         .map_err(|error| Error::new(ErrorKind::Plan, "is damaged").caused_by(error))?;
     let stages = [
-        (
-            "encoding",
-            growth(&parts.normalizer).saturating_mul(growth(&parts.pre_tokenizer)),
-        ),
+        ("encoding", growth(&parts.normalizer).saturating_mul(growth(&parts.pre_tokenizer))),
         ("post_processor", growth(&parts.post_processor)),
         ("decoder", growth(&parts.decoder)),
     ];
@@ -315,11 +287,7 @@ fn check(bytes: &[u8]) -> Result<()> {
     }
     // The crate joins the tokens of merges by cutting this prefix off without looking.
     let wordpiece = parts.model.kind.as_deref() == Some("WordPiece");
-    if !wordpiece
-        && parts
-            .model
-            .continuing_subword_prefix
-            .is_some_and(|prefix| !prefix.is_empty())
+    if !wordpiece && parts.model.continuing_subword_prefix.is_some_and(|prefix| !prefix.is_empty())
     {
         let message = "a BPE model with a continuing_subword_prefix is not supported";
         return Err(Error::new(ErrorKind::Unsupported, message).at("model"));
@@ -347,18 +315,15 @@ fn growth(part: &Value) -> u64 {
 }
 
 fn text_length(value: Option<&Value>) -> u64 {
-    value
-        .and_then(Value::as_str)
-        .map_or(1, |text| text.len().max(1) as u64)
+    value.and_then(Value::as_str).map_or(1, |text| text.len().max(1) as u64)
 }
 
 /// How often a post-processing template repeats the text.
 fn sequences(template: Option<&Value>) -> u64 {
     let count = match template {
-        Some(Value::Array(items)) => items
-            .iter()
-            .filter(|item| item.get("Sequence").is_some())
-            .count(),
+        Some(Value::Array(items)) => {
+            items.iter().filter(|item| item.get("Sequence").is_some()).count()
+        }
         Some(Value::String(text)) => text.matches('$').count(),
         _ => 1,
     };
@@ -432,16 +397,10 @@ mod tests {
         let whole = fixtures::BYTE_FALLBACK.as_bytes();
         for cut in 0..whole.len() - 1 {
             let error = Tokenizer::from_bytes(&whole[..cut]).unwrap_err();
-            assert_eq!(
-                (error.kind(), error.place()),
-                (ErrorKind::Plan, Some("tokenizer"))
-            );
+            assert_eq!((error.kind(), error.place()), (ErrorKind::Plan, Some("tokenizer")));
         }
         for bytes in [&b"\xff\xfe"[..], b"null", b"{}", br#"{"model":{}}"#] {
-            assert_eq!(
-                Tokenizer::from_bytes(bytes).unwrap_err().kind(),
-                ErrorKind::Plan
-            );
+            assert_eq!(Tokenizer::from_bytes(bytes).unwrap_err().kind(), ErrorKind::Plan);
         }
         let deep = format!("{}{}", r#"{"model":"#, "[".repeat(100_000));
         assert!(Tokenizer::from_bytes(deep.as_bytes()).is_err());
@@ -461,10 +420,7 @@ mod tests {
         let fuse = r#"{"type":"Fuse"}"#;
         let ctc = r#"{"type":"CTC","pad_token":"a","word_delimiter_token":"|","cleanup":true}"#;
         assert_eq!(change(fuse, ctc).0, ErrorKind::Unsupported);
-        assert_eq!(
-            change(r#""stop":0"#, r#""stop":1"#).0,
-            ErrorKind::Unsupported
-        );
+        assert_eq!(change(r#""stop":0"#, r#""stop":1"#).0, ErrorKind::Unsupported);
         let prefix = r#""continuing_subword_prefix":null"#;
         let hostile = r###""continuing_subword_prefix":"##""###;
         assert_eq!(change(prefix, hostile).0, ErrorKind::Unsupported);

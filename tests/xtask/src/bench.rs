@@ -92,10 +92,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let report = folder.join("report.json");
     let data = format!("{:#}\n", as_json(&all, quality.as_ref()));
     fs::write(&report, data).doing("write", &report)?;
-    println!(
-        "written to {} and report.json",
-        folder.join("report.md").display()
-    );
+    println!("written to {} and report.json", folder.join("report.md").display());
     Ok(())
 }
 
@@ -123,11 +120,7 @@ fn case(
     };
     let plan = folder.join(format!("smollm2-{format}.lbk"));
     limbeck.compile(&gguf, &plan, Some(quant))?;
-    Ok(Case {
-        format: format.to_owned(),
-        gguf,
-        plan,
-    })
+    Ok(Case { format: format.to_owned(), gguf, plan })
 }
 
 fn measure(
@@ -138,12 +131,8 @@ fn measure(
     rounds: u32,
 ) -> Result<Measured> {
     let format = &case.format;
-    let mut measured = Measured {
-        format: format.clone(),
-        threads,
-        ours: Vec::new(),
-        theirs: Vec::new(),
-    };
+    let mut measured =
+        Measured { format: format.clone(), threads, ours: Vec::new(), theirs: Vec::new() };
     for round in 1..=rounds {
         let (mut our, mut their) = (None, None);
         // Who goes first changes, so that neither always runs on the warmer machine.
@@ -169,9 +158,7 @@ fn measure(
 
 fn our_speed(limbeck: &Limbeck, plan: &Path, threads: u32) -> Result<Speed> {
     let mut command = limbeck.command("bench");
-    command
-        .arg(plan)
-        .args(["-p", &PROMPT.to_string(), "-n", &TOKENS.to_string()]);
+    command.arg(plan).args(["-p", &PROMPT.to_string(), "-n", &TOKENS.to_string()]);
     command.args(["--threads", &threads.to_string(), "-r", "1", "--json"]);
     let report = limbeck::json_of(&mut command)?;
     Ok(Speed {
@@ -215,13 +202,7 @@ fn markdown(all: &[Measured], quality: Option<&Quality>, rounds: u32) -> String 
     ]);
     for measured in all {
         for (phase, of) in PHASES {
-            let Compared {
-                ours,
-                theirs,
-                ratio,
-                least,
-                most,
-            } = compare(measured, of);
+            let Compared { ours, theirs, ratio, least, most } = compare(measured, of);
             speed.row([
                 measured.format.clone(),
                 measured.threads.to_string(),
@@ -249,11 +230,7 @@ fn markdown(all: &[Measured], quality: Option<&Quality>, rounds: u32) -> String 
             table.row([[quant.to_owned(), format!("{value:.4}")], cells].concat());
         }
         let theirs = format!("{:.4}", quality.theirs);
-        table.row([
-            "llama.cpp".to_owned(),
-            theirs,
-            percent(quality.theirs, base),
-        ]);
+        table.row(["llama.cpp".to_owned(), theirs, percent(quality.theirs, base)]);
         text += &format!(
             "\nPerplexity of a fixed text at context {CONTEXT}, from the Q4_1 file.\n\n{}",
             table.markdown()
@@ -265,9 +242,7 @@ fn markdown(all: &[Measured], quality: Option<&Quality>, rounds: u32) -> String 
 fn as_json(all: &[Measured], quality: Option<&Quality>) -> Value {
     let rounds = |speeds: &[Speed]| -> Vec<Value> {
         let speeds = speeds.iter();
-        speeds
-            .map(|speed| json!({"prefill": speed.prefill, "decode": speed.decode}))
-            .collect()
+        speeds.map(|speed| json!({"prefill": speed.prefill, "decode": speed.decode})).collect()
     };
     let speed: Vec<Value> = all
         .iter()
@@ -284,11 +259,8 @@ fn as_json(all: &[Measured], quality: Option<&Quality>) -> Value {
         })
         .collect();
     let quality = quality.map(|quality| {
-        let ours: serde_json::Map<String, Value> = quality
-            .ours
-            .iter()
-            .map(|(quant, value)| ((*quant).to_owned(), json!(value)))
-            .collect();
+        let ours: serde_json::Map<String, Value> =
+            quality.ours.iter().map(|(quant, value)| ((*quant).to_owned(), json!(value))).collect();
         json!({"limbeck": ours, "llama.cpp": quality.theirs})
     });
     json!({
@@ -303,10 +275,8 @@ fn as_json(all: &[Measured], quality: Option<&Quality>) -> Value {
 }
 
 type Phase = fn(&Speed) -> f64;
-const PHASES: [(&str, Phase); 2] = [
-    ("prefill", |speed| speed.prefill),
-    ("decode", |speed| speed.decode),
-];
+const PHASES: [(&str, Phase); 2] =
+    [("prefill", |speed| speed.prefill), ("decode", |speed| speed.decode)];
 
 /// Medians of both sides, their ratio, and the least and greatest ratio of a single round.
 struct Compared {
@@ -320,11 +290,7 @@ struct Compared {
 fn compare(measured: &Measured, of: Phase) -> Compared {
     let values = |speeds: &[Speed]| speeds.iter().map(of).collect::<Vec<f64>>();
     let (ours, theirs) = (values(&measured.ours), values(&measured.theirs));
-    let ratios: Vec<f64> = ours
-        .iter()
-        .zip(&theirs)
-        .map(|(our, their)| our / their)
-        .collect();
+    let ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(our, their)| our / their).collect();
     let (ours, theirs) = (median(ours), median(theirs));
     Compared {
         ours,
@@ -353,10 +319,7 @@ fn machine() -> String {
         let line = info.lines().find(|line| line.starts_with("model name"))?;
         Some(line.split_once(':')?.1.trim().to_owned())
     });
-    format!(
-        "{}, {threads} hardware threads",
-        cpu.as_deref().unwrap_or("unnamed processor")
-    )
+    format!("{}, {threads} hardware threads", cpu.as_deref().unwrap_or("unnamed processor"))
 }
 
 #[cfg(test)]
@@ -365,12 +328,7 @@ mod tests {
 
     #[test]
     fn ratios_are_of_medians_and_rounds_are_paired() {
-        let speeds = |rates: [f64; 3]| {
-            rates.map(|rate| Speed {
-                prefill: rate,
-                decode: 1.0,
-            })
-        };
+        let speeds = |rates: [f64; 3]| rates.map(|rate| Speed { prefill: rate, decode: 1.0 });
         let measured = Measured {
             format: "q4_0".into(),
             threads: 1,
@@ -378,10 +336,7 @@ mod tests {
             theirs: speeds([15.0, 10.0, 5.0]).into(),
         };
         let compared = compare(&measured, PHASES[0].1);
-        assert_eq!(
-            (compared.ours, compared.theirs, compared.ratio),
-            (20.0, 10.0, 2.0)
-        );
+        assert_eq!((compared.ours, compared.theirs, compared.ratio), (20.0, 10.0, 2.0));
         assert_eq!((compared.least, compared.most), (1.0, 4.0));
         assert_eq!(median(vec![4.0, 1.0]), 2.5);
         assert!(median(Vec::new()).is_nan());

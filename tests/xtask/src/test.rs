@@ -51,9 +51,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     cargo.env("LIMBECK_STUDENTS", workspace.target("students"));
     cargo.env("LIMBECK_REQUIRE", if missing.is_some() { "0" } else { "1" });
     cargo.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = cargo
-        .spawn()
-        .map_err(|error| process::not_started(&cargo, &error))?;
+    let mut child = cargo.spawn().map_err(|error| process::not_started(&cargo, &error))?;
 
     let bar = spinner();
     let mut totals = Totals::default();
@@ -85,9 +83,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         return Err(Failure::new("a test program died or did not build"));
     }
     if options.require_all && !totals.skipped.is_empty() {
-        return Err(Failure::new(
-            "tests were skipped, and --require-all wants every one to run",
-        ));
+        return Err(Failure::new("tests were skipped, and --require-all wants every one to run"));
     }
     Ok(())
 }
@@ -165,18 +161,12 @@ impl Totals {
         if let Some((name, reason)) = test.split_once(" ... ignored") {
             self.skipped.push(format!("{name}: ignored{reason}"));
         }
-        if test.ends_with("FAILED") {
-            Shown::Always
-        } else {
-            Shown::WithoutTerminal
-        }
+        if test.ends_with("FAILED") { Shown::Always } else { Shown::WithoutTerminal }
     }
 
     /// Reads captured output: a heading `---- NAME stdout ----`, then what the test printed.
     fn read_success(&mut self, line: &str) {
-        let heading = line
-            .strip_prefix("---- ")
-            .and_then(|rest| rest.strip_suffix(" stdout ----"));
+        let heading = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----"));
         if let Some(name) = heading {
             self.test = Some(name.to_owned());
         } else if let Some(reason) = line.trim_start().strip_prefix("skipped:")
@@ -191,20 +181,13 @@ impl Totals {
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let skipped = self.skipped.len();
-        write!(
-            f,
-            "{} passed, {} failed, {skipped} skipped",
-            self.passed, self.failed
-        )
+        write!(f, "{} passed, {} failed, {skipped} skipped", self.passed, self.failed)
     }
 }
 
 /// The number before `what` in `ok. 3 passed; 0 failed; ...`.
 fn count(result: &str, what: &str) -> usize {
-    let words: Vec<&str> = result
-        .split([' ', ';'])
-        .filter(|word| !word.is_empty())
-        .collect();
+    let words: Vec<&str> = result.split([' ', ';']).filter(|word| !word.is_empty()).collect();
     let pair = words.windows(2).find(|pair| pair[1] == what);
     pair.and_then(|pair| pair[0].parse().ok()).unwrap_or(0)
 }
@@ -256,19 +239,14 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
             totals.read(line);
         }
         assert_eq!(totals.to_string(), "2 passed, 1 failed, 2 skipped");
-        assert_eq!(
-            totals.skipped,
-            ["a::four: ignored, too slow", "a::one: no student"]
-        );
+        assert_eq!(totals.skipped, ["a::four: ignored, too slow", "a::one: no student"]);
     }
 
     #[test]
     fn failures_are_shown_and_the_output_of_passing_tests_is_not() {
         let mut totals = Totals::default();
-        let shown: Vec<&str> = OUTPUT
-            .lines()
-            .filter(|line| totals.read(line) == Shown::Always)
-            .collect();
+        let shown: Vec<&str> =
+            OUTPUT.lines().filter(|line| totals.read(line) == Shown::Always).collect();
         assert!(shown.contains(&"test a::two ... FAILED"));
         assert!(shown.contains(&"skipped: only in a failed test"));
         assert!(!shown.contains(&"loading") && !shown.contains(&"test a::one ... ok"));

@@ -20,11 +20,7 @@ impl Venv {
         let whole = folder.join("whole");
         if !whole.is_file() {
             eprintln!("making {}", folder.display());
-            process::quiet(
-                Command::new("python3")
-                    .args(["-m", "venv", "--clear"])
-                    .arg(&folder),
-            )?;
+            process::quiet(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
             fs::write(&whole, "").doing("write", &whole)?;
         }
         Ok(Venv { folder })

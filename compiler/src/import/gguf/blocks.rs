@@ -13,10 +13,7 @@ const NAMES: [&str; 42] = [
 
 /// How the values of a tensor are stored: plain floats, or blocks that share scales.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(
-    non_camel_case_types,
-    reason = "the names that the format and all its tools use"
-)]
+#[allow(non_camel_case_types, reason = "the names that the format and all its tools use")]
 pub enum BlockType {
     /// IEEE 754 binary32.
     F32,

@@ -151,12 +151,9 @@ impl Architecture {
         let name = gguf
             .str("general.architecture")?
             .ok_or_else(|| Error::missing("no key general.architecture").at("metadata"))?;
-        ARCHITECTURES
-            .iter()
-            .find(|architecture| architecture.name == name)
-            .ok_or_else(|| {
-                Error::unsupported(format!("architecture {name}")).at("key general.architecture")
-            })
+        ARCHITECTURES.iter().find(|architecture| architecture.name == name).ok_or_else(|| {
+            Error::unsupported(format!("architecture {name}")).at("key general.architecture")
+        })
     }
 }
 
@@ -164,10 +161,7 @@ impl Sizes {
     /// Reads and checks the sizes. `tensors` bounds the number of layers.
     pub(super) fn read(gguf: &Gguf<'_>) -> Result<Sizes> {
         let architecture = Architecture::of(gguf)?;
-        let keys = Keys {
-            gguf,
-            prefix: architecture.name,
-        };
+        let keys = Keys { gguf, prefix: architecture.name };
         refuse_unknown_keys(&keys)?;
         let layers = keys.required("block_count")?;
         if layers > gguf.tensors().len() {
@@ -223,9 +217,7 @@ impl Sizes {
 
 fn refuse_unknown_keys(keys: &Keys<'_, '_>) -> Result<()> {
     for (key, value) in keys.gguf.metadata() {
-        let own = key
-            .strip_prefix(keys.prefix)
-            .and_then(|rest| rest.strip_prefix('.'));
+        let own = key.strip_prefix(keys.prefix).and_then(|rest| rest.strip_prefix('.'));
         let Some(own) = own else { continue };
         let known = match own {
             "expert_count" | "expert_used_count" => value.as_u64() == Some(0),
@@ -234,10 +226,8 @@ fn refuse_unknown_keys(keys: &Keys<'_, '_>) -> Result<()> {
             _ => KNOWN_KEYS.contains(&own),
         };
         if !known {
-            return Err(
-                Error::unsupported("the key, or its value, is not supported")
-                    .at(format_args!("key {key}")),
-            );
+            return Err(Error::unsupported("the key, or its value, is not supported")
+                .at(format_args!("key {key}")));
         }
     }
     Ok(())
@@ -255,19 +245,11 @@ pub(super) struct Found {
 /// The configuration in Hugging Face's form (`rope_theta` and `rope_scaling` at top level).
 pub(super) fn hugging_face_config(gguf: &Gguf<'_>, sizes: &Sizes, found: &Found) -> Result<Json> {
     let architecture = sizes.architecture;
-    let keys = Keys {
-        gguf,
-        prefix: architecture.name,
-    };
-    let eps = keys
-        .number("attention.layer_norm_rms_epsilon")?
-        .ok_or_else(|| {
-            Error::missing(format!(
-                "no key {}",
-                keys.key("attention.layer_norm_rms_epsilon")
-            ))
+    let keys = Keys { gguf, prefix: architecture.name };
+    let eps = keys.number("attention.layer_norm_rms_epsilon")?.ok_or_else(|| {
+        Error::missing(format!("no key {}", keys.key("attention.layer_norm_rms_epsilon")))
             .at("metadata")
-        })?;
+    })?;
     let theta = keys.number("rope.freq_base")?.unwrap_or(10_000.0);
     let mut config = json!({
         "architectures": [architecture.class],
@@ -289,11 +271,9 @@ pub(super) fn hugging_face_config(gguf: &Gguf<'_>, sizes: &Sizes, found: &Found)
         "mlp_bias": found.mlp_bias,
     });
     if let Some(config) = config.as_object_mut() {
-        for (name, id) in [
-            ("bos_token_id", "bos"),
-            ("eos_token_id", "eos"),
-            ("pad_token_id", "padding"),
-        ] {
+        for (name, id) in
+            [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")]
+        {
             if let Some(id) = gguf.u64(&format!("tokenizer.ggml.{id}_token_id"))? {
                 config.insert(name.into(), id.into());
             }
@@ -338,10 +318,9 @@ fn yarn(keys: &Keys<'_, '_>, factor: f64) -> Result<Json> {
     if let Some(original) = keys.size("rope.scaling.original_context_length")? {
         scaling.insert("original_max_position_embeddings".into(), original.into());
     }
-    for (name, own) in [
-        ("beta_fast", "rope.scaling.yarn_beta_fast"),
-        ("beta_slow", "rope.scaling.yarn_beta_slow"),
-    ] {
+    for (name, own) in
+        [("beta_fast", "rope.scaling.yarn_beta_fast"), ("beta_slow", "rope.scaling.yarn_beta_slow")]
+    {
         if let Some(beta) = keys.number(own)? {
             scaling.insert(name.into(), decimal(beta));
         }

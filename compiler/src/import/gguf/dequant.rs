@@ -129,11 +129,7 @@ fn q3_k(block: &[u8; 110], values: &mut [f32; 256]) {
         let high = (block[104 + group % 4] >> (2 * (group / 4))) & 3;
         let scale = d * (f32::from(low | (high << 4)) - 32.0);
         // A set mask bit means no offset.
-        let offset = if (block[i % 32] >> (i / 32)) & 1 == 1 {
-            0.0
-        } else {
-            4.0
-        };
+        let offset = if (block[i % 32] >> (i / 32)) & 1 == 1 { 0.0 } else { 4.0 };
         *value = scale * (f32::from(two_bits(block, 32, i)) - offset);
     }
 }
@@ -145,10 +141,7 @@ fn scale_min<const N: usize>(block: &[u8; N], j: usize) -> (f32, f32) {
         (packed(j) & 0x3F, packed(4 + j) & 0x3F)
     } else {
         let both = packed(4 + j);
-        (
-            (both & 0xF) | ((packed(j - 4) >> 2) & 0x30),
-            (both >> 4) | ((packed(j) >> 2) & 0x30),
-        )
+        ((both & 0xF) | ((packed(j - 4) >> 2) & 0x30), (both >> 4) | ((packed(j) >> 2) & 0x30))
     };
     (f32::from(scale), f32::from(min))
 }

@@ -140,25 +140,13 @@ impl GgufCheckpoint {
 
 fn tensor<'a>(file: &'a FileBytes, entry: &Entry) -> Result<Tensor<'a>> {
     let bytes = file.get(entry.range.clone()).unwrap_or_default();
-    Tensor::new(
-        entry.name.as_str(),
-        entry.shape.clone(),
-        entry.kind,
-        bytes,
-        entry.order,
-    )
+    Tensor::new(entry.name.as_str(), entry.shape.clone(), entry.kind, bytes, entry.order)
 }
 
 fn rope_factors(bytes: &[u8]) -> Result<Vec<f32>> {
     let (chunks, _) = bytes.as_chunks();
-    let factors: Vec<f32> = chunks
-        .iter()
-        .map(|chunk| f32::from_le_bytes(*chunk))
-        .collect();
-    match factors
-        .iter()
-        .find(|factor| !factor.is_finite() || **factor <= 0.0)
-    {
+    let factors: Vec<f32> = chunks.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect();
+    match factors.iter().find(|factor| !factor.is_finite() || **factor <= 0.0) {
         Some(factor) => Err(Error::format(format!("{factor} is not a positive number"))),
         None => Ok(factors),
     }

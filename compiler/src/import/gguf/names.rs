@@ -68,11 +68,7 @@ impl<'f> Matcher<'_, 'f> {
         order: RowOrder,
     ) -> Result<()> {
         let entry = self.take(name, shape)?;
-        self.entries.push(Entry {
-            name: entry_name,
-            order,
-            ..entry
-        });
+        self.entries.push(Entry { name: entry_name, order, ..entry });
         Ok(())
     }
 }
@@ -85,11 +81,7 @@ pub(super) fn directory(gguf: &Gguf<'_>, sizes: &Sizes) -> Result<Directory> {
         entries: Vec::with_capacity(gguf.tensors().len()),
     };
     let stored = RowOrder::Stored;
-    let vocab = match matcher
-        .left
-        .get("token_embd.weight")
-        .map(|t| t.shape.as_slice())
-    {
+    let vocab = match matcher.left.get("token_embd.weight").map(|t| t.shape.as_slice()) {
         Some(&[vocab, _]) => vocab,
         Some(_) => {
             return Err(Error::mismatch("it is not a matrix").at("tensor token_embd.weight"));
@@ -97,18 +89,8 @@ pub(super) fn directory(gguf: &Gguf<'_>, sizes: &Sizes) -> Result<Directory> {
         None => return Err(Error::missing("no tensor token_embd.weight").at("tensors")),
     };
     let table = [vocab, sizes.hidden];
-    matcher.keep(
-        "token_embd.weight",
-        "model.embed_tokens.weight".into(),
-        &table,
-        stored,
-    )?;
-    matcher.keep(
-        "output_norm.weight",
-        "model.norm.weight".into(),
-        &[sizes.hidden],
-        stored,
-    )?;
+    matcher.keep("token_embd.weight", "model.embed_tokens.weight".into(), &table, stored)?;
+    matcher.keep("output_norm.weight", "model.norm.weight".into(), &[sizes.hidden], stored)?;
     let found = Found {
         vocab,
         tied: !matcher.has("output.weight"),
@@ -122,10 +104,8 @@ pub(super) fn directory(gguf: &Gguf<'_>, sizes: &Sizes) -> Result<Directory> {
     if matcher.has("rope_freqs.weight") {
         let entry = matcher.take("rope_freqs.weight", &[sizes.head_dim / 2])?;
         if entry.kind != BlockType::F32 {
-            return Err(
-                Error::unsupported(format!("it is stored as {}", entry.kind.name()))
-                    .at("tensor rope_freqs.weight"),
-            );
+            return Err(Error::unsupported(format!("it is stored as {}", entry.kind.name()))
+                .at("tensor rope_freqs.weight"));
         }
         rope_freqs = Some(entry.range);
     }
@@ -157,11 +137,7 @@ pub(super) fn directory(gguf: &Gguf<'_>, sizes: &Sizes) -> Result<Directory> {
         ))
         .at(format_args!("tensor {name}")));
     }
-    Ok(Directory {
-        entries: matcher.entries,
-        found,
-        rope_freqs,
-    })
+    Ok(Directory { entries: matcher.entries, found, rope_freqs })
 }
 
 /// One module of a layer.
@@ -174,12 +150,7 @@ struct Part {
 }
 
 fn layer_parts(sizes: &Sizes, found: &Found) -> Vec<Part> {
-    let Sizes {
-        hidden,
-        mlp,
-        head_dim,
-        ..
-    } = *sizes;
+    let Sizes { hidden, mlp, head_dim, .. } = *sizes;
     // No overflow: the product of heads and head_dim was checked, and kv_heads <= heads.
     let (q, kv) = (sizes.heads * head_dim, sizes.kv_heads * head_dim);
     let rope = if sizes.architecture.paired_rope {
@@ -209,32 +180,11 @@ fn layer_parts(sizes: &Sizes, found: &Found) -> Vec<Part> {
         linear("attn_q", "self_attn.q_proj", q, hidden, bias, rope),
         linear("attn_k", "self_attn.k_proj", kv, hidden, bias, rope),
         linear("attn_v", "self_attn.v_proj", kv, hidden, bias, stored),
-        linear(
-            "attn_output",
-            "self_attn.o_proj",
-            hidden,
-            q,
-            output_bias,
-            stored,
-        ),
+        linear("attn_output", "self_attn.o_proj", hidden, q, output_bias, stored),
         norm("ffn_norm", "post_attention_layernorm", hidden),
-        linear(
-            "ffn_gate",
-            "mlp.gate_proj",
-            mlp,
-            hidden,
-            found.mlp_bias,
-            stored,
-        ),
+        linear("ffn_gate", "mlp.gate_proj", mlp, hidden, found.mlp_bias, stored),
         linear("ffn_up", "mlp.up_proj", mlp, hidden, found.mlp_bias, stored),
-        linear(
-            "ffn_down",
-            "mlp.down_proj",
-            hidden,
-            mlp,
-            found.mlp_bias,
-            stored,
-        ),
+        linear("ffn_down", "mlp.down_proj", hidden, mlp, found.mlp_bias, stored),
     ];
     if sizes.architecture.qk_norm {
         parts.push(norm("attn_q_norm", "self_attn.q_norm", head_dim));

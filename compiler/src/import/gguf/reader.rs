@@ -140,10 +140,8 @@ impl<'a> Gguf<'a> {
             if let [first, second] = pair
                 && first.range.end > second.range.start
             {
-                return Err(
-                    Error::format(format!("its data overlaps that of {}", first.name))
-                        .at(format_args!("tensor {}", second.name)),
-                );
+                return Err(Error::format(format!("its data overlaps that of {}", first.name))
+                    .at(format_args!("tensor {}", second.name)));
             }
         }
         Ok(())
@@ -211,19 +209,15 @@ impl<'a> Gguf<'a> {
 
 fn check_count(count: usize, most: usize, what: &str) -> Result<()> {
     if count > most {
-        return Err(
-            Error::unsupported(format!("{count} {what}; at most {most} are supported"))
-                .at("header"),
-        );
+        return Err(Error::unsupported(format!("{count} {what}; at most {most} are supported"))
+            .at("header"));
     }
     Ok(())
 }
 
 fn read_version(cursor: &mut Cursor<'_>) -> Result<u32> {
     if cursor.array()? != *b"GGUF" {
-        return Err(Error::format(
-            "not a GGUF file: it does not begin with \"GGUF\"",
-        ));
+        return Err(Error::format("not a GGUF file: it does not begin with \"GGUF\""));
     }
     let version = cursor.u32()?;
     match version {
@@ -264,9 +258,7 @@ fn read_tensor_body<'a>(
 ) -> Result<TensorInfo<'a>> {
     let dims = cursor.u32()? as usize;
     if !(1..=MAX_DIMS).contains(&dims) {
-        return Err(Error::format(format!(
-            "{dims} dimensions; 1 to {MAX_DIMS} are allowed"
-        )));
+        return Err(Error::format(format!("{dims} dimensions; 1 to {MAX_DIMS} are allowed")));
     }
     let mut shape = Vec::with_capacity(dims);
     let mut elements = 1usize;
@@ -277,9 +269,7 @@ fn read_tensor_body<'a>(
             .filter(|&dim| dim > 0)
             .and_then(|dim| Some((dim, elements.checked_mul(dim)?)));
         let Some((dim, product)) = product else {
-            return Err(Error::format(format!(
-                "dimension {dim} is zero or too large"
-            )));
+            return Err(Error::format(format!("dimension {dim} is zero or too large")));
         };
         elements = product;
         shape.push(dim);
@@ -294,21 +284,14 @@ fn read_tensor_body<'a>(
             kind.block_values()
         )));
     }
-    let start = usize::try_from(offset)
-        .ok()
-        .filter(|start| start.is_multiple_of(alignment))
-        .ok_or_else(|| {
-            Error::format(format!("offset {offset} is not a multiple of {alignment}"))
-        })?;
+    let start =
+        usize::try_from(offset).ok().filter(|start| start.is_multiple_of(alignment)).ok_or_else(
+            || Error::format(format!("offset {offset} is not a multiple of {alignment}")),
+        )?;
     let end = (elements / kind.block_values())
         .checked_mul(kind.block_bytes())
         .and_then(|size| start.checked_add(size))
         .ok_or_else(|| Error::format("its size overflows"))?;
     shape.reverse();
-    Ok(TensorInfo {
-        name,
-        shape,
-        kind,
-        range: start..end,
-    })
+    Ok(TensorInfo { name, shape, kind, range: start..end })
 }

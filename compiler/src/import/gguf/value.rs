@@ -57,13 +57,12 @@ impl ValueType {
     fn read(cursor: &mut Cursor<'_>) -> Result<ValueType> {
         let start = cursor.offset();
         let tag = cursor.u32()?;
-        usize::try_from(tag)
-            .ok()
-            .and_then(|tag| ValueType::ALL.get(tag).copied())
-            .ok_or_else(|| {
+        usize::try_from(tag).ok().and_then(|tag| ValueType::ALL.get(tag).copied()).ok_or_else(
+            || {
                 Error::format(format!("unknown value type {tag}"))
                     .at(format_args!("offset {start}"))
-            })
+            },
+        )
     }
 
     /// The fewest bytes that one element of this type takes.
@@ -187,10 +186,8 @@ impl<'a> Array<'a> {
     fn read(cursor: &mut Cursor<'a>, depth: usize) -> Result<Array<'a>> {
         let start = cursor.offset();
         if depth >= MAX_DEPTH {
-            return Err(
-                Error::format(format!("arrays nested more than {MAX_DEPTH} deep"))
-                    .at(format_args!("offset {start}")),
-            );
+            return Err(Error::format(format!("arrays nested more than {MAX_DEPTH} deep"))
+                .at(format_args!("offset {start}")));
         }
         let kind = ValueType::read(cursor)?;
         let len = cursor.count("array elements", kind.least_bytes())?;

@@ -157,9 +157,7 @@ impl Call<'_> {
         match self.store {
             Store::Cache(cache) => {
                 let sequence = self.spans[span].sequence;
-                let table = sequence
-                    .and_then(|seq| cache.table(seq).ok())
-                    .unwrap_or(&[]);
+                let table = sequence.and_then(|seq| cache.table(seq).ok()).unwrap_or(&[]);
                 cache.block(table[block])
             }
             Store::Local(start) => {
@@ -173,15 +171,8 @@ impl Call<'_> {
     /// Positions of span `span` that exist as keys, and the position of its first row among them.
     fn keys(&self, span: usize) -> (usize, usize) {
         let s = &self.spans[span];
-        let before = if matches!(self.store, Store::Cache(_)) {
-            s.start
-        } else {
-            0
-        };
-        (
-            before + if self.params.causal { s.rows } else { s.keys },
-            before,
-        )
+        let before = if matches!(self.store, Store::Cache(_)) { s.start } else { 0 };
+        (before + if self.params.causal { s.rows } else { s.keys }, before)
     }
 }
 
@@ -195,10 +186,7 @@ pub(crate) fn check_spans(args: &AttentionArgs<'_>, total: usize) -> Result<(), 
 }
 
 fn local_layout(params: &Attention) -> Result<HeadLayout, Error> {
-    let layer = KvLayer {
-        kv_heads: params.kv_heads,
-        head_dim: params.head_dim,
-    };
+    let layer = KvLayer { kv_heads: params.kv_heads, head_dim: params.head_dim };
     HeadLayout::new(KvType::F32, layer, 0).ok_or_else(|| Error::shape("heads are too large"))
 }
 
@@ -221,10 +209,7 @@ pub fn attention(
     let total = args.check()?;
     spans::fill_rows(&mut scratch.rows, args.spans, total)?;
     let (layout, local) = match &args.cache {
-        Some((cache, layer)) => (
-            spans::check_cache(&args, cache, *layer)?,
-            std::ptr::null_mut(),
-        ),
+        Some((cache, layer)) => (spans::check_cache(&args, cache, *layer)?, std::ptr::null_mut()),
         None => {
             let layout = local_layout(params)?;
             let blocks = spans::place_local(&mut scratch.rows, args.spans);
@@ -268,12 +253,7 @@ pub fn attention(
     let tiles = &scratch.tiles;
     let attend = |task: usize| {
         // SAFETY: tiles are disjoint in rows or heads, and the region that stored has ended.
-        unsafe {
-            kernels.attend(&AttendTask {
-                call: &call,
-                tile: tiles[task],
-            })
-        };
+        unsafe { kernels.attend(&AttendTask { call: &call, tile: tiles[task] }) };
     };
     if macs < SERIAL_MACS {
         (0..tiles.len()).for_each(attend);
@@ -297,10 +277,7 @@ impl AttentionArgs<'_> {
         let too_large = || Error::shape("attention's heads are too large");
         let kv = p.kv_heads.checked_mul(p.head_dim).ok_or_else(too_large)?;
         let q = p.heads.checked_mul(p.head_dim).ok_or_else(too_large)?;
-        let fused = kv
-            .checked_mul(2)
-            .and_then(|kv| kv.checked_add(q))
-            .ok_or_else(too_large)?;
+        let fused = kv.checked_mul(2).and_then(|kv| kv.checked_add(q)).ok_or_else(too_large)?;
         let total = self.out.len() / q;
         check_len("attention's result", self.out.len(), total * q)?;
         match self.qkv {
@@ -319,16 +296,9 @@ impl AttentionArgs<'_> {
         if let Some(rope) = &p.rope {
             if rope.rotary_dim > p.head_dim || !rope.rotary_dim.is_multiple_of(2) {
                 let dim = rope.rotary_dim;
-                return Err(Error::shape(format!(
-                    "{dim} of {} elements cannot turn",
-                    p.head_dim
-                )));
+                return Err(Error::shape(format!("{dim} of {} elements cannot turn", p.head_dim)));
             }
-            check_len(
-                "inv_freq",
-                self.inv_freq.map_or(0, <[f32]>::len),
-                rope.rotary_dim / 2,
-            )?;
+            check_len("inv_freq", self.inv_freq.map_or(0, <[f32]>::len), rope.rotary_dim / 2)?;
         }
         Ok(total)
     }

@@ -20,10 +20,8 @@ pub(super) struct RopeTable {
 
 impl RopeTable {
     pub(super) fn reserve(&mut self, rows: usize, pairs: usize) {
-        self.positions
-            .reserve(rows.saturating_sub(self.positions.len()));
-        self.inv_freq
-            .reserve(pairs.saturating_sub(self.inv_freq.len()));
+        self.positions.reserve(rows.saturating_sub(self.positions.len()));
+        self.inv_freq.reserve(pairs.saturating_sub(self.inv_freq.len()));
         let turns = rows.saturating_mul(pairs).saturating_mul(2);
         self.turns.reserve(turns.saturating_sub(self.turns.len()));
     }
@@ -45,8 +43,7 @@ impl RopeTable {
         self.positions.resize(total, 0);
         for s in spans {
             let rows = self.positions[s.first_row..s.first_row + s.rows].iter_mut();
-            rows.zip(s.start..)
-                .for_each(|(row, position)| *row = position);
+            rows.zip(s.start..).for_each(|(row, position)| *row = position);
         }
         self.inv_freq.clear();
         self.inv_freq.extend_from_slice(inv_freq);
@@ -56,8 +53,7 @@ impl RopeTable {
             let angle = |f: &f32| f64::from(*position as f32 * f);
             let cosines = inv_freq.iter().map(|f| angle(f).cos() as f32 * factor);
             self.turns.extend(cosines);
-            self.turns
-                .extend(inv_freq.iter().map(|f| angle(f).sin() as f32 * factor));
+            self.turns.extend(inv_freq.iter().map(|f| angle(f).sin() as f32 * factor));
         }
     }
 
@@ -95,11 +91,7 @@ pub(crate) unsafe fn prepare_task<S: Simd>(s: S, task: &PrepareTask<'_>) {
         let (q, k, v) = match call.qkv {
             Qkv::Fused(x) => {
                 let x = &x[row * (q_width + 2 * kv_width)..][..q_width + 2 * kv_width];
-                (
-                    &x[..q_width],
-                    &x[q_width..q_width + kv_width],
-                    &x[q_width + kv_width..],
-                )
+                (&x[..q_width], &x[q_width..q_width + kv_width], &x[q_width + kv_width..])
             }
             Qkv::Separate { q, k, v } => (
                 &q[row * q_width..][..q_width],
@@ -112,19 +104,10 @@ pub(crate) unsafe fn prepare_task<S: Simd>(s: S, task: &PrepareTask<'_>) {
         let prepared = unsafe { call.queries.part(row * width, width) };
         let heads = q.chunks_exact(dim).chain(k.chunks_exact(dim));
         for (h, (x, y)) in heads.zip(prepared.chunks_exact_mut(dim)).enumerate() {
-            let weight = if h < p.heads {
-                call.q_norm
-            } else {
-                call.k_norm
-            };
+            let weight = if h < p.heads { call.q_norm } else { call.k_norm };
             match (p.qk_norm_eps, weight) {
                 (Some(eps), Some(weight)) => {
-                    let norm = NormArgs {
-                        kind: NormKind::Rms,
-                        weight,
-                        bias: None,
-                        eps,
-                    };
+                    let norm = NormArgs { kind: NormKind::Rms, weight, bias: None, eps };
                     norm_row(s, &norm, x, y);
                 }
                 _ => y.copy_from_slice(x),
@@ -143,11 +126,7 @@ pub(crate) unsafe fn prepare_task<S: Simd>(s: S, task: &PrepareTask<'_>) {
         let keys = prepared[q_width..].chunks_exact(dim);
         for (h, (key, value)) in keys.zip(v.chunks_exact(dim)).enumerate() {
             // SAFETY: the block exists and fits the layout; the position is this row's alone.
-            unsafe {
-                call.layout
-                    .head(block, h)
-                    .store(s, position % KV_BLOCK, key, value)
-            };
+            unsafe { call.layout.head(block, h).store(s, position % KV_BLOCK, key, value) };
         }
     }
 }

@@ -32,11 +32,7 @@ pub(crate) struct Tile {
 /// Notes each row's span; refuses spans that overlap or reach past the rows.
 pub(super) fn fill_rows(rows: &mut Vec<Row>, spans: &[Span], total: usize) -> Result<(), Error> {
     rows.clear();
-    let none = Row {
-        span: usize::MAX,
-        index: 0,
-        first_block: 0,
-    };
+    let none = Row { span: usize::MAX, index: 0, first_block: 0 };
     rows.resize(total, none);
     for (i, span) in spans.iter().enumerate() {
         let place = span
@@ -91,13 +87,8 @@ pub(super) fn check_cache(
         let seq = span.sequence.ok_or_else(|| {
             Error::new(ErrorKind::Sequence, format!("span {i} names no sequence"))
         })?;
-        if args.spans[..i]
-            .iter()
-            .any(|other| other.sequence == Some(seq))
-        {
-            return Err(Error::range(format!(
-                "span {i} names a sequence that another has"
-            )));
+        if args.spans[..i].iter().any(|other| other.sequence == Some(seq)) {
+            return Err(Error::range(format!("span {i} names a sequence that another has")));
         }
         let len = cache.len(seq)?;
         if span.start != len {
@@ -118,24 +109,13 @@ pub(super) fn fill_tiles(tiles: &mut Vec<Tile>, args: &AttentionArgs<'_>, thread
     let group = p.heads / p.kv_heads;
     tiles.clear();
     let mut macs = 0usize;
-    let plain: usize = args
-        .spans
-        .iter()
-        .map(|s| p.kv_heads * s.rows.div_ceil((MAX_QUERIES / group).max(1)))
-        .sum();
-    let parts = if plain == 0 {
-        1
-    } else {
-        threads.div_ceil(plain).min(group)
-    };
+    let plain: usize =
+        args.spans.iter().map(|s| p.kv_heads * s.rows.div_ceil((MAX_QUERIES / group).max(1))).sum();
+    let parts = if plain == 0 { 1 } else { threads.div_ceil(plain).min(group) };
     let heads = group.div_ceil(parts).min(MAX_QUERIES);
     let rows = MAX_QUERIES / heads;
     for (i, span) in args.spans.iter().enumerate() {
-        let keys = if args.cache.is_some() {
-            span.start + span.rows
-        } else {
-            span.rows
-        };
+        let keys = if args.cache.is_some() { span.start + span.rows } else { span.rows };
         let work = 2 * p.heads * p.head_dim;
         macs = macs.saturating_add(span.rows.saturating_mul(keys).saturating_mul(work));
         for tile in (0..span.rows.div_ceil(rows)).rev() {

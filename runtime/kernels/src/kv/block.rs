@@ -10,6 +10,7 @@ use half::f16;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 
+/// Bytes of a cache line.
 const LINE: usize = 64;
 
 /// Zeroed memory, aligned to a cache line, that several threads may write in disjoint places.
@@ -80,17 +81,11 @@ impl HeadLayout {
     pub(crate) fn new(kind: KvType, layer: KvLayer, offset: usize) -> Option<Self> {
         let element = kind.bytes();
         let part = |elements: usize| {
-            elements
-                .checked_mul(KV_BLOCK * element)?
-                .checked_next_multiple_of(LINE)
+            elements.checked_mul(KV_BLOCK * element)?.checked_next_multiple_of(LINE)
         };
         let values = part(layer.head_dim)?;
         let scales = values.checked_add(part(layer.head_dim.checked_next_multiple_of(LANES)?)?)?;
-        let scale_bytes = if kind == KvType::Q8 {
-            2 * KV_BLOCK * 4
-        } else {
-            0
-        };
+        let scale_bytes = if kind == KvType::Q8 { 2 * KV_BLOCK * 4 } else { 0 };
         let stride = scales.checked_add(scale_bytes)?;
         stride.checked_mul(layer.kv_heads)?.checked_add(offset)?;
         Some(Self {
@@ -146,9 +141,7 @@ pub(crate) struct Head {
 
 /// The scale of an 8-bit head vector and its inverse: largest magnitude / 127.
 fn scale_of(x: &[f32]) -> (f32, f32) {
-    let bits = x
-        .iter()
-        .fold(0, |m, v| u32::max(m, v.to_bits() & 0x7fff_ffff));
+    let bits = x.iter().fold(0, |m, v| u32::max(m, v.to_bits() & 0x7fff_ffff));
     let largest = f32::from_bits(bits);
     let inverse = 127.0 / largest;
     if !largest.is_finite() {
@@ -261,9 +254,7 @@ impl Head {
                 row.write_bytes(0, rest * element);
             }
             let row = self.layout.value_stride() * element;
-            self.values
-                .add((KV_BLOCK - rest) * row)
-                .write_bytes(0, rest * row);
+            self.values.add((KV_BLOCK - rest) * row).write_bytes(0, rest * row);
             if self.layout.kind == KvType::Q8 {
                 self.key_scales.add(KV_BLOCK - rest).write_bytes(0, rest);
                 self.value_scales.add(KV_BLOCK - rest).write_bytes(0, rest);
@@ -277,12 +268,7 @@ fn quantised<S: Simd>(s: S, x: &[f32], at: usize, scale: f32, inverse: f32) -> [
     let mut bytes = [0; LANES];
     if scale.is_finite() {
         // SAFETY: the array holds 8 bytes; magnitudes times `inverse` are at most 127.
-        unsafe {
-            s.store_i8(
-                bytes.as_mut_ptr(),
-                s.mul(s.load_some(x, at), s.splat(inverse)),
-            )
-        };
+        unsafe { s.store_i8(bytes.as_mut_ptr(), s.mul(s.load_some(x, at), s.splat(inverse))) };
     }
     bytes
 }

@@ -157,10 +157,7 @@ impl KvCache {
         };
         let state = &mut self.slots[slot as usize];
         state.live = true;
-        SeqId {
-            slot,
-            generation: state.generation,
-        }
+        SeqId { slot, generation: state.generation }
     }
 
     /// A new sequence with the committed positions of `seq`, sharing its blocks.
@@ -201,10 +198,7 @@ impl KvCache {
     ///
     /// # Errors
     /// `Sequence` when there is no such sequence.
-    #[allow(
-        clippy::len_without_is_empty,
-        reason = "the length of a sequence, not of the cache"
-    )]
+    #[allow(clippy::len_without_is_empty, reason = "the length of a sequence, not of the cache")]
     pub fn len(&self, seq: SeqId) -> Result<usize, Error> {
         Ok(self.slot(seq)?.len)
     }
@@ -216,9 +210,7 @@ impl KvCache {
     pub fn truncate(&mut self, seq: SeqId, len: usize) -> Result<(), Error> {
         let have = self.len(seq)?;
         if len > have {
-            return Err(Error::range(format!(
-                "a sequence of {have} cannot be cut to {len}"
-            )));
+            return Err(Error::range(format!("a sequence of {have} cannot be cut to {len}")));
         }
         self.drop_blocks(seq.slot, len.div_ceil(KV_BLOCK));
         self.slots[seq.slot as usize].len = len;
@@ -240,21 +232,11 @@ impl KvCache {
             )
         };
         let free = self.config.max_blocks.saturating_sub(self.blocks_used());
-        let want = len
-            .checked_add(n)
-            .ok_or_else(|| out_of_blocks(free))?
-            .div_ceil(KV_BLOCK);
+        let want = len.checked_add(n).ok_or_else(|| out_of_blocks(free))?.div_ceil(KV_BLOCK);
         let first_written = len / KV_BLOCK;
         let shared = |id: &u32| self.users[*id as usize] > 1;
-        let written = state
-            .blocks
-            .get(first_written..want.min(have))
-            .unwrap_or(&[]);
-        let copies = if n == 0 {
-            0
-        } else {
-            written.iter().filter(|id| shared(id)).count()
-        };
+        let written = state.blocks.get(first_written..want.min(have)).unwrap_or(&[]);
+        let copies = if n == 0 { 0 } else { written.iter().filter(|id| shared(id)).count() };
         let needed = copies + want.saturating_sub(have);
         if needed == 0 {
             return Ok(());
@@ -293,9 +275,7 @@ impl KvCache {
         let len = state.len.saturating_add(n);
         let room = state.blocks.len() * KV_BLOCK;
         if len > room {
-            return Err(Error::range(format!(
-                "position {len} was not reserved; {room} are"
-            )));
+            return Err(Error::range(format!("position {len} was not reserved; {room} are")));
         }
         self.slots[seq.slot as usize].len = len;
         Ok(())
@@ -339,11 +319,7 @@ impl KvCache {
     ) -> Result<(), Error> {
         let (layout, block) = self.place(seq, layer, head, position, key.len(), value.len())?;
         // SAFETY: `place` checked head and position; writers need an exclusive borrow.
-        unsafe {
-            layout
-                .head(block, head)
-                .read(position % KV_BLOCK, key, value)
-        };
+        unsafe { layout.head(block, head).read(position % KV_BLOCK, key, value) };
         Ok(())
     }
 
@@ -362,9 +338,7 @@ impl KvCache {
         let id = self.slot(seq)?.blocks.get(position / KV_BLOCK);
         match id {
             Some(id) if head < layout.kv_heads => Ok((layout, self.block(*id))),
-            _ => Err(Error::range(format!(
-                "head {head} has no position {position}"
-            ))),
+            _ => Err(Error::range(format!("head {head} has no position {position}"))),
         }
     }
 
@@ -395,9 +369,7 @@ impl KvCache {
         let end = start.saturating_add(n);
         let written = blocks.get(start / KV_BLOCK..end.div_ceil(KV_BLOCK));
         if n > 0 && !written.is_some_and(|ids| ids.iter().all(|id| self.users[*id as usize] == 1)) {
-            return Err(Error::range(format!(
-                "positions {start}..{end} were not reserved"
-            )));
+            return Err(Error::range(format!("positions {start}..{end} were not reserved")));
         }
         Ok(())
     }

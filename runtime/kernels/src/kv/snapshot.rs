@@ -70,9 +70,7 @@ impl KvCache {
         let rest = bytes
             .strip_prefix(self.snapshot_header().as_slice())
             .ok_or_else(|| bad("made by another version or for other layers"))?;
-        let (len, data) = rest
-            .split_first_chunk()
-            .ok_or_else(|| bad("it ends early"))?;
+        let (len, data) = rest.split_first_chunk().ok_or_else(|| bad("it ends early"))?;
         let len = usize::try_from(u64::from_le_bytes(*len)).map_err(|_| bad("too long"))?;
         let want = len.div_ceil(KV_BLOCK).checked_mul(self.block_bytes);
         if want != Some(data.len()) {

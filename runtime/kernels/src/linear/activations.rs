@@ -48,10 +48,7 @@ impl QuantActs {
 
     pub(crate) fn input(&self, rows: usize, cols: usize) -> Input<'_> {
         let blocks = rows * cols.div_ceil(QUANT_BLOCK);
-        Input::Quantised {
-            q: &self.q[..blocks * QUANT_BLOCK],
-            blocks: &self.blocks[..blocks],
-        }
+        Input::Quantised { q: &self.q[..blocks * QUANT_BLOCK], blocks: &self.blocks[..blocks] }
     }
 }
 
@@ -71,10 +68,7 @@ unsafe impl Sync for ActRows<'_> {}
 impl ActRows<'_> {
     /// # Safety
     /// While the result lives, `row` is not asked for again.
-    #[allow(
-        clippy::mut_from_ref,
-        reason = "the caller keeps rows apart, as the contract says"
-    )]
+    #[allow(clippy::mut_from_ref, reason = "the caller keeps rows apart, as the contract says")]
     pub(crate) unsafe fn row(&self, row: usize) -> (&mut [i8], &mut [ActBlock]) {
         assert!(row < self.rows);
         let at = row * self.per_row;
@@ -108,11 +102,7 @@ pub(crate) fn quantise_row<S: Simd>(s: S, x: &[f32], q: &mut [i8], blocks: &mut 
         if !largest.is_finite() || !inverse.is_finite() {
             q.fill(0);
             let scale = if largest.is_finite() { 0.0 } else { f32::NAN };
-            *block = ActBlock {
-                scale,
-                eight_sum: 0,
-                scaled_sum: scale,
-            };
+            *block = ActBlock { scale, eight_sum: 0, scaled_sum: scale };
             continue;
         }
         let inverse = s.splat(inverse);
@@ -123,10 +113,6 @@ pub(crate) fn quantise_row<S: Simd>(s: S, x: &[f32], q: &mut [i8], blocks: &mut 
         }
         let scale = largest / 127.0;
         let sum = q.iter().map(|q| i32::from(*q)).sum::<i32>();
-        *block = ActBlock {
-            scale,
-            eight_sum: 8 * sum,
-            scaled_sum: scale * sum as f32,
-        };
+        *block = ActBlock { scale, eight_sum: 8 * sum, scaled_sum: scale * sum as f32 };
     }
 }

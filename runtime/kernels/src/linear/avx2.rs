@@ -16,8 +16,8 @@ use crate::isa::Avx2;
 use limbeck_plan::{QUAD_ROWS, QUANT_BLOCK};
 use std::arch::x86_64::*;
 
-/// Bytes ahead of the record in use that are asked for from memory when one row is computed.
-const PREFETCH: usize = 1024;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// Quads of the given values.
 #[derive(Clone, Copy)]
@@ -59,10 +59,8 @@ impl<const VALUES: u8> Avx2Quads<VALUES> {
             }
             let mask = _mm256_set1_epi8(15);
             for quad in 0..4 {
-                let (mut low, mut high) = (
-                    [_mm256_setzero_si256(); TILES],
-                    [_mm256_setzero_si256(); TILES],
-                );
+                let (mut low, mut high) =
+                    ([_mm256_setzero_si256(); TILES], [_mm256_setzero_si256(); TILES]);
                 for t in 0..TILES {
                     let w = _mm256_loadu_si256(records[t].add(quad * 32).cast());
                     low[t] = _mm256_and_si256(w, mask);
@@ -89,11 +87,11 @@ impl<const VALUES: u8> Avx2Quads<VALUES> {
         }
     }
 
-    /// The products of `ROWS` rows with `TILES` neighbouring tiles, into `acc` as a flat array of
-    /// `[row][tile][8]`, rows `UNIT` (times units) apart.
+    /// The products of `ROWS` rows with `TILES` neighbouring tiles, to `acc [row][tile][8]`, rows
+    /// a multiple of [`UNIT`] apart.
     ///
     /// # Safety
-    /// The CPU has AVX2, FMA and F16C; the rows and tiles exist; `acc` has room.
+    /// The CPU has AVX2, FMA and F16C; the rows and tiles exist.
     #[inline(always)]
     unsafe fn product<const ROWS: usize, const TILES: usize>(
         task: &LinearTask<'_>,
@@ -119,9 +117,11 @@ impl<const VALUES: u8> Avx2Quads<VALUES> {
                 for t in 0..TILES {
                     records[t] = w.add((t * per_row + b) * record);
                     if ROWS == 1 {
-                        let ahead = records[t].wrapping_add(PREFETCH).cast::<i8>();
-                        _mm_prefetch::<_MM_HINT_T0>(ahead);
-                        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64));
+                        // Memory is the limit: ask for the same record of the next tiles.
+                        let ahead = records[t].wrapping_add(TILES * per_row * record);
+                        for line in 0..record.div_ceil(LINE) {
+                            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line * LINE).cast());
+                        }
                     }
                 }
                 for r in 0..ROWS {

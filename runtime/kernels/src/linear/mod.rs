@@ -67,15 +67,10 @@ impl LinearArgs<'_> {
             ));
         }
         if !self.x.len().is_multiple_of(k) {
-            return Err(Error::shape(format!(
-                "{} values are not rows of {k}",
-                self.x.len()
-            )));
+            return Err(Error::shape(format!("{} values are not rows of {k}", self.x.len())));
         }
         if self.gated && !n.is_multiple_of(UNIT) {
-            return Err(Error::shape(format!(
-                "a gated weight has {n} rows, not a multiple of 16"
-            )));
+            return Err(Error::shape(format!("a gated weight has {n} rows, not a multiple of 16")));
         }
         let m = self.x.len() / k;
         let n_out = if self.gated { n / 2 } else { n };
@@ -135,11 +130,7 @@ pub fn linear(
     let LinearScratch { normed, acts } = scratch;
     let mut x = args.x;
     let region = |elements: usize| {
-        if elements < PARALLEL_PROLOGUE {
-            None
-        } else {
-            Some(pool)
-        }
+        if elements < PARALLEL_PROLOGUE { None } else { Some(pool) }
     };
     if let Some(norm) = &args.norm {
         if normed.len() < m * k {
@@ -175,18 +166,12 @@ pub fn linear(
         out: &out,
     };
     let units = n.div_ceil(UNIT);
-    let threads = if m * n * k < SERIAL_MACS {
-        1
-    } else {
-        pool.threads()
-    };
+    let threads = if m * n * k < SERIAL_MACS { 1 } else { pool.threads() };
     let (unit_chunk, row_chunk) = chunks(m, k, units, threads, values.is_quantised());
     let (unit_tasks, row_tasks) = (units.div_ceil(unit_chunk), m.div_ceil(row_chunk));
     pool.run(unit_tasks * row_tasks, &|index| {
-        let (first_unit, first_row) = (
-            index % unit_tasks * unit_chunk,
-            index / unit_tasks * row_chunk,
-        );
+        let (first_unit, first_row) =
+            (index % unit_tasks * unit_chunk, index / unit_tasks * row_chunk);
         // SAFETY: tasks write the disjoint outputs of their units and rows.
         unsafe {
             kernels.linear_task(
@@ -211,16 +196,10 @@ fn chunks(m: usize, k: usize, units: usize, threads: usize, quantised: bool) -> 
     if threads == 1 || m <= FEW_ROWS {
         let row_bytes = if quantised { k * 2 } else { k * 4 };
         let rows = (ROW_BLOCK_BYTES / row_bytes).next_multiple_of(12).max(12);
-        return (
-            units.div_ceil(threads),
-            if m <= FEW_ROWS { m } else { rows },
-        );
+        return (units.div_ceil(threads), if m <= FEW_ROWS { m } else { rows });
     }
     let row_bytes = if quantised { k * 2 } else { k * 4 };
-    let rows = (ROW_BLOCK_BYTES / row_bytes)
-        .next_multiple_of(12)
-        .max(12)
-        .min(m);
+    let rows = (ROW_BLOCK_BYTES / row_bytes).next_multiple_of(12).max(12).min(m);
     let row_tasks = m.div_ceil(rows);
     let unit_tasks = (threads * 8).div_ceil(row_tasks).min(units);
     (units.div_ceil(unit_tasks).max(2), rows)

@@ -94,11 +94,7 @@ pub(crate) unsafe fn run<S: Simd, T: Tile<S>>(s: S, tile: T, task: &LinearTask<'
         let row = task.rows.start;
         let mut unit = task.units.start;
         while unit < task.units.end {
-            let take = if task.units.end - unit >= T::ROW_UNITS {
-                T::ROW_UNITS
-            } else {
-                1
-            };
+            let take = if task.units.end - unit >= T::ROW_UNITS { T::ROW_UNITS } else { 1 };
             // SAFETY: the row and units lie within the task's ranges.
             unsafe {
                 match take {

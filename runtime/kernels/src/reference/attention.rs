@@ -32,11 +32,7 @@ pub fn attention(mut args: AttentionArgs<'_>) -> Result<(), Error> {
             let (keys, values) = stored(&mut args, span, head, &rows)?;
             let before = keys.len() - rows.len();
             for (i, (q, _, _)) in rows.iter().enumerate() {
-                let end = if p.causal {
-                    before + i + 1
-                } else {
-                    before + span.keys
-                };
+                let end = if p.causal { before + i + 1 } else { before + span.keys };
                 let start = match p.window {
                     Some(window) if p.causal => end.saturating_sub(window),
                     _ => 0,
@@ -59,17 +55,11 @@ fn split(qkv: Qkv<'_>, row: usize, q: usize, kv: usize) -> (Vec<f32>, Vec<f32>, 
     match qkv {
         Qkv::Fused(x) => {
             let at = row * (q + 2 * kv);
-            (
-                part(x, at, q),
-                part(x, at + q, kv),
-                part(x, at + q + kv, kv),
-            )
+            (part(x, at, q), part(x, at + q, kv), part(x, at + q + kv, kv))
         }
-        Qkv::Separate { q: x, k, v } => (
-            part(x, row * q, q),
-            part(k, row * kv, kv),
-            part(v, row * kv, kv),
-        ),
+        Qkv::Separate { q: x, k, v } => {
+            (part(x, row * q, q), part(k, row * kv, kv), part(v, row * kv, kv))
+        }
     }
 }
 
@@ -83,12 +73,7 @@ fn prepare(
 ) -> Result<Vec<f32>, Error> {
     let mut out = x.to_vec();
     if let (Some(eps), Some(weight)) = (p.qk_norm_eps, weight) {
-        let norm = NormArgs {
-            kind: NormKind::Rms,
-            weight,
-            bias: None,
-            eps,
-        };
+        let norm = NormArgs { kind: NormKind::Rms, weight, bias: None, eps };
         super::norm(x, &norm, &mut out)?;
     }
     if let (Some(rope), Some(inv_freq)) = (&p.rope, inv_freq) {
@@ -115,10 +100,7 @@ fn turn(rope: &Rope, head: &mut [f32], inv_freq: &[f32], position: usize) {
 }
 
 /// Keys and values of one head by position, the span's own included, as stored.
-#[allow(
-    clippy::type_complexity,
-    reason = "keys and values, each a list of vectors"
-)]
+#[allow(clippy::type_complexity, reason = "keys and values, each a list of vectors")]
 fn stored(
     args: &mut AttentionArgs<'_>,
     span: &Span,
@@ -154,11 +136,7 @@ fn attend(p: &Attention, q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>], out:
     let scores: Vec<f64> = keys
         .iter()
         .map(|key| {
-            let dot: f64 = q
-                .iter()
-                .zip(key)
-                .map(|(q, k)| f64::from(*q) * f64::from(*k))
-                .sum();
+            let dot: f64 = q.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
             let score = dot * f64::from(p.scale);
             match p.softcap.map(f64::from) {
                 Some(cap) => cap * (score / cap).tanh(),
@@ -170,15 +148,7 @@ fn attend(p: &Attention, q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>], out:
     let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
     let total: f64 = weights.iter().sum();
     for (d, out) in out.iter_mut().enumerate() {
-        let sum: f64 = weights
-            .iter()
-            .zip(values)
-            .map(|(w, v)| w * f64::from(v[d]))
-            .sum();
-        *out = if total == 0.0 {
-            0.0
-        } else {
-            (sum / total) as f32
-        };
+        let sum: f64 = weights.iter().zip(values).map(|(w, v)| w * f64::from(v[d])).sum();
+        *out = if total == 0.0 { 0.0 } else { (sum / total) as f32 };
     }
 }

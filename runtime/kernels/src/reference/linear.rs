@@ -35,11 +35,7 @@ pub fn linear(args: LinearArgs<'_>, products: Products) -> Result<(), Error> {
         args.w.unpack_row(j, &mut w)?;
         for i in 0..m {
             let x = &x[i * k..][..k];
-            let dot: f64 = x
-                .iter()
-                .zip(&w)
-                .map(|(x, w)| f64::from(*x) * f64::from(*w))
-                .sum();
+            let dot: f64 = x.iter().zip(&w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
             y[i * n + j] = dot + args.bias.map_or(0.0, |b| f64::from(b[j]));
         }
     }

@@ -64,11 +64,7 @@ mod tests {
             (3.5, 7.430983723414128e-07),
             (-1.0, 1.842700792949715),
         ] {
-            assert!(
-                (erfc(x) - want).abs() < 1e-12 * want.max(1e-3),
-                "{x}: {}",
-                erfc(x)
-            );
+            assert!((erfc(x) - want).abs() < 1e-12 * want.max(1e-3), "{x}: {}", erfc(x));
         }
     }
 }

@@ -22,10 +22,7 @@ pub fn norm(x: &[f32], args: &NormArgs<'_>, out: &mut [f32]) -> Result<(), Error
     let cols = args.weight.len();
     args.check(cols)?;
     if cols == 0 || !x.len().is_multiple_of(cols) {
-        return Err(Error::shape(format!(
-            "{} values are not rows of {cols}",
-            x.len()
-        )));
+        return Err(Error::shape(format!("{} values are not rows of {cols}", x.len())));
     }
     check_len("the norm's result", out.len(), x.len())?;
     for (x, out) in x.chunks_exact(cols).zip(out.chunks_exact_mut(cols)) {

@@ -89,8 +89,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn max_lane(self, a: Self::V) -> f32 {
-        a.iter()
-            .fold(f32::NEG_INFINITY, |m, v| if *v > m { *v } else { m })
+        a.iter().fold(f32::NEG_INFINITY, |m, v| if *v > m { *v } else { m })
     }
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> Self::V {
@@ -127,8 +126,6 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn max_abs_bits(self, a: [Self::V; 4]) -> u32 {
-        a.iter()
-            .flatten()
-            .fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff))
+        a.iter().flatten().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff))
     }
 }

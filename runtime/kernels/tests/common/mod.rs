@@ -13,10 +13,8 @@ impl Random {
     }
 
     pub fn next(&mut self) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.0 >> 33
     }
 
@@ -37,9 +35,7 @@ impl Random {
 /// Kernels of each instruction set that this machine can run.
 pub fn all_kernels() -> Vec<Kernels> {
     let available = Isa::ALL.iter().filter(|isa| isa.available());
-    available
-        .map(|isa| Kernels::with_isa(isa.name()).unwrap())
-        .collect()
+    available.map(|isa| Kernels::with_isa(isa.name()).unwrap()).collect()
 }
 
 /// A result to be overwritten.
@@ -69,10 +65,6 @@ pub fn assert_close(got: &[f32], want: &[f32], tolerance: f32, what: &dyn std::f
 pub fn assert_same_bits(got: &[f32], want: &[f32], what: &dyn std::fmt::Display) {
     assert_eq!(got.len(), want.len(), "{what}");
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
-        assert_eq!(
-            g.to_bits(),
-            w.to_bits(),
-            "{what}: element {i} is {g}, expected {w}"
-        );
+        assert_eq!(g.to_bits(), w.to_bits(), "{what}: element {i} is {g}, expected {w}");
     }
 }

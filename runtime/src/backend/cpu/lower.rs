@@ -1,6 +1,8 @@
 //! Lowering an entry to instructions: operands become buffers and weights, and a norm that only
 //! one linear reads becomes that linear's prologue.
 
+use std::collections::{HashMap, HashSet};
+
 use limbeck_plan::{
     Activation, Attention, Embedding, Entry, Linear, Norm, Op, OperandId, OperandKind, Pool,
     Program, Step,
@@ -28,18 +30,64 @@ pub(super) enum QkvValue {
 /// One kernel call.
 #[derive(Clone, Debug)]
 pub(super) enum Instruction {
-    Embedding { ids: usize, table: usize, scale: f32, out: Value },
-    Linear { params: Linear, x: Value, norm: Option<NormCall>, weight: usize, bias: Option<usize>,
-             residual: Option<Value>, out: Value },
-    Norm { call: NormCall, x: Value, out: Value },
-    Add { a: Value, b: Value, out: Value },
-    Activate { activation: Activation, x: Value, out: Value },
-    Gate { activation: Activation, gate: Value, up: Value, out: Value },
-    Attention { params: Attention, qkv: QkvValue, q_norm: Option<usize>, k_norm: Option<usize>,
-                inv_freq: Option<usize>, out: Value },
-    SelectRows { x: Value, out: Value },
-    Pool { params: Pool, x: Value, out: Value },
-    SoftCap { cap: f32, x: Value, out: Value },
+    Embedding {
+        ids: usize,
+        table: usize,
+        scale: f32,
+        out: Value,
+    },
+    Linear {
+        params: Linear,
+        x: Value,
+        norm: Option<NormCall>,
+        weight: usize,
+        bias: Option<usize>,
+        residual: Option<Value>,
+        out: Value,
+    },
+    Norm {
+        call: NormCall,
+        x: Value,
+        out: Value,
+    },
+    Add {
+        a: Value,
+        b: Value,
+        out: Value,
+    },
+    Activate {
+        activation: Activation,
+        x: Value,
+        out: Value,
+    },
+    Gate {
+        activation: Activation,
+        gate: Value,
+        up: Value,
+        out: Value,
+    },
+    Attention {
+        params: Attention,
+        qkv: QkvValue,
+        q_norm: Option<usize>,
+        k_norm: Option<usize>,
+        inv_freq: Option<usize>,
+        out: Value,
+    },
+    SelectRows {
+        x: Value,
+        out: Value,
+    },
+    Pool {
+        params: Pool,
+        x: Value,
+        out: Value,
+    },
+    SoftCap {
+        cap: f32,
+        x: Value,
+        out: Value,
+    },
 }
 
 /// An instruction with the step it came from.
@@ -69,12 +117,14 @@ impl Lowered {
         let fused = fuse_norms(entry);
         let (slots, values) = Slots::assign(&fused.entry)?;
         let entry = &fused.entry;
-        let context = Context { entry, values: &values };
+        let inputs: Vec<OperandId> =
+            entry.operands_of(OperandKind::Input).map(|(id, _)| id).collect();
+        let input_index = inputs.iter().enumerate().map(|(index, id)| (*id, index)).collect();
+        let context = Context { entry, values: &values, input_index };
         let mut instructions = Vec::new();
         for (step, norm) in entry.steps().zip(&fused.norms) {
-            let instruction = context
-                .lower(step, norm.clone())
-                .ok_or_else(|| malformed(entry, step))?;
+            let instruction =
+                context.lower(step, norm.clone()).ok_or_else(|| malformed(entry, step))?;
             instructions.push(Named { step: step.name.clone(), instruction });
         }
         let outputs = entry.operands_of(OperandKind::Output);
@@ -85,7 +135,7 @@ impl Lowered {
         });
         Ok(Lowered {
             name: entry.name.clone(),
-            inputs: entry.operands_of(OperandKind::Input).map(|(_, o)| o.name.clone()).collect(),
+            inputs: inputs.iter().map(|id| entry.operands[*id].name.clone()).collect(),
             outputs: outputs.collect(),
             widest: widest.max().unwrap_or(0),
             cost: Cost::new(program, entry),
@@ -108,15 +158,17 @@ struct Fused {
 
 fn fuse_norms(entry: &Entry) -> Fused {
     let steps: Vec<&Step> = entry.steps().collect();
-    let reads = |id: OperandId| steps.iter().flat_map(|s| &s.inputs).filter(|i| **i == id).count();
-    let mut prologue_of = std::collections::HashMap::new();
+    let mut reads = vec![0usize; entry.operands.len()];
+    steps.iter().flat_map(|s| &s.inputs).for_each(|id| reads[*id] += 1);
+    let linears = steps.iter().filter(|s| matches!(s.op, Op::Linear(_)));
+    let linear_inputs: HashSet<OperandId> =
+        linears.filter_map(|s| s.inputs.first()).copied().collect();
+    let mut prologue_of = HashMap::new();
     for step in &steps {
         if let (Op::Norm(_), Some(&out)) = (&step.op, step.outputs.first())
             && entry.operands[out].kind == OperandKind::Scratch
-            && reads(out) == 1
-            && steps.iter().any(|s| {
-                matches!(s.op, Op::Linear(_)) && s.inputs.first() == Some(&out)
-            })
+            && reads[out] == 1
+            && linear_inputs.contains(&out)
         {
             prologue_of.insert(out, *step);
         }
@@ -156,6 +208,8 @@ fn fuse_norms(entry: &Entry) -> Fused {
 struct Context<'a> {
     entry: &'a Entry,
     values: &'a [Option<Value>],
+    /// By input operand: its index among the inputs.
+    input_index: HashMap<OperandId, usize>,
 }
 
 impl Context<'_> {
@@ -175,16 +229,12 @@ impl Context<'_> {
         let out = self.value(step.outputs.first())?;
         let mut inputs = step.inputs.iter();
         Some(match &step.op {
-            Op::Embedding(Embedding { scale }) => {
-                let input = *inputs.next()?;
-                let mut ids = self.entry.operands_of(OperandKind::Input);
-                Instruction::Embedding {
-                    ids: ids.position(|(id, _)| id == input)?,
-                    table: self.weight(inputs.next())?,
-                    scale: *scale,
-                    out,
-                }
-            }
+            Op::Embedding(Embedding { scale }) => Instruction::Embedding {
+                ids: *self.input_index.get(inputs.next()?)?,
+                table: self.weight(inputs.next())?,
+                scale: *scale,
+                out,
+            },
             Op::Linear(params) => Instruction::Linear {
                 x: self.value(inputs.next())?,
                 weight: self.weight(inputs.next())?,
@@ -240,16 +290,12 @@ impl Context<'_> {
                 }
             }
             Op::SelectRows(_) => Instruction::SelectRows { x: self.value(inputs.next())?, out },
-            Op::Pool(params) => Instruction::Pool {
-                params: params.clone(),
-                x: self.value(inputs.next())?,
-                out,
-            },
-            Op::SoftCap(p) => Instruction::SoftCap {
-                cap: p.cap,
-                x: self.value(inputs.next())?,
-                out,
-            },
+            Op::Pool(params) => {
+                Instruction::Pool { params: params.clone(), x: self.value(inputs.next())?, out }
+            }
+            Op::SoftCap(p) => {
+                Instruction::SoftCap { cap: p.cap, x: self.value(inputs.next())?, out }
+            }
         })
     }
 }

@@ -18,8 +18,8 @@ pub(super) struct CpuState {
     shared: Arc<Shared>,
     bounds: Bounds,
     cache: KvCache,
-    /// By entry, allocated at its first run.
-    slots: Vec<Option<Vec<Vec<f32>>>>,
+    /// By entry, as large as its largest call.
+    slots: Vec<Vec<Vec<f32>>>,
     linear: LinearScratch,
     attention: AttentionScratch,
     /// The entry and sizes of the last run.
@@ -35,21 +35,24 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn len(&self, value: Value) -> usize {
-        let rows = match value.rows {
+    fn rows(&self, rows: RowCount) -> usize {
+        match rows {
             RowCount::Tokens => self.tokens,
             RowCount::Outputs => self.outputs,
             RowCount::Sequences => self.sequences,
             RowCount::Known(n) => n,
-        };
-        rows * value.cols
+        }
+    }
+
+    fn len(&self, value: Value) -> usize {
+        self.rows(value.rows).saturating_mul(value.cols)
     }
 }
 
 impl CpuState {
     pub fn new(shared: Arc<Shared>, cache: KvCache, bounds: Bounds) -> CpuState {
         CpuState {
-            slots: shared.entries.iter().map(|_| None).collect(),
+            slots: vec![Vec::new(); shared.entries.len()],
             shared,
             bounds,
             cache,
@@ -86,13 +89,9 @@ impl State for CpuState {
             outputs: call.output_rows.len(),
             sequences: call.sequences.len(),
         };
-        if self.slots[call.entry].is_none() {
-            self.slots[call.entry] = Some(entry.slots.allocate(&self.bounds));
-            self.linear.reserve(1, entry.widest);
-        }
-        let Some(slots) = self.slots[call.entry].as_mut() else {
-            return Err(Error::new(ErrorKind::Backend, "the entry has no buffers"));
-        };
+        let slots = &mut self.slots[call.entry];
+        entry.slots.fit(|rows| sizes.rows(rows), slots);
+        self.linear.reserve(1, entry.widest);
         let mut runner = Runner {
             shared: &shared,
             slots,
@@ -116,7 +115,7 @@ impl State for CpuState {
         let (entry, sizes) = self.last?;
         let outputs = &self.shared.entries.get(entry)?.outputs;
         let value = outputs.iter().find(|(n, _)| n == name)?.1;
-        let buffer = self.slots.get(entry)?.as_ref()?.get(value.slot)?;
+        let buffer = self.slots.get(entry)?.get(value.slot)?;
         Some(Matrix { values: buffer.get(..sizes.len(value))?, cols: value.cols })
     }
 
@@ -224,14 +223,14 @@ impl Runner<'_> {
     }
 
     fn linear(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {
-        let Instruction::Linear { params, x, norm, weight, bias, residual, .. } = instruction else {
+        let Instruction::Linear { params, x, norm, weight, bias, residual, .. } = instruction
+        else {
             return Ok(());
         };
         let shared = self.shared;
         let norm = norm.as_ref().map(|call| Self::norm(shared, call)).transpose()?;
-        let slot = |value: Value| {
-            self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default()
-        };
+        let slot =
+            |value: Value| self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default();
         let args = LinearArgs {
             x: slot(*x),
             norm,
@@ -259,7 +258,9 @@ impl Runner<'_> {
             params,
             qkv: match qkv {
                 QkvValue::Fused(value) => Qkv::Fused(slot(value)),
-                QkvValue::Separate([q, k, v]) => Qkv::Separate { q: slot(q), k: slot(k), v: slot(v) },
+                QkvValue::Separate([q, k, v]) => {
+                    Qkv::Separate { q: slot(q), k: slot(k), v: slot(v) }
+                }
             },
             q_norm: vector(q_norm)?,
             k_norm: vector(k_norm)?,

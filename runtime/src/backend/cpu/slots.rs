@@ -2,7 +2,6 @@
 
 use limbeck_plan::{Dim, Entry, OperandId, OperandKind, Symbol};
 
-use crate::backend::Bounds;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Which size of the call gives an operand its rows.
@@ -22,7 +21,7 @@ pub(super) struct Value {
     pub cols: usize,
 }
 
-/// The buffers that an entry needs, each with the shapes that it must hold.
+/// The buffers that an entry needs, each with the widest value of each row count that it holds.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     shapes: Vec<Vec<(RowCount, usize)>>,
@@ -41,14 +40,6 @@ impl RowCount {
             _ => return None,
         })
     }
-
-    /// Rows at most: a call has no more outputs or sequences than tokens.
-    fn bound(self, bounds: &Bounds) -> usize {
-        match self {
-            RowCount::Known(n) => n,
-            _ => bounds.tokens,
-        }
-    }
 }
 
 impl Slots {
@@ -66,7 +57,8 @@ impl Slots {
                 let slot = slots.take(&mut free, rows, cols);
                 values[id] = Some(Value { slot, rows, cols });
             }
-            let mut ended: Vec<OperandId> = step.inputs.iter().chain(&step.outputs).copied().collect();
+            let mut ended: Vec<OperandId> =
+                step.inputs.iter().chain(&step.outputs).copied().collect();
             ended.sort_unstable();
             ended.dedup();
             for id in ended {
@@ -96,16 +88,28 @@ impl Slots {
             self.shapes.push(Vec::new());
             self.shapes.len() - 1
         });
-        self.shapes[slot].push((rows, cols));
+        let shapes = &mut self.shapes[slot];
+        match shapes.iter_mut().find(|(r, _)| *r == rows) {
+            Some((_, widest)) => *widest = cols.max(*widest),
+            None => shapes.push((rows, cols)),
+        }
         slot
     }
 
-    /// Buffers for calls within the bounds. Pages that no call touches stay unused.
-    pub fn allocate(&self, bounds: &Bounds) -> Vec<Vec<f32>> {
-        let len = |shapes: &Vec<(RowCount, usize)>| {
-            shapes.iter().map(|(r, c)| r.bound(bounds) * c).max().unwrap_or(0)
-        };
-        self.shapes.iter().map(|s| vec![0.0; len(s)]).collect()
+    /// Makes the buffers large enough for a call; `rows` gives its sizes. Buffers only grow, so
+    /// memory follows what callers ask for, and a call no larger than one before allocates
+    /// nothing.
+    pub fn fit(&self, rows: impl Fn(RowCount) -> usize, buffers: &mut Vec<Vec<f32>>) {
+        buffers.resize_with(self.shapes.len(), Vec::new);
+        for (buffer, shapes) in buffers.iter_mut().zip(&self.shapes) {
+            let lens = shapes.iter().map(|(r, cols)| rows(*r).saturating_mul(*cols));
+            let len = lens.max().unwrap_or(0);
+            if buffer.len() < len {
+                // The old one goes first.
+                *buffer = Vec::new();
+                *buffer = vec![0.0; len];
+            }
+        }
     }
 }
 

@@ -74,18 +74,11 @@ impl PreTokenizer {
             PreTokenizer::SmolLm => vec![r"\p{N}", GPT2],
             PreTokenizer::Qwen2 | PreTokenizer::Llama3 => vec![LLAMA3],
         };
-        let digits = if self == PreTokenizer::Llama3 {
-            r"\p{N}{1,3}"
-        } else {
-            r"\p{N}"
-        };
+        let digits = if self == PreTokenizer::Llama3 { r"\p{N}{1,3}" } else { r"\p{N}" };
         let with_categories = |expression: &str| {
-            CATEGORIES.iter().fold(
-                expression.replace("DIGITS", digits),
-                |expression, category| {
-                    expression.replace(category, &format!("[{category}&&{UNICODE}]"))
-                },
-            )
+            CATEGORIES.iter().fold(expression.replace("DIGITS", digits), |expression, category| {
+                expression.replace(category, &format!("[{category}&&{UNICODE}]"))
+            })
         };
         expressions.into_iter().map(with_categories).collect()
     }
@@ -106,11 +99,8 @@ pub(super) fn parts(gguf: &Gguf<'_>, vocab: &Vocab<'_>, pre: PreTokenizer) -> Re
         "trim_offsets": true,
         "use_regex": false,
     });
-    let mut steps: Vec<Json> = pre
-        .expressions()
-        .iter()
-        .map(|expression| split(expression, "Isolated"))
-        .collect();
+    let mut steps: Vec<Json> =
+        pre.expressions().iter().map(|expression| split(expression, "Isolated")).collect();
     steps.push(byte_level.clone());
     if let Some(missing) = missing_bytes(vocab) {
         steps.push(split(&missing, "Removed"));
@@ -178,9 +168,7 @@ fn merges(gguf: &Gguf<'_>, vocab: &Vocab<'_>) -> Result<Vec<(u32, u32)>> {
         let (Some(left), Some(right), Some(_)) =
             (vocab.id(left), vocab.id(right), vocab.id(&joined))
         else {
-            return refuse(format!(
-                "merge {index}, {line:?}, names a token that does not exist"
-            ));
+            return refuse(format!("merge {index}, {line:?}, names a token that does not exist"));
         };
         if seen.insert((left, right)) {
             merges.push((left, right));

@@ -87,10 +87,7 @@ impl<'a> Vocab<'a> {
         let place = format_args!("key {key}");
         let texts = strings(gguf, key)?
             .ok_or_else(|| Error::missing(format!("no key {key}")).at("metadata"))?;
-        let count = gguf
-            .get(key)
-            .and_then(Value::as_array)
-            .map_or(0, |array| array.len());
+        let count = gguf.get(key).and_then(Value::as_array).map_or(0, |array| array.len());
         if count > MAX_TOKENS {
             return Err(Error::unsupported(format!(
                 "{count} tokens; at most {MAX_TOKENS} are supported"
@@ -98,26 +95,21 @@ impl<'a> Vocab<'a> {
             .at(place));
         }
         let kinds = kinds(gguf, count)?;
-        let mut vocab = Vocab {
-            tokens: Vec::with_capacity(count),
-            ids: HashMap::with_capacity(count),
-        };
+        let mut vocab =
+            Vocab { tokens: Vec::with_capacity(count), ids: HashMap::with_capacity(count) };
         for ((id, text), kind) in (0u32..).zip(texts).zip(kinds) {
             if text.is_empty() || text.contains('\0') {
                 // llama.cpp gives such tokens another text.
                 return Err(
-                    Error::unsupported(format!("token {id} is empty or holds a NUL")).at(place),
+                    Error::unsupported(format!("token {id} is empty or holds a NUL")).at(place)
                 );
             }
             if let Some(first) = vocab.ids.insert(text, id) {
                 return Err(
-                    Error::format(format!("tokens {first} and {id} are both {text:?}")).at(place),
+                    Error::format(format!("tokens {first} and {id} are both {text:?}")).at(place)
                 );
             }
-            vocab.tokens.push(Token {
-                text,
-                kind: special::kind_by_text(text, kind),
-            });
+            vocab.tokens.push(Token { text, kind: special::kind_by_text(text, kind) });
         }
         Ok(vocab)
     }
@@ -159,10 +151,7 @@ fn numbers(gguf: &Gguf<'_>, key: &str, count: usize) -> Result<Option<Vec<f32>>>
     if array.len() < count {
         return refuse(format!("{} values for {count} tokens", array.len()));
     }
-    let numbers = array
-        .iter()
-        .take(count)
-        .map(|value| value.as_f64().map(|v| v as f32));
+    let numbers = array.iter().take(count).map(|value| value.as_f64().map(|v| v as f32));
     match numbers.collect() {
         Some(numbers) => Ok(Some(numbers)),
         None => refuse("the elements are not numbers".into()),
@@ -205,10 +194,8 @@ impl GgufTokenizer {
                 None => Ok(default.filter(|&id| (id as usize) < vocab.tokens.len())),
                 Some(id) => match u32::try_from(id) {
                     Ok(id) if (id as usize) < vocab.tokens.len() => Ok(Some(id)),
-                    _ => Err(
-                        Error::format(format!("token {id} of {} tokens", vocab.tokens.len()))
-                            .at(format_args!("key {key}")),
-                    ),
+                    _ => Err(Error::format(format!("token {id} of {} tokens", vocab.tokens.len()))
+                        .at(format_args!("key {key}"))),
                 },
             }
         };
@@ -221,16 +208,12 @@ impl GgufTokenizer {
             let pre = bpe::PreTokenizer::read(gguf)?;
             (bpe::parts(gguf, &vocab, pre)?, pre.adds_bos())
         };
-        let add_bos = gguf
-            .bool("tokenizer.ggml.add_bos_token")?
-            .unwrap_or(add_bos);
+        let add_bos = gguf.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(add_bos);
         let add_eos = gguf.bool("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
         for (add, token, name) in [(add_bos, bos, "bos"), (add_eos, eos, "eos")] {
             if add && token.is_none() {
-                return Err(
-                    Error::missing(format!("no key tokenizer.ggml.{name}_token_id"))
-                        .at(format_args!("key tokenizer.ggml.add_{name}_token")),
-                );
+                return Err(Error::missing(format!("no key tokenizer.ggml.{name}_token_id"))
+                    .at(format_args!("key tokenizer.ggml.add_{name}_token")));
             }
         }
         let ends = [eos, id("eot", None)?, id("eom", None)?];
@@ -378,10 +361,7 @@ fn post_processor(vocab: &Vocab<'_>, bos: Option<u32>, eos: Option<u32>) -> Json
     let mut special_tokens = serde_json::Map::new();
     for id in bos.into_iter().chain(eos) {
         let text = vocab.text(id);
-        special_tokens.insert(
-            text.into(),
-            json!({ "id": text, "ids": [id], "tokens": [text] }),
-        );
+        special_tokens.insert(text.into(), json!({ "id": text, "ids": [id], "tokens": [text] }));
     }
     let template = |sequence: &str, type_id: u32| {
         let special =

@@ -18,23 +18,17 @@ pub(super) fn parts(gguf: &Gguf<'_>, vocab: &Vocab<'_>) -> Result<Parts> {
     let scores = numbers(gguf, key, vocab.tokens.len())?
         .ok_or_else(|| Error::missing(format!("no key {key}")).at("metadata"))?;
     if let Some(id) = scores.iter().position(|score| score.is_nan()) {
-        return Err(
-            Error::format(format!("the score of token {id} is not a number"))
-                .at(format_args!("key {key}")),
-        );
+        return Err(Error::format(format!("the score of token {id} is not a number"))
+            .at(format_args!("key {key}")));
     }
     for byte in 0..=u8::MAX {
         let text = format!("<0x{byte:02X}>");
         if vocab.id(&text).is_none() {
-            return Err(
-                Error::unsupported(format!("no token {text} for a single byte"))
-                    .at("key tokenizer.ggml.tokens"),
-            );
+            return Err(Error::unsupported(format!("no token {text} for a single byte"))
+                .at("key tokenizer.ggml.tokens"));
         }
     }
-    let prefix = gguf
-        .bool("tokenizer.ggml.add_space_prefix")?
-        .unwrap_or(true);
+    let prefix = gguf.bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
     let replace = json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" });
     let mut normalizers = vec![replace];
     let mut decoders = vec![
@@ -119,9 +113,7 @@ fn check_token(vocab: &Vocab<'_>, id: u32, text: &str) -> Result<()> {
         let (left, right) = text.split_at(at);
         if symbol(left) && symbol(right) && (vocab.id(left).is_none() || vocab.id(right).is_none())
         {
-            return refuse(format!(
-                "token {id}, {text:?}, holds a character that is not a token"
-            ));
+            return refuse(format!("token {id}, {text:?}, holds a character that is not a token"));
         }
     }
     Ok(())

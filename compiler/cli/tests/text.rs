@@ -1,0 +1,185 @@
+//! `limbeck run`, `chat`, `perplexity` and `bench` on a text student.
+
+mod common;
+
+use common::{Place, limbeck, limbeck_with};
+use serde_json::Value;
+
+fn run(place: &Place, more: &[&str]) -> common::Run {
+    let plan = place.plan();
+    limbeck([&["run", &plan][..], more].concat())
+}
+
+/// Every count of a usage, in the place and of the kind that reports promise.
+fn check_usage(report: &Value) {
+    let usage = &report["usage"];
+    assert!(usage["macs"].as_u64().is_some_and(|v| v > 0), "{usage}");
+    assert!(usage["bytes"].as_u64().is_some_and(|v| v > 0), "{usage}");
+    assert_eq!(usage["fraction"], 1.0, "{usage}");
+    assert!(usage.get("site_fraction").is_some_and(Value::is_null), "{usage}");
+    assert!(usage["ms"].as_f64().is_some_and(|v| v > 0.0), "{usage}");
+    assert!(usage["sites"].as_array().is_some_and(Vec::is_empty), "{usage}");
+}
+
+#[test]
+fn a_continuation_is_reported_in_json() {
+    let place = Place::text();
+    let args = ["--prompt", "abc a", "--max-tokens", "5", "--json"];
+    let report = run(&place, &args).json();
+    assert_eq!(report["tokens"].as_array().map(Vec::len), Some(5));
+    assert_eq!(report["finish"], "max_tokens");
+    // ab, c, space, a.
+    assert_eq!(report["prefill"]["tokens"], 4);
+    assert_eq!(report["budget"]["requested"], "full");
+    check_usage(&report);
+    assert_eq!(run(&place, &args).json()["tokens"], report["tokens"]);
+
+    let samples = [&args[..], &["--samples", "3", "--temp", "1", "--seed", "7"]].concat();
+    let report = run(&place, &samples).json();
+    let samples = report["samples"].as_array().expect("samples").clone();
+    assert_eq!(samples.len(), 3);
+    assert!(
+        samples[0]["tokens"] != samples[1]["tokens"]
+            || samples[1]["tokens"] != samples[2]["tokens"]
+    );
+}
+
+#[test]
+fn prompts_that_cannot_be_run_are_refused() {
+    let place = Place::text();
+    run(&place, &["--prompt", ""]).fails(&["prompt is empty"]);
+    run(&place, &["--prompt", &"a b ".repeat(200)]).fails(&["beyond the context of 128"]);
+    run(&place, &["--prompt", "a", "--samples", "0"]).fails(&["--samples"]);
+    run(&place, &["--prompt", "a", "--samples", "99999999999"]).fails(&["--samples"]);
+    run(&place, &["--prompt", "a", "--temp", "-1"]).usage(&[]);
+    run(&place, &["--prompt", "a", "--temp=-1"]).fails(&["temperature"]);
+    run(&place, &["--prompt", "a", "--temp=NaN"]).fails(&["temperature"]);
+    run(&place, &["--prompt", "a", "--top-p=2"]).fails(&["top_p"]);
+    run(&place, &["--prompt", "a", "--stop", ""]).fails(&["stop string"]);
+    run(&place, &["--prompt", "a", "--image", "x.png"]).fails(&["--image x.png"]);
+    run(&place, &["--prompt", "a", "--kv", "f8"]).fails(&["f8", "q8"]);
+    run(&place, &["--prompt", "a", "--backend", "abacus"]).fails(&["abacus"]);
+    run(&place, &["--prompt", "a", "--backend", "wgpu"]).fails(&["wgpu"]);
+    run(&place, &["--prompt", "a", "--threads", "100000"]).fails(&["100000 threads"]);
+    run(&place, &["--prompt", "a", "--chat"]).fails(&["chat template"]);
+    run(&place, &[]).usage(&["--prompt"]);
+    let huge = usize::MAX.to_string();
+    run(&place, &["--prompt", "a b", "--max-tokens", &huge, "--json"]).json();
+}
+
+#[test]
+fn every_budget_is_accepted_on_a_dense_plan_and_reported() {
+    let place = Place::text();
+    for (budget, met) in [
+        ("full", true),
+        ("1", true),
+        ("0.6", false),
+        ("price:0", true),
+        ("price:0.02", true),
+        ("latency:8ms", false),
+        ("latency:250us", false),
+        ("deadline:400ms", false),
+        ("deadline:2s", false),
+    ] {
+        let args = ["--prompt", "a", "--max-tokens", "1", "--json", "--budget", budget];
+        let found = run(&place, &args);
+        assert_eq!(found.stderr.contains("cannot be met"), !met, "{budget}: {found:?}");
+        let report = found.json();
+        assert_eq!(report["budget"]["requested"], budget);
+        assert_eq!(report["budget"]["met"], met, "{budget}");
+    }
+    for budget in [
+        "NaN",
+        "-1",
+        "0",
+        "1.5",
+        "inf",
+        "price:-1",
+        "price:NaN",
+        "latency:0ms",
+        "latency:8",
+        "deadline:",
+        "speed:9",
+        "",
+    ] {
+        run(&place, &["--prompt", "a", &format!("--budget={budget}")]).fails(&["budget"]);
+    }
+    run(&place, &["--prompt", "a", "--floor", "0.9", "--ceiling", "0.1"]).fails(&["floor 0.9"]);
+    run(&place, &["--prompt", "a", "--floor", "NaN"]).fails(&["floor NaN"]);
+}
+
+#[test]
+fn perplexity_is_reported_in_json() {
+    let place = Place::text();
+    let (plan, file) = (place.plan(), place.arg("text.txt"));
+    place.write("text.txt", "ab c a b ".repeat(40));
+    let args = ["perplexity", &plan, "--file", &file, "--context", "32", "--json"];
+    let report = limbeck(args).json();
+    assert!(report["perplexity"].as_f64().is_some_and(|p| p > 1.0), "{report}");
+    // Of each window the second half but its first token is scored.
+    assert!(report["tokens"].as_u64().is_some_and(|n| n > 0 && n % 15 == 0), "{report}");
+    check_usage(&report);
+    assert!(limbeck(&args[..6]).ok().starts_with("perplexity "));
+
+    let perplexity =
+        |context: &str| limbeck(["perplexity", &plan, "--file", &file, "--context", context]);
+    perplexity("129").fails(&["129", "128"]);
+    perplexity("3").fails(&["context of 3"]);
+    perplexity(&usize::MAX.to_string()).fails(&["do not fill"]);
+    place.write("text.txt", "");
+    perplexity("32").fails(&["text.txt", "do not fill"]);
+    place.write("text.txt", b"abc \xff\xfe");
+    perplexity("32").fails(&["text.txt", "utf-8"]);
+    let missing = place.arg("nowhere.txt");
+    limbeck(["perplexity", &plan, "--file", &missing]).fails(&["nowhere.txt", "No such file"]);
+}
+
+#[test]
+fn speed_is_reported_in_json() {
+    let place = Place::text();
+    let plan = place.plan();
+    let args = ["bench", &plan, "-p", "16", "-n", "4", "-r", "1", "--json"];
+    let report = limbeck(args).json();
+    for part in ["prefill", "decode"] {
+        assert!(report[part]["tokens_per_second"].as_f64().is_some_and(|v| v > 0.0), "{report}");
+    }
+    assert_eq!(report["prefill"]["tokens"], 16);
+    check_usage(&report);
+    assert!(limbeck(&args[..8]).ok().contains("tokens/s"));
+
+    let huge = usize::MAX.to_string();
+    limbeck(["bench", &plan]).fails(&["beyond the context of 128"]);
+    limbeck(["bench", &plan, "-p", "0"]).fails(&["at least 1"]);
+    limbeck(["bench", &plan, "-p", &huge, "-n", &huge]).fails(&["beyond the context"]);
+    limbeck(["bench", &plan, "-p", "4", "-n", "4", "--batch", &huge]).fails(&["--batch"]);
+}
+
+#[test]
+fn a_conversation_needs_a_template_and_text() {
+    let place = Place::checkpoint("llama");
+    place.write("student/tokenizer.json", common::tokenizer(7).to_string());
+    place.write(
+        "student/chat_template.jinja",
+        "{% for m in messages %}{{ m.content }} {% endfor %}",
+    );
+    place.compile().ok();
+    let plan = place.plan();
+    let chat = |stdin: &[u8]| limbeck_with(["chat", &plan, "--max-tokens", "3", "--json"], stdin);
+    assert_eq!(chat(b"").ok(), "");
+    let answers =
+        chat(b"ab\n\n/reset\n/budget 0.5\n/budget nonsense\n/what\nc a\n/quit\nab\n").ok();
+    let answers: Vec<Value> = serde_json::Deserializer::from_str(&answers)
+        .into_iter()
+        .map(|v| v.expect("JSON"))
+        .collect();
+    assert_eq!(answers.len(), 2);
+    assert!(answers.iter().all(|a| a["finish"] == "max_tokens"));
+    chat(b"\xff\xfe\n").fails(&["stdin", "UTF-8"]);
+    chat(format!("{}\n", "a b ".repeat(200)).as_bytes()).fails(&["beyond the context of 128"]);
+}
+
+#[test]
+fn a_tokenizer_that_sees_nothing_makes_an_empty_prompt() {
+    let place = Place::text();
+    run(&place, &["--prompt", "\u{4e2d}\u{6587}"]).fails(&["prompt is empty"]);
+}

@@ -1,0 +1,300 @@
+//! `limbeck embed` and `limbeck forward`.
+
+mod common;
+
+use std::process::{Command, Stdio};
+
+use common::{Place, golden, limbeck, limbeck_with, relative_error, tensor};
+use serde_json::Value;
+
+fn embed(place: &Place, stdin: &[u8], more: &[&str]) -> common::Run {
+    let plan = place.plan();
+    limbeck_with([&["embed", &plan][..], more].concat(), stdin)
+}
+
+#[test]
+fn each_line_becomes_a_vector() {
+    let place = Place::encoder();
+    let lines = embed(&place, b"a b\nab\n\nb", &[]).ok();
+    let lines: Vec<Vec<f32>> =
+        lines.lines().map(|l| serde_json::from_str(l).expect("a vector")).collect();
+    // An empty line is a text too: it has its special tokens.
+    assert_eq!(lines.len(), 4);
+    assert!(lines.iter().all(|v| v.len() == 32));
+    let report = embed(&place, b"a b\nab\n\nb", &["--json", "--batch", "3"]).json();
+    let json: Vec<Vec<f32>> =
+        serde_json::from_value(report["embeddings"].clone()).expect("vectors");
+    assert_eq!(json, lines);
+    assert!(report["usage"]["macs"].as_u64().is_some_and(|v| v > 0));
+    // More words than positions are cut.
+    let long = format!("{}\n", "a ".repeat(500));
+    assert_eq!(embed(&place, long.as_bytes(), &[]).ok().lines().count(), 1);
+}
+
+#[test]
+fn input_that_cannot_be_embedded_is_refused() {
+    let place = Place::encoder();
+    embed(&place, b"", &[]).fails(&["stdin"]);
+    embed(&place, b"", &["--json"]).fails(&["stdin"]);
+    embed(&place, b"\xff\xfe\n", &[]).fails(&["stdin", "UTF-8"]);
+    let plan = place.plan();
+    limbeck(["run", &plan, "--prompt", "a"]).fails(&["\"text\""]);
+    limbeck(["chat", &plan]).fails(&["chat template"]);
+    let text = Place::text();
+    embed(&text, b"a\n", &[]).fails(&["\"embed\"", "continues text"]);
+    let plain = Place::checkpoint("bert");
+    plain.compile().ok();
+    embed(&plain, b"a\n", &[]).fails(&["no tokenizer"]);
+    limbeck(["bench", &plain.plan(), "-p", "8", "-r", "1", "--json"]).json();
+}
+
+/// Nobody reading is no failure, on either side.
+#[test]
+fn closed_pipes_are_no_failure() {
+    let place = Place::encoder();
+    let start = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_limbeck"));
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("a process")
+    };
+    let plan = place.plan();
+    let mut child = start(&["embed", &plan]);
+    drop(child.stdout.take());
+    let lines = b"a b a b\n".repeat(200);
+    let mut stdin = child.stdin.take().expect("stdin");
+    // It may be gone before it has read everything.
+    let _ = std::io::Write::write_all(&mut stdin, &lines);
+    drop(stdin);
+    let output = child.wait_with_output().expect("an end");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+
+    let mut child = start(&["inspect", "nowhere.lbk"]);
+    drop(child.stderr.take());
+    assert_eq!(child.wait().expect("an end").code(), Some(1));
+}
+
+fn forward(place: &Place, more: &[&str]) -> common::Run {
+    let (plan, input, output) = (place.plan(), place.arg("in.npz"), place.arg("out.npz"));
+    let args = ["forward", &plan, "--inputs", &input, "--outputs", &output];
+    limbeck([&args[..], more].concat())
+}
+
+/// Expected values: `tests/golden/tiny_text.py`.
+#[test]
+fn a_decoder_gives_its_logits_for_ids_of_either_width() {
+    let place = Place::checkpoint("llama");
+    place.compile().ok();
+    let expected = golden("tiny/llama/expected.npz");
+    let (shape, ids) = tensor::<i64>(&expected, "input_ids");
+    let (_, logits) = tensor::<f32>(&expected, "logits");
+    let narrow: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+    for chunk in ["256", "7"] {
+        let mut found = Vec::new();
+        place.npz("in.npz", &[("input_ids", &shape, &ids)]);
+        let report = forward(&place, &["--kv", "f32", "--chunk", chunk, "--json"]).json();
+        assert!(report["usage"]["macs"].as_u64().is_some_and(|v| v > 0));
+        found.push(tensor::<f32>(&place.path("out.npz"), "logits"));
+        place.npz("in.npz", &[("input_ids", &[1, shape[0]], &narrow)]);
+        assert_eq!(forward(&place, &["--kv", "f32", "--chunk", chunk]).ok(), "");
+        found.push(tensor::<f32>(&place.path("out.npz"), "logits"));
+        for (shape, values) in found {
+            assert_eq!(shape, [48, 256]);
+            assert!(relative_error(&values, &logits) <= 1e-4);
+        }
+    }
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_refused_and_nothing_is_written() {
+    let place = Place::checkpoint("llama");
+    place.compile().ok();
+    let fails = |words: &[&str]| {
+        forward(&place, &[]).fails(words);
+        assert!(!place.path("out.npz").exists());
+    };
+    place.npz::<i64>("in.npz", &[("ids", &[2], &[1, 2])]);
+    fails(&["\"ids\"", "input_ids"]);
+    place.npz::<i64>("in.npz", &[]);
+    fails(&["\"input_ids\""]);
+    place.npz::<i64>("in.npz", &[("input_ids", &[2, 2], &[1, 2, 3, 4])]);
+    fails(&["input_ids", "[2, 2]"]);
+    place.npz::<i64>("in.npz", &[("input_ids", &[0], &[])]);
+    fails(&["at least one token"]);
+    place.npz::<i64>("in.npz", &[("input_ids", &[], &[1])]);
+    fails(&["input_ids"]);
+    place.npz::<i64>("in.npz", &[("input_ids", &[2], &[1, -1])]);
+    fails(&["-1"]);
+    place.npz::<i64>("in.npz", &[("input_ids", &[2], &[1, i64::MAX])]);
+    fails(&["9223372036854775807"]);
+    place.npz::<i64>("in.npz", &[("input_ids", &[2], &[1, 256])]);
+    fails(&["256"]);
+    place.npz::<i64>("in.npz", &[("input_ids", &[129], &[1; 129])]);
+    fails(&["beyond the context of 128"]);
+    place.npz::<f32>("in.npz", &[("input_ids", &[2], &[1.0, 2.0])]);
+    fails(&["input_ids", "f4"]);
+    place.npz::<i64>("in.npz", &[("input_ids", &[2], &[1, 2])]);
+    forward(&place, &["--entry", "sing"]).fails(&["\"sing\""]);
+    forward(&place, &["--chunk", "0"]).fails(&["chunk"]);
+    place.write("in.npz", b"not an archive");
+    fails(&["in.npz"]);
+    std::fs::remove_file(place.path("in.npz")).expect("removed");
+    fails(&["in.npz", "No such file"]);
+    std::fs::create_dir(place.path("in.npz")).expect("a folder");
+    fails(&["in.npz", "not a file"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn results_that_cannot_be_written_are_a_failure() {
+    let place = Place::checkpoint("llama");
+    place.compile().ok();
+    place.npz::<i64>("in.npz", &[("input_ids", &[2], &[1, 2])]);
+    let (plan, input) = (place.plan(), place.arg("in.npz"));
+    let to = |output: &str| limbeck(["forward", &plan, "--inputs", &input, "--outputs", output]);
+    to("/dev/full").fails(&["/dev/full", "No space"]);
+    to(&place.arg("nowhere/out.npz")).fails(&["nowhere"]);
+}
+
+struct Batch {
+    tokens: usize,
+    ids: Vec<i64>,
+    mask: Vec<i64>,
+}
+
+impl Batch {
+    fn golden() -> (Batch, Vec<f32>, Vec<f32>) {
+        let file = golden("tiny/bert/expected.npz");
+        let (shape, ids) = tensor::<i64>(&file, "input_ids");
+        let (_, mask) = tensor::<i64>(&file, "attention_mask");
+        let hidden = tensor::<f32>(&file, "last_hidden_state").1;
+        let embedding = tensor::<f32>(&file, "embedding").1;
+        (Batch { tokens: shape[1] as usize, ids, mask }, hidden, embedding)
+    }
+
+    fn run(&self, place: &Place) -> (Vec<f32>, Vec<f32>) {
+        let shape = [(self.ids.len() / self.tokens) as u64, self.tokens as u64];
+        let tensors =
+            [("input_ids", &shape[..], &self.ids[..]), ("attention_mask", &shape, &self.mask)];
+        place.npz("in.npz", &tensors);
+        forward(place, &[]).ok();
+        let (size, hidden) = tensor::<f32>(&place.path("out.npz"), "last_hidden_state");
+        assert_eq!(size, [shape[0], shape[1], 32]);
+        (hidden, tensor::<f32>(&place.path("out.npz"), "embedding").1)
+    }
+
+    /// Only the rows that count: the golden has zeros in the others.
+    fn valid(&self, hidden: &[f32]) -> Vec<f32> {
+        let rows = hidden.chunks(32).zip(&self.mask).filter(|(_, m)| **m == 1);
+        rows.flat_map(|(row, _)| row.to_vec()).collect()
+    }
+}
+
+/// Expected values: `tests/golden/tiny_text.py`.
+#[test]
+fn an_encoder_takes_padding_on_the_right_or_none() {
+    let place = Place::encoder();
+    let (batch, hidden, embedding) = Batch::golden();
+    let (found_hidden, found_embedding) = batch.run(&place);
+    assert!(relative_error(&batch.valid(&found_hidden), &batch.valid(&hidden)) <= 1e-4);
+    assert!(relative_error(&found_embedding, &embedding) <= 1e-4);
+    for (row, valid) in [(0, 20), (1, 7), (2, 13)] {
+        let ids = batch.ids[row * 20..][..valid].to_vec();
+        let place_of = |size: usize| row * size..(row + 1) * size;
+        // Without a mask every token counts.
+        place.npz("in.npz", &[("input_ids", &[1, valid as u64], &ids)]);
+        forward(&place, &[]).ok();
+        let found = tensor::<f32>(&place.path("out.npz"), "embedding").1;
+        assert!(relative_error(&found, &embedding[place_of(32)]) <= 1e-4);
+        let found = tensor::<f32>(&place.path("out.npz"), "last_hidden_state").1;
+        assert!(relative_error(&found, &hidden[place_of(640)][..valid * 32]) <= 1e-4);
+    }
+}
+
+/// Tokens keep the positions at which they stand. Expected values: transformers' `BertModel` on
+/// the golden's rows moved to the right.
+#[test]
+fn an_encoder_takes_padding_on_the_left() {
+    let place = Place::encoder();
+    let (right, _, _) = Batch::golden();
+    let mut left = Batch { ids: vec![0; 60], mask: vec![0; 60], tokens: 20 };
+    for (row, valid) in [(0, 20), (1, 7), (2, 13)] {
+        let (from, to) = (row * 20, (row + 1) * 20 - valid);
+        left.ids[to..to + valid].copy_from_slice(&right.ids[from..from + valid]);
+        left.mask[to..to + valid].fill(1);
+    }
+    let (hidden, embedding) = left.run(&place);
+    for (row, expected) in [
+        (
+            1,
+            [
+                0.01234346,
+                -0.01663932,
+                0.13522562,
+                -0.3945753,
+                0.0478139,
+                -0.00876961,
+                -0.18930805,
+                -0.32586312,
+            ],
+        ),
+        (
+            2,
+            [
+                -0.05156707,
+                -0.02393476,
+                0.05173063,
+                -0.31414863,
+                0.1893671,
+                0.01730965,
+                -0.0371984,
+                -0.32865527,
+            ],
+        ),
+    ] {
+        let error = relative_error(&embedding[row * 32..][..8], &expected);
+        assert!(error <= 1e-4, "row {row}: {error}");
+    }
+    let first = &hidden[(20 + 13) * 32..][..4];
+    assert!(relative_error(first, &[0.5119657, -0.44709653, 0.6019983, -2.2398653]) <= 1e-4);
+    // What stands in the padding is not seen.
+    left.ids.iter_mut().zip(&left.mask).for_each(|(id, m)| *id = if *m == 0 { 99 } else { *id });
+    assert_eq!(left.run(&place).1, embedding);
+}
+
+#[test]
+fn an_encoder_refuses_batches_that_do_not_fit() {
+    let place = Place::encoder();
+    place.npz::<i64>("in.npz", &[("input_ids", &[2], &[1, 2])]);
+    forward(&place, &[]).fails(&["input_ids", "[2]"]);
+    place.npz::<i64>(
+        "in.npz",
+        &[("input_ids", &[1, 2], &[1, 2]), ("attention_mask", &[2, 1], &[1, 1])],
+    );
+    forward(&place, &[]).fails(&["attention_mask", "[2, 1]"]);
+    place.npz::<i64>(
+        "in.npz",
+        &[("input_ids", &[2, 2], &[1, 2, 3, 4]), ("attention_mask", &[2, 2], &[1, 1, 0, 0])],
+    );
+    forward(&place, &[]).fails(&["sequence 1", "no tokens"]);
+    place.npz::<i64>("in.npz", &[("attention_mask", &[1, 2], &[1, 1])]);
+    forward(&place, &[]).fails(&["\"input_ids\""]);
+    place.npz::<i64>("in.npz", &[("input_ids", &[1, 2], &[1, 200])]);
+    forward(&place, &[]).fails(&["token 200", "200"]);
+    place.npz::<i64>("in.npz", &[("input_ids", &[1, 41], &[1; 41])]);
+    forward(&place, &[]).fails(&["beyond the context of 40"]);
+    place.npz::<i64>("in.npz", &[("input_ids", &[2, 0], &[])]);
+    forward(&place, &[]).fails(&["sequence 0", "no tokens"]);
+    assert!(!place.path("out.npz").exists());
+    place.npz::<i64>("in.npz", &[("input_ids", &[0, 2], &[])]);
+    forward(&place, &[]).fails(&["no sequence"]);
+}
+
+#[test]
+fn devices_are_listed() {
+    let report = limbeck(["devices", "--json"]).json();
+    let devices = report["devices"].as_array().expect("devices").clone();
+    assert!(devices.iter().any(|d| d["backend"] == "cpu"));
+    assert!(devices.iter().all(|d| d["description"].as_str().is_some_and(|t| !t.is_empty())));
+    assert!(matches!(report, Value::Object(_)));
+}

@@ -1,0 +1,99 @@
+//! After scratch memory is reserved, a call allocates nothing.
+
+mod common;
+
+use common::{Random, poison};
+use limbeck_kernels::{
+    AttentionArgs, AttentionScratch, Kernels, KvCache, KvConfig, KvLayer, KvType, LinearArgs,
+    LinearScratch, NormArgs, Packed, Pool, Qkv, Span, attention, linear, pack_rows,
+};
+use limbeck_plan::{Activation, Attention, NormKind, PackFormat, Rope, RopeStyle, Values};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call goes to the system allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: the caller's contract.
+        unsafe { System.dealloc(start, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn a_decode_step_allocates_nothing_after_reserving() {
+    let (kernels, pool) = (Kernels::detect(), Pool::new(2));
+    let mut random = Random::new(1);
+    let params = Attention {
+        heads: 8,
+        kv_heads: 2,
+        head_dim: 32,
+        scale: 0.2,
+        softcap: None,
+        causal: true,
+        window: None,
+        fused: true,
+        qk_norm_eps: None,
+        rope: Some(Rope { style: RopeStyle::Half, rotary_dim: 32, factor: 1.0 }),
+        state: Some(0),
+    };
+    let layer = KvLayer { kv_heads: 2, head_dim: 32 };
+    let config = KvConfig { layers: vec![layer; 2], dtype: KvType::F16, max_blocks: 8 };
+    let mut cache = KvCache::new(config).unwrap();
+    let seq = cache.create();
+    cache.reserve(seq, 70).unwrap();
+    let format = PackFormat::linear(Values::Q4);
+    let mut weight = Vec::new();
+    pack_rows(format, 256, &random.floats(384 * 256), &mut weight).unwrap();
+    let (norm_weight, inv_freq) = (random.floats(256), random.floats(16));
+    let (x, mut qkv, mut out) = (random.floats(3 * 256), poison(3 * 384), poison(3 * 256));
+    let (mut linears, mut attentions) = (LinearScratch::default(), AttentionScratch::default());
+    linears.reserve(3, 256);
+    attentions.reserve(&params, 3, 1, true);
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    for step in 0..20 {
+        for layer in 0..2 {
+            let norm =
+                NormArgs { kind: NormKind::Rms, weight: &norm_weight, bias: None, eps: 1e-5 };
+            let args = LinearArgs {
+                x: &x,
+                norm: Some(norm),
+                w: Packed::new(format, 384, 256, &weight).unwrap(),
+                bias: None,
+                activation: Activation::Identity,
+                gated: false,
+                residual: None,
+                out: &mut qkv,
+            };
+            linear(&kernels, &pool, &mut linears, args).unwrap();
+            let spans =
+                [Span { first_row: 0, rows: 3, sequence: Some(seq), start: 3 * step, keys: 3 }];
+            let args = AttentionArgs {
+                params: &params,
+                qkv: Qkv::Fused(&qkv),
+                q_norm: None,
+                k_norm: None,
+                inv_freq: Some(&inv_freq),
+                spans: &spans,
+                cache: Some((&mut cache, layer)),
+                out: &mut out,
+            };
+            attention(&kernels, &pool, &mut attentions, args).unwrap();
+        }
+        cache.reserve(seq, 3).unwrap();
+        cache.commit(seq, 3).unwrap();
+    }
+    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before);
+}

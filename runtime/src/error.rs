@@ -99,9 +99,9 @@ impl From<limbeck_kernels::Error> for Error {
     fn from(e: limbeck_kernels::Error) -> Error {
         let kind = match e.kind() {
             limbeck_kernels::ErrorKind::Capacity => ErrorKind::Capacity,
-            limbeck_kernels::ErrorKind::Range | limbeck_kernels::ErrorKind::Sequence => {
-                ErrorKind::InvalidInput
-            }
+            limbeck_kernels::ErrorKind::Range
+            | limbeck_kernels::ErrorKind::Sequence
+            | limbeck_kernels::ErrorKind::Snapshot => ErrorKind::InvalidInput,
             _ => ErrorKind::Backend,
         };
         Error::new(kind, e.to_string()).caused_by(e)

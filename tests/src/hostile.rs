@@ -1,6 +1,8 @@
 //! Hostile input: systematic mutations, and the limits that whatever reads them must keep.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -38,6 +40,28 @@ impl Noise {
     }
 }
 
+thread_local! {
+    /// Within a checked call: what its last panic said.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Keeps the panics of checked calls, the ones that are caught deep inside too, from printing
+/// backtraces: those take memory and time that are none of the call's.
+fn watch_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = take_hook();
+        set_hook(Box::new(move |info| {
+            let kept = PANIC.with_borrow_mut(|last| {
+                last.as_mut().map(|last| *last = info.to_string()).is_some()
+            });
+            if !kept {
+                usual(info);
+            }
+        }));
+    });
+}
+
 /// How many mutations were read, and how many of them to the end.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
@@ -58,13 +82,16 @@ impl Tally {
         bytes: usize,
         mut call: impl FnMut() -> Result<(), String>,
     ) {
+        watch_panics();
         self.tried += 1;
         let mut quickest = Duration::MAX;
         for _ in 0..TRIES {
             let start = Instant::now();
+            PANIC.set(Some(String::new()));
             let (result, peak) = memory::peak(|| catch_unwind(AssertUnwindSafe(&mut call)));
+            let last = PANIC.take().unwrap_or_default();
             quickest = quickest.min(start.elapsed());
-            let result = result.unwrap_or_else(|_| panic!("{name}: a panic"));
+            let result = result.unwrap_or_else(|_| panic!("{name}: {last}"));
             let spare = peak.saturating_sub(bytes);
             assert!(spare <= SPARE_BYTES, "{name}: {peak} bytes for a file of {bytes}: {result:?}");
             if quickest < TIME {

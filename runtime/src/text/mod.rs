@@ -1,5 +1,6 @@
 //! The text task.
 
+mod bpe;
 #[cfg(test)]
 mod fixtures;
 mod generate;
@@ -9,6 +10,7 @@ mod stream;
 mod template;
 mod template_guard;
 mod tokenizer;
+mod tokenizer_file;
 
 pub use generate::{Continuation, Finish, GenerateOptions, Generation, Piece, generate};
 pub use sampler::{Sampled, Sampler, SamplerOptions, log_probabilities};

@@ -7,21 +7,18 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use serde::Deserialize;
-use serde_json::Value;
 use tokenizers::tokenizer::pre_tokenizer::OffsetType;
 use tokenizers::{AddedVocabulary, Decoder, DecoderWrapper, Model, PreTokenizer};
 
+use super::tokenizer_file::{File, Pipeline};
 use crate::{Error, ErrorKind, Result};
 
-/// How much longer each stage may make a text, in bytes per byte.
-const MAX_GROWTH: u64 = 256;
 /// A token that stands for the text before; its own text is [`Tokenizer::anchor_text`].
 const ANCHOR: &str = "a";
 
 /// Turns text into token ids and back. Shared freely between threads.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Pipeline,
     /// The added vocabulary again, with special tokens taken as text.
     plain: AddedVocabulary,
     decoding: Decoding,
@@ -52,11 +49,10 @@ impl Tokenizer {
     }
 
     fn read(bytes: &[u8]) -> Result<Tokenizer> {
-        check(bytes)?;
+        let file = File::parse(bytes)?;
+        let bpe = file.bpe()?;
         let (inner, plain) = guarded(ErrorKind::Plan, || {
-            let mut inner = tokenizers::Tokenizer::from_bytes(bytes)?;
-            inner.with_padding(None);
-            inner.with_truncation(None)?;
+            let inner = file.pipeline(bpe)?;
             let mut plain = inner.get_added_vocabulary().clone();
             plain.set_encode_special_tokens(true);
             Ok((inner, plain))
@@ -247,87 +243,6 @@ fn decoding(decoder: Option<&DecoderWrapper>) -> Result<Decoding> {
         }
     }
     chain(byte_tokens)
-}
-
-/// The parts of a file that are looked at before it is parsed in earnest.
-#[derive(Deserialize)]
-struct Parts {
-    #[serde(default)]
-    normalizer: Value,
-    #[serde(default)]
-    pre_tokenizer: Value,
-    #[serde(default)]
-    post_processor: Value,
-    #[serde(default)]
-    decoder: Value,
-    model: ModelPart,
-}
-
-#[derive(Deserialize)]
-struct ModelPart {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    continuing_subword_prefix: Option<String>,
-}
-
-/// Refuses files that are no tokenizer, or that would make texts grow without bound.
-fn check(bytes: &[u8]) -> Result<()> {
-    let parts: Parts = serde_json::from_slice(bytes)
-        .map_err(|error| Error::new(ErrorKind::Plan, "is damaged").caused_by(error))?;
-    let stages = [
-        ("encoding", growth(&parts.normalizer).saturating_mul(growth(&parts.pre_tokenizer))),
-        ("post_processor", growth(&parts.post_processor)),
-        ("decoder", growth(&parts.decoder)),
-    ];
-    for (stage, factor) in stages {
-        if factor > MAX_GROWTH {
-            let message = format!("can make a text more than {MAX_GROWTH} times as long");
-            return Err(Error::new(ErrorKind::Unsupported, message).at(stage));
-        }
-    }
-    // The crate joins the tokens of merges by cutting this prefix off without looking.
-    let wordpiece = parts.model.kind.as_deref() == Some("WordPiece");
-    if !wordpiece && parts.model.continuing_subword_prefix.is_some_and(|prefix| !prefix.is_empty())
-    {
-        let message = "a BPE model with a continuing_subword_prefix is not supported";
-        return Err(Error::new(ErrorKind::Unsupported, message).at("model"));
-    }
-    Ok(())
-}
-
-/// A bound for how much longer a stage and those nested in it make a text, by their types.
-fn growth(part: &Value) -> u64 {
-    match part {
-        Value::Object(fields) => {
-            let own = match fields.get("type").and_then(Value::as_str) {
-                Some("Replace") => text_length(fields.get("content")),
-                Some("Prepend") => text_length(fields.get("prepend")),
-                Some("ByteLevel") => 2,
-                Some("Metaspace" | "BertNormalizer") => 3,
-                Some("TemplateProcessing") => sequences(fields.get("single")),
-                _ => 1,
-            };
-            fields.values().map(growth).fold(own, u64::saturating_mul)
-        }
-        Value::Array(items) => items.iter().map(growth).fold(1, u64::saturating_mul),
-        _ => 1,
-    }
-}
-
-fn text_length(value: Option<&Value>) -> u64 {
-    value.and_then(Value::as_str).map_or(1, |text| text.len().max(1) as u64)
-}
-
-/// How often a post-processing template repeats the text.
-fn sequences(template: Option<&Value>) -> u64 {
-    let count = match template {
-        Some(Value::Array(items)) => {
-            items.iter().filter(|item| item.get("Sequence").is_some()).count()
-        }
-        Some(Value::String(text)) => text.matches('$').count(),
-        _ => 1,
-    };
-    count.max(1) as u64
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::io::{Seek, Write};
 
 use limbeck_graph::{Graph, Node, TensorExpr, ValueId, ValueSource, macs};
 use limbeck_plan::{
-    Entry, InputRole, Op, Operand, OperandKind, PlanWriter, Program, Segment, State, Step, Values,
+    Entry, InputRole, Op, Operand, OperandKind, PlanWriter, Program, Segment, Step, Values,
 };
 
 use crate::error::Result;
@@ -46,7 +46,7 @@ pub(crate) fn emit<W: Write + Seek>(
     let index = |expr: &TensorExpr| uses.iter().position(|(e, _)| e == expr).unwrap_or(0);
     for (name, graph) in entries {
         let entry = entry(name, graph, program.states.len(), &index);
-        program.states.extend(graph.states().iter().cloned().collect::<Vec<State>>());
+        program.states.extend(graph.states().iter().cloned());
         program.entries.push(entry);
     }
     Ok((program, packing))

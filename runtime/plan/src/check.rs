@@ -13,7 +13,7 @@ use crate::{
 pub const WEIGHT_ALIGN: u64 = 64;
 /// Largest row or column count of a weight.
 const MAX_EXTENT: usize = 1 << 31;
-/// Most steps of an entry; placing their values takes time that grows with the square.
+/// Most steps of an entry: far more than any student has, and few enough to lower at once.
 const MAX_STEPS: usize = 1 << 15;
 /// One row of all of an entry's values may take as many bytes as the weights and these.
 const SPARE_ROW_BYTES: u64 = 64 * 1024;

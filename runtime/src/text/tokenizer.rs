@@ -322,6 +322,35 @@ mod tests {
     }
 
     #[test]
+    fn versions_and_added_tokens_are_checked() {
+        for (from, to) in [("\"1.0\"", "\"2.0\""), ("\"id\":0,", ""), ("\"lstrip\":false,", "")] {
+            assert!(fixtures::BYTE_FALLBACK.contains(from));
+            let file = fixtures::BYTE_FALLBACK.replace(from, to);
+            assert_eq!(Tokenizer::from_bytes(file.as_bytes()).unwrap_err().kind(), ErrorKind::Plan);
+        }
+    }
+
+    /// All stages together, and files that do not name the model's type.
+    #[test]
+    fn gives_the_ids_of_the_tokenizers_crate() {
+        for file in
+            [fixtures::BYTE_FALLBACK, &fixtures::BYTE_FALLBACK.replace("\"type\":\"BPE\",", "")]
+        {
+            let tokenizer = Tokenizer::from_bytes(file.as_bytes()).unwrap();
+            let theirs = tokenizers::Tokenizer::from_bytes(file).unwrap();
+            for text in ["", "ab  a", "<s>a<s>", "é😀x▁ b", "日a日", "\u{0}a\n"] {
+                let ids = tokenizer.encode(text, true).unwrap();
+                assert_eq!(ids, theirs.encode(text, true).unwrap().get_ids(), "{text:?}");
+                assert_eq!(
+                    tokenizer.decode(&ids, false).unwrap(),
+                    theirs.decode(&ids, false).unwrap()
+                );
+            }
+            assert_eq!(tokenizer.vocab_size(), theirs.get_vocab_size(true));
+        }
+    }
+
+    #[test]
     fn what_cannot_be_bounded_or_streamed_is_refused() {
         let change = |from: &str, to: &str| {
             assert!(fixtures::BYTE_FALLBACK.contains(from));

@@ -1,11 +1,13 @@
 //! Buffers of an entry: operands that are never alive together share one.
 
+use std::collections::BTreeSet;
+
 use limbeck_plan::{Dim, Entry, OperandId, OperandKind, Symbol};
 
 use crate::error::{Error, ErrorKind, Result};
 
 /// Which size of the call gives an operand its rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum RowCount {
     Tokens,
     Outputs,
@@ -21,11 +23,15 @@ pub(super) struct Value {
     pub cols: usize,
 }
 
-/// The buffers that an entry needs, each with the widest value of each row count that it holds.
+/// The buffers that an entry needs: each holds values of one row count, and the columns of the
+/// widest.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
-    shapes: Vec<Vec<(RowCount, usize)>>,
+    shapes: Vec<(RowCount, usize)>,
 }
+
+/// Slots that hold no living value, in the order of their row counts and columns.
+type Free = BTreeSet<(RowCount, usize, usize)>;
 
 impl RowCount {
     fn of(dim: &Dim) -> Option<RowCount> {
@@ -50,7 +56,7 @@ impl Slots {
         let last_read = last_reads(entry);
         let mut slots = Slots::default();
         let mut values: Vec<Option<Value>> = vec![None; entry.operands.len()];
-        let mut free: Vec<usize> = Vec::new();
+        let mut free = Free::new();
         for (at, step) in entry.steps().enumerate() {
             for &id in &step.outputs {
                 let (rows, cols) = extent(entry, id)?;
@@ -67,32 +73,26 @@ impl Slots {
                     && !output
                     && last_read[id].is_none_or(|last| last <= at)
                 {
-                    free.push(value.slot);
+                    let (rows, widest) = slots.shapes[value.slot];
+                    free.insert((rows, widest, value.slot));
                 }
             }
         }
         Ok((slots, values))
     }
 
-    /// A free slot that already holds rows of this kind, the one closest in size, or a new one.
-    fn take(&mut self, free: &mut Vec<usize>, rows: RowCount, cols: usize) -> usize {
-        let distance = |slot: &usize| {
-            let same = self.shapes[*slot].iter().filter(|(r, _)| *r == rows);
-            same.map(|(_, c)| c.abs_diff(cols)).min()
+    /// A free slot of this row count, the one closest in size, or a new one.
+    fn take(&mut self, free: &mut Free, rows: RowCount, cols: usize) -> usize {
+        let wider = free.range((rows, cols, 0)..).next();
+        let narrower = free.range(..(rows, cols, 0)).next_back();
+        let found = [wider, narrower].into_iter().flatten().filter(|(r, ..)| *r == rows);
+        let Some(closest) = found.min_by_key(|(_, c, _)| c.abs_diff(cols)).copied() else {
+            self.shapes.push((rows, cols));
+            return self.shapes.len() - 1;
         };
-        let best = (0..free.len())
-            .filter_map(|i| Some((distance(&free[i])?, i)))
-            .min()
-            .map(|(_, i)| free.swap_remove(i));
-        let slot = best.unwrap_or_else(|| {
-            self.shapes.push(Vec::new());
-            self.shapes.len() - 1
-        });
-        let shapes = &mut self.shapes[slot];
-        match shapes.iter_mut().find(|(r, _)| *r == rows) {
-            Some((_, widest)) => *widest = cols.max(*widest),
-            None => shapes.push((rows, cols)),
-        }
+        free.remove(&closest);
+        let (_, widest, slot) = closest;
+        self.shapes[slot].1 = widest.max(cols);
         slot
     }
 
@@ -101,9 +101,8 @@ impl Slots {
     /// nothing.
     pub fn fit(&self, rows: impl Fn(RowCount) -> usize, buffers: &mut Vec<Vec<f32>>) {
         buffers.resize_with(self.shapes.len(), Vec::new);
-        for (buffer, shapes) in buffers.iter_mut().zip(&self.shapes) {
-            let lens = shapes.iter().map(|(r, cols)| rows(*r).saturating_mul(*cols));
-            let len = lens.max().unwrap_or(0);
+        for (buffer, (count, cols)) in buffers.iter_mut().zip(&self.shapes) {
+            let len = rows(*count).saturating_mul(*cols);
             if buffer.len() < len {
                 // The old one goes first.
                 *buffer = Vec::new();

@@ -92,11 +92,8 @@ struct MergeOf<'a> {
 impl MergeOf<'_> {
     /// The merge of the two parts of `joined`.
     fn split<E: Error>(self, at: usize) -> Result<Option<Merge>, E> {
-        let id = |token: &str| {
-            self.vocab.id(token).ok_or_else(|| {
-                E::custom(format_args!("a merge needs {token:?}, which is no token"))
-            })
-        };
+        let missing = || E::custom("a merge needs a token that is not in the vocabulary");
+        let id = |token: &str| self.vocab.id(token).ok_or_else(missing);
         let (left, right) = self.joined.split_at(at);
         Ok(Some(Merge { pair: (id(left)?, id(right)?), merged: id(self.joined)? }))
     }
@@ -122,8 +119,7 @@ impl<'de> Visitor<'de> for MergeOf<'_> {
             return Ok(None);
         }
         let tokens = line.split_once(' ').filter(|(_, right)| !right.contains(' '));
-        let (left, right) =
-            tokens.ok_or_else(|| E::custom(format_args!("{line:?} is no merge of two tokens")))?;
+        let (left, right) = tokens.ok_or_else(|| E::custom("a merge that is not of two tokens"))?;
         self.joined.clear();
         self.joined.push_str(left);
         self.joined.push_str(right);
@@ -132,7 +128,7 @@ impl<'de> Visitor<'de> for MergeOf<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         self.joined.clear();
-        let missing = || A::Error::custom("a merge of less than two tokens");
+        let missing = || A::Error::custom("a merge that is not of two tokens");
         seq.next_element_seed(Append(self.joined))?.ok_or_else(missing)?;
         let at = self.joined.len();
         seq.next_element_seed(Append(self.joined))?.ok_or_else(missing)?;

@@ -168,7 +168,7 @@ impl Bpe {
     /// follows, and byte tokens do not count as one: so does the tokenizers crate.
     fn symbols(&self, text: &str) -> tokenizers::Result<Word> {
         let mut word = Word::default();
-        let mut unknown: Option<(u32, u32)> = None;
+        let mut held_back = 0;
         let mut rest = text;
         while let Some(character) = rest.chars().next() {
             let (symbol, after) = rest.split_at(character.len_utf8());
@@ -179,34 +179,32 @@ impl Bpe {
                 _ => Cow::Borrowed(symbol),
             };
             if let Some(id) = self.vocab.id(&symbol) {
-                if let Some((unk, len)) = unknown.take() {
-                    word.push(unk, len);
-                }
+                self.push_unknown(&mut held_back, &mut word);
                 word.push(id, len);
             } else if let Some(bytes) = self.byte_tokens(&symbol) {
                 bytes.into_iter().for_each(|id| word.push(id, 1));
             } else {
-                match self.unknown {
-                    Unknown::Dropped => (),
-                    Unknown::Missing => return Err("its unk_token is no token".into()),
-                    Unknown::Token(unk) => {
-                        let fused = match unknown.take() {
-                            Some((_, before)) if self.fuse_unk => before,
-                            Some((unk, before)) => {
-                                word.push(unk, before);
-                                0
-                            }
-                            None => 0,
-                        };
-                        unknown = Some((unk, fused + len));
-                    }
+                if let Unknown::Missing = self.unknown {
+                    return Err("its unk_token is no token".into());
                 }
+                if !self.fuse_unk {
+                    self.push_unknown(&mut held_back, &mut word);
+                }
+                held_back += len;
             }
         }
-        if let Some((unk, len)) = unknown {
-            word.push(unk, len);
-        }
+        self.push_unknown(&mut held_back, &mut word);
         Ok(word)
+    }
+
+    /// Appends the token of unknown characters of so many bytes.
+    fn push_unknown(&self, bytes: &mut u32, word: &mut Word) {
+        let bytes = std::mem::take(bytes);
+        if let Unknown::Token(id) = self.unknown
+            && bytes > 0
+        {
+            word.push(id, bytes);
+        }
     }
 
     /// The byte tokens of a symbol; none unless there is one for each byte.

@@ -47,6 +47,8 @@ impl Isa {
             Isa::Portable => true,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Avx2::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => Avx512::new().is_some(),
             _ => false,
         }
     }
@@ -96,6 +98,33 @@ impl Avx2 {
     }
 }
 
+/// Proof that this CPU has AVX-512 F, BW, VL and VNNI, and what [`Avx2`] proves.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512(());
+
+#[cfg(target_arch = "x86_64")]
+impl Avx512 {
+    /// The token, if this CPU has the features.
+    pub fn new() -> Option<Self> {
+        (Avx2::new().is_some()
+            && std::arch::is_x86_feature_detected!("avx512f")
+            && std::arch::is_x86_feature_detected!("avx512bw")
+            && std::arch::is_x86_feature_detected!("avx512vl")
+            && std::arch::is_x86_feature_detected!("avx512vnni"))
+        .then_some(Self(()))
+    }
+
+    /// The token without asking the CPU.
+    ///
+    /// # Safety
+    /// The CPU has the features.
+    #[inline(always)]
+    pub(crate) unsafe fn assume() -> Self {
+        Self(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +141,5 @@ mod tests {
     fn unwritten_kernels_are_not_available() {
         assert!(Isa::Portable.available());
         assert!(!Isa::NeonI8mm.available());
-        assert!(!Isa::Avx512Vnni.available());
     }
 }

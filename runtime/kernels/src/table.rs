@@ -11,9 +11,9 @@ use crate::norm::{NormArgs, norm_row};
 use limbeck_plan::{Activation, PackFormat, Values};
 
 #[cfg(target_arch = "x86_64")]
-use crate::isa::Avx2;
+use crate::isa::{Avx2, Avx512};
 #[cfg(target_arch = "x86_64")]
-use crate::linear::Avx2Quads;
+use crate::linear::{Avx2Quads, Avx512Panels, Avx512Quads};
 
 /// What a kernel computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,15 +102,15 @@ impl std::fmt::Debug for KernelRow {
 /// Entry points of one instruction set, and their table rows.
 macro_rules! entries {
     (
-        $module:ident, $isa:expr, $prefix:literal, $token:expr, $quads:ident
+        $module:ident, $isa:expr, $prefix:literal, $token:expr, $panels:ident, $quads:ident
         $(, #[$feature:meta])?
     ) => {
         mod $module {
             use super::*;
 
             entries!(@fns [$(#[$feature])?] $token,
-                linear_f32(task: &LinearTask<'_>) = run_linear(Panels::<false>, task);
-                linear_f16(task: &LinearTask<'_>) = run_linear(Panels::<true>, task);
+                linear_f32(task: &LinearTask<'_>) = run_linear($panels::<false>, task);
+                linear_f16(task: &LinearTask<'_>) = run_linear($panels::<true>, task);
                 linear_q8(task: &LinearTask<'_>) = run_linear($quads::<Q8>, task);
                 linear_q4(task: &LinearTask<'_>) = run_linear($quads::<Q4>, task);
                 linear_q4m(task: &LinearTask<'_>) = run_linear($quads::<Q4M>, task);
@@ -173,10 +173,15 @@ macro_rules! entries {
 
 #[cfg(target_arch = "x86_64")]
 entries!(
-    avx2, Isa::Avx2, "avx2", Avx2::assume(), Avx2Quads,
+    avx2, Isa::Avx2, "avx2", Avx2::assume(), Panels, Avx2Quads,
     #[target_feature(enable = "avx2,fma,f16c")]
 );
-entries!(portable, Isa::Portable, "portable", Portable::TOKEN, PortableQuads);
+#[cfg(target_arch = "x86_64")]
+entries!(
+    avx512, Isa::Avx512Vnni, "avx512-vnni", Avx512::assume(), Avx512Panels, Avx512Quads,
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+);
+entries!(portable, Isa::Portable, "portable", Portable::TOKEN, Panels, PortableQuads);
 
 /// Rows of instruction sets whose kernels are not written.
 macro_rules! unwritten {
@@ -201,13 +206,14 @@ macro_rules! unwritten {
 }
 
 const UNWRITTEN: &[KernelRow] = unwritten!(
-    Avx512Vnni "avx512-vnni",
     Neon "neon",
     NeonDotprod "neon-dotprod",
     NeonI8mm "neon-i8mm"
 );
 
 const PARTS: &[&[KernelRow]] = &[
+    #[cfg(target_arch = "x86_64")]
+    avx512::ROWS,
     #[cfg(target_arch = "x86_64")]
     avx2::ROWS,
     portable::ROWS,
@@ -387,8 +393,9 @@ mod tests {
         for isa in Isa::ALL {
             for values in [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m] {
                 let rows = kernel_table().filter(|r| r.isa == *isa && r.values == Some(values));
-                let x86_only = *isa == Isa::Avx2 && !cfg!(target_arch = "x86_64");
-                assert_eq!(rows.count(), usize::from(!x86_only), "{isa} {values:?}");
+                let x86_only = [Isa::Avx2, Isa::Avx512Vnni].contains(isa);
+                let expected = usize::from(!x86_only || cfg!(target_arch = "x86_64"));
+                assert_eq!(rows.count(), expected, "{isa} {values:?}");
             }
         }
     }

@@ -8,7 +8,7 @@
 )]
 
 use super::Call;
-use super::spans::{MAX_QUERIES, Tile};
+use super::spans::{MAX_QUERIES, Row, Tile};
 use crate::kv::{Head, KV_BLOCK, KvType};
 use crate::math;
 use crate::simd::{LANES, Simd};
@@ -67,8 +67,25 @@ unsafe fn load<S: Simd, const KIND: u8>(s: S, base: *const u8, at: usize) -> S::
     }
 }
 
-/// Positions that row `index` of the span sees.
-fn visible(call: &Call<'_>, span: usize, index: usize) -> Range<usize> {
+/// Asks for the cache line of element `at` of stored type `KIND`; memory that holds no elements
+/// is only not there.
+#[inline(always)]
+fn prefetch<S: Simd, const KIND: u8>(s: S, base: Option<*mut u8>, at: usize) {
+    if let Some(base) = base {
+        s.prefetch(base.wrapping_add(at * [4, 2, 1][usize::from(KIND)]));
+    }
+}
+
+/// A head of the block at hand, and of the one after it.
+#[derive(Clone, Copy)]
+struct Blocks {
+    head: Head,
+    ahead: Option<Head>,
+}
+
+/// Positions that a row of the call sees.
+fn visible(call: &Call<'_>, row: usize) -> Range<usize> {
+    let Row { span, index, .. } = call.rows[row];
     let (keys, before) = call.keys(span);
     if !call.params.causal {
         return 0..keys;
@@ -78,85 +95,55 @@ fn visible(call: &Call<'_>, span: usize, index: usize) -> Range<usize> {
     start..end
 }
 
+/// The part of a block that a row of the call sees.
+fn visible_part(call: &Call<'_>, row: usize, block: usize) -> Range<usize> {
+    let (all, first) = (visible(call, row), block * KV_BLOCK);
+    let low = all.start.max(first) - first;
+    let high = all.end.min(first + KV_BLOCK).saturating_sub(first);
+    low.min(KV_BLOCK)..high
+}
+
+/// How many of the rows from `row` up to `end` are like it.
+fn run_of<T: PartialEq>(row: usize, end: usize, of: impl Fn(usize) -> T) -> usize {
+    let same = of(row);
+    1 + (row + 1..end).take_while(|&next| of(next) == same).count()
+}
+
+/// Memory for a block in f32, keys before values.
+type Wide = MaybeUninit<[f32; 2 * KV_BLOCK * WIDE_HEAD]>;
+
 /// # Safety
 /// As [`attend_task`]; `KIND` is the layout's type.
 #[inline(always)]
 unsafe fn attend<S: Simd, const KIND: u8>(s: S, call: &Call<'_>, tile: &Tile) {
     let mut softmax =
         Softmax { max: [f32::NEG_INFINITY; MAX_QUERIES], sum: [[0.0; LANES]; MAX_QUERIES] };
-    let queries = Queries::new(call, tile);
+    let queries = Queries { call, tile };
     for q in 0..tile.rows * tile.heads {
         // SAFETY: the query's result is this thread's alone.
         unsafe { queries.result(q) }.fill(0.0);
     }
-    let start = visible(call, tile.span, tile.first).start;
-    let end = visible(call, tile.span, tile.first + tile.rows - 1).end;
-    let kv_head = tile.first_head / (call.params.heads / call.params.kv_heads);
-    let stride = call.layout.value_stride();
-    // Many queries share one conversion of the block; it is exact, so it changes no bits.
-    let widen = KIND != 0 && tile.rows * tile.heads > 2 * SHARE && stride <= WIDE_HEAD;
-    let mut wide = MaybeUninit::<[f32; 2 * KV_BLOCK * WIDE_HEAD]>::uninit();
+    let rows = tile.first_row..tile.first_row + tile.rows;
+    let start = rows.clone().map(|row| visible(call, row).start).min().unwrap_or(0);
+    let end = rows.clone().map(|row| visible(call, row).end).max().unwrap_or(0);
+    let mut wide = Wide::uninit();
     for block in start / KV_BLOCK..end.div_ceil(KV_BLOCK) {
-        let first = block * KV_BLOCK;
-        // SAFETY: the block holds positions below `end`, which exist, and fits the layout.
-        let mut head = unsafe { call.layout.head(call.block(tile.span, block), kv_head) };
-        if widen {
-            let keys = wide.as_mut_ptr().cast::<f32>();
-            // SAFETY: keys and values are whole vectors and fit, `stride` being at least the
-            // head's elements.
+        let mut row = rows.start;
+        while row < rows.end {
+            if visible_part(call, row, block).is_empty() {
+                row += 1;
+                continue;
+            }
+            // Rows of one span, or of sequences that share the block.
+            let count = run_of(row, rows.end, |row| {
+                let seen = !visible_part(call, row, block).is_empty();
+                seen.then(|| call.block(call.rows[row].span, block))
+            });
+            // SAFETY: these rows are the tile's and see the block.
             unsafe {
-                let values = keys.add(KV_BLOCK * stride);
-                for at in (0..KV_BLOCK * call.params.head_dim).step_by(LANES) {
-                    s.store(keys.add(at), load::<S, KIND>(s, head.keys, at));
-                }
-                for at in (0..KV_BLOCK * stride).step_by(LANES) {
-                    s.store(values.add(at), load::<S, KIND>(s, head.values, at));
-                }
-                (head.keys, head.values) = (keys.cast(), values.cast());
+                attend_block::<S, KIND>(s, &queries, &mut softmax, &mut wide, block, row, count);
             }
-        }
-        let mut row = 0;
-        while row < tile.rows {
-            // Neighbouring rows that see the same part of the block go together.
-            let seen = |row: usize| {
-                let all = visible(call, tile.span, tile.first + row);
-                let low = all.start.max(first) - first;
-                let high = all.end.min(first + KV_BLOCK).saturating_sub(first);
-                low.min(KV_BLOCK)..high
-            };
-            let part = seen(row);
-            let mut rows = 1;
-            while row + rows < tile.rows && seen(row + rows) == part {
-                rows += 1;
-            }
-            if !part.is_empty() {
-                // SAFETY: the block is as above, `part` lies within it, the queries exist.
-                unsafe {
-                    if widen {
-                        steps::<S, 0, VECTORS>(
-                            s,
-                            &queries,
-                            &mut softmax,
-                            head,
-                            row..row + rows,
-                            part,
-                        );
-                    } else if KIND == 0 {
-                        steps::<S, KIND, VECTORS>(
-                            s,
-                            &queries,
-                            &mut softmax,
-                            head,
-                            row..row + rows,
-                            part,
-                        );
-                    } else {
-                        // A conversion takes registers, so sums take fewer.
-                        steps::<S, KIND, 2>(s, &queries, &mut softmax, head, row..row + rows, part);
-                    }
-                }
-            }
-            row += rows;
+            row += count;
         }
     }
     for q in 0..tile.rows * tile.heads {
@@ -170,7 +157,94 @@ unsafe fn attend<S: Simd, const KIND: u8>(s: S, call: &Call<'_>, tile: &Tile) {
     }
 }
 
-/// [`step`] for all queries of some rows of the tile, which see the same `part`.
+/// Adds one block to the queries of `count` rows from `first_row` on, for all of which it is the
+/// same memory.
+///
+/// # Safety
+/// As [`attend_task`]; the rows are the tile's and see the block.
+#[inline(always)]
+unsafe fn attend_block<S: Simd, const KIND: u8>(
+    s: S,
+    queries: &Queries<'_>,
+    softmax: &mut Softmax,
+    wide: &mut Wide,
+    block: usize,
+    first_row: usize,
+    count: usize,
+) {
+    let Queries { call, tile } = *queries;
+    let span = call.rows[first_row].span;
+    let kv_head = tile.first_head / (call.params.heads / call.params.kv_heads);
+    let more = (block + 1) * KV_BLOCK < visible(call, first_row).end;
+    // SAFETY: the row sees positions of the block, which hence exists and fits the layout, and
+    // of the next one if there is more.
+    let (head, ahead) = unsafe {
+        let head = |block| call.layout.head(call.block(span, block), kv_head);
+        (head(block), more.then(|| head(block + 1)))
+    };
+    let stride = call.layout.value_stride();
+    // Many queries share one conversion of the block; it is exact, so it changes no bits.
+    let widen = KIND != 0 && count * tile.heads > 2 * SHARE && stride <= WIDE_HEAD;
+    let blocks = if widen {
+        // SAFETY: a block of this stride fits.
+        let head = unsafe { widen_block::<S, KIND>(s, call, head, ahead, wide) };
+        Blocks { head, ahead: None }
+    } else {
+        Blocks { head, ahead }
+    };
+    let (mut row, end) = (first_row, first_row + count);
+    while row < end {
+        let part = visible_part(call, row, block);
+        let same = run_of(row, end, |row| visible_part(call, row, block));
+        let q = (row - tile.first_row) * tile.heads;
+        let q = q..q + same * tile.heads;
+        // SAFETY: the block is as above, `part` lies within it, the queries exist.
+        unsafe {
+            if widen {
+                steps::<S, 0, VECTORS>(s, queries, softmax, blocks, q, part);
+            } else if KIND == 0 || S::REGISTERS > 16 {
+                steps::<S, KIND, VECTORS>(s, queries, softmax, blocks, q, part);
+            } else {
+                // A conversion takes registers, so sums take fewer.
+                steps::<S, KIND, 2>(s, queries, softmax, blocks, q, part);
+            }
+        }
+        row += same;
+    }
+}
+
+/// Converts a block to f32 and asks for the next one.
+///
+/// # Safety
+/// As [`attend_task`]; the block's value stride is at most [`WIDE_HEAD`].
+#[inline(always)]
+unsafe fn widen_block<S: Simd, const KIND: u8>(
+    s: S,
+    call: &Call<'_>,
+    mut head: Head,
+    ahead: Option<Head>,
+    wide: &mut Wide,
+) -> Head {
+    let stride = call.layout.value_stride();
+    let keys = wide.as_mut_ptr().cast::<f32>();
+    // SAFETY: keys and values are whole vectors and fit, `stride` being at least the head's
+    // elements.
+    unsafe {
+        let values = keys.add(KV_BLOCK * stride);
+        for at in (0..KV_BLOCK * call.params.head_dim).step_by(LANES) {
+            prefetch::<S, KIND>(s, ahead.map(|head| head.keys), at);
+            s.store(keys.add(at), load::<S, KIND>(s, head.keys, at));
+        }
+        for at in (0..KV_BLOCK * stride).step_by(LANES) {
+            prefetch::<S, KIND>(s, ahead.map(|head| head.values), at);
+            s.store(values.add(at), load::<S, KIND>(s, head.values, at));
+        }
+        (head.keys, head.values) = (keys.cast(), values.cast());
+    }
+    head
+}
+
+/// [`step`] for some of the tile's queries, which see the same `part`.
 ///
 /// # Safety
 /// As [`step`].
@@ -179,47 +253,40 @@ unsafe fn steps<S: Simd, const KIND: u8, const N: usize>(
     s: S,
     queries: &Queries<'_>,
     softmax: &mut Softmax,
-    head: Head,
-    rows: Range<usize>,
+    mut blocks: Blocks,
+    range: Range<usize>,
     part: Range<usize>,
 ) {
-    let (mut q, last) = (rows.start * queries.heads, rows.end * queries.heads);
+    let (mut q, last) = (range.start, range.end);
     // SAFETY: the caller's contract.
     unsafe {
         while q + SHARE <= last {
-            step::<S, KIND, N, SHARE>(s, queries, softmax, head, q, &part);
+            step::<S, KIND, N, SHARE>(s, queries, softmax, blocks, q, &part);
+            // The first queries have asked for all of it.
+            blocks.ahead = None;
             q += SHARE;
         }
         match last - q {
-            2 => step::<S, KIND, N, 2>(s, queries, softmax, head, q, &part),
-            1 => step::<S, KIND, N, 1>(s, queries, softmax, head, q, &part),
+            2 => step::<S, KIND, N, 2>(s, queries, softmax, blocks, q, &part),
+            1 => step::<S, KIND, N, 1>(s, queries, softmax, blocks, q, &part),
             _ => {}
         }
     }
 }
 
 /// The tile's queries, row after row, the heads of a row together.
+#[derive(Clone, Copy)]
 struct Queries<'a> {
     call: &'a Call<'a>,
-    first_row: usize,
-    first_head: usize,
-    heads: usize,
+    tile: &'a Tile,
 }
 
-impl<'a> Queries<'a> {
-    fn new(call: &'a Call<'a>, tile: &Tile) -> Self {
-        Self {
-            call,
-            first_row: call.spans[tile.span].first_row + tile.first,
-            first_head: tile.first_head,
-            heads: tile.heads,
-        }
-    }
-
+impl Queries<'_> {
     /// Row in the call, and head.
     #[inline(always)]
     fn place(&self, q: usize) -> (usize, usize) {
-        (self.first_row + q / self.heads, self.first_head + q % self.heads)
+        let Tile { first_row, first_head, heads, .. } = *self.tile;
+        (first_row + q / heads, first_head + q % heads)
     }
 
     /// The elements of query `q`.
@@ -258,7 +325,7 @@ unsafe fn step<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
     s: S,
     queries: &Queries<'_>,
     softmax: &mut Softmax,
-    head: Head,
+    blocks: Blocks,
     first: usize,
     part: &Range<usize>,
 ) {
@@ -269,14 +336,14 @@ unsafe fn step<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
     // `dim` elements; all in the caller's contract.
     unsafe {
         for v in (0..VECTORS).step_by(N) {
-            products::<S, KIND, N, Q>(s, queries, head, first, v, &mut weights);
+            products::<S, KIND, N, Q>(s, queries, blocks, first, v, &mut weights);
         }
         for q in 0..Q {
             let state = first + q;
             decays[q] = soften(
                 s,
                 queries.call,
-                head,
+                blocks.head,
                 &mut weights[q],
                 part,
                 &mut softmax.max[state],
@@ -285,11 +352,11 @@ unsafe fn step<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
         }
         let mut at = 0;
         while at + N * LANES <= dim {
-            add_values::<S, KIND, N, Q>(s, queries, head, first, at, part, &weights, &decays);
+            add_values::<S, KIND, N, Q>(s, queries, blocks, first, at, part, &weights, &decays);
             at += N * LANES;
         }
         while at < dim {
-            add_values::<S, KIND, 1, Q>(s, queries, head, first, at, part, &weights, &decays);
+            add_values::<S, KIND, 1, Q>(s, queries, blocks, first, at, part, &weights, &decays);
             at += LANES;
         }
     }
@@ -304,13 +371,14 @@ unsafe fn step<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
 unsafe fn products<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
     s: S,
     queries: &Queries<'_>,
-    head: Head,
+    blocks: Blocks,
     first: usize,
     vector: usize,
     out: &mut [[f32; KV_BLOCK]; Q],
 ) {
     // SAFETY: the caller's contract: keys are `[dim][32]`, queries have `dim` elements.
     unsafe {
+        let (keys, ahead) = (blocks.head.keys, blocks.ahead.map(|head| head.keys));
         let mut pointers = [std::ptr::null(); Q];
         for (q, pointer) in pointers.iter_mut().enumerate() {
             *pointer = queries.query(first + q);
@@ -321,8 +389,9 @@ unsafe fn products<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
             for q in 0..Q {
                 x[q] = s.splat(*pointers[q].add(d));
             }
+            prefetch::<S, KIND>(s, ahead, d * KV_BLOCK + vector * LANES);
             for v in 0..N {
-                let keys = load::<S, KIND>(s, head.keys, d * KV_BLOCK + (vector + v) * LANES);
+                let keys = load::<S, KIND>(s, keys, d * KV_BLOCK + (vector + v) * LANES);
                 for q in 0..Q {
                     sums[q][v] = s.fma(keys, x[q], sums[q][v]);
                 }
@@ -405,7 +474,7 @@ unsafe fn soften<S: Simd>(
 unsafe fn add_values<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
     s: S,
     queries: &Queries<'_>,
-    head: Head,
+    blocks: Blocks,
     first: usize,
     at: usize,
     part: &Range<usize>,
@@ -413,6 +482,7 @@ unsafe fn add_values<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
     decays: &[f32; Q],
 ) {
     let stride = queries.call.layout.value_stride();
+    let (values, ahead) = (blocks.head.values, blocks.ahead.map(|head| head.values));
     // SAFETY: the caller's contract.
     unsafe {
         let mut sums = [[s.splat(0.0); N]; Q];
@@ -427,8 +497,9 @@ unsafe fn add_values<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
             for q in 0..Q {
                 p[q] = s.splat(weights[q][j]);
             }
+            prefetch::<S, KIND>(s, ahead, j * stride + at);
             for n in 0..N {
-                let values = load::<S, KIND>(s, head.values, j * stride + at + n * LANES);
+                let values = load::<S, KIND>(s, values, j * stride + at + n * LANES);
                 for q in 0..Q {
                     sums[q][n] = s.fma(values, p[q], sums[q][n]);
                 }

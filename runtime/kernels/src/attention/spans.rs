@@ -18,12 +18,12 @@ pub(super) struct Row {
     pub first_block: usize,
 }
 
-/// One task: some rows of a span, some of the heads that share one key head.
+/// One task: some rows of a span, or of spans of one row each, and some of the heads that share
+/// one key head.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tile {
-    pub span: usize,
-    /// First row within the span.
-    pub first: usize,
+    /// First row in the call.
+    pub first_row: usize,
     pub rows: usize,
     pub first_head: usize,
     pub heads: usize,
@@ -103,7 +103,8 @@ pub(super) fn check_cache(
 }
 
 /// Cuts the call into tasks, the longest rows first, and returns its multiply-adds. Heads that
-/// share a key head stay together unless there would be fewer tasks than threads.
+/// share a key head stay together unless there would be fewer tasks than threads; so do single
+/// rows of neighbouring spans whose sequences begin with the same block.
 pub(super) fn fill_tiles(tiles: &mut Vec<Tile>, args: &AttentionArgs<'_>, threads: usize) -> usize {
     let p = args.params;
     let group = p.heads / p.kv_heads;
@@ -113,25 +114,49 @@ pub(super) fn fill_tiles(tiles: &mut Vec<Tile>, args: &AttentionArgs<'_>, thread
         args.spans.iter().map(|s| p.kv_heads * s.rows.div_ceil((MAX_QUERIES / group).max(1))).sum();
     let parts = if plain == 0 { 1 } else { threads.div_ceil(plain).min(group) };
     let heads = group.div_ceil(parts).min(MAX_QUERIES);
-    let rows = MAX_QUERIES / heads;
-    for (i, span) in args.spans.iter().enumerate() {
+    let mut spans = args.spans;
+    while let Some(span) = spans.first() {
+        let together = 1 + count_sharing(args, spans);
         let keys = if args.cache.is_some() { span.start + span.rows } else { span.rows };
         let work = 2 * p.heads * p.head_dim;
-        macs = macs.saturating_add(span.rows.saturating_mul(keys).saturating_mul(work));
-        for tile in (0..span.rows.div_ceil(rows)).rev() {
+        macs = macs.saturating_add(together * span.rows.saturating_mul(keys).saturating_mul(work));
+        let total = span.rows + together - 1;
+        let most = MAX_QUERIES / heads;
+        // Rows that only share loads are spread over the threads first.
+        let rows = if together == 1 {
+            most
+        } else {
+            most.min(total.div_ceil((2 * threads).div_ceil(p.kv_heads)))
+        };
+        for tile in (0..total.div_ceil(rows)).rev() {
             let first = tile * rows;
             for kv_head in 0..p.kv_heads {
                 for offset in (0..group).step_by(heads) {
                     tiles.push(Tile {
-                        span: i,
-                        first,
-                        rows: rows.min(span.rows - first),
+                        first_row: span.first_row + first,
+                        rows: rows.min(total - first),
                         first_head: kv_head * group + offset,
                         heads: heads.min(group - offset),
                     });
                 }
             }
         }
+        spans = &spans[together..];
     }
     macs
+}
+
+/// How many spans after the first one continue its row by one row each and share its sequence's
+/// first block.
+fn count_sharing(args: &AttentionArgs<'_>, spans: &[Span]) -> usize {
+    let Some((cache, _)) = &args.cache else { return 0 };
+    let first_block = |span: &Span| {
+        let table = cache.table(span.sequence.filter(|_| span.rows == 1)?).ok()?;
+        table.first().copied()
+    };
+    let Some(block) = first_block(&spans[0]) else { return 0 };
+    let rows = spans[0].first_row + 1..;
+    let shares =
+        |(span, row): &(&Span, usize)| span.first_row == *row && first_block(span) == Some(block);
+    spans[1..].iter().zip(rows).take_while(shares).count()
 }

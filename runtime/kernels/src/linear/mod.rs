@@ -7,6 +7,8 @@
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod panels;
 mod portable;
 mod task;
@@ -14,6 +16,8 @@ mod task;
 pub(crate) use activations::{ActBlock, QuantActs, quantise_row};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2Quads;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::{Avx512Panels, Avx512Quads};
 pub(crate) use panels::Panels;
 pub(crate) use portable::{PortableQuads, Q4, Q4M, Q8};
 pub(crate) use task::{Epilogue, Input, LinearTask, UNIT, run};

@@ -11,7 +11,7 @@ use std::ops::Range;
 /// Rows of a weight in one unit.
 pub(crate) const UNIT: usize = 16;
 /// The most rows of one unit that a tile takes, and the most units of one row.
-pub(crate) const MAX_TILE: usize = 6;
+pub(crate) const MAX_TILE: usize = 12;
 
 /// `[row or unit of the tile][output of the unit]`.
 pub(crate) type Acc = [[f32; UNIT]; MAX_TILE];
@@ -119,6 +119,8 @@ pub(crate) unsafe fn run<S: Simd, T: Tile<S>>(s: S, tile: T, task: &LinearTask<'
             // SAFETY: the rows and the unit lie within the task's ranges.
             unsafe {
                 match take {
+                    // Tiles that no kernel has are no code.
+                    7.. if T::UNIT_ROWS > 6 => tall(s, tile, task, row, unit, take, &mut acc),
                     6 => tile.one_unit::<6>(s, task, row, unit, &mut acc),
                     5 => tile.one_unit::<5>(s, task, row, unit, &mut acc),
                     4 => tile.one_unit::<4>(s, task, row, unit, &mut acc),
@@ -131,6 +133,33 @@ pub(crate) unsafe fn run<S: Simd, T: Tile<S>>(s: S, tile: T, task: &LinearTask<'
                 }
             }
             row += take;
+        }
+    }
+}
+
+/// [`Tile::one_unit`] of more than 6 rows.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn tall<S: Simd, T: Tile<S>>(
+    s: S,
+    tile: T,
+    task: &LinearTask<'_>,
+    row: usize,
+    unit: usize,
+    rows: usize,
+    acc: &mut Acc,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match rows {
+            7 => tile.one_unit::<7>(s, task, row, unit, acc),
+            8 => tile.one_unit::<8>(s, task, row, unit, acc),
+            9 => tile.one_unit::<9>(s, task, row, unit, acc),
+            10 => tile.one_unit::<10>(s, task, row, unit, acc),
+            11 => tile.one_unit::<11>(s, task, row, unit, acc),
+            _ => tile.one_unit::<12>(s, task, row, unit, acc),
         }
     }
 }

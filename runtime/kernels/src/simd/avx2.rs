@@ -1,148 +1,168 @@
-//! The vector trait in AVX2, FMA and F16C instructions.
+//! The vector trait in AVX2, FMA and F16C instructions, for each token that proves them. Compiled
+//! with AVX-512 the same code has twice the registers.
 //!
 //! Each block below is sound for the same reason: the token exists only where the CPU has the
-//! three features (see `Avx2::new` and `Avx2::assume`). Pointers are vouched for by the caller.
+//! three features (see `new` and `assume` of the tokens). Pointers are vouched for by the caller.
 
 use super::{LANES, Simd};
-use crate::isa::Avx2;
+use crate::isa::{Avx2, Avx512};
 use std::arch::x86_64::*;
 
-impl Simd for Avx2 {
-    type V = __m256;
+macro_rules! eight_lanes {
+    ($token:ty, $registers:expr) => {
+        impl Simd for $token {
+            type V = __m256;
+            const REGISTERS: usize = $registers;
 
-    #[inline(always)]
-    fn splat(self, v: f32) -> __m256 {
-        // SAFETY: the token proves AVX.
-        unsafe { _mm256_set1_ps(v) }
-    }
-    #[inline(always)]
-    fn add(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: the token proves AVX.
-        unsafe { _mm256_add_ps(a, b) }
-    }
-    #[inline(always)]
-    fn sub(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: the token proves AVX.
-        unsafe { _mm256_sub_ps(a, b) }
-    }
-    #[inline(always)]
-    fn mul(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: the token proves AVX.
-        unsafe { _mm256_mul_ps(a, b) }
-    }
-    #[inline(always)]
-    fn div(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: the token proves AVX.
-        unsafe { _mm256_div_ps(a, b) }
-    }
-    #[inline(always)]
-    fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
-        // SAFETY: the token proves FMA.
-        unsafe { _mm256_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
-    fn max(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: the token proves AVX.
-        unsafe { _mm256_max_ps(a, b) }
-    }
-    #[inline(always)]
-    fn min(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: the token proves AVX.
-        unsafe { _mm256_min_ps(a, b) }
-    }
-    #[inline(always)]
-    fn abs(self, a: __m256) -> __m256 {
-        // SAFETY: the token proves AVX.
-        unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), a) }
-    }
-    #[inline(always)]
-    fn with_sign(self, magnitude: __m256, sign: __m256) -> __m256 {
-        // SAFETY: the token proves AVX.
-        unsafe { _mm256_or_ps(magnitude, _mm256_and_ps(_mm256_set1_ps(-0.0), sign)) }
-    }
-    #[inline(always)]
-    fn select_lt(self, a: __m256, b: __m256, yes: __m256, no: __m256) -> __m256 {
-        // SAFETY: the token proves AVX.
-        unsafe { _mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b)) }
-    }
-    #[inline(always)]
-    fn round_exp2(self, a: __m256) -> (__m256, __m256) {
-        // SAFETY: the token proves AVX2.
-        unsafe {
-            let n = _mm256_cvtps_epi32(a);
-            let power = _mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127)));
-            (_mm256_cvtepi32_ps(n), _mm256_castsi256_ps(power))
+            #[inline(always)]
+            fn splat(self, v: f32) -> __m256 {
+                // SAFETY: the token proves AVX.
+                unsafe { _mm256_set1_ps(v) }
+            }
+            #[inline(always)]
+            fn add(self, a: __m256, b: __m256) -> __m256 {
+                // SAFETY: the token proves AVX.
+                unsafe { _mm256_add_ps(a, b) }
+            }
+            #[inline(always)]
+            fn sub(self, a: __m256, b: __m256) -> __m256 {
+                // SAFETY: the token proves AVX.
+                unsafe { _mm256_sub_ps(a, b) }
+            }
+            #[inline(always)]
+            fn mul(self, a: __m256, b: __m256) -> __m256 {
+                // SAFETY: the token proves AVX.
+                unsafe { _mm256_mul_ps(a, b) }
+            }
+            #[inline(always)]
+            fn div(self, a: __m256, b: __m256) -> __m256 {
+                // SAFETY: the token proves AVX.
+                unsafe { _mm256_div_ps(a, b) }
+            }
+            #[inline(always)]
+            fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+                // SAFETY: the token proves FMA.
+                unsafe { _mm256_fmadd_ps(a, b, c) }
+            }
+            #[inline(always)]
+            fn max(self, a: __m256, b: __m256) -> __m256 {
+                // SAFETY: the token proves AVX.
+                unsafe { _mm256_max_ps(a, b) }
+            }
+            #[inline(always)]
+            fn min(self, a: __m256, b: __m256) -> __m256 {
+                // SAFETY: the token proves AVX.
+                unsafe { _mm256_min_ps(a, b) }
+            }
+            #[inline(always)]
+            fn abs(self, a: __m256) -> __m256 {
+                // SAFETY: the token proves AVX.
+                unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), a) }
+            }
+            #[inline(always)]
+            fn with_sign(self, magnitude: __m256, sign: __m256) -> __m256 {
+                // SAFETY: the token proves AVX.
+                unsafe { _mm256_or_ps(magnitude, _mm256_and_ps(_mm256_set1_ps(-0.0), sign)) }
+            }
+            #[inline(always)]
+            fn select_lt(self, a: __m256, b: __m256, yes: __m256, no: __m256) -> __m256 {
+                // SAFETY: the token proves AVX.
+                unsafe { _mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b)) }
+            }
+            #[inline(always)]
+            fn round_exp2(self, a: __m256) -> (__m256, __m256) {
+                // SAFETY: the token proves AVX2.
+                unsafe {
+                    let n = _mm256_cvtps_epi32(a);
+                    let power =
+                        _mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127)));
+                    (_mm256_cvtepi32_ps(n), _mm256_castsi256_ps(power))
+                }
+            }
+            #[inline(always)]
+            fn sum(self, a: __m256) -> f32 {
+                // SAFETY: the token proves AVX.
+                unsafe {
+                    let four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+                    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                    _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+                }
+            }
+            #[inline(always)]
+            fn max_lane(self, a: __m256) -> f32 {
+                // SAFETY: the token proves AVX.
+                unsafe {
+                    let four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+                    let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+                    _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+                }
+            }
+            #[inline(always)]
+            fn prefetch(self, p: *const u8) {
+                // SAFETY: a prefetch of any address is allowed.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+            }
+            #[inline(always)]
+            unsafe fn load(self, p: *const f32) -> __m256 {
+                // SAFETY: the token proves AVX; the caller vouches for `p`.
+                unsafe { _mm256_loadu_ps(p) }
+            }
+            #[inline(always)]
+            unsafe fn store(self, p: *mut f32, v: __m256) {
+                // SAFETY: the token proves AVX; the caller vouches for `p`.
+                unsafe { _mm256_storeu_ps(p, v) }
+            }
+            #[inline(always)]
+            unsafe fn load_f16(self, p: *const u16) -> __m256 {
+                // SAFETY: the token proves F16C; the caller vouches for `p`.
+                unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
+            }
+            #[inline(always)]
+            unsafe fn store_f16(self, p: *mut u16, v: __m256) {
+                // SAFETY: the token proves F16C; the caller vouches for `p`.
+                unsafe {
+                    _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v))
+                }
+            }
+            #[inline(always)]
+            unsafe fn load_i8(self, p: *const i8) -> __m256 {
+                // SAFETY: the token proves AVX2; the caller vouches for 8 bytes at `p`.
+                unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) }
+            }
+            #[inline(always)]
+            unsafe fn store_i8(self, p: *mut i8, v: __m256) {
+                // SAFETY: the token proves AVX2; the caller vouches for 8 bytes at `p`.
+                unsafe {
+                    let n = _mm256_cvtps_epi32(v);
+                    let four = _mm_packs_epi32(
+                        _mm256_castsi256_si128(n),
+                        _mm256_extracti128_si256::<1>(n),
+                    );
+                    _mm_storel_epi64(p.cast(), _mm_packs_epi16(four, four));
+                }
+            }
+            #[inline(always)]
+            fn max_abs_bits(self, a: [__m256; 4]) -> u32 {
+                // SAFETY: the token proves AVX2.
+                unsafe {
+                    let bits = [
+                        _mm256_castps_si256(self.abs(a[0])),
+                        _mm256_castps_si256(self.abs(a[1])),
+                        _mm256_castps_si256(self.abs(a[2])),
+                        _mm256_castps_si256(self.abs(a[3])),
+                    ];
+                    let eight = _mm256_max_epi32(
+                        _mm256_max_epi32(bits[0], bits[1]),
+                        _mm256_max_epi32(bits[2], bits[3]),
+                    );
+                    let mut lanes = [0u32; LANES];
+                    _mm256_storeu_si256(lanes.as_mut_ptr().cast(), eight);
+                    lanes.into_iter().fold(0, u32::max)
+                }
+            }
         }
-    }
-    #[inline(always)]
-    fn sum(self, a: __m256) -> f32 {
-        // SAFETY: the token proves AVX.
-        unsafe {
-            let four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
-            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-            _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
-        }
-    }
-    #[inline(always)]
-    fn max_lane(self, a: __m256) -> f32 {
-        // SAFETY: the token proves AVX.
-        unsafe {
-            let four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
-            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-            _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
-        }
-    }
-    #[inline(always)]
-    unsafe fn load(self, p: *const f32) -> __m256 {
-        // SAFETY: the token proves AVX; the caller vouches for `p`.
-        unsafe { _mm256_loadu_ps(p) }
-    }
-    #[inline(always)]
-    unsafe fn store(self, p: *mut f32, v: __m256) {
-        // SAFETY: the token proves AVX; the caller vouches for `p`.
-        unsafe { _mm256_storeu_ps(p, v) }
-    }
-    #[inline(always)]
-    unsafe fn load_f16(self, p: *const u16) -> __m256 {
-        // SAFETY: the token proves F16C; the caller vouches for `p`.
-        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
-    }
-    #[inline(always)]
-    unsafe fn store_f16(self, p: *mut u16, v: __m256) {
-        // SAFETY: the token proves F16C; the caller vouches for `p`.
-        unsafe { _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
-    }
-    #[inline(always)]
-    unsafe fn load_i8(self, p: *const i8) -> __m256 {
-        // SAFETY: the token proves AVX2; the caller vouches for 8 bytes at `p`.
-        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) }
-    }
-    #[inline(always)]
-    unsafe fn store_i8(self, p: *mut i8, v: __m256) {
-        // SAFETY: the token proves AVX2; the caller vouches for 8 bytes at `p`.
-        unsafe {
-            let n = _mm256_cvtps_epi32(v);
-            let four = _mm_packs_epi32(_mm256_castsi256_si128(n), _mm256_extracti128_si256::<1>(n));
-            _mm_storel_epi64(p.cast(), _mm_packs_epi16(four, four));
-        }
-    }
-    #[inline(always)]
-    fn max_abs_bits(self, a: [__m256; 4]) -> u32 {
-        // SAFETY: the token proves AVX2.
-        unsafe {
-            let bits = [
-                _mm256_castps_si256(self.abs(a[0])),
-                _mm256_castps_si256(self.abs(a[1])),
-                _mm256_castps_si256(self.abs(a[2])),
-                _mm256_castps_si256(self.abs(a[3])),
-            ];
-            let eight = _mm256_max_epi32(
-                _mm256_max_epi32(bits[0], bits[1]),
-                _mm256_max_epi32(bits[2], bits[3]),
-            );
-            let mut lanes = [0u32; LANES];
-            _mm256_storeu_si256(lanes.as_mut_ptr().cast(), eight);
-            lanes.into_iter().fold(0, u32::max)
-        }
-    }
+    };
 }
+
+eight_lanes!(Avx2, 16);
+eight_lanes!(Avx512, 32);

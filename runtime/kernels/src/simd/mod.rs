@@ -18,6 +18,8 @@ pub(crate) const LANES: usize = 8;
 pub(crate) trait Simd: Copy {
     /// Eight f32.
     type V: Copy;
+    /// Vector registers.
+    const REGISTERS: usize;
 
     fn splat(self, v: f32) -> Self::V;
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
@@ -40,6 +42,10 @@ pub(crate) trait Simd: Copy {
     fn sum(self, a: Self::V) -> f32;
     /// The largest lane; NaN lanes may be ignored.
     fn max_lane(self, a: Self::V) -> f32;
+
+    /// Asks for a cache line, at any address.
+    #[inline(always)]
+    fn prefetch(self, _p: *const u8) {}
 
     /// # Safety
     /// `p` is valid for reading 8 f32.

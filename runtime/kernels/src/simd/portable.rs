@@ -23,6 +23,7 @@ fn zip(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; L
 
 impl Simd for Portable {
     type V = [f32; LANES];
+    const REGISTERS: usize = 16;
 
     #[inline(always)]
     fn splat(self, v: f32) -> Self::V {

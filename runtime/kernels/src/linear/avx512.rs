@@ -1,0 +1,332 @@
+//! Products in AVX-512 and VNNI instructions: the 16 outputs of a unit in the lanes. The sums are
+//! those of the AVX2 kernels in the same order, so the bits are the same.
+//!
+//! `dpbusd` multiplies unsigned by signed bytes and adds four products to each i32. 4-bit weights
+//! are unsigned as stored; 8-bit ones become so by adding 128. What that adds to a dot product is
+//! taken off at its start.
+#![allow(
+    clippy::needless_range_loop,
+    reason = "loops over lanes and tiles of fixed size read best by index"
+)]
+
+use super::activations::ActBlock;
+use super::portable::{Q4, Q4M, Q8, record_bytes};
+use super::task::{Acc, Input, LinearTask, Tile, UNIT};
+use crate::isa::Avx512;
+use limbeck_plan::{QUAD_ROWS, QUANT_BLOCK};
+use std::arch::x86_64::*;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// How far ahead several rows ask for records: found by measuring 8 rows.
+const RECORDS_AHEAD: usize = 48;
+
+/// Quads of the given values.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Quads<const VALUES: u8>;
+
+/// The two tiles of a unit, side by side.
+#[derive(Clone, Copy)]
+struct Unit {
+    first: *const u8,
+    /// From the first tile's record to the second's; 0 when there is no second.
+    apart: usize,
+}
+
+impl Unit {
+    /// 32 bytes of each tile's record.
+    ///
+    /// # Safety
+    /// The CPU has AVX-512 F; both records have these bytes.
+    #[inline(always)]
+    unsafe fn load32(self, at: usize) -> __m512i {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let first = self.first.add(at);
+            let low = _mm256_loadu_si256(first.cast());
+            let high = _mm256_loadu_si256(first.add(self.apart).cast());
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+        }
+    }
+
+    /// Asks for `len` bytes at `at` bytes from each tile's record.
+    ///
+    /// # Safety
+    /// The CPU has SSE.
+    #[inline(always)]
+    unsafe fn prefetch(self, at: usize, len: usize) {
+        for tile in [0, self.apart] {
+            let record = self.first.wrapping_add(at + tile);
+            for line in 0..len.div_ceil(LINE) {
+                // SAFETY: a prefetch may point anywhere.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(record.wrapping_add(line * LINE).cast()) };
+            }
+        }
+    }
+
+    /// 8 f16 of each tile's record, as f32.
+    ///
+    /// # Safety
+    /// As for [`Unit::load32`].
+    #[inline(always)]
+    unsafe fn load_halves(self, at: usize) -> __m512 {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let first = self.first.add(at);
+            let low = _mm_loadu_si128(first.cast());
+            let high = _mm_loadu_si128(first.add(self.apart).cast());
+            _mm512_cvtph_ps(_mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high))
+        }
+    }
+}
+
+impl<const VALUES: u8> Avx512Quads<VALUES> {
+    /// What a block's dot product starts from.
+    #[inline(always)]
+    fn offset(block: &ActBlock) -> i32 {
+        match VALUES {
+            Q4 => -block.eight_sum,
+            Q8 => -16 * block.eight_sum,
+            _ => 0,
+        }
+    }
+
+    /// The 16 integer dot products of each of `UNITS` records with each of `ROWS` blocks, added
+    /// to `dots`.
+    ///
+    /// # Safety
+    /// The CPU has the token's features. The units point at records, `q[r]` at 32 values.
+    #[inline(always)]
+    unsafe fn dots<const ROWS: usize, const UNITS: usize>(
+        units: [Unit; UNITS],
+        q: [*const i8; ROWS],
+        dots: &mut [[__m512i; UNITS]; ROWS],
+    ) {
+        // SAFETY: the caller's contract; a record starts with 4 (8 for `Q8`) vectors of 32 bytes,
+        // and the 32 values are 8 quads of 4 bytes.
+        unsafe {
+            let quad_of = |r: usize, quad: usize| {
+                let quad: *const i8 = q[r].add(quad * 4);
+                _mm512_set1_epi32(quad.cast::<i32>().read_unaligned())
+            };
+            if VALUES == Q8 {
+                let flip = _mm512_set1_epi8(-128);
+                for quad in 0..8 {
+                    let mut w = [_mm512_setzero_si512(); UNITS];
+                    for u in 0..UNITS {
+                        w[u] = _mm512_xor_si512(units[u].load32(quad * 32), flip);
+                    }
+                    for r in 0..ROWS {
+                        for u in 0..UNITS {
+                            dots[r][u] = _mm512_dpbusd_epi32(dots[r][u], w[u], quad_of(r, quad));
+                        }
+                    }
+                }
+                return;
+            }
+            let mask = _mm512_set1_epi8(15);
+            for quad in 0..4 {
+                let mut low = [_mm512_setzero_si512(); UNITS];
+                let mut high = [_mm512_setzero_si512(); UNITS];
+                for u in 0..UNITS {
+                    let w = units[u].load32(quad * 32);
+                    low[u] = _mm512_and_si512(w, mask);
+                    high[u] = _mm512_and_si512(_mm512_srli_epi16::<4>(w), mask);
+                }
+                for r in 0..ROWS {
+                    for u in 0..UNITS {
+                        let dot = _mm512_dpbusd_epi32(dots[r][u], low[u], quad_of(r, quad));
+                        dots[r][u] = _mm512_dpbusd_epi32(dot, high[u], quad_of(r, quad + 4));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The products of `ROWS` rows with `UNITS` units, of which one is 1, to `acc`.
+    ///
+    /// # Safety
+    /// The CPU has the token's features; the rows and units exist.
+    #[inline(always)]
+    unsafe fn product<const ROWS: usize, const UNITS: usize>(
+        task: &LinearTask<'_>,
+        row: usize,
+        unit: usize,
+        acc: &mut Acc,
+    ) {
+        let Input::Quantised { q, blocks } = task.input else { return };
+        let (record, data) = record_bytes(VALUES);
+        let per_row = task.k.div_ceil(QUANT_BLOCK);
+        let tile_bytes = per_row * record;
+        // SAFETY: the caller's contract: the weight holds `per_row` records for each tile, the
+        // input `per_row` blocks for each row.
+        unsafe {
+            let mut units = [Unit { first: task.w.as_ptr(), apart: 0 }; UNITS];
+            for u in 0..UNITS {
+                units[u].first = task.w.as_ptr().add(2 * (unit + u) * tile_bytes);
+                let both = (unit + u) * UNIT + QUAD_ROWS < task.n;
+                units[u].apart = if both { tile_bytes } else { 0 };
+            }
+            let mut q = q.as_ptr().add(row * per_row * QUANT_BLOCK);
+            let mut blocks = blocks.as_ptr().add(row * per_row);
+            let mut sums = [[_mm512_setzero_ps(); UNITS]; ROWS];
+            for _ in 0..per_row {
+                let mut rows = [q; ROWS];
+                let mut dots = [[_mm512_setzero_si512(); UNITS]; ROWS];
+                for r in 0..ROWS {
+                    rows[r] = q.add(r * per_row * QUANT_BLOCK);
+                    dots[r] = [_mm512_set1_epi32(Self::offset(&*blocks.add(r * per_row))); UNITS];
+                }
+                // Memory is the limit. One row asks for the same record of the next units; more
+                // rows take long enough over a record for the ones behind it to arrive.
+                let ahead = if ROWS == 1 { 2 * UNITS * tile_bytes } else { RECORDS_AHEAD * record };
+                for unit in units {
+                    unit.prefetch(ahead, record);
+                }
+                Self::dots(units, rows, &mut dots);
+                for u in 0..UNITS {
+                    let scales = units[u].load_halves(data);
+                    for r in 0..ROWS {
+                        let block = &*blocks.add(r * per_row);
+                        let scale = _mm512_mul_ps(scales, _mm512_set1_ps(block.scale));
+                        let dot = _mm512_cvtepi32_ps(dots[r][u]);
+                        sums[r][u] = _mm512_fmadd_ps(dot, scale, sums[r][u]);
+                    }
+                    if VALUES == Q4M {
+                        let mins = units[u].load_halves(data + 16);
+                        for r in 0..ROWS {
+                            let block = &*blocks.add(r * per_row);
+                            let scaled = _mm512_set1_ps(block.scaled_sum);
+                            sums[r][u] = _mm512_fmadd_ps(mins, scaled, sums[r][u]);
+                        }
+                    }
+                    units[u].first = units[u].first.add(record);
+                }
+                q = q.add(QUANT_BLOCK);
+                blocks = blocks.add(1);
+            }
+            for (acc, sum) in acc.iter_mut().zip(sums.iter().flatten()) {
+                _mm512_storeu_ps(acc.as_mut_ptr(), *sum);
+            }
+        }
+    }
+}
+
+impl<const VALUES: u8> Tile<Avx512> for Avx512Quads<VALUES> {
+    const ROW_UNITS: usize = 2;
+    const UNIT_ROWS: usize = 8;
+
+    #[inline(always)]
+    unsafe fn one_row<const UNITS: usize>(
+        self,
+        _: Avx512,
+        task: &LinearTask<'_>,
+        row: usize,
+        unit: usize,
+        acc: &mut Acc,
+    ) {
+        // SAFETY: the caller's contract; the token proves the CPU's features.
+        unsafe { Self::product::<1, UNITS>(task, row, unit, acc) }
+    }
+
+    #[inline(always)]
+    unsafe fn one_unit<const ROWS: usize>(
+        self,
+        _: Avx512,
+        task: &LinearTask<'_>,
+        row: usize,
+        unit: usize,
+        acc: &mut Acc,
+    ) {
+        // SAFETY: the caller's contract; the token proves the CPU's features.
+        unsafe { Self::product::<ROWS, 1>(task, row, unit, acc) }
+    }
+}
+
+/// A panel's values: f16 when `HALF`, else f32.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Panels<const HALF: bool>;
+
+impl<const HALF: bool> Avx512Panels<HALF> {
+    const PANEL_COLUMN: usize = UNIT * if HALF { 2 } else { 4 };
+
+    /// A panel's column.
+    ///
+    /// # Safety
+    /// The CPU has AVX-512 F; `column` points at a whole column.
+    #[inline(always)]
+    unsafe fn load(column: *const u8) -> __m512 {
+        // SAFETY: a column holds 16 values; loads need no alignment.
+        unsafe {
+            if HALF {
+                _mm512_cvtph_ps(_mm256_loadu_si256(column.cast()))
+            } else {
+                _mm512_loadu_ps(column.cast())
+            }
+        }
+    }
+
+    /// # Safety
+    /// The CPU has AVX-512 F; the rows and units exist; `ROWS` or `UNITS` is 1.
+    #[inline(always)]
+    unsafe fn product<const ROWS: usize, const UNITS: usize>(
+        task: &LinearTask<'_>,
+        row: usize,
+        unit: usize,
+        acc: &mut Acc,
+    ) {
+        let Input::Floats(x) = task.input else { return };
+        let k = task.k;
+        // SAFETY: the input holds `k` values for each row and the weight `k` columns for each
+        // unit, as the caller vouches.
+        unsafe {
+            let w = task.w.as_ptr().add(unit * k * Self::PANEL_COLUMN);
+            let x = x.as_ptr().add(row * k);
+            let mut sums = [[_mm512_setzero_ps(); UNITS]; ROWS];
+            for i in 0..k {
+                for u in 0..UNITS {
+                    let column = Self::load(w.add((u * k + i) * Self::PANEL_COLUMN));
+                    for r in 0..ROWS {
+                        let x = _mm512_set1_ps(*x.add(r * k + i));
+                        sums[r][u] = _mm512_fmadd_ps(column, x, sums[r][u]);
+                    }
+                }
+            }
+            for (acc, sum) in acc.iter_mut().zip(sums.iter().flatten()) {
+                _mm512_storeu_ps(acc.as_mut_ptr(), *sum);
+            }
+        }
+    }
+}
+
+impl<const HALF: bool> Tile<Avx512> for Avx512Panels<HALF> {
+    const ROW_UNITS: usize = 4;
+    const UNIT_ROWS: usize = 12;
+
+    #[inline(always)]
+    unsafe fn one_row<const UNITS: usize>(
+        self,
+        _: Avx512,
+        task: &LinearTask<'_>,
+        row: usize,
+        unit: usize,
+        acc: &mut Acc,
+    ) {
+        // SAFETY: the caller's contract; the token proves the CPU's features.
+        unsafe { Self::product::<1, UNITS>(task, row, unit, acc) }
+    }
+
+    #[inline(always)]
+    unsafe fn one_unit<const ROWS: usize>(
+        self,
+        _: Avx512,
+        task: &LinearTask<'_>,
+        row: usize,
+        unit: usize,
+        acc: &mut Acc,
+    ) {
+        // SAFETY: the caller's contract; the token proves the CPU's features.
+        unsafe { Self::product::<ROWS, 1>(task, row, unit, acc) }
+    }
+}

@@ -12,7 +12,7 @@ use crate::emit::{Packing, emit};
 use crate::error::{At, Error, Result};
 use crate::import::{self, Checkpoint};
 use crate::pack::Quant;
-use crate::passes;
+use crate::{passes, tokenizer};
 
 /// What to compile into what.
 #[derive(Clone, Debug)]
@@ -74,6 +74,9 @@ pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
     let mut student = build(checkpoint.as_ref(), &options.ignored_keys).at(&place)?;
     if options.passes {
         student.entries.iter_mut().try_for_each(|(_, graph)| passes::run_all(graph))?;
+    }
+    if let Some(tokenizer) = &checkpoint.text().tokenizer {
+        tokenizer::check(tokenizer, student.vocab_size).at("tokenizer").at(&place)?;
     }
     let temporary = temporary_path(&options.output)?;
     let written =

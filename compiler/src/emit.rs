@@ -11,7 +11,9 @@ use limbeck_plan::{
 use crate::error::Result;
 use crate::import::Checkpoint;
 use crate::import::gguf::BlockType;
-use crate::pack::{PackError, Quant, StreamUse, WeightUse, choose_format, pack_weight};
+use crate::pack::{
+    PackError, Quant, StreamUse, WeightUse, choose_format, needs_precision, pack_weight,
+};
 
 /// What packing did, by number format.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +47,7 @@ pub(crate) fn emit<W: Write + Seek>(
     progress(uses.len(), uses.len(), "");
     let index = |expr: &TensorExpr| uses.iter().position(|(e, _)| e == expr).unwrap_or(0);
     for (name, graph) in entries {
-        let entry = entry(name, graph, program.states.len(), &index);
+        let entry = entry(name, graph, quant, program.states.len(), &index);
         program.states.extend(graph.states().iter().cloned());
         program.entries.push(entry);
     }
@@ -87,7 +89,8 @@ fn collect_uses(entries: &[(String, Graph)]) -> Vec<(TensorExpr, WeightUse)> {
                     uses.len() - 1
                 });
                 let matrix = role == InputRole::Matrix;
-                let stream = if matrix { stream_use(graph, node) } else { None };
+                let encoder = graph.states().is_empty();
+                let stream = if matrix && encoder { stream_use(graph, node) } else { None };
                 uses[at].1.add(role, matrix && is_logits(node.output), stream);
             }
         }
@@ -95,10 +98,10 @@ fn collect_uses(entries: &[(String, Graph)]) -> Vec<(TensorExpr, WeightUse)> {
     uses
 }
 
-/// What a linear projects an encoder's normalised stream to, if that is what it reads.
+/// What a linear projects the normalised stream to, if that is what it reads.
 fn stream_use(graph: &Graph, linear: &Node) -> Option<StreamUse> {
     let producer = &graph.nodes()[graph.producer(*linear.inputs.first()?)?];
-    if !graph.states().is_empty() || !matches!(producer.op, Op::Norm(_)) {
+    if !matches!(producer.op, Op::Norm(_)) {
         return None;
     }
     let mut readers = graph.nodes().iter().filter(|n| n.inputs.contains(&linear.output));
@@ -109,6 +112,7 @@ fn stream_use(graph: &Graph, linear: &Node) -> Option<StreamUse> {
 fn entry(
     name: &str,
     graph: &Graph,
+    quant: Quant,
     first_state: usize,
     weight_index: &dyn Fn(&TensorExpr) -> usize,
 ) -> Entry {
@@ -126,8 +130,10 @@ fn entry(
     let steps = graph.nodes().iter().map(|node| {
         let facts: Vec<_> = node.inputs.iter().map(|&v| &graph.value(v).fact).collect();
         let mut op = node.op.clone();
-        if let Op::Attention(p) = &mut op {
-            p.state = p.state.map(|s| s + first_state);
+        match &mut op {
+            Op::Attention(p) => p.state = p.state.map(|s| s + first_state),
+            Op::Linear(p) => p.precise |= needs_precision(quant, stream_use(graph, node)),
+            _ => (),
         }
         Step {
             name: node.name.clone(),

@@ -9,6 +9,7 @@ pub mod error;
 pub mod import;
 pub mod pack;
 pub mod passes;
+mod tokenizer;
 
 pub use compile::{Options, Progress, Report, compile};
 pub use error::{Error, ErrorKind, Result};

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use limbeck_plan::{Dim, Manifest, OperandKind, Plan, Symbol, Task};
+use limbeck_plan::{Dim, Manifest, Op, OperandKind, Plan, Symbol, Task};
 
 use crate::backend::{Backend, PlanData, Prepared};
 use crate::bytes::PlanBytes;
@@ -148,6 +148,15 @@ fn check_interface(plan: &Plan) -> Result<()> {
     };
     if manifest.context_length == 0 || manifest.context_length > Manifest::MAX_CONTEXT {
         return fail(format!("manifest: a context of {} is out of range", manifest.context_length));
+    }
+    let text = manifest.task == Task::Text;
+    for step in entry.steps() {
+        if let Op::Attention(p) = &step.op
+            && (p.causal, p.state.is_some()) != (text, text)
+        {
+            let wanted = if text { "causal with a state" } else { "neither causal nor stateful" };
+            return fail(format!("step {:?}: its attention is not {wanted}", step.name));
+        }
     }
     let mut seen = HashSet::new();
     for (_, input) in entry.operands_of(OperandKind::Input) {

@@ -490,6 +490,25 @@ fn interfaces_that_the_task_does_not_know_are_refused() {
     assert!(message.contains("\"input_ids\""), "{message}");
 }
 
+/// Positions of a session are what its attention layers have stored, so each must store them.
+#[test]
+fn attention_that_the_task_does_not_know_is_refused() {
+    let [llama, _, bert] = &*TINY;
+    let change = |parts: &mut Parts, key: &str, value: Value| {
+        let steps = parts.program["entries"][0]["segments"][0]["steps"].as_array_mut();
+        let mut steps = steps.expect("steps").iter_mut().rev();
+        let step = steps.find(|step| step["op"] == "limbeck:attention@1").expect("attention");
+        step["params"][key] = value;
+    };
+    let message = refusal(llama, |p| {
+        change(p, "state", Value::Null);
+        p.program["states"].as_array_mut().expect("states").pop();
+    });
+    assert!(message.contains("causal with a state"), "{message}");
+    let message = refusal(bert, |p| change(p, "causal", true.into()));
+    assert!(message.contains("neither causal nor stateful"), "{message}");
+}
+
 /// Inputs of a fixed or unheard-of size would make values of any size, whatever a caller gives.
 #[test]
 fn inputs_of_other_shapes_are_refused() {

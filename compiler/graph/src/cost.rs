@@ -39,6 +39,7 @@ mod tests {
             activation: Activation::Identity,
             gated: false,
             residual: false,
+            precise: false,
         });
         let cost = macs(&op, &[&x, &w], &y);
         assert_eq!(cost.eval(&|_| Some(7)), Some(7 * 15));

@@ -9,7 +9,7 @@ use limbeck_graph::TensorExpr;
 use limbeck_kernels::{Packed, pack_quant_rows, pack_rows};
 use limbeck_plan::{Layout, PackFormat, PlanWriter, Values, Weight};
 
-pub use policy::{Quant, StreamUse, WeightUse, choose_format};
+pub use policy::{Quant, StreamUse, WeightUse, choose_format, needs_precision};
 
 use crate::error::{Error, Result};
 use crate::import::Checkpoint;

@@ -61,8 +61,8 @@ pub struct WeightUse {
     pub encoder_stream: Option<StreamUse>,
 }
 
-/// What an encoder's normalised stream is projected to. A few channels of that stream are far
-/// larger than the others, so that these projections lose most by rounding.
+/// What the normalised stream is projected to. In encoders a few channels of it are far larger
+/// than the others, so that these projections lose most by rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamUse {
     /// Queries, keys and values.
@@ -98,6 +98,13 @@ pub fn choose_format(quant: Quant, used: WeightUse, storage: Option<BlockType>) 
     })
 }
 
+/// Whether activations keep more than 8 bits where they meet a quantised weight of this use: what
+/// 8-bit plans are chosen for is quality, and by measure the projections to queries, keys and
+/// values lose most of it.
+pub fn needs_precision(quant: Quant, stream: Option<StreamUse>) -> bool {
+    quant == Quant::Q8 && stream == Some(StreamUse::Attention)
+}
+
 /// The pack format nearest to how a checkpoint stores values.
 fn kept_values(storage: BlockType) -> Values {
     match storage {
@@ -123,6 +130,16 @@ mod tests {
         assert_eq!(values(body, BlockType::Q4_1), Values::Q4m);
         assert_eq!(values(body, BlockType::F16), Values::Q4);
         assert_eq!(values(table, BlockType::Q4_1), Values::Q8);
+    }
+
+    #[test]
+    fn only_8_bit_plans_pay_for_precise_queries_keys_and_values() {
+        assert!(needs_precision(Quant::Q8, Some(StreamUse::Attention)));
+        for quant in [Quant::F32, Quant::F16, Quant::Q4, Quant::Keep] {
+            assert!(!needs_precision(quant, Some(StreamUse::Attention)));
+        }
+        assert!(!needs_precision(Quant::Q8, Some(StreamUse::Mlp)));
+        assert!(!needs_precision(Quant::Q8, None));
     }
 
     #[test]

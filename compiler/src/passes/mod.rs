@@ -74,6 +74,7 @@ fn plain_linear(graph: &Graph, value: ValueId) -> Option<PlainLinear> {
             activation: Activation::Identity,
             gated: false,
             residual: false,
+            precise: false,
         }) if graph.uses(value) == 1 => Some(PlainLinear {
             input: *node.inputs.first()?,
             weight: *node.inputs.get(1)?,

@@ -55,6 +55,7 @@ fn main() {
                         activation: Activation::Identity,
                         gated: false,
                         residual: None,
+                        precise: false,
                         out: &mut out,
                     };
                     if let Err(error) = linear(&kernels, &pool, &mut scratch, args) {

@@ -60,7 +60,8 @@ fn a_decode_step_allocates_nothing_after_reserving() {
     let (norm_weight, inv_freq) = (random.floats(256), random.floats(16));
     let (x, mut qkv, mut out) = (random.floats(3 * 256), poison(3 * 384), poison(3 * 256));
     let (mut linears, mut attentions) = (LinearScratch::default(), AttentionScratch::default());
-    linears.reserve(3, 256);
+    // A precise row counts twice.
+    linears.reserve(6, 256);
     attentions.reserve(&params, 3, 1, true);
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     for step in 0..20 {
@@ -75,6 +76,7 @@ fn a_decode_step_allocates_nothing_after_reserving() {
                 activation: Activation::Identity,
                 gated: false,
                 residual: None,
+                precise: true,
                 out: &mut qkv,
             };
             linear(&kernels, &pool, &mut linears, args).unwrap();

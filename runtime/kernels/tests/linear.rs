@@ -35,6 +35,7 @@ struct Case {
     residual: Option<Vec<f32>>,
     activation: Activation,
     gated: bool,
+    precise: bool,
 }
 
 impl Case {
@@ -55,6 +56,7 @@ impl Case {
             residual: (random.below(2) == 0).then(|| random.floats(m * n_out)),
             activation: ACTIVATIONS[random.below(ACTIVATIONS.len())],
             gated,
+            precise: random.below(3) == 0,
         }
     }
 
@@ -71,6 +73,7 @@ impl Case {
             activation: self.activation,
             gated: self.gated,
             residual: self.residual.as_deref(),
+            precise: self.precise,
             out,
         }
     }
@@ -88,8 +91,8 @@ impl Case {
     }
 
     fn name(&self) -> String {
-        let Case { format, m, n, k, activation, gated, .. } = self;
-        format!("{format} m {m} n {n} k {k} {activation:?} gated {gated}")
+        let Case { format, m, n, k, activation, gated, precise, .. } = self;
+        format!("{format} m {m} n {n} k {k} {activation:?} gated {gated} precise {precise}")
     }
 
     /// All of this case's checks for one set of kernels.
@@ -156,8 +159,11 @@ fn the_quantised_product_is_near_the_exact_one() {
         for values in FORMATS {
             let mut case = Case::new(3, values, [5, 48, 576], false);
             (case.activation, case.bias, case.residual) = (Activation::Identity, None, None);
-            let got = case.run(&kernels, &Pool::new(1));
-            assert_close(&got, &case.reference(Products::Exact), 1e-2, &case.name());
+            for (precise, tolerance) in [(false, 1e-2), (true, 5e-5)] {
+                case.precise = precise;
+                let got = case.run(&kernels, &Pool::new(1));
+                assert_close(&got, &case.reference(Products::Exact), tolerance, &case.name());
+            }
         }
     }
 }

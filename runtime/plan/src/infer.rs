@@ -249,7 +249,13 @@ mod tests {
     }
 
     fn linear(bias: bool, gated: bool, residual: bool) -> Op {
-        Op::Linear(Linear { bias, activation: Activation::Identity, gated, residual })
+        Op::Linear(Linear {
+            bias,
+            activation: Activation::Identity,
+            gated,
+            residual,
+            precise: false,
+        })
     }
 
     #[test]

@@ -78,6 +78,10 @@ pub struct Linear {
     pub gated: bool,
     /// Whether a residual operand comes last.
     pub residual: bool,
+    /// Where the weight is quantised, activations meet it in two 8-bit parts, the second for what
+    /// the first leaves over: 15 bits for twice the products.
+    #[serde(default)]
+    pub precise: bool,
 }
 
 /// Normalises each row: `x [T, H], weight [H], (bias [H])? -> [T, H]`.
@@ -238,6 +242,7 @@ mod tests {
             activation: Activation::GeluTanh,
             gated: false,
             residual: true,
+            precise: false,
         });
         assert_eq!(Op::from_parts(op.name(), op.params()).unwrap(), op);
     }

@@ -171,6 +171,7 @@ impl<'a> Operands<'a> {
                     activation: p.activation,
                     gated: p.gated,
                     residual: if p.residual { Some(self.value(residual)?) } else { None },
+                    precise: p.precise,
                     out,
                 };
                 reference::linear(args, Products::Quantised)?;

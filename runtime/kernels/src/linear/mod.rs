@@ -28,7 +28,7 @@ use crate::norm::NormArgs;
 use crate::packed::Packed;
 use crate::pool::Pool;
 use crate::table::Kernels;
-use limbeck_plan::{Activation, Layout};
+use limbeck_plan::{Activation, Layout, QUANT_BLOCK};
 
 /// Multiply-adds below which a parallel region costs more than it saves.
 const SERIAL_MACS: usize = 64 * 1024;
@@ -56,6 +56,9 @@ pub struct LinearArgs<'a> {
     pub gated: bool,
     /// `[T, N']`.
     pub residual: Option<&'a [f32]>,
+    /// Activations meet a quantised weight in two 8-bit parts, the second for what the first
+    /// leaves over.
+    pub precise: bool,
     /// `[T, N']`, `N' = N / 2` when `gated`, else `N`.
     pub out: &'a mut [f32],
 }
@@ -101,7 +104,8 @@ pub struct LinearScratch {
 }
 
 impl LinearScratch {
-    /// Makes room for calls of up to `rows` rows of `cols` values, so that they do not allocate.
+    /// Makes room for calls of up to `rows` rows of `cols` values, or half as many precise ones,
+    /// so that they do not allocate.
     pub fn reserve(&mut self, rows: usize, cols: usize) {
         let len = rows.saturating_mul(cols);
         if self.normed.len() < len {
@@ -115,7 +119,8 @@ impl LinearScratch {
 ///
 /// A quantised weight is multiplied with the activations quantised per row and block of 32 to
 /// 8 bits (scale = largest magnitude / 127): the dot product of a block is exact in integers,
-/// then scaled and added in f32, block after block.
+/// then scaled and added in f32, block after block. With `precise` that is done for both parts,
+/// and the two sums are added.
 ///
 /// # Errors
 /// `Shape` when the operands do not fit each other, `Format` for a weight in row layout.
@@ -148,20 +153,30 @@ pub fn linear(
         });
         x = &normed[..m * k];
     }
+    let parts = if args.precise && values.is_quantised() { 2 } else { 1 };
     let input = if values.is_quantised() {
-        acts.reserve(m, k);
-        let rows = acts.rows(m, k);
+        acts.reserve(m * parts, k);
+        let rows = acts.rows(m * parts, k);
         each_row(region(m * k), m, &|row| {
+            let x = &x[row * k..][..k];
             // SAFETY: each row is one task's alone.
-            let (q, blocks) = unsafe { rows.row(row) };
-            kernels.quantise_row(&x[row * k..][..k], q, blocks);
+            let (q, blocks) = unsafe { rows.row(row * parts) };
+            if parts == 1 {
+                kernels.quantise_row(x, q, blocks);
+            } else {
+                // SAFETY: as above.
+                let (rest, rest_blocks) = unsafe { rows.row(row * parts + 1) };
+                quantise_in_two(kernels, x, (q, blocks), (rest, rest_blocks));
+            }
         });
-        acts.input(m, k)
+        acts.input(m * parts, k)
     } else {
         Input::Floats(x)
     };
     let out = SharedRows::new(args.out);
+    let m = m * parts;
     let epilogue = Epilogue {
+        parts,
         bias: args.bias,
         activation: args.activation,
         gated: args.gated,
@@ -193,6 +208,25 @@ pub fn linear(
         }
     });
     Ok(())
+}
+
+/// Quantises a row, and what its 8-bit form leaves over as a row of its own.
+fn quantise_in_two(
+    kernels: &Kernels,
+    x: &[f32],
+    first: (&mut [i8], &mut [ActBlock]),
+    second: (&mut [i8], &mut [ActBlock]),
+) {
+    kernels.quantise_row(x, first.0, first.1);
+    let quants = first.0.chunks_exact(QUANT_BLOCK).zip(second.0.chunks_exact_mut(QUANT_BLOCK));
+    let blocks = first.1.iter().zip(second.1.chunks_exact_mut(1));
+    for ((x, (q, rest)), (block, rest_block)) in x.chunks(QUANT_BLOCK).zip(quants).zip(blocks) {
+        let mut left = [0.0; QUANT_BLOCK];
+        for ((left, x), q) in left.iter_mut().zip(x).zip(q) {
+            *left = x - block.scale * f32::from(*q);
+        }
+        kernels.quantise_row(&left, rest, rest_block);
+    }
 }
 
 /// Units and rows per task.

@@ -27,6 +27,8 @@ pub(crate) enum Input<'a> {
 
 /// What happens to the products of a unit.
 pub(crate) struct Epilogue<'a> {
+    /// Rows of the input that are added to one row of products: 1, or 2 that are neighbours.
+    pub parts: usize,
     pub bias: Option<&'a [f32]>,
     pub activation: Activation,
     pub gated: bool,
@@ -43,6 +45,7 @@ pub(crate) struct LinearTask<'a> {
     pub w: &'a [u8],
     pub k: usize,
     pub n: usize,
+    /// Of the input; whole rows of products.
     pub rows: Range<usize>,
     pub units: Range<usize>,
     pub epilogue: &'a Epilogue<'a>,
@@ -116,6 +119,9 @@ pub(crate) unsafe fn run<S: Simd, T: Tile<S>>(s: S, tile: T, task: &LinearTask<'
             let left = task.rows.end - row;
             // As few tiles as can be, of nearly the same height.
             let take = left.div_ceil(left.div_ceil(T::UNIT_ROWS));
+            let parts = task.epilogue.parts;
+            // Tiles have an even number of rows at most, so that this one still fits.
+            let take = take.next_multiple_of(parts);
             // SAFETY: the rows and the unit lie within the task's ranges.
             unsafe {
                 match take {
@@ -128,8 +134,12 @@ pub(crate) unsafe fn run<S: Simd, T: Tile<S>>(s: S, tile: T, task: &LinearTask<'
                     2 => tile.one_unit::<2>(s, task, row, unit, &mut acc),
                     _ => tile.one_unit::<1>(s, task, row, unit, &mut acc),
                 }
-                for (r, acc) in acc.iter().enumerate().take(take) {
-                    finish(s, task, row + r, unit, acc);
+                for r in (0..take).step_by(parts) {
+                    if parts == 2 {
+                        let [a, b] = [acc[r], acc[r + 1]];
+                        acc[r] = std::array::from_fn(|i| a[i] + b[i]);
+                    }
+                    finish(s, task, (row + r) / parts, unit, &acc[r]);
                 }
             }
             row += take;

@@ -27,7 +27,15 @@ pub fn linear(args: LinearArgs<'_>, products: Products) -> Result<(), Error> {
         super::norm(args.x, norm, &mut x)?;
     }
     if products == Products::Quantised && args.w.format().values.is_quantised() {
-        x.chunks_exact_mut(k).for_each(round_to_8_bits);
+        for x in x.chunks_exact_mut(k) {
+            let mut rest = x.to_vec();
+            round_to_8_bits(x);
+            if args.precise {
+                rest.iter_mut().zip(&*x).for_each(|(rest, x)| *rest -= x);
+                round_to_8_bits(&mut rest);
+                x.iter_mut().zip(rest).for_each(|(x, rest)| *x += rest);
+            }
+        }
     }
     let mut y = vec![0.0f64; m * n];
     let mut w = vec![0.0; k];

@@ -91,7 +91,8 @@ impl State for CpuState {
         };
         let slots = &mut self.slots[call.entry];
         entry.slots.fit(|rows| sizes.rows(rows), slots);
-        self.linear.reserve(1, entry.widest);
+        // A precise row counts twice.
+        self.linear.reserve(2, entry.widest);
         let mut runner = Runner {
             shared: &shared,
             slots,
@@ -239,6 +240,7 @@ impl Runner<'_> {
             activation: params.activation,
             gated: params.gated,
             residual: residual.map(slot),
+            precise: params.precise,
             out,
         };
         Ok(kernels::linear(&shared.kernels, &shared.pool, self.linear, args)?)

@@ -11,16 +11,16 @@ use super::Call;
 use super::spans::{MAX_QUERIES, Row, Tile};
 use crate::kv::{Head, KV_BLOCK, KvType};
 use crate::math;
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, WIDE};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// Queries that share loads.
+/// Queries that share loads; twice as many where there are registers for them.
 const SHARE: usize = 3;
 /// Elements of a head up to which a block may be converted to f32 as a whole.
 const WIDE_HEAD: usize = 256;
-/// Vectors of a block's keys, and of the elements that are summed at once.
-const VECTORS: usize = KV_BLOCK / LANES;
+/// Wide vectors of a block's keys, and of the elements that are summed at once.
+const VECTORS: usize = KV_BLOCK / WIDE;
 
 /// One tile of a call.
 pub(crate) struct AttendTask<'a> {
@@ -63,6 +63,22 @@ unsafe fn load<S: Simd, const KIND: u8>(s: S, base: *const u8, at: usize) -> S::
             0 => s.load(base.cast::<f32>().add(at)),
             1 => s.load_f16(base.cast::<u16>().add(at)),
             _ => s.load_i8(base.cast::<i8>().add(at)),
+        }
+    }
+}
+
+/// Loads 16 elements of the stored type, unscaled.
+///
+/// # Safety
+/// `base` points at elements of type `KIND`, of which `at..at + 16` exist.
+#[inline(always)]
+unsafe fn load_wide<S: Simd, const KIND: u8>(s: S, base: *const u8, at: usize) -> S::W {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match KIND {
+            0 => s.load_wide(base.cast::<f32>().add(at)),
+            1 => s.load_wide_f16(base.cast::<u16>().add(at)),
+            _ => s.load_wide_i8(base.cast::<i8>().add(at)),
         }
     }
 }
@@ -206,7 +222,7 @@ unsafe fn attend_block<S: Simd, const KIND: u8>(
                 steps::<S, KIND, VECTORS>(s, queries, softmax, blocks, q, part);
             } else {
                 // A conversion takes registers, so sums take fewer.
-                steps::<S, KIND, 2>(s, queries, softmax, blocks, q, part);
+                steps::<S, KIND, 1>(s, queries, softmax, blocks, q, part);
             }
         }
         row += same;
@@ -260,6 +276,11 @@ unsafe fn steps<S: Simd, const KIND: u8, const N: usize>(
     let (mut q, last) = (range.start, range.end);
     // SAFETY: the caller's contract.
     unsafe {
+        while S::REGISTERS > 16 && q + 2 * SHARE <= last {
+            step::<S, KIND, N, { 2 * SHARE }>(s, queries, softmax, blocks, q, &part);
+            blocks.ahead = None;
+            q += 2 * SHARE;
+        }
         while q + SHARE <= last {
             step::<S, KIND, N, SHARE>(s, queries, softmax, blocks, q, &part);
             // The first queries have asked for all of it.
@@ -351,13 +372,13 @@ unsafe fn step<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
             );
         }
         let mut at = 0;
-        while at + N * LANES <= dim {
+        while at + N * WIDE <= dim {
             add_values::<S, KIND, N, Q>(s, queries, blocks, first, at, part, &weights, &decays);
-            at += N * LANES;
+            at += N * WIDE;
         }
         while at < dim {
             add_values::<S, KIND, 1, Q>(s, queries, blocks, first, at, part, &weights, &decays);
-            at += LANES;
+            at += WIDE;
         }
     }
 }
@@ -383,23 +404,23 @@ unsafe fn products<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
         for (q, pointer) in pointers.iter_mut().enumerate() {
             *pointer = queries.query(first + q);
         }
-        let mut sums = [[s.splat(0.0); N]; Q];
+        let mut sums = [[s.splat_wide(0.0); N]; Q];
         for d in 0..queries.call.params.head_dim {
-            let mut x = [s.splat(0.0); Q];
+            let mut x = [s.splat_wide(0.0); Q];
             for q in 0..Q {
-                x[q] = s.splat(*pointers[q].add(d));
+                x[q] = s.splat_wide(*pointers[q].add(d));
             }
-            prefetch::<S, KIND>(s, ahead, d * KV_BLOCK + vector * LANES);
+            prefetch::<S, KIND>(s, ahead, d * KV_BLOCK + vector * WIDE);
             for v in 0..N {
-                let keys = load::<S, KIND>(s, keys, d * KV_BLOCK + (vector + v) * LANES);
+                let keys = load_wide::<S, KIND>(s, keys, d * KV_BLOCK + (vector + v) * WIDE);
                 for q in 0..Q {
-                    sums[q][v] = s.fma(keys, x[q], sums[q][v]);
+                    sums[q][v] = s.fma_wide(keys, x[q], sums[q][v]);
                 }
             }
         }
         for q in 0..Q {
             for v in 0..N {
-                s.store(out[q].as_mut_ptr().add((vector + v) * LANES), sums[q][v]);
+                s.store_wide(out[q].as_mut_ptr().add((vector + v) * WIDE), sums[q][v]);
             }
         }
     }
@@ -485,30 +506,31 @@ unsafe fn add_values<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
     let (values, ahead) = (blocks.head.values, blocks.ahead.map(|head| head.values));
     // SAFETY: the caller's contract.
     unsafe {
-        let mut sums = [[s.splat(0.0); N]; Q];
+        let mut sums = [[s.splat_wide(0.0); N]; Q];
         for q in 0..Q {
             let out = queries.result(first + q);
             for n in 0..N {
-                sums[q][n] = s.mul(s.load_some(out, at + n * LANES), s.splat(decays[q]));
+                sums[q][n] =
+                    s.mul_wide(s.load_some_wide(out, at + n * WIDE), s.splat_wide(decays[q]));
             }
         }
         for j in part.clone() {
-            let mut p = [s.splat(0.0); Q];
+            let mut p = [s.splat_wide(0.0); Q];
             for q in 0..Q {
-                p[q] = s.splat(weights[q][j]);
+                p[q] = s.splat_wide(weights[q][j]);
             }
             prefetch::<S, KIND>(s, ahead, j * stride + at);
             for n in 0..N {
-                let values = load::<S, KIND>(s, values, j * stride + at + n * LANES);
+                let values = load_wide::<S, KIND>(s, values, j * stride + at + n * WIDE);
                 for q in 0..Q {
-                    sums[q][n] = s.fma(values, p[q], sums[q][n]);
+                    sums[q][n] = s.fma_wide(values, p[q], sums[q][n]);
                 }
             }
         }
         for q in 0..Q {
             let out = queries.result(first + q);
             for n in 0..N {
-                s.store_some(out, at + n * LANES, sums[q][n]);
+                s.store_some_wide(out, at + n * WIDE, sums[q][n]);
             }
         }
     }

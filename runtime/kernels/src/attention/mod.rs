@@ -23,7 +23,7 @@ use spans::{Row, Tile};
 /// Work (multiply-adds) below which a parallel region costs more than it saves.
 const SERIAL_MACS: usize = 64 * 1024;
 /// Elements of queries, keys and values from which their preparation is a parallel region.
-const PARALLEL_PREPARE: usize = 16 * 1024;
+const PARALLEL_PREPARE: usize = 4 * 1024;
 
 /// Queries, keys and values.
 #[derive(Clone, Copy, Debug)]

@@ -5,7 +5,7 @@
 //! starts at a multiple of 64 bytes.
 
 use super::{KV_BLOCK, KvLayer, KvType};
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, WIDE};
 use half::f16;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
@@ -84,7 +84,7 @@ impl HeadLayout {
             elements.checked_mul(KV_BLOCK * element)?.checked_next_multiple_of(LINE)
         };
         let values = part(layer.head_dim)?;
-        let scales = values.checked_add(part(layer.head_dim.checked_next_multiple_of(LANES)?)?)?;
+        let scales = values.checked_add(part(layer.head_dim.checked_next_multiple_of(WIDE)?)?)?;
         let scale_bytes = if kind == KvType::Q8 { 2 * KV_BLOCK * 4 } else { 0 };
         let stride = scales.checked_add(scale_bytes)?;
         stride.checked_mul(layer.kv_heads)?.checked_add(offset)?;
@@ -106,7 +106,7 @@ impl HeadLayout {
 
     /// From one position's values to the next, in elements.
     pub(crate) fn value_stride(&self) -> usize {
-        self.head_dim.next_multiple_of(LANES)
+        self.head_dim.next_multiple_of(WIDE)
     }
 
     /// One head of a block.

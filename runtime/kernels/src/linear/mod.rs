@@ -33,7 +33,7 @@ use limbeck_plan::{Activation, Layout, QUANT_BLOCK};
 /// Multiply-adds below which a parallel region costs more than it saves.
 const SERIAL_MACS: usize = 64 * 1024;
 /// Elements of `x` from which the prologue (norm, quantisation) gets its own parallel region.
-const PARALLEL_PROLOGUE: usize = 16 * 1024;
+const PARALLEL_PROLOGUE: usize = 4 * 1024;
 /// Rows up to which each thread gets one contiguous run of units.
 const FEW_ROWS: usize = 8;
 /// Bytes of `x` that one task goes through for each unit of the weight.

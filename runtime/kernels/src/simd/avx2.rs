@@ -4,14 +4,15 @@
 //! Each block below is sound for the same reason: the token exists only where the CPU has the
 //! three features (see `new` and `assume` of the tokens). Pointers are vouched for by the caller.
 
-use super::{LANES, Simd};
+use super::{LANES, Simd, wide_in_two};
 use crate::isa::{Avx2, Avx512};
 use std::arch::x86_64::*;
 
 macro_rules! eight_lanes {
-    ($token:ty, $registers:expr) => {
+    ($token:ty, $registers:expr, $wide:ident) => {
         impl Simd for $token {
             type V = __m256;
+            $wide!();
             const REGISTERS: usize = $registers;
 
             #[inline(always)]
@@ -164,5 +165,48 @@ macro_rules! eight_lanes {
     };
 }
 
-eight_lanes!(Avx2, 16);
-eight_lanes!(Avx512, 32);
+/// Wide vectors in AVX-512 registers.
+macro_rules! wide_in_one {
+    () => {
+        type W = __m512;
+
+        #[inline(always)]
+        fn splat_wide(self, v: f32) -> __m512 {
+            // SAFETY: the token proves AVX-512 F.
+            unsafe { _mm512_set1_ps(v) }
+        }
+        #[inline(always)]
+        fn mul_wide(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: the token proves AVX-512 F.
+            unsafe { _mm512_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        fn fma_wide(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: the token proves AVX-512 F.
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn load_wide(self, p: *const f32) -> __m512 {
+            // SAFETY: the token proves AVX-512 F; the caller vouches for `p`.
+            unsafe { _mm512_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn store_wide(self, p: *mut f32, v: __m512) {
+            // SAFETY: the token proves AVX-512 F; the caller vouches for `p`.
+            unsafe { _mm512_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn load_wide_f16(self, p: *const u16) -> __m512 {
+            // SAFETY: the token proves AVX-512 F; the caller vouches for `p`.
+            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+        }
+        #[inline(always)]
+        unsafe fn load_wide_i8(self, p: *const i8) -> __m512 {
+            // SAFETY: the token proves AVX-512 F; the caller vouches for 16 bytes at `p`.
+            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
+        }
+    };
+}
+
+eight_lanes!(Avx2, 16, wide_in_two);
+eight_lanes!(Avx512, 32, wide_in_one);

@@ -10,6 +10,52 @@ mod portable;
 
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 8;
+/// Lanes of a wide vector.
+pub(crate) const WIDE: usize = 2 * LANES;
+
+/// The wide vectors of a token that has no wider registers, inside its `impl Simd`.
+macro_rules! wide_in_two {
+    () => {
+        type W = [Self::V; 2];
+
+        #[inline(always)]
+        fn splat_wide(self, v: f32) -> Self::W {
+            [self.splat(v); 2]
+        }
+        #[inline(always)]
+        fn mul_wide(self, a: Self::W, b: Self::W) -> Self::W {
+            [self.mul(a[0], b[0]), self.mul(a[1], b[1])]
+        }
+        #[inline(always)]
+        fn fma_wide(self, a: Self::W, b: Self::W, c: Self::W) -> Self::W {
+            [self.fma(a[0], b[0], c[0]), self.fma(a[1], b[1], c[1])]
+        }
+        #[inline(always)]
+        unsafe fn load_wide(self, p: *const f32) -> Self::W {
+            // SAFETY: the caller vouches for 16 f32.
+            unsafe { [self.load(p), self.load(p.add(LANES))] }
+        }
+        #[inline(always)]
+        unsafe fn store_wide(self, p: *mut f32, v: Self::W) {
+            // SAFETY: the caller vouches for 16 f32.
+            unsafe {
+                self.store(p, v[0]);
+                self.store(p.add(LANES), v[1]);
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_wide_f16(self, p: *const u16) -> Self::W {
+            // SAFETY: the caller vouches for 16 u16.
+            unsafe { [self.load_f16(p), self.load_f16(p.add(LANES))] }
+        }
+        #[inline(always)]
+        unsafe fn load_wide_i8(self, p: *const i8) -> Self::W {
+            // SAFETY: the caller vouches for 16 i8.
+            unsafe { [self.load_i8(p), self.load_i8(p.add(LANES))] }
+        }
+    };
+}
+pub(crate) use wide_in_two;
 
 /// Eight lanes of f32.
 ///
@@ -18,6 +64,9 @@ pub(crate) const LANES: usize = 8;
 pub(crate) trait Simd: Copy {
     /// Eight f32.
     type V: Copy;
+    /// Sixteen f32, for the loops where most time is spent. Each lane has the bits that it would
+    /// have in a `V`.
+    type W: Copy;
     /// Vector registers.
     const REGISTERS: usize;
 
@@ -46,6 +95,25 @@ pub(crate) trait Simd: Copy {
     /// Asks for a cache line, at any address.
     #[inline(always)]
     fn prefetch(self, _p: *const u8) {}
+
+    /// [`Simd::splat`] in all lanes of a wide vector.
+    fn splat_wide(self, v: f32) -> Self::W;
+    /// [`Simd::mul`] of wide vectors.
+    fn mul_wide(self, a: Self::W, b: Self::W) -> Self::W;
+    /// [`Simd::fma`] of wide vectors.
+    fn fma_wide(self, a: Self::W, b: Self::W, c: Self::W) -> Self::W;
+    /// # Safety
+    /// `p` is valid for reading 16 f32.
+    unsafe fn load_wide(self, p: *const f32) -> Self::W;
+    /// # Safety
+    /// `p` is valid for writing 16 f32.
+    unsafe fn store_wide(self, p: *mut f32, v: Self::W);
+    /// # Safety
+    /// `p` is valid for reading 16 u16.
+    unsafe fn load_wide_f16(self, p: *const u16) -> Self::W;
+    /// # Safety
+    /// `p` is valid for reading 16 i8.
+    unsafe fn load_wide_i8(self, p: *const i8) -> Self::W;
 
     /// # Safety
     /// `p` is valid for reading 8 f32.
@@ -88,6 +156,40 @@ pub(crate) trait Simd: Copy {
                 padded[..rest.len()].copy_from_slice(rest);
                 // SAFETY: the array holds 8 f32.
                 unsafe { self.load(padded.as_ptr()) }
+            }
+        }
+    }
+
+    /// The first `n <= 16` elements of `x` from `at`, zeros after.
+    #[inline(always)]
+    fn load_some_wide(self, x: &[f32], at: usize) -> Self::W {
+        match x.get(at..at + WIDE) {
+            // SAFETY: the slice holds 16 f32.
+            Some(full) => unsafe { self.load_wide(full.as_ptr()) },
+            None => {
+                let mut padded = [0.0; WIDE];
+                let rest = x.get(at..).unwrap_or(&[]);
+                padded[..rest.len()].copy_from_slice(rest);
+                // SAFETY: the array holds 16 f32.
+                unsafe { self.load_wide(padded.as_ptr()) }
+            }
+        }
+    }
+
+    /// Writes the lanes of `v` that fall within `out` from `at`.
+    #[inline(always)]
+    fn store_some_wide(self, out: &mut [f32], at: usize, v: Self::W) {
+        match out.get_mut(at..at + WIDE) {
+            // SAFETY: the slice holds 16 f32.
+            Some(full) => unsafe { self.store_wide(full.as_mut_ptr(), v) },
+            None => {
+                let mut padded = [0.0; WIDE];
+                // SAFETY: the array holds 16 f32.
+                unsafe { self.store_wide(padded.as_mut_ptr(), v) };
+                if let Some(rest) = out.get_mut(at..) {
+                    let n = rest.len();
+                    rest.copy_from_slice(&padded[..n]);
+                }
             }
         }
     }

@@ -23,6 +23,7 @@ fn zip(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; L
 
 impl Simd for Portable {
     type V = [f32; LANES];
+    super::wide_in_two!();
     const REGISTERS: usize = 16;
 
     #[inline(always)]

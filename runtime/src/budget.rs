@@ -16,13 +16,13 @@ pub enum Budget {
     Fraction(f64),
     /// The raw price of compute, >= 0.
     Price(f64),
-    /// Time per token.
+    /// Time per token of a sequence: sequences that are decoded as one batch share it.
     Latency(Duration),
-    /// Time for a whole call.
+    /// Time for the call in progress, from its start or from when the budget was set in its midst.
     Deadline(Duration),
 }
 
-/// Bounds on the fraction of compute, whatever the budget.
+/// Bounds on the fraction of compute that is aimed at, whatever the budget.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// Never below this fraction.

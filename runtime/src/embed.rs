@@ -6,8 +6,11 @@ use limbeck_kernels::{KvType, Rows, Span};
 use limbeck_plan::Manifest;
 
 use crate::backend::{Bounds, Call, State};
+use crate::control::Control;
+use crate::controller::Status;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
+use crate::pace::Pace;
 use crate::usage::Usage;
 
 /// Most rows computed in one run; more sequences are run in turn. The split changes no result.
@@ -31,6 +34,7 @@ pub struct Encoder {
     state: Box<dyn State>,
     entry: usize,
     rows: usize,
+    pace: Pace,
 }
 
 /// What an encoder gives for one sequence.
@@ -52,7 +56,19 @@ impl Encoder {
         let rows = MAX_ROWS.max(model.manifest().context_length);
         let bounds = Bounds { tokens: rows, cache_tokens: 0, kv: KvType::F32 };
         let state = model.prepared().state(&bounds)?;
-        Ok(Encoder { model: model.clone(), state, entry, rows })
+        let pace = Pace::new(model.curve());
+        Ok(Encoder { model: model.clone(), state, entry, rows, pace })
+    }
+
+    /// The handle that cancels this encoder's calls and sets its budget, from any thread. A new
+    /// encoder has the budget `full`.
+    pub fn control(&self) -> Control {
+        self.pace.control().clone()
+    }
+
+    /// How the budget fares.
+    pub fn status(&self) -> Status {
+        self.pace.status()
     }
 
     /// Tokenises texts: with the student's special tokens, cut at its context length.
@@ -92,8 +108,22 @@ impl Encoder {
     /// Encodes sequences, as many at a time as fit, and gives each to `sink` with its index.
     ///
     /// # Errors
-    /// A sequence that is empty, too long, or has ids or positions out of range.
+    /// A sequence that is empty, too long, or has ids or positions out of range; cancellation.
     pub fn encode(
+        &mut self,
+        inputs: &[EncoderInput<'_>],
+        sink: impl FnMut(usize, &Encoded<'_>),
+    ) -> Result<Usage> {
+        for (i, input) in inputs.iter().enumerate() {
+            self.check(input).map_err(|e| e.at(format!("sequence {i}")))?;
+        }
+        self.pace.begin_call(inputs.iter().map(|i| i.ids.len()).sum());
+        let result = self.run_all(inputs, sink);
+        self.pace.end_call();
+        result
+    }
+
+    fn run_all(
         &mut self,
         inputs: &[EncoderInput<'_>],
         mut sink: impl FnMut(usize, &Encoded<'_>),
@@ -101,9 +131,6 @@ impl Encoder {
         let start = Instant::now();
         let mut usage = Usage { fraction: 1.0, ..Usage::default() };
         let mut first = 0;
-        for (i, input) in inputs.iter().enumerate() {
-            self.check(input).map_err(|e| e.at(format!("sequence {i}")))?;
-        }
         while first < inputs.len() {
             let mut rows = 0;
             let fits = |input: &&EncoderInput<'_>| {
@@ -115,6 +142,7 @@ impl Encoder {
             first += count;
         }
         usage.ms = start.elapsed().as_secs_f64() * 1e3;
+        usage.unmet = self.pace.status().unmet;
         Ok(usage)
     }
 
@@ -162,7 +190,11 @@ impl Encoder {
             sequences: &sequences,
             output_rows: &[],
         };
+        // Backends run every op whole: they take no price. The rows are of sequences that run side
+        // by side, so the time of each is counted.
+        self.pace.next(ids.len(), ids.len())?;
         let spent = self.state.run(&call)?;
+        self.pace.observe(spent);
         usage.count(ids.len(), spent);
         let output = |name: &str| {
             self.state.output(name).ok_or_else(|| {

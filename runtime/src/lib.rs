@@ -7,20 +7,25 @@
 mod backend;
 mod budget;
 mod bytes;
+mod control;
+pub mod controller;
 mod embed;
 mod engine;
 mod error;
 mod model;
+mod pace;
 mod philox;
 mod session;
 pub mod text;
 mod usage;
 
 pub use budget::{Budget, Limits};
+pub use control::{Control, Settings};
+pub use controller::{Status, Unmet};
 pub use embed::{Encoded, Encoder, EncoderInput};
 pub use engine::{BackendKind, Engine, EngineOptions, ISA_VARIABLE};
 pub use error::{Error, ErrorKind, Result};
 pub use limbeck_plan as plan;
 pub use model::Model;
-pub use session::{Cancel, KvFormat, LogitsRow, Sequence, Session, SessionOptions, Wanted, Work};
+pub use session::{KvFormat, LogitsRow, Sequence, Session, SessionOptions, Wanted, Work};
 pub use usage::{SiteUsage, Usage};

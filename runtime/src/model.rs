@@ -8,6 +8,7 @@ use limbeck_plan::{Dim, Manifest, Op, OperandKind, Plan, Symbol, Task};
 
 use crate::backend::{Backend, PlanData, Prepared};
 use crate::bytes::PlanBytes;
+use crate::controller::Curve;
 use crate::error::{Error, ErrorKind, Result};
 use crate::session::{Session, SessionOptions};
 use crate::text::{ChatTemplate, Tokenizer};
@@ -101,6 +102,12 @@ impl Model {
 
     pub(crate) fn prepared(&self) -> &dyn Prepared {
         &*self.inner.prepared
+    }
+
+    /// How the fraction follows the price in this plan; `None` where it has no site.
+    pub(crate) fn curve(&self) -> Option<Curve> {
+        // Plans do not store sites yet.
+        None
     }
 
     /// Index of an entry.

@@ -1,15 +1,16 @@
 //! A session: sequences of tokens and their cached positions, advanced by steps.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use limbeck_kernels::{KvType, Rows, SeqId, Span};
 use limbeck_plan::Manifest;
 
 use crate::backend::{Bounds, Call, State};
+use crate::control::Control;
+use crate::controller::Status;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
+use crate::pace::Pace;
 use crate::usage::Usage;
 
 /// How keys and values are kept.
@@ -106,27 +107,6 @@ pub struct LogitsRow {
     pub token: usize,
 }
 
-/// A flag that stops a step between two chunks. Clones share the flag.
-#[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
-
-impl Cancel {
-    /// Asks the steps that watch this flag to stop. Any thread may call it.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Lets steps run again.
-    pub fn reset(&self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
-
-    /// Whether steps are to stop.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// Sequences over one model, with their own working memory and cache.
 pub struct Session {
     model: Model,
@@ -134,7 +114,7 @@ pub struct Session {
     entry: usize,
     context: usize,
     chunk: usize,
-    cancel: Cancel,
+    pace: Pace,
     buffers: Buffers,
 }
 
@@ -172,13 +152,14 @@ impl Session {
             kv: options.kv.into(),
         };
         let state = model.prepared().state(&bounds)?;
+        let pace = Pace::new(model.curve());
         Ok(Session {
             model,
             state,
             entry,
             context,
             chunk: options.chunk,
-            cancel: Cancel::default(),
+            pace,
             buffers: Buffers::default(),
         })
     }
@@ -193,9 +174,30 @@ impl Session {
         self.context
     }
 
-    /// The flag that stops this session's steps.
-    pub fn cancel(&self) -> Cancel {
-        self.cancel.clone()
+    /// The handle that cancels this session's steps and sets its budget, from any thread. A new
+    /// session has the budget `full`.
+    pub fn control(&self) -> Control {
+        self.pace.control().clone()
+    }
+
+    /// How the budget fares.
+    pub fn status(&self) -> Status {
+        self.pace.status()
+    }
+
+    /// Runs `body` as one call for a budget of a deadline, with this many tokens expected in all of
+    /// its steps. A step on its own is a call, and a call within another is a part of it.
+    pub fn call<T>(
+        &mut self,
+        expected_tokens: usize,
+        body: impl FnOnce(&mut Session) -> Result<T>,
+    ) -> Result<T> {
+        let outermost = self.pace.begin_call(expected_tokens);
+        let result = body(self);
+        if outermost {
+            self.pace.end_call();
+        }
+        result
     }
 
     /// Bytes of cached keys and values, shared ones counted once.
@@ -292,25 +294,32 @@ impl Session {
     pub fn step(
         &mut self,
         work: &[Work<'_>],
-        mut sink: impl FnMut(LogitsRow, &[f32]),
+        sink: impl FnMut(LogitsRow, &[f32]),
     ) -> Result<Usage> {
         self.check(work)?;
+        let tokens = work.iter().map(|w| w.tokens.len()).sum();
+        self.call(tokens, |session| session.run(work, sink))
+    }
+
+    fn run(&mut self, work: &[Work<'_>], mut sink: impl FnMut(LogitsRow, &[f32])) -> Result<Usage> {
         let start = Instant::now();
         let mut usage = Usage { fraction: 1.0, ..Usage::default() };
         let (mut item, mut done) = (0, 0);
         while item < work.len() {
-            if self.cancel.is_cancelled() {
-                return Err(Error::new(ErrorKind::Cancelled, "the call was cancelled"));
-            }
             (item, done) = self.fill(work, item, done)?;
+            let tokens = self.buffers.ids.len();
+            let steps = self.buffers.spans.iter().map(|s| s.rows).max().unwrap_or(0);
+            self.pace.next(tokens, steps)?;
             let spent = self.run_chunk()?;
-            usage.count(self.buffers.ids.len(), spent);
+            self.pace.observe(spent);
+            usage.count(tokens, spent);
             if let Some(logits) = self.state.output("logits") {
                 let rows = logits.values.chunks_exact(logits.cols);
                 self.buffers.outputs.iter().zip(rows).for_each(|(o, row)| sink(*o, row));
             }
         }
         usage.ms = start.elapsed().as_secs_f64() * 1e3;
+        usage.unmet = self.pace.status().unmet;
         Ok(usage)
     }
 
@@ -375,7 +384,8 @@ impl Session {
         Ok((item, done))
     }
 
-    /// Runs the buffered chunk and commits its positions.
+    /// Runs the buffered chunk at the price of [`Session::status`] and commits its positions.
+    /// Backends run every op whole: they take no price.
     fn run_chunk(&mut self) -> Result<crate::backend::Spent> {
         let b = &self.buffers;
         for span in &b.spans {

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::backend::Spent;
+use crate::controller::Unmet;
 
 /// Choices that a site made: `histogram[k]` tokens chose `k`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -32,6 +33,8 @@ pub struct Usage {
     pub ms: f64,
     /// Per site.
     pub sites: Vec<SiteUsage>,
+    /// Why the budget was not kept, as it stood at the end; `None` where it was.
+    pub unmet: Option<Unmet>,
 }
 
 impl Usage {
@@ -43,13 +46,16 @@ impl Usage {
         self.bytes = self.bytes.saturating_add(spent.bytes);
     }
 
-    /// Adds another call's usage.
+    /// Adds a later call's usage.
     pub fn add(&mut self, other: &Usage) {
         self.tokens = self.tokens.saturating_add(other.tokens);
         self.macs = self.macs.saturating_add(other.macs);
         self.full_macs = self.full_macs.saturating_add(other.full_macs);
         self.bytes = self.bytes.saturating_add(other.bytes);
         self.ms += other.ms;
+        if other.tokens > 0 {
+            self.unmet = other.unmet;
+        }
         self.fraction = match self.full_macs {
             0 => 1.0,
             full => self.macs as f64 / full as f64,
@@ -67,5 +73,15 @@ mod tests {
         let mut total = part(10, 10);
         total.add(&part(10, 30));
         assert_eq!(total.fraction, 0.5);
+    }
+
+    #[test]
+    fn the_last_call_that_computed_tells_whether_the_budget_is_kept() {
+        let part = |tokens, unmet| Usage { tokens, unmet, ..Usage::default() };
+        let mut total = part(3, Some(Unmet::Time));
+        total.add(&part(0, None));
+        assert_eq!(total.unmet, Some(Unmet::Time));
+        total.add(&part(1, None));
+        assert_eq!(total.unmet, None);
     }
 }

@@ -1,10 +1,12 @@
 //! Sessions: forks, rewinding, snapshots, cancellation, limits.
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use limbeck::text::{Finish, GenerateOptions, SamplerOptions, generate};
 use limbeck::{
-    BackendKind, ErrorKind, KvFormat, Model, Sequence, Session, SessionOptions, Wanted, Work,
+    BackendKind, Budget, ErrorKind, KvFormat, Limits, Model, Sequence, Session, SessionOptions,
+    Unmet, Wanted, Work,
 };
 use limbeck_compiler::Quant;
 use limbeck_tests::{Compiled, Npz, golden};
@@ -138,19 +140,46 @@ fn a_cancelled_step_stops_between_chunks_and_leaves_what_was_committed() {
     let options = SessionOptions { chunk: 8, ..SessionOptions::default() };
     let mut session = model.session(options).expect("a session");
     let sequence = session.sequence();
-    let cancel = session.cancel();
+    let control = session.control();
     let work = [Work { sequence, tokens: &ids[..40], wanted: Wanted::All }];
     let result = session.step(&work, |row, _| {
         if row.token == 15 {
-            cancel.cancel();
+            control.cancel();
         }
     });
     assert_eq!(result.expect_err("cancelled").kind(), ErrorKind::Cancelled);
     assert_eq!(session.position(sequence).expect("position"), 16);
-    cancel.reset();
+    control.reset();
     let rest = step(&mut session, sequence, &ids[16..40]);
     let fresh = session.sequence();
     assert_eq!(step(&mut session, fresh, &ids[..40]), rest);
+}
+
+#[test]
+fn a_dense_student_reports_budgets_that_it_cannot_keep() {
+    let (plan, ids) = tiny();
+    let (_model, mut session) = open(&plan);
+    let control = session.control();
+    let options = GenerateOptions { max_tokens: 3, ignore_eos: true, ..GenerateOptions::default() };
+    let mut run = |prompt: &[u32]| {
+        let sequence = session.sequence();
+        let go_on = |_: limbeck::text::Piece<'_>| ControlFlow::Continue(());
+        generate(&mut session, sequence, prompt, 1, &options, go_on).expect("text")
+    };
+    let full = run(&ids[..8]);
+    assert_eq!((full.prefill.unmet, full.decode.unmet), (None, None));
+    let latency = Budget::Latency(Duration::from_secs(1));
+    for budget in [Budget::Fraction(0.5), latency] {
+        control.set_budget(budget, Limits::default()).expect("a budget");
+        let held = run(&ids[..8]);
+        assert_eq!(held.prefill.unmet, Some(Unmet::Dense), "{budget}");
+        assert_eq!(held.decode.unmet, Some(Unmet::Dense), "{budget}");
+        // Nothing else changes.
+        assert_eq!(held.continuations[0].tokens, full.continuations[0].tokens);
+        assert_eq!(held.decode.macs, full.decode.macs);
+    }
+    control.set_budget(Budget::Full, Limits::default()).expect("a budget");
+    assert_eq!(run(&ids[..8]).decode.unmet, None);
 }
 
 #[test]

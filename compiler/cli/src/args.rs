@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use limbeck::text::SamplerOptions;
 use limbeck::{
-    BackendKind, Budget, Engine, EngineOptions, KvFormat, Limits, Model, Session, SessionOptions,
+    BackendKind, Budget, Encoder, Engine, EngineOptions, KvFormat, Limits, Model, Session,
+    SessionOptions, Unmet, Usage,
 };
 use limbeck_compiler::Quant;
 
@@ -251,24 +252,43 @@ impl PlanArgs {
         Ok(engine.open(&self.plan)?)
     }
 
-    /// The budget, checked. A plan without sites accepts any and cannot meet it.
-    pub fn budget(&self) -> Result<BudgetReport, Failure> {
-        let budget: Budget = self.budget.parse()?;
-        Limits::new(self.floor, self.ceiling)?;
-        let met =
-            budget == Budget::Full || matches!(budget, Budget::Price(_) | Budget::Fraction(1.0));
-        if !met {
-            note(format!(
-                "the budget {budget} cannot be met: the plan has no place where compute can vary"
-            ));
-        }
-        Ok(BudgetReport { requested: self.budget.clone(), met })
+    /// The budget with its limits, checked.
+    pub fn budget(&self) -> Result<(Budget, Limits), Failure> {
+        Ok((self.budget.parse()?, Limits::new(self.floor, self.ceiling)?))
     }
 
-    /// A session's options, with a context of at most `context` (0: the student's).
+    /// How the budget fared by the usage of the last call, with a note where it was not kept.
+    pub fn report(&self, usage: &Usage) -> BudgetReport {
+        note_unmet(&self.budget, usage);
+        BudgetReport {
+            requested: self.budget.clone(),
+            met: usage.unmet.is_none(),
+            unmet: usage.unmet,
+        }
+    }
+
+    /// A session with these options and the budget that was asked for.
     pub fn session(&self, model: &Model, options: SessionOptions) -> Result<Session, Failure> {
         let kv: KvFormat = self.kv.parse()?;
-        Ok(model.session(SessionOptions { kv, ..options })?)
+        let session = model.session(SessionOptions { kv, ..options })?;
+        let (budget, limits) = self.budget()?;
+        session.control().set_budget(budget, limits)?;
+        Ok(session)
+    }
+
+    /// An encoder with the budget that was asked for.
+    pub fn encoder(&self, model: &Model) -> Result<Encoder, Failure> {
+        let encoder = Encoder::new(model)?;
+        let (budget, limits) = self.budget()?;
+        encoder.control().set_budget(budget, limits)?;
+        Ok(encoder)
+    }
+}
+
+/// Tells people that a budget was not kept, and why.
+pub fn note_unmet(budget: impl std::fmt::Display, usage: &Usage) {
+    if let Some(reason) = usage.unmet {
+        note(format!("the budget {budget} is not met: {reason}"));
     }
 }
 
@@ -279,6 +299,8 @@ pub struct BudgetReport {
     pub requested: String,
     /// Whether it was kept.
     pub met: bool,
+    /// Why not.
+    pub unmet: Option<Unmet>,
 }
 
 impl SamplingArgs {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use limbeck::plan::Task;
-use limbeck::{Encoder, EncoderInput, Model, SessionOptions, Usage, Wanted, Work};
+use limbeck::{EncoderInput, Model, SessionOptions, Usage, Wanted, Work};
 use serde_json::{Value, json};
 
 use crate::args::BenchArgs;
@@ -22,8 +22,8 @@ pub fn execute(args: BenchArgs) -> Result<(), Failure> {
     let model = args.plan.open()?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
     let open_bytes = memory::resident().map(|m| m.0);
-    let budget = args.plan.budget()?;
-    let mut report = match model.manifest().task {
+    args.plan.budget()?;
+    let (mut report, usage) = match model.manifest().task {
         Task::Text => text(&args, &model)?,
         Task::Embed => encoder(&args, &model)?,
     };
@@ -34,7 +34,8 @@ pub fn execute(args: BenchArgs) -> Result<(), Failure> {
     report["memory"]["resident_after_open_bytes"] = json!(open_bytes);
     report["memory"]["resident_peak_bytes"] = json!(peak);
     report["backend"] = json!(model.backend());
-    report["budget"] = json!(budget);
+    report["budget"] = json!(args.plan.report(&usage));
+    report["usage"] = json!(usage);
     if args.plan.json {
         return print_json(&report);
     }
@@ -71,7 +72,7 @@ fn median(values: &mut [f64]) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
-fn text(args: &BenchArgs, model: &Model) -> Result<Value, Failure> {
+fn text(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
     let vocab = model.manifest().vocab_size;
     let context = args.prompt.saturating_add(args.decode);
     let most = model.manifest().context_length;
@@ -114,7 +115,7 @@ fn text(args: &BenchArgs, model: &Model) -> Result<Value, Failure> {
             decode.push((args.decode * args.batch) as f64 / decode_seconds);
         }
     }
-    Ok(json!({
+    let report = json!({
         "prefill": {"tokens": args.prompt, "tokens_per_second": median(&mut prefill)},
         "decode": {
             "tokens": args.decode,
@@ -122,17 +123,17 @@ fn text(args: &BenchArgs, model: &Model) -> Result<Value, Failure> {
             "tokens_per_second": median(&mut decode),
         },
         "memory": {"kv_cache_bytes": kv_bytes, "kv": args.plan.kv},
-        "usage": usage,
-    }))
+    });
+    Ok((report, usage))
 }
 
-fn encoder(args: &BenchArgs, model: &Model) -> Result<Value, Failure> {
+fn encoder(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
     let tokens = args.prompt.min(model.manifest().context_length);
     let ids = some_ids(tokens, model.manifest().vocab_size);
     let positions: Vec<u32> = (0..tokens as u32).collect();
     let input = EncoderInput { ids: &ids, positions: &positions, keys: tokens };
     let inputs = vec![input; args.batch];
-    let mut encoder = Encoder::new(model)?;
+    let mut encoder = args.plan.encoder(model)?;
     let mut rates = Vec::new();
     let mut usage = Usage::default();
     for round in 0..=args.repeat {
@@ -142,9 +143,9 @@ fn encoder(args: &BenchArgs, model: &Model) -> Result<Value, Failure> {
             rates.push((tokens * args.batch) as f64 / start.elapsed().as_secs_f64());
         }
     }
-    Ok(json!({
+    let report = json!({
         "prefill": {"tokens": tokens, "batch": args.batch, "tokens_per_second": median(&mut rates)},
         "memory": {"kv_cache_bytes": 0},
-        "usage": usage,
-    }))
+    });
+    Ok((report, usage))
 }

@@ -7,7 +7,7 @@ use limbeck::text::{ChatMessage, GenerateOptions, generate};
 use limbeck::{Model, Sequence, Session, SessionOptions};
 use serde_json::json;
 
-use crate::args::ChatArgs;
+use crate::args::{ChatArgs, note_unmet};
 use crate::output::{Failure, note, print, print_json, print_line};
 use crate::run::{render, summary};
 
@@ -29,10 +29,8 @@ pub fn execute(args: ChatArgs) -> Result<(), Failure> {
             "/quit" => break,
             "/reset" => chat.reset(),
             command if command.starts_with("/budget") => {
-                let mut plan = args.plan.clone();
-                plan.budget = command["/budget".len()..].trim().to_owned();
-                if let Err(Failure::Message(message)) = plan.budget() {
-                    note(message);
+                if let Err(e) = chat.set_budget(command["/budget".len()..].trim()) {
+                    note(e);
                 }
             }
             command if command.starts_with('/') => note(HELP),
@@ -69,6 +67,12 @@ impl<'a> Chat<'a> {
         self.messages = system.map(|text| ("system", text.clone())).collect();
     }
 
+    /// Sets the budget of what follows; the limits stay.
+    fn set_budget(&mut self, text: &str) -> limbeck::Result<()> {
+        let control = self.session.control();
+        control.set_budget(text.parse()?, control.settings().limits)
+    }
+
     fn answer(&mut self, line: &str) -> Result<(), Failure> {
         self.messages.push(("user", line.to_owned()));
         let messages: Vec<ChatMessage<'_>> =
@@ -102,6 +106,9 @@ impl<'a> Chat<'a> {
         if let Some(e) = broken {
             return Err(e);
         }
+        let mut usage = generation.prefill.clone();
+        usage.add(&generation.decode);
+        note_unmet(self.session.control().settings().budget, &usage);
         let Some(answer) = generation.continuations.first() else { return Ok(()) };
         self.ids = ids;
         self.ids.extend(&answer.tokens);

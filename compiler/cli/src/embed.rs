@@ -2,7 +2,7 @@
 
 use std::io::BufRead;
 
-use limbeck::{Encoder, Usage};
+use limbeck::Usage;
 use serde_json::json;
 
 use crate::args::EmbedArgs;
@@ -10,8 +10,7 @@ use crate::output::{Failure, print_json, print_line};
 
 pub fn execute(args: EmbedArgs) -> Result<(), Failure> {
     let model = args.plan.open()?;
-    let budget = args.plan.budget()?;
-    let mut encoder = Encoder::new(&model)?;
+    let mut encoder = args.plan.encoder(&model)?;
     let mut lines = std::io::stdin().lock().lines();
     let mut usage = Usage::default();
     let mut all = Vec::new();
@@ -37,6 +36,7 @@ pub fn execute(args: EmbedArgs) -> Result<(), Failure> {
     if usage.tokens == 0 {
         return Err(Failure::new("stdin: there is no line to embed"));
     }
+    let budget = args.plan.report(&usage);
     if args.plan.json {
         return print_json(&json!({"embeddings": all, "usage": usage, "budget": budget}));
     }

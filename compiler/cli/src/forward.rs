@@ -5,7 +5,7 @@
 //! `[batch, tokens, hidden]` and `embedding` `[batch, embedding]`.
 
 use limbeck::plan::{Manifest, Task};
-use limbeck::{Encoder, EncoderInput, Model, SessionOptions, Usage, Wanted, Work};
+use limbeck::{EncoderInput, Model, SessionOptions, Usage, Wanted, Work};
 use serde_json::json;
 
 use crate::args::ForwardArgs;
@@ -14,7 +14,7 @@ use crate::output::{Failure, print_json};
 
 pub fn execute(args: ForwardArgs) -> Result<(), Failure> {
     let model = args.plan.open()?;
-    let budget = args.plan.budget()?;
+    args.plan.budget()?;
     let mut inputs = Inputs::open(&args.inputs)?;
     let task = model.manifest().task;
     let (entry, known): (_, &[&str]) = match task {
@@ -30,9 +30,10 @@ pub fn execute(args: ForwardArgs) -> Result<(), Failure> {
     }
     let (usage, outputs) = match task {
         Task::Text => text(&args, &model, &mut inputs)?,
-        Task::Embed => encoder(&model, &mut inputs)?,
+        Task::Embed => encoder(&args, &model, &mut inputs)?,
     };
     npz::write(&args.outputs, &outputs)?;
+    let budget = args.plan.report(&usage);
     if args.plan.json {
         let path = args.outputs.display().to_string();
         return print_json(&json!({"outputs": path, "usage": usage, "budget": budget}));
@@ -77,7 +78,11 @@ fn text(
 
 /// Rows of the batch may be masked anywhere; a row's valid tokens go first, its padding after
 /// them, each with its own position.
-fn encoder(model: &Model, inputs: &mut Inputs) -> Result<(Usage, Vec<Floats>), Failure> {
+fn encoder(
+    args: &ForwardArgs,
+    model: &Model,
+    inputs: &mut Inputs,
+) -> Result<(Usage, Vec<Floats>), Failure> {
     let ids = required(inputs, "input_ids")?;
     let [batch, tokens] = ids.shape[..] else {
         let message = format!("input_ids has shape {:?}, not [batch, tokens]", ids.shape);
@@ -114,7 +119,7 @@ fn encoder(model: &Model, inputs: &mut Inputs) -> Result<(Usage, Vec<Floats>), F
     let size = model.manifest().embedding_size;
     let mut hidden = Vec::new();
     let mut embeddings = vec![0.0; batch * size];
-    let mut encoder = Encoder::new(model)?;
+    let mut encoder = args.plan.encoder(model)?;
     let usage = encoder.encode(&sequences, |b, encoded| {
         let cols = encoded.last_hidden_state.len() / tokens;
         hidden.resize(batch * tokens * cols, 0.0);

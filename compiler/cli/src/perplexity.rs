@@ -14,7 +14,7 @@ use crate::output::{Failure, at_file, print_json, print_line};
 
 pub fn execute(args: PerplexityArgs) -> Result<(), Failure> {
     let model = args.plan.open()?;
-    let budget = args.plan.budget()?;
+    args.plan.budget()?;
     let context = args.context;
     if context < 4 {
         return Err(Failure::new(format!("a context of {context} is too short to score")));
@@ -67,6 +67,7 @@ pub fn execute(args: PerplexityArgs) -> Result<(), Failure> {
     }
     bar.finish_and_clear();
     let perplexity = (sum / count as f64).exp();
+    let budget = args.plan.report(&usage);
     if args.plan.json {
         return print_json(&json!({
             "perplexity": perplexity,

@@ -14,7 +14,7 @@ const MAX_SAMPLES: usize = 1024;
 
 pub fn execute(args: RunArgs) -> Result<(), Failure> {
     let model = args.plan.open()?;
-    let budget = args.plan.budget()?;
+    args.plan.budget()?;
     if let Some(image) = &args.image {
         let message = "this student does not see images";
         return Err(Failure::new(format!("--image {}: {message}", image.display())));
@@ -38,8 +38,11 @@ pub fn execute(args: RunArgs) -> Result<(), Failure> {
     // One continuation streams; several are printed when they are done.
     let streams = args.samples == 1 && !args.plan.json;
     let generation = stream(&mut session, &prompt, args.samples, &options, streams)?;
+    let mut usage = generation.prefill.clone();
+    usage.add(&generation.decode);
+    let budget = args.plan.report(&usage);
     if args.plan.json {
-        return print_json(&report(&generation, &budget));
+        return print_json(&report(&generation, &usage, &budget));
     }
     if streams {
         print_line("")?;
@@ -116,7 +119,7 @@ pub fn summary(generation: &Generation) {
     ));
 }
 
-fn report(generation: &Generation, budget: &BudgetReport) -> Value {
+fn report(generation: &Generation, usage: &Usage, budget: &BudgetReport) -> Value {
     let samples: Vec<Value> = generation
         .continuations
         .iter()
@@ -129,8 +132,6 @@ fn report(generation: &Generation, budget: &BudgetReport) -> Value {
             })
         })
         .collect();
-    let mut usage = generation.prefill.clone();
-    usage.add(&generation.decode);
     let part = |usage: &Usage, tokens: usize| json!({"tokens": tokens, "tokens_per_second": rate(usage), "ms": usage.ms});
     let answered = generation.continuations.iter().map(|c| c.tokens.len()).sum();
     let first = samples.first().cloned().unwrap_or_default();

@@ -83,10 +83,12 @@ fn every_budget_is_accepted_on_a_dense_plan_and_reported() {
     ] {
         let args = ["--prompt", "a", "--max-tokens", "1", "--json", "--budget", budget];
         let found = run(&place, &args);
-        assert_eq!(found.stderr.contains("cannot be met"), !met, "{budget}: {found:?}");
+        assert_eq!(found.stderr.contains("is not met"), !met, "{budget}: {found:?}");
         let report = found.json();
         assert_eq!(report["budget"]["requested"], budget);
         assert_eq!(report["budget"]["met"], met, "{budget}");
+        let reason = if met { Value::Null } else { "dense".into() };
+        assert_eq!(report["budget"]["unmet"], reason, "{budget}");
     }
     for budget in [
         "NaN",

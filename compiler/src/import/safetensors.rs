@@ -80,7 +80,7 @@ impl SafetensorsCheckpoint {
     /// A missing or malformed file, a dtype that is not supported, a shard that leaves the folder.
     pub fn open(folder: &Path) -> Result<SafetensorsCheckpoint> {
         let config = read_json(&folder.join("config.json"))?
-            .ok_or_else(|| Error::missing("the folder has no config.json").at(folder.display()))?;
+            .ok_or_else(|| Error::missing(no_config(folder)).at(folder.display()))?;
         if let Some(v) = config.get("quantization_config").filter(|v| !v.is_null()) {
             let message = format!("config key \"quantization_config\" is not supported: {v}");
             return Err(Error::unsupported(message).at(folder.display()));
@@ -132,6 +132,16 @@ impl Checkpoint for SafetensorsCheckpoint {
 
     fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
         self.view(name, self.entries.get(name)?)
+    }
+}
+
+/// Says what is missing, and what to give instead where that is plain.
+fn no_config(folder: &Path) -> String {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path());
+    let mut gguf = files.filter(|path| path.extension().is_some_and(|e| e == "gguf"));
+    match gguf.next() {
+        Some(path) => format!("the folder has no config.json: give {} itself", path.display()),
+        None => "the folder has no config.json".into(),
     }
 }
 

@@ -124,7 +124,7 @@ pub fn generate(
     prompt: &[u32],
     samples: usize,
     options: &GenerateOptions,
-    mut on_piece: impl FnMut(Piece<'_>) -> ControlFlow<()>,
+    on_piece: impl FnMut(Piece<'_>) -> ControlFlow<()>,
 ) -> Result<Generation> {
     let invalid = |message: &str| Err(Error::new(ErrorKind::InvalidInput, message));
     if prompt.is_empty() {
@@ -134,6 +134,20 @@ pub fn generate(
         let message = format!("{samples} continuations are not in 1..={MAX_SAMPLES}");
         return Err(Error::new(ErrorKind::InvalidInput, message));
     }
+    // The last token of a continuation is not fed back.
+    let decoded = options.max_tokens.saturating_sub(1).min(session.context());
+    let expected = prompt.len().saturating_add(samples.saturating_mul(decoded));
+    session.call(expected, |session| run(session, sequence, prompt, samples, options, on_piece))
+}
+
+fn run(
+    session: &mut Session,
+    sequence: Sequence,
+    prompt: &[u32],
+    samples: usize,
+    options: &GenerateOptions,
+    mut on_piece: impl FnMut(Piece<'_>) -> ControlFlow<()>,
+) -> Result<Generation> {
     let tokenizer = session.model().tokenizer().ok().cloned();
     let sampler = Sampler::new(options.sampler.clone())?;
     let stop = StopMatcher::new(&options.stop)?;

@@ -1,0 +1,135 @@
+//! The controller with its clock: what a session or an encoder asks before a chunk and tells after.
+
+use std::time::Instant;
+
+use crate::backend::Spent;
+use crate::control::{Control, Settings};
+use crate::controller::{Ahead, Controller, Curve, Observation, Status};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Keeps the budget of one session or encoder.
+pub(crate) struct Pace {
+    control: Control,
+    settings: Settings,
+    controller: Controller,
+    origin: Instant,
+    in_call: bool,
+    chunk: Ahead,
+}
+
+impl Pace {
+    /// With the curve of the plan; `None` for a plan without sites.
+    pub fn new(curve: Option<Curve>) -> Pace {
+        Pace {
+            control: Control::default(),
+            settings: Settings::default(),
+            controller: Controller::new(curve),
+            origin: Instant::now(),
+            in_call: false,
+            chunk: Ahead { now: 0.0, tokens: 1, steps: 1 },
+        }
+    }
+
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    pub fn status(&self) -> Status {
+        self.controller.status()
+    }
+
+    /// Begins a call of this many rows, unless it is a part of one: whether it began one.
+    pub fn begin_call(&mut self, expected_tokens: usize) -> bool {
+        if self.in_call {
+            return false;
+        }
+        self.in_call = true;
+        let now = self.now();
+        self.controller.begin_call(expected_tokens, now);
+        true
+    }
+
+    /// Ends the call.
+    pub fn end_call(&mut self) {
+        self.in_call = false;
+    }
+
+    /// Before a chunk of `tokens` rows that advances a sequence by up to `steps`: its price.
+    ///
+    /// # Errors
+    /// Cancellation.
+    pub fn next(&mut self, tokens: usize, steps: usize) -> Result<f32> {
+        if self.control.is_cancelled() {
+            return Err(Error::new(ErrorKind::Cancelled, "the call was cancelled"));
+        }
+        self.control.refresh(&mut self.settings);
+        self.chunk = Ahead { now: self.now(), tokens, steps };
+        Ok(self.controller.next_price(&self.settings, self.chunk))
+    }
+
+    /// After that chunk.
+    pub fn observe(&mut self, spent: Spent) {
+        let Ahead { now: before, tokens, steps } = self.chunk;
+        let now = self.now();
+        let (macs, full_macs) = (spent.macs, spent.macs);
+        let seconds = now - before;
+        self.controller.observe(Observation { tokens, steps, macs, full_macs, seconds, now });
+    }
+
+    /// Seconds since the pace was made.
+    fn now(&self) -> f64 {
+        self.origin.elapsed().as_secs_f64()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::{Budget, Limits};
+    use crate::controller::Unmet;
+
+    fn adaptive() -> Pace {
+        Pace::new(Some(Curve::new(&[(2.0, 0.5)]).unwrap()))
+    }
+
+    #[test]
+    fn a_budget_set_elsewhere_reaches_the_next_price() {
+        let mut pace = adaptive();
+        assert_eq!(pace.next(4, 4).unwrap(), 0.0);
+        pace.observe(Spent { macs: 10, bytes: 0 });
+        let control = pace.control().clone();
+        std::thread::spawn(move || control.set_budget(Budget::Price(0.75), Limits::default()))
+            .join()
+            .unwrap()
+            .unwrap();
+        assert_eq!(pace.next(1, 1).unwrap(), 0.75);
+        pace.control().set_budget(Budget::Fraction(0.75), Limits::default()).unwrap();
+        assert_eq!(pace.next(1, 1).unwrap(), 1.0);
+        assert_eq!(pace.status().target, 0.75);
+        // A backend that spends everything whatever the price is found out.
+        for _ in 0..100 {
+            pace.observe(Spent { macs: 10, bytes: 0 });
+            pace.next(1, 1).unwrap();
+        }
+        assert_eq!(pace.status().unmet, Some(Unmet::OffTarget));
+        assert_eq!(pace.status().price, 2.0);
+    }
+
+    #[test]
+    fn a_cancelled_pace_gives_no_price_until_reset() {
+        let mut pace = adaptive();
+        pace.control().cancel();
+        assert_eq!(pace.next(1, 1).unwrap_err().kind(), ErrorKind::Cancelled);
+        pace.control().reset();
+        assert!(pace.next(1, 1).is_ok());
+    }
+
+    #[test]
+    fn a_call_within_a_call_is_a_part_of_it() {
+        let mut pace = adaptive();
+        assert!(pace.begin_call(10));
+        assert!(!pace.begin_call(1));
+        pace.end_call();
+        assert!(pace.begin_call(1));
+    }
+}

@@ -8,6 +8,7 @@ use limbeck_plan::Manifest;
 use crate::backend::{Bounds, Call, State};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
+use crate::route::{Route, check_price};
 use crate::usage::Usage;
 
 /// Most rows computed in one run; more sequences are run in turn. The split changes no result.
@@ -31,6 +32,8 @@ pub struct Encoder {
     state: Box<dyn State>,
     entry: usize,
     rows: usize,
+    price: f32,
+    route: Route,
 }
 
 /// What an encoder gives for one sequence.
@@ -52,7 +55,28 @@ impl Encoder {
         let rows = MAX_ROWS.max(model.manifest().context_length);
         let bounds = Bounds { tokens: rows, cache_tokens: 0, kv: KvType::F32 };
         let state = model.prepared().state(&bounds)?;
-        Ok(Encoder { model: model.clone(), state, entry, rows })
+        let route = Route::new(model.plan().program().sites.len());
+        Ok(Encoder { model: model.clone(), state, entry, rows, price: 0.0, route })
+    }
+
+    /// As [`crate::Session::set_price`].
+    ///
+    /// # Errors
+    /// A price that is not a number >= 0.
+    pub fn set_price(&mut self, price: f32) -> Result<()> {
+        self.price = check_price(price)?;
+        Ok(())
+    }
+
+    /// Forces choices on the next call of [`Encoder::encode`]: `[sites, tokens]`, the tokens of
+    /// all its inputs in turn; -1 leaves a choice to its gate.
+    pub fn force_route(&mut self, choices: Vec<i32>) {
+        self.route.force(choices);
+    }
+
+    /// The choices of the last call, `[sites, tokens]`.
+    pub fn route(&self) -> &[i32] {
+        self.route.made()
     }
 
     /// Tokenises texts: with the student's special tokens, cut at its context length.
@@ -101,6 +125,7 @@ impl Encoder {
         let start = Instant::now();
         let mut usage = Usage { fraction: 1.0, ..Usage::default() };
         let mut first = 0;
+        self.route.begin(inputs.iter().map(|i| i.ids.len()).sum())?;
         for (i, input) in inputs.iter().enumerate() {
             self.check(input).map_err(|e| e.at(format!("sequence {i}")))?;
         }
@@ -161,9 +186,13 @@ impl Encoder {
             spans: &spans,
             sequences: &sequences,
             output_rows: &[],
+            price: self.price,
+            forced: self.route.part(ids.len()),
         };
         let spent = self.state.run(&call)?;
-        usage.count(ids.len(), spent);
+        self.route.record(self.state.choices(), ids.len());
+        let sites = &self.model.plan().program().sites;
+        usage.count(ids.len(), spent, sites, self.state.choices());
         let output = |name: &str| {
             self.state.output(name).ok_or_else(|| {
                 Error::new(ErrorKind::Plan, format!("the entry has no output {name:?}"))

@@ -12,6 +12,7 @@ mod engine;
 mod error;
 mod model;
 mod philox;
+mod route;
 mod session;
 pub mod text;
 mod usage;

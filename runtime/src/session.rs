@@ -10,6 +10,7 @@ use limbeck_plan::Manifest;
 use crate::backend::{Bounds, Call, State};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
+use crate::route::{Route, check_price};
 use crate::usage::Usage;
 
 /// How keys and values are kept.
@@ -136,6 +137,8 @@ pub struct Session {
     chunk: usize,
     cancel: Cancel,
     buffers: Buffers,
+    price: f32,
+    route: Route,
 }
 
 /// Reused by every step.
@@ -173,6 +176,8 @@ impl Session {
         };
         let state = model.prepared().state(&bounds)?;
         Ok(Session {
+            price: 0.0,
+            route: Route::new(model.plan().program().sites.len()),
             model,
             state,
             entry,
@@ -196,6 +201,27 @@ impl Session {
     /// The flag that stops this session's steps.
     pub fn cancel(&self) -> Cancel {
         self.cancel.clone()
+    }
+
+    /// The price of compute at the plan's sites from the next step on; 0, as at first, is the
+    /// student as it was trained.
+    ///
+    /// # Errors
+    /// A price that is not a number >= 0.
+    pub fn set_price(&mut self, price: f32) -> Result<()> {
+        self.price = check_price(price)?;
+        Ok(())
+    }
+
+    /// Forces choices on the next step: `[sites, tokens]`, the tokens of all its work in turn; -1
+    /// leaves a choice to its gate. The step refuses choices that a site has not.
+    pub fn force_route(&mut self, choices: Vec<i32>) {
+        self.route.force(choices);
+    }
+
+    /// The choices of the last step, `[sites, tokens]`; -1 where it did not come to one.
+    pub fn route(&self) -> &[i32] {
+        self.route.made()
     }
 
     /// Bytes of cached keys and values, shared ones counted once.
@@ -294,6 +320,7 @@ impl Session {
         work: &[Work<'_>],
         mut sink: impl FnMut(LogitsRow, &[f32]),
     ) -> Result<Usage> {
+        self.route.begin(work.iter().map(|w| w.tokens.len()).sum())?;
         self.check(work)?;
         let start = Instant::now();
         let mut usage = Usage { fraction: 1.0, ..Usage::default() };
@@ -304,7 +331,8 @@ impl Session {
             }
             (item, done) = self.fill(work, item, done)?;
             let spent = self.run_chunk()?;
-            usage.count(self.buffers.ids.len(), spent);
+            let sites = &self.model.plan().program().sites;
+            usage.count(self.buffers.ids.len(), spent, sites, self.state.choices());
             if let Some(logits) = self.state.output("logits") {
                 let rows = logits.values.chunks_exact(logits.cols);
                 self.buffers.outputs.iter().zip(rows).for_each(|(o, row)| sink(*o, row));
@@ -390,8 +418,11 @@ impl Session {
             spans: &b.spans,
             sequences: &b.sequences,
             output_rows: &b.output_rows,
+            price: self.price,
+            forced: self.route.part(b.ids.len()),
         };
         let spent = self.state.run(&call)?;
+        self.route.record(self.state.choices(), b.ids.len());
         for span in &b.spans {
             if let Some(sequence) = span.sequence {
                 self.state.sequences_mut().commit(sequence, span.rows)?;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use limbeck::text::SamplerOptions;
 use limbeck::{
-    BackendKind, Budget, Engine, EngineOptions, KvFormat, Limits, Model, Session, SessionOptions,
+    BackendKind, Budget, Encoder, Engine, EngineOptions, KvFormat, Limits, Model, Session,
+    SessionOptions,
 };
 use limbeck_compiler::Quant;
 
@@ -265,10 +266,27 @@ impl PlanArgs {
         Ok(BudgetReport { requested: self.budget.clone(), met })
     }
 
-    /// A session's options, with a context of at most `context` (0: the student's).
+    /// The price that the budget asks for: 0, which is full compute, unless it is one.
+    pub fn price(&self) -> Result<f32, Failure> {
+        Ok(match self.budget.parse()? {
+            Budget::Price(price) => price as f32,
+            _ => 0.0,
+        })
+    }
+
+    /// An encoder at the budget's price.
+    pub fn encoder(&self, model: &Model) -> Result<Encoder, Failure> {
+        let mut encoder = Encoder::new(model)?;
+        encoder.set_price(self.price()?)?;
+        Ok(encoder)
+    }
+
+    /// A session at the budget's price, with a context of at most `context` (0: the student's).
     pub fn session(&self, model: &Model, options: SessionOptions) -> Result<Session, Failure> {
         let kv: KvFormat = self.kv.parse()?;
-        Ok(model.session(SessionOptions { kv, ..options })?)
+        let mut session = model.session(SessionOptions { kv, ..options })?;
+        session.set_price(self.price()?)?;
+        Ok(session)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use limbeck::plan::Task;
-use limbeck::{Encoder, EncoderInput, Model, SessionOptions, Usage, Wanted, Work};
+use limbeck::{EncoderInput, Model, SessionOptions, Usage, Wanted, Work};
 use serde_json::{Value, json};
 
 use crate::args::BenchArgs;
@@ -132,7 +132,7 @@ fn encoder(args: &BenchArgs, model: &Model) -> Result<Value, Failure> {
     let positions: Vec<u32> = (0..tokens as u32).collect();
     let input = EncoderInput { ids: &ids, positions: &positions, keys: tokens };
     let inputs = vec![input; args.batch];
-    let mut encoder = Encoder::new(model)?;
+    let mut encoder = args.plan.encoder(model)?;
     let mut rates = Vec::new();
     let mut usage = Usage::default();
     for round in 0..=args.repeat {

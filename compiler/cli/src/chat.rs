@@ -7,7 +7,7 @@ use limbeck::text::{ChatMessage, GenerateOptions, generate};
 use limbeck::{Model, Sequence, Session, SessionOptions};
 use serde_json::json;
 
-use crate::args::ChatArgs;
+use crate::args::{ChatArgs, PlanArgs};
 use crate::output::{Failure, note, print, print_json, print_line};
 use crate::run::{render, summary};
 
@@ -31,7 +31,7 @@ pub fn execute(args: ChatArgs) -> Result<(), Failure> {
             command if command.starts_with("/budget") => {
                 let mut plan = args.plan.clone();
                 plan.budget = command["/budget".len()..].trim().to_owned();
-                if let Err(Failure::Message(message)) = plan.budget() {
+                if let Err(Failure::Message(message)) = chat.set_budget(&plan) {
                     note(message);
                 }
             }
@@ -62,6 +62,11 @@ impl<'a> Chat<'a> {
             Chat { args, model, session, sequence, ids: Vec::new(), messages: Vec::new() };
         chat.reset();
         Ok(chat)
+    }
+
+    fn set_budget(&mut self, plan: &PlanArgs) -> Result<(), Failure> {
+        plan.budget()?;
+        Ok(self.session.set_price(plan.price()?)?)
     }
 
     fn reset(&mut self) {

@@ -2,7 +2,7 @@
 
 use std::io::BufRead;
 
-use limbeck::{Encoder, Usage};
+use limbeck::Usage;
 use serde_json::json;
 
 use crate::args::EmbedArgs;
@@ -11,7 +11,7 @@ use crate::output::{Failure, print_json, print_line};
 pub fn execute(args: EmbedArgs) -> Result<(), Failure> {
     let model = args.plan.open()?;
     let budget = args.plan.budget()?;
-    let mut encoder = Encoder::new(&model)?;
+    let mut encoder = args.plan.encoder(&model)?;
     let mut lines = std::io::stdin().lock().lines();
     let mut usage = Usage::default();
     let mut all = Vec::new();

@@ -21,6 +21,8 @@ pub struct Options {
     pub source: PathBuf,
     /// Plan file to write; replaced only when the new plan is complete.
     pub output: PathBuf,
+    /// Folders whose safetensors are added to the checkpoint's tensors.
+    pub overlays: Vec<PathBuf>,
     /// Pack formats.
     pub quant: Quant,
     /// Configuration keys that are declared harmless.
@@ -35,6 +37,7 @@ impl Options {
         Options {
             source: source.into(),
             output: output.into(),
+            overlays: Vec::new(),
             quant,
             ignored_keys: BTreeSet::new(),
             passes: true,
@@ -69,7 +72,7 @@ pub type Progress<'a> = &'a mut dyn FnMut(usize, usize, &str);
 /// A checkpoint that is refused (the message names what), or a file that cannot be written.
 pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
     check_output(&options.output)?;
-    let checkpoint = import::open(&options.source)?;
+    let checkpoint = import::open_with(&options.source, &options.overlays)?;
     let place = options.source.display();
     let mut student = build(checkpoint.as_ref(), &options.ignored_keys).at(&place)?;
     if options.passes {

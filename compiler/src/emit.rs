@@ -5,7 +5,7 @@ use std::io::{Seek, Write};
 
 use limbeck_graph::{Graph, Node, TensorExpr, ValueId, ValueSource, macs};
 use limbeck_plan::{
-    Entry, InputRole, Op, Operand, OperandKind, PlanWriter, Program, Segment, Step, Values,
+    Entry, InputRole, Op, Operand, OperandKind, PlanWriter, Program, Segment, Step, Symbol, Values,
 };
 
 use crate::error::Result;
@@ -47,10 +47,13 @@ pub(crate) fn emit<W: Write + Seek>(
     progress(uses.len(), uses.len(), "");
     let index = |expr: &TensorExpr| uses.iter().position(|(e, _)| e == expr).unwrap_or(0);
     for (name, graph) in entries {
-        let entry = entry(name, graph, quant, program.states.len(), &index);
+        let first = (program.states.len(), program.sites.len());
+        let entry = entry(name, graph, quant, first, &index);
         program.states.extend(graph.states().iter().cloned());
+        program.sites.extend(graph.sites().iter().cloned());
         program.entries.push(entry);
     }
+    weigh_sites(&mut program);
     Ok((program, packing))
 }
 
@@ -90,30 +93,65 @@ fn collect_uses(entries: &[(String, Graph)]) -> Vec<(TensorExpr, WeightUse)> {
                 });
                 let matrix = role == InputRole::Matrix;
                 let encoder = graph.states().is_empty();
-                let stream = if matrix && encoder { stream_use(graph, node) } else { None };
+                let stream = if matrix && encoder { stream_use(graph, node, value) } else { None };
                 uses[at].1.add(role, matrix && is_logits(node.output), stream);
+                uses[at].1.exact |= match &node.op {
+                    Op::Choose(_) => true,
+                    Op::AdaptiveMlp(_) => role == InputRole::Table,
+                    _ => false,
+                };
             }
         }
     }
     uses
 }
 
-/// What a linear projects the normalised stream to, if that is what it reads.
-fn stream_use(graph: &Graph, linear: &Node) -> Option<StreamUse> {
-    let producer = &graph.nodes()[graph.producer(*linear.inputs.first()?)?];
+/// What a node's weight projects the normalised stream to, if that is what it multiplies.
+fn stream_use(graph: &Graph, node: &Node, weight: ValueId) -> Option<StreamUse> {
+    let producer = &graph.nodes()[graph.producer(*node.inputs.first()?)?];
     if !matches!(producer.op, Op::Norm(_)) {
         return None;
     }
-    let mut readers = graph.nodes().iter().filter(|n| n.inputs.contains(&linear.output));
+    if matches!(node.op, Op::AdaptiveMlp(_)) {
+        let w1 = node.inputs.get(2) == Some(&weight);
+        return w1.then_some(StreamUse::Mlp);
+    }
+    let mut readers = graph.nodes().iter().filter(|n| n.inputs.contains(&node.output));
     let attends = readers.any(|n| matches!(n.op, Op::Attention(_)));
     Some(if attends { StreamUse::Attention } else { StreamUse::Mlp })
+}
+
+/// Multiplies each site's weight by its multiply-adds per token at its largest choice, over their
+/// mean: then the price means the same at every site.
+fn weigh_sites(program: &mut Program) {
+    let mut macs = vec![0.0; program.sites.len()];
+    for entry in &program.entries {
+        let mut site_of = vec![None; entry.operands.len()];
+        for step in entry.steps() {
+            match &step.op {
+                Op::Choose(p) => step.outputs.iter().for_each(|id| site_of[*id] = Some(p.site)),
+                Op::AdaptiveMlp(_) => {
+                    let one = |name: &str| (name == Symbol::TOKENS).then_some(1);
+                    let site = step.inputs.get(1).and_then(|id| site_of[*id]);
+                    if let (Some(site), Some(cost)) = (site, step.macs.eval(&one)) {
+                        macs[site] += cost as f64;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    let mean = macs.iter().sum::<f64>() / macs.len().max(1) as f64;
+    for (site, macs) in program.sites.iter_mut().zip(macs).filter(|(_, macs)| *macs > 0.0) {
+        site.weight *= macs / mean;
+    }
 }
 
 fn entry(
     name: &str,
     graph: &Graph,
     quant: Quant,
-    first_state: usize,
+    (first_state, first_site): (usize, usize),
     weight_index: &dyn Fn(&TensorExpr) -> usize,
 ) -> Entry {
     let output_name = |id: ValueId| graph.outputs().iter().find(|(_, v)| *v == id).map(|o| &o.0);
@@ -132,7 +170,11 @@ fn entry(
         let mut op = node.op.clone();
         match &mut op {
             Op::Attention(p) => p.state = p.state.map(|s| s + first_state),
-            Op::Linear(p) => p.precise |= needs_precision(quant, stream_use(graph, node)),
+            Op::Choose(p) => p.site += first_site,
+            Op::Linear(p) => {
+                let stream = node.inputs.get(1).and_then(|w| stream_use(graph, node, *w));
+                p.precise |= needs_precision(quant, stream);
+            }
             _ => (),
         }
         Step {

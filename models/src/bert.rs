@@ -7,6 +7,7 @@ use limbeck_plan::{
     Symbol, Task,
 };
 
+use crate::acm;
 use crate::config::Config;
 use crate::decoder::{activation, linear};
 use crate::{Description, EmbeddingRule, Error, Student, TensorIndex};
@@ -115,10 +116,18 @@ impl Bert<'_> {
         let out = self.linear(&at("attention.output.dense"), attended, [h, h])?;
         let sum = self.graph.node(&at("attention_residual"), Op::Add(Add {}), &[out, x])?;
         let x = self.norm(&at("attention.output.LayerNorm"), sum)?;
-        let up = self.linear(&at("intermediate.dense"), x, [inner, h])?;
-        let op = Op::Activate(Activate { activation: self.activation });
-        let active = self.graph.node(&at("intermediate.activation"), op, &[up])?;
-        let down = self.linear(&at("output.dense"), active, [h, inner])?;
+        let down = if acm::present(self.tensors, layer) {
+            for part in ["intermediate.dense", "output.dense"] {
+                self.tensors.discard(&at(&format!("{part}.weight")));
+                self.tensors.discard(&at(&format!("{part}.bias")));
+            }
+            acm::build(&mut self.graph, self.tensors, layer, x, h, self.activation)?
+        } else {
+            let up = self.linear(&at("intermediate.dense"), x, [inner, h])?;
+            let op = Op::Activate(Activate { activation: self.activation });
+            let active = self.graph.node(&at("intermediate.activation"), op, &[up])?;
+            self.linear(&at("output.dense"), active, [h, inner])?
+        };
         let sum = self.graph.node(&at("output_residual"), Op::Add(Add {}), &[down, x])?;
         self.norm(&at("output.LayerNorm"), sum)
     }

@@ -4,6 +4,7 @@
 //! error that names it.
 #![forbid(unsafe_code)]
 
+mod acm;
 mod bert;
 mod config;
 mod decoder;

@@ -36,6 +36,11 @@ impl TensorIndex {
         self.tensors.contains_key(name)
     }
 
+    /// The shape of a tensor, if the checkpoint has it.
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|info| info.shape.as_slice())
+    }
+
     /// Marks a tensor as known and of no use at inference.
     pub(crate) fn discard(&self, name: &str) {
         self.used.borrow_mut().insert(name.into());

@@ -11,6 +11,7 @@ use crate::controller::Status;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
 use crate::pace::Pace;
+use crate::route::Route;
 use crate::usage::Usage;
 
 /// Most rows computed in one run; more sequences are run in turn. The split changes no result.
@@ -35,6 +36,7 @@ pub struct Encoder {
     entry: usize,
     rows: usize,
     pace: Pace,
+    route: Route,
 }
 
 /// What an encoder gives for one sequence.
@@ -57,7 +59,8 @@ impl Encoder {
         let bounds = Bounds { tokens: rows, cache_tokens: 0, kv: KvType::F32 };
         let state = model.prepared().state(&bounds)?;
         let pace = Pace::new(model.curve());
-        Ok(Encoder { model: model.clone(), state, entry, rows, pace })
+        let route = Route::new(model.plan().program().sites.len());
+        Ok(Encoder { model: model.clone(), state, entry, rows, pace, route })
     }
 
     /// The handle that cancels this encoder's calls and sets its budget, from any thread. A new
@@ -69,6 +72,17 @@ impl Encoder {
     /// How the budget fares.
     pub fn status(&self) -> Status {
         self.pace.status()
+    }
+
+    /// Forces choices on the next call of [`Encoder::encode`]: `[sites, tokens]`, the tokens of
+    /// all its inputs in turn; -1 leaves a choice to its gate.
+    pub fn force_route(&mut self, choices: Vec<i32>) {
+        self.route.force(choices);
+    }
+
+    /// The choices of the last call, `[sites, tokens]`.
+    pub fn route(&self) -> &[i32] {
+        self.route.made()
     }
 
     /// Tokenises texts: with the student's special tokens, cut at its context length.
@@ -131,6 +145,7 @@ impl Encoder {
         let start = Instant::now();
         let mut usage = Usage { fraction: 1.0, ..Usage::default() };
         let mut first = 0;
+        self.route.begin(inputs.iter().map(|i| i.ids.len()).sum())?;
         while first < inputs.len() {
             let mut rows = 0;
             let fits = |input: &&EncoderInput<'_>| {
@@ -182,6 +197,8 @@ impl Encoder {
             sequences.push(Rows { first: row, count: input.keys });
             row += rows;
         }
+        // The rows are of sequences that run side by side, so the time of each is counted.
+        let price = self.pace.next(ids.len(), ids.len())?;
         let call = Call {
             entry: self.entry,
             inputs: &[("input_ids", &ids), ("positions", &positions)],
@@ -189,13 +206,14 @@ impl Encoder {
             spans: &spans,
             sequences: &sequences,
             output_rows: &[],
+            price,
+            forced: self.route.part(ids.len()),
         };
-        // Backends run every op whole: they take no price. The rows are of sequences that run side
-        // by side, so the time of each is counted.
-        self.pace.next(ids.len(), ids.len())?;
         let spent = self.state.run(&call)?;
         self.pace.observe(spent);
-        usage.count(ids.len(), spent);
+        self.route.record(self.state.choices(), ids.len());
+        let sites = &self.model.plan().program().sites;
+        usage.count(ids.len(), spent, sites, self.state.choices());
         let output = |name: &str| {
             self.state.output(name).ok_or_else(|| {
                 Error::new(ErrorKind::Plan, format!("the entry has no output {name:?}"))

@@ -15,6 +15,7 @@ mod error;
 mod model;
 mod pace;
 mod philox;
+mod route;
 mod session;
 pub mod text;
 mod usage;

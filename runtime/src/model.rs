@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use limbeck_plan::{Dim, Manifest, Op, OperandKind, Plan, Symbol, Task};
 
+use crate::backend::cost::Cost;
 use crate::backend::{Backend, PlanData, Prepared};
 use crate::bytes::PlanBytes;
 use crate::controller::Curve;
@@ -104,10 +105,19 @@ impl Model {
         &*self.inner.prepared
     }
 
-    /// How the fraction follows the price in this plan; `None` where it has no site.
+    /// How the fraction follows the price in this plan; `None` where it has no site. Plans are not
+    /// calibrated yet, so the controller learns it.
     pub(crate) fn curve(&self) -> Option<Curve> {
-        // Plans do not store sites yet.
-        None
+        let program = self.plan().program();
+        if program.sites.is_empty() {
+            return None;
+        }
+        let name = match self.manifest().task {
+            Task::Text => Manifest::TEXT_ENTRY,
+            Task::Embed => Manifest::EMBED_ENTRY,
+        };
+        let lowest = Cost::new(program, program.entry(name)?).lowest_fraction(program);
+        Curve::uncalibrated(lowest).ok()
     }
 
     /// Index of an entry.

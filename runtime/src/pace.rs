@@ -71,7 +71,7 @@ impl Pace {
     pub fn observe(&mut self, spent: Spent) {
         let Ahead { now: before, tokens, steps } = self.chunk;
         let now = self.now();
-        let (macs, full_macs) = (spent.macs, spent.macs);
+        let (macs, full_macs) = (spent.macs, spent.full_macs);
         let seconds = now - before;
         self.controller.observe(Observation { tokens, steps, macs, full_macs, seconds, now });
     }
@@ -96,7 +96,7 @@ mod tests {
     fn a_budget_set_elsewhere_reaches_the_next_price() {
         let mut pace = adaptive();
         assert_eq!(pace.next(4, 4).unwrap(), 0.0);
-        pace.observe(Spent { macs: 10, bytes: 0 });
+        pace.observe(Spent { macs: 10, full_macs: 10, ..Spent::default() });
         let control = pace.control().clone();
         std::thread::spawn(move || control.set_budget(Budget::Price(0.75), Limits::default()))
             .join()
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(pace.status().target, 0.75);
         // A backend that spends everything whatever the price is found out.
         for _ in 0..100 {
-            pace.observe(Spent { macs: 10, bytes: 0 });
+            pace.observe(Spent { macs: 10, full_macs: 10, ..Spent::default() });
             pace.next(1, 1).unwrap();
         }
         assert_eq!(pace.status().unmet, Some(Unmet::OffTarget));

@@ -11,6 +11,7 @@ use crate::controller::Status;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
 use crate::pace::Pace;
+use crate::route::Route;
 use crate::usage::Usage;
 
 /// How keys and values are kept.
@@ -116,6 +117,7 @@ pub struct Session {
     chunk: usize,
     pace: Pace,
     buffers: Buffers,
+    route: Route,
 }
 
 /// Reused by every step.
@@ -154,6 +156,7 @@ impl Session {
         let state = model.prepared().state(&bounds)?;
         let pace = Pace::new(model.curve());
         Ok(Session {
+            route: Route::new(model.plan().program().sites.len()),
             model,
             state,
             entry,
@@ -198,6 +201,17 @@ impl Session {
             self.pace.end_call();
         }
         result
+    }
+
+    /// Forces choices on the next step: `[sites, tokens]`, the tokens of all its work in turn; -1
+    /// leaves a choice to its gate. The step refuses choices that a site has not.
+    pub fn force_route(&mut self, choices: Vec<i32>) {
+        self.route.force(choices);
+    }
+
+    /// The choices of the last step, `[sites, tokens]`; -1 where it did not come to one.
+    pub fn route(&self) -> &[i32] {
+        self.route.made()
     }
 
     /// Bytes of cached keys and values, shared ones counted once.
@@ -296,6 +310,7 @@ impl Session {
         work: &[Work<'_>],
         sink: impl FnMut(LogitsRow, &[f32]),
     ) -> Result<Usage> {
+        self.route.begin(work.iter().map(|w| w.tokens.len()).sum())?;
         self.check(work)?;
         let tokens = work.iter().map(|w| w.tokens.len()).sum();
         self.call(tokens, |session| session.run(work, sink))
@@ -309,10 +324,11 @@ impl Session {
             (item, done) = self.fill(work, item, done)?;
             let tokens = self.buffers.ids.len();
             let steps = self.buffers.spans.iter().map(|s| s.rows).max().unwrap_or(0);
-            self.pace.next(tokens, steps)?;
-            let spent = self.run_chunk()?;
+            let price = self.pace.next(tokens, steps)?;
+            let spent = self.run_chunk(price)?;
             self.pace.observe(spent);
-            usage.count(tokens, spent);
+            let sites = &self.model.plan().program().sites;
+            usage.count(tokens, spent, sites, self.state.choices());
             if let Some(logits) = self.state.output("logits") {
                 let rows = logits.values.chunks_exact(logits.cols);
                 self.buffers.outputs.iter().zip(rows).for_each(|(o, row)| sink(*o, row));
@@ -386,7 +402,7 @@ impl Session {
 
     /// Runs the buffered chunk at the price of [`Session::status`] and commits its positions.
     /// Backends run every op whole: they take no price.
-    fn run_chunk(&mut self) -> Result<crate::backend::Spent> {
+    fn run_chunk(&mut self, price: f32) -> Result<crate::backend::Spent> {
         let b = &self.buffers;
         for span in &b.spans {
             if let Some(sequence) = span.sequence {
@@ -400,8 +416,11 @@ impl Session {
             spans: &b.spans,
             sequences: &b.sequences,
             output_rows: &b.output_rows,
+            price,
+            forced: self.route.part(b.ids.len()),
         };
         let spent = self.state.run(&call)?;
+        self.route.record(self.state.choices(), b.ids.len());
         for span in &b.spans {
             if let Some(sequence) = span.sequence {
                 self.state.sequences_mut().commit(sequence, span.rows)?;

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use limbeck_plan::Site;
+
 use crate::backend::Spent;
 use crate::controller::Unmet;
 
@@ -10,7 +12,7 @@ use crate::controller::Unmet;
 pub struct SiteUsage {
     /// The site's name.
     pub name: String,
-    /// Tokens per choice.
+    /// Tokens per choice, from the choice 0 on.
     pub histogram: Vec<u64>,
 }
 
@@ -27,7 +29,11 @@ pub struct Usage {
     pub bytes: u64,
     /// `macs / full_macs`.
     pub fraction: f64,
-    /// The same over adaptive ops only; `None` where a plan has none.
+    /// Multiply-adds of the ops that follow a site's choices.
+    pub site_macs: u64,
+    /// The same with every site at its largest choice.
+    pub site_full_macs: u64,
+    /// `site_macs / site_full_macs`; `None` where nothing adaptive ran.
     pub site_fraction: Option<f64>,
     /// Wall time in milliseconds.
     pub ms: f64,
@@ -38,12 +44,36 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Counts a run. A plan states its own costs: absurd ones must not overflow.
-    pub(crate) fn count(&mut self, tokens: usize, spent: Spent) {
+    /// Counts a run that made the choices `[sites, tokens]`. A plan states its own costs: absurd
+    /// ones must not overflow.
+    pub(crate) fn count(&mut self, tokens: usize, spent: Spent, sites: &[Site], choices: &[i32]) {
         self.tokens += tokens as u64;
         self.macs = self.macs.saturating_add(spent.macs);
-        self.full_macs = self.full_macs.saturating_add(spent.macs);
+        self.full_macs = self.full_macs.saturating_add(spent.full_macs);
+        self.site_macs = self.site_macs.saturating_add(spent.site_macs);
+        self.site_full_macs = self.site_full_macs.saturating_add(spent.site_full_macs);
         self.bytes = self.bytes.saturating_add(spent.bytes);
+        if self.sites.is_empty() {
+            self.sites.extend(sites.iter().map(|site| SiteUsage {
+                name: site.name.clone(),
+                histogram: vec![0; site.last() + 1],
+            }));
+        }
+        for (site, choices) in self.sites.iter_mut().zip(choices.chunks_exact(tokens.max(1))) {
+            for choice in choices {
+                let count = usize::try_from(*choice).ok().and_then(|k| site.histogram.get_mut(k));
+                if let Some(count) = count {
+                    *count += 1;
+                }
+            }
+        }
+        self.set_fractions();
+    }
+
+    fn set_fractions(&mut self) {
+        let share = |of: u64, full: u64| (full > 0).then(|| of as f64 / full as f64);
+        self.fraction = share(self.macs, self.full_macs).unwrap_or(1.0);
+        self.site_fraction = share(self.site_macs, self.site_full_macs);
     }
 
     /// Adds a later call's usage.
@@ -52,14 +82,21 @@ impl Usage {
         self.macs = self.macs.saturating_add(other.macs);
         self.full_macs = self.full_macs.saturating_add(other.full_macs);
         self.bytes = self.bytes.saturating_add(other.bytes);
+        self.site_macs = self.site_macs.saturating_add(other.site_macs);
+        self.site_full_macs = self.site_full_macs.saturating_add(other.site_full_macs);
         self.ms += other.ms;
         if other.tokens > 0 {
             self.unmet = other.unmet;
         }
-        self.fraction = match self.full_macs {
-            0 => 1.0,
-            full => self.macs as f64 / full as f64,
-        };
+        if self.sites.is_empty() {
+            self.sites.clone_from(&other.sites);
+        } else {
+            for (site, other) in self.sites.iter_mut().zip(&other.sites) {
+                let counts = site.histogram.iter_mut().zip(&other.histogram);
+                counts.for_each(|(sum, add)| *sum = sum.saturating_add(*add));
+            }
+        }
+        self.set_fractions();
     }
 }
 
@@ -72,7 +109,29 @@ mod tests {
         let part = |macs, full_macs| Usage { macs, full_macs, ..Usage::default() };
         let mut total = part(10, 10);
         total.add(&part(10, 30));
-        assert_eq!(total.fraction, 0.5);
+        assert_eq!((total.fraction, total.site_fraction), (0.5, None));
+    }
+
+    #[test]
+    fn choices_are_counted_by_site() {
+        let site = |name: &str, first| Site {
+            name: name.into(),
+            kind: limbeck_plan::SiteKind::Acm,
+            first,
+            costs: vec![0.0, 1.0],
+            weight: 1.0,
+        };
+        let sites = [site("a", 0), site("b", 1)];
+        let spent = Spent { site_macs: 1, site_full_macs: 4, ..Spent::default() };
+        let mut total = Usage::default();
+        for choices in [[0, 1, 1, 2, 2, 1], [-1, -1, -1, 2, 2, 2]] {
+            let mut call = Usage::default();
+            call.count(3, spent, &sites, &choices);
+            total.add(&call);
+        }
+        let found: Vec<_> = total.sites.iter().map(|s| (&*s.name, &s.histogram[..])).collect();
+        assert_eq!(found, [("a", &[1, 2][..]), ("b", &[0, 1, 5][..])]);
+        assert_eq!(total.site_fraction, Some(0.25));
     }
 
     #[test]

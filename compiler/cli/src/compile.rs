@@ -10,14 +10,11 @@ use crate::args::CompileArgs;
 use crate::output::{Failure, print_json, say};
 
 pub fn execute(args: CompileArgs) -> Result<(), Failure> {
-    if let Some(folder) = args.with.first() {
-        let message = "overlays are not supported yet";
-        return Err(Failure::new(format!("--with {}: {message}", folder.display())));
-    }
     if args.prefer == "onnx" {
         return Err(Failure::new("--prefer onnx: this build lowers nothing to ONNX Runtime"));
     }
     let options = Options {
+        overlays: args.with,
         ignored_keys: args.ignore_key.into_iter().collect(),
         passes: !args.no_passes,
         ..Options::new(args.source, args.output, args.quant)

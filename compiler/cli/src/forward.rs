@@ -3,14 +3,20 @@
 //! Text decoders take `input_ids` `[tokens]` and give `logits` `[tokens, vocab]`. Encoders take
 //! `input_ids` and `attention_mask` `[batch, tokens]` and give `last_hidden_state`
 //! `[batch, tokens, hidden]` and `embedding` `[batch, embedding]`.
+//!
+//! Where a plan has sites, `choices` `[sites, tokens]` (`[sites, batch * tokens]` of an encoder, -1
+//! for padding) is given too, and forces them where it is an input; -1 leaves a choice to its gate.
 
 use limbeck::plan::{Manifest, Task};
 use limbeck::{EncoderInput, Model, SessionOptions, Usage, Wanted, Work};
 use serde_json::json;
 
 use crate::args::ForwardArgs;
-use crate::npz::{self, Floats, Inputs, Integers};
+use crate::npz::{self, Inputs, Integers, Output, OutputValues};
 use crate::output::{Failure, print_json};
+
+/// The tensor of choices.
+const CHOICES: &str = "choices";
 
 pub fn execute(args: ForwardArgs) -> Result<(), Failure> {
     let model = args.plan.open()?;
@@ -24,8 +30,10 @@ pub fn execute(args: ForwardArgs) -> Result<(), Failure> {
     if let Some(name) = args.entry.as_deref().filter(|name| *name != entry) {
         return Err(Failure::new(format!("the plan has no entry {name:?}, only {entry:?}")));
     }
-    if let Some(name) = inputs.names().iter().find(|n| !known.contains(&n.as_str())) {
-        let known = known.join(", ");
+    let sites = model.plan().program().sites.len();
+    let known = || known.iter().copied().chain((sites > 0).then_some(CHOICES));
+    if let Some(name) = inputs.names().iter().find(|n| known().all(|k| k != n.as_str())) {
+        let known = known().collect::<Vec<_>>().join(", ");
         return Err(Failure::new(format!("entry {entry:?} takes no {name:?}, only {known}")));
     }
     let (usage, outputs) = match task {
@@ -56,7 +64,7 @@ fn text(
     args: &ForwardArgs,
     model: &Model,
     inputs: &mut Inputs,
-) -> Result<(Usage, Vec<Floats>), Failure> {
+) -> Result<(Usage, Vec<Output>), Failure> {
     let ids = required(inputs, "input_ids")?;
     let tokens = match ids.shape[..] {
         [n] | [1, n] => n,
@@ -70,10 +78,40 @@ fn text(
     let mut session = args.plan.session(model, options)?;
     let sequence = session.sequence();
     let vocab = model.manifest().vocab_size;
+    if let Some(route) = route(inputs, model, tokens)? {
+        session.force_route(route);
+    }
     let mut logits = Vec::new();
     let work = [Work { sequence, tokens: &ids, wanted: Wanted::All }];
     let usage = session.step(&work, |_, row| logits.extend_from_slice(row))?;
-    Ok((usage, vec![Floats { name: "logits", shape: vec![tokens, vocab], values: logits }]))
+    let mut outputs = vec![floats("logits", vec![tokens, vocab], logits)];
+    outputs.extend(choices(model, tokens, session.route().to_vec()));
+    Ok((usage, outputs))
+}
+
+/// The choices to force, `[sites, tokens]`.
+fn route(inputs: &mut Inputs, model: &Model, tokens: usize) -> Result<Option<Vec<i32>>, Failure> {
+    let Some(given) = inputs.integers(CHOICES)? else { return Ok(None) };
+    let shape = [model.plan().program().sites.len(), tokens];
+    if given.shape != shape {
+        let message = format!("{CHOICES} has shape {:?}, not {shape:?}", given.shape);
+        return Err(Failure::new(message));
+    }
+    let choice = |v: &i64| {
+        i32::try_from(*v).map_err(|_| Failure::new(format!("{CHOICES}: {v} is not a choice")))
+    };
+    given.values.iter().map(choice).collect::<Result<_, _>>().map(Some)
+}
+
+/// The choices made, where the plan has sites.
+fn choices(model: &Model, tokens: usize, values: Vec<i32>) -> Option<Output> {
+    let sites = model.plan().program().sites.len();
+    let values = OutputValues::I32(values);
+    (sites > 0).then(|| Output { name: CHOICES, shape: vec![sites, tokens], values })
+}
+
+fn floats(name: &'static str, shape: Vec<usize>, values: Vec<f32>) -> Output {
+    Output { name, shape, values: OutputValues::F32(values) }
 }
 
 /// Rows of the batch may be masked anywhere; a row's valid tokens go first, its padding after
@@ -82,7 +120,7 @@ fn encoder(
     args: &ForwardArgs,
     model: &Model,
     inputs: &mut Inputs,
-) -> Result<(Usage, Vec<Floats>), Failure> {
+) -> Result<(Usage, Vec<Output>), Failure> {
     let ids = required(inputs, "input_ids")?;
     let [batch, tokens] = ids.shape[..] else {
         let message = format!("input_ids has shape {:?}, not [batch, tokens]", ids.shape);
@@ -120,6 +158,20 @@ fn encoder(
     let mut hidden = Vec::new();
     let mut embeddings = vec![0.0; batch * size];
     let mut encoder = args.plan.encoder(model)?;
+    // Where each computed row lies among the caller's tokens; none for padding.
+    let place = |b: usize, row: usize| {
+        let (order, _, _, keys) = &rows[b];
+        (row < *keys).then(|| b * tokens + order[row])
+    };
+    let total = batch * tokens;
+    let places = || (0..total).map(|row| place(row / tokens, row % tokens));
+    if let Some(given) = route(inputs, model, total)? {
+        let sites = given.chunks_exact(total.max(1));
+        let row = |site: &[i32]| -> Vec<i32> {
+            places().map(|place| place.map_or(-1, |at| site[at])).collect()
+        };
+        encoder.force_route(sites.flat_map(row).collect());
+    }
     let usage = encoder.encode(&sequences, |b, encoded| {
         let cols = encoded.last_hidden_state.len() / tokens;
         hidden.resize(batch * tokens * cols, 0.0);
@@ -129,9 +181,19 @@ fn encoder(
         embeddings[b * size..][..size].copy_from_slice(encoded.embedding);
     })?;
     let cols = hidden.len().checked_div(batch * tokens).unwrap_or(0);
-    let outputs = vec![
-        Floats { name: "last_hidden_state", shape: vec![batch, tokens, cols], values: hidden },
-        Floats { name: "embedding", shape: vec![batch, size], values: embeddings },
+    let mut outputs = vec![
+        floats("last_hidden_state", vec![batch, tokens, cols], hidden),
+        floats("embedding", vec![batch, size], embeddings),
     ];
+    let mut made = vec![-1; encoder.route().len()];
+    let sites = made.chunks_exact_mut(total.max(1));
+    for (made, route) in sites.zip(encoder.route().chunks_exact(total.max(1))) {
+        for (place, choice) in places().zip(route) {
+            if let Some(at) = place {
+                made[at] = *choice;
+            }
+        }
+    }
+    outputs.extend(choices(model, total, made));
     Ok((usage, outputs))
 }

@@ -81,7 +81,11 @@ fn write_text(plan: &Plan, verified: bool, out: &mut String) -> std::fmt::Result
         p.source, p.format, p.quantisation, p.compiler
     )?;
     writeln!(out, "chat template {}", if m.chat_template.is_some() { "yes" } else { "no" })?;
-    writeln!(out, "sites         none (a dense student)")?;
+    let sites = &plan.program().sites;
+    match sites.len() {
+        0 => writeln!(out, "sites         none (a dense student)")?,
+        n => writeln!(out, "sites         {n}")?,
+    }
     writeln!(
         out,
         "checksums     {}",
@@ -119,6 +123,13 @@ fn write_text(plan: &Plan, verified: bool, out: &mut String) -> std::fmt::Result
         for (op, count) in ops {
             writeln!(out, "  {count:5} x {op}")?;
         }
+    }
+    if !sites.is_empty() {
+        writeln!(out, "\nsites")?;
+    }
+    for site in sites {
+        let (name, first, last) = (&site.name, site.first, site.last());
+        writeln!(out, "  {name:24} choices {first}..={last}, weight {:.3}", site.weight)?;
     }
     let states = plan.program().states.len();
     if states > 0 {

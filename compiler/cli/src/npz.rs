@@ -70,27 +70,45 @@ impl Inputs {
     }
 }
 
-/// A tensor of f32 to write.
-pub struct Floats {
+/// A tensor to write.
+pub struct Output {
     pub name: &'static str,
     pub shape: Vec<usize>,
-    pub values: Vec<f32>,
+    pub values: OutputValues,
+}
+
+/// Its elements.
+pub enum OutputValues {
+    F32(Vec<f32>),
+    I32(Vec<i32>),
 }
 
 /// Writes tensors to a file, all or none: one that cannot be written whole is an error.
-pub fn write(path: &Path, tensors: &[Floats]) -> Result<(), Failure> {
+pub fn write(path: &Path, tensors: &[Output]) -> Result<(), Failure> {
     let bytes = at_file(path, encode(tensors))?;
     at_file(path, std::fs::write(path, bytes))
 }
 
-fn encode(tensors: &[Floats]) -> io::Result<Vec<u8>> {
+fn encode(tensors: &[Output]) -> io::Result<Vec<u8>> {
     let mut writer = NpzWriter::new(Cursor::new(Vec::new()));
-    for Floats { name, shape, values } in tensors {
+    for Output { name, shape, values } in tensors {
         let shape: Vec<u64> = shape.iter().map(|d| *d as u64).collect();
-        let mut array =
-            writer.array(name, Default::default())?.default_dtype().shape(&shape).begin_nd()?;
-        array.extend(values.iter().copied())?;
-        array.finish()?;
+        match values {
+            OutputValues::F32(values) => array(&mut writer, name, &shape, values)?,
+            OutputValues::I32(values) => array(&mut writer, name, &shape, values)?,
+        }
     }
     Ok(writer.zip_writer().finish()?.into_inner())
+}
+
+fn array<T: npyz::AutoSerialize + Copy>(
+    writer: &mut NpzWriter<Cursor<Vec<u8>>>,
+    name: &str,
+    shape: &[u64],
+    values: &[T],
+) -> io::Result<()> {
+    let array = writer.array(name, Default::default())?;
+    let mut array = array.default_dtype().shape(shape).begin_nd()?;
+    array.extend(values.iter().copied())?;
+    array.finish()
 }

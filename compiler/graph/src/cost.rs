@@ -20,13 +20,22 @@ pub fn macs(op: &Op, inputs: &[&Fact], output: &Fact) -> Dim {
             elements(output)
         }
         Op::Pool(_) => inputs.first().map_or(Dim::Const(0), |x| elements(x)),
+        Op::Choose(_) => match inputs {
+            [x, gate, ..] => x.shape[0].clone().times(elements(gate)),
+            _ => Dim::Const(0),
+        },
+        // At its largest choice; a call spends the share of the learners that its rows chose.
+        Op::AdaptiveMlp(p) => match (inputs, inputs.get(3 + usize::from(p.bias))) {
+            ([x, _, w1, ..], Some(w2)) => x.shape[0].clone().times(elements(w1).plus(elements(w2))),
+            _ => Dim::Const(0),
+        },
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use limbeck_plan::{Activation, DType, Linear};
+    use limbeck_plan::{Activation, AdaptiveMlp, DType, Linear};
 
     #[test]
     fn a_linear_costs_rows_by_outputs_by_inputs() {
@@ -43,5 +52,25 @@ mod tests {
         });
         let cost = macs(&op, &[&x, &w], &y);
         assert_eq!(cost.eval(&|_| Some(7)), Some(7 * 15));
+    }
+
+    #[test]
+    fn an_adaptive_mlp_costs_both_of_its_matrices() {
+        let f32 = |rows: Dim, cols: u64| Fact::new(DType::F32, vec![rows, Dim::Const(cols)]);
+        let x = f32(Dim::symbol("tokens"), 8);
+        let choice = Fact::new(DType::I32, vec![Dim::symbol("tokens")]);
+        let (w1, b1) = (f32(Dim::Const(128), 8), f32(Dim::Const(1), 128));
+        let w2 = f32(Dim::Const(3), 64);
+        let op = Op::AdaptiveMlp(AdaptiveMlp {
+            learners: 2,
+            activation: Activation::Silu,
+            gated: true,
+            bias: true,
+            out_bias: false,
+            residual: false,
+        });
+        let y = f32(Dim::symbol("tokens"), 3);
+        let cost = macs(&op, &[&x, &choice, &w1, &b1, &w2], &y);
+        assert_eq!(cost, Dim::symbol("tokens").times(128u64 * 8 + 3 * 64));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use limbeck_plan::{DType, Dim, Fact, Op, State};
+use limbeck_plan::{DType, Dim, Fact, Op, Site, State};
 
 use crate::TensorExpr;
 
@@ -68,6 +68,7 @@ pub struct Graph {
     nodes: Vec<Node>,
     outputs: Vec<(String, ValueId)>,
     states: Vec<State>,
+    sites: Vec<Site>,
 }
 
 impl Graph {
@@ -96,6 +97,13 @@ impl Graph {
     pub fn state(&mut self, state: State) -> usize {
         self.states.push(state);
         self.states.len() - 1
+    }
+
+    /// Adds a site and gives its index. Its weight is relative to the default, which is only known
+    /// when all sites of the plan are: 1 takes the default.
+    pub fn site(&mut self, site: Site) -> usize {
+        self.sites.push(site);
+        self.sites.len() - 1
     }
 
     /// Adds a node and gives its output.
@@ -206,6 +214,11 @@ impl Graph {
     /// States that the nodes keep.
     pub fn states(&self) -> &[State] {
         &self.states
+    }
+
+    /// Places where compute can vary.
+    pub fn sites(&self) -> &[Site] {
+        &self.sites
     }
 
     /// The node that writes a value.

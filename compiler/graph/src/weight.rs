@@ -48,6 +48,8 @@ pub enum TensorExpr {
         /// Which row of `row`.
         index: usize,
     },
+    /// Columns of the base as rows.
+    Transpose(Box<TensorExpr>),
     /// Values that the compiler computed: one row.
     Inline {
         /// Name for messages.
@@ -65,6 +67,7 @@ impl TensorExpr {
             TensorExpr::ConcatRows(parts) => parts.iter().map(TensorExpr::rows).sum(),
             TensorExpr::InterleaveRows { first, second, .. } => first.rows() + second.rows(),
             TensorExpr::AddRow { base, .. } => base.rows(),
+            TensorExpr::Transpose(base) => base.cols(),
             TensorExpr::ConcatCols(_)
             | TensorExpr::InterleaveCols { .. }
             | TensorExpr::Inline { .. } => 1,
@@ -80,6 +83,7 @@ impl TensorExpr {
             TensorExpr::InterleaveRows { first, .. } => first.cols(),
             TensorExpr::InterleaveCols { first, second, .. } => first.cols() + second.cols(),
             TensorExpr::AddRow { base, .. } => base.cols(),
+            TensorExpr::Transpose(base) => base.rows(),
             TensorExpr::Inline { values, .. } => values.len(),
         }
     }
@@ -100,6 +104,7 @@ impl TensorExpr {
             TensorExpr::AddRow { base, row, index } => {
                 format!("{} + {}[{index}]", base.name(), row.name())
             }
+            TensorExpr::Transpose(base) => format!("{} transposed", base.name()),
         }
     }
 
@@ -116,6 +121,7 @@ impl TensorExpr {
             | TensorExpr::InterleaveCols { first, second, .. } => {
                 first.storage().filter(|s| second.storage() == Some(s))
             }
+            TensorExpr::Transpose(base) => base.storage(),
             TensorExpr::AddRow { .. } | TensorExpr::Inline { .. } => None,
         }
     }

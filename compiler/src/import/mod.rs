@@ -4,9 +4,11 @@ mod checkpoint;
 pub mod gguf;
 mod gguf_student;
 pub mod map;
+mod overlay;
 mod safetensors;
 pub mod tensor;
 
 pub use checkpoint::{Checkpoint, TextFiles, open};
 pub use gguf_student::GgufStudent;
+pub use overlay::open_with;
 pub use safetensors::SafetensorsCheckpoint;

@@ -62,14 +62,42 @@ struct Entry {
     range: std::ops::Range<usize>,
 }
 
+/// The tensors of a folder.
+#[derive(Debug)]
+pub(super) struct SafetensorsFiles {
+    files: Vec<FileBytes>,
+    entries: BTreeMap<String, Entry>,
+}
+
+impl SafetensorsFiles {
+    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+    pub fn open(folder: &Path) -> Result<SafetensorsFiles> {
+        let (files, entries) = open_tensors(folder)?;
+        Ok(SafetensorsFiles { files, entries })
+    }
+
+    pub fn tensors(&self) -> impl Iterator<Item = Tensor<'_>> {
+        self.entries.iter().filter_map(|(name, e)| self.view(name, e))
+    }
+
+    pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
+        self.view(name, self.entries.get(name)?)
+    }
+
+    fn view<'a>(&'a self, name: &str, entry: &Entry) -> Option<Tensor<'a>> {
+        let bytes = self.files.get(entry.file)?.get(entry.range.clone())?;
+        let shape = entry.shape.clone();
+        Tensor::new(name, shape, entry.storage, bytes, RowOrder::Stored).ok()
+    }
+}
+
 /// An opened folder.
 #[derive(Debug)]
 pub struct SafetensorsCheckpoint {
     student: String,
     description: Description,
     text: TextFiles,
-    files: Vec<FileBytes>,
-    entries: BTreeMap<String, Entry>,
+    files: SafetensorsFiles,
 }
 
 impl SafetensorsCheckpoint {
@@ -85,7 +113,7 @@ impl SafetensorsCheckpoint {
             let message = format!("config key \"quantization_config\" is not supported: {v}");
             return Err(Error::unsupported(message).at(folder.display()));
         }
-        let (files, entries) = open_tensors(folder)?;
+        let files = SafetensorsFiles::open(folder)?;
         let text = read_text(folder, &config)?;
         let pooling = read_pooling(folder)?;
         let name = folder.canonicalize().unwrap_or_else(|_| folder.into());
@@ -94,14 +122,7 @@ impl SafetensorsCheckpoint {
             description: Description { config, ignored_keys: BTreeSet::new(), pooling },
             text,
             files,
-            entries,
         })
-    }
-
-    fn view<'a>(&'a self, name: &str, entry: &Entry) -> Option<Tensor<'a>> {
-        let bytes = self.files.get(entry.file)?.get(entry.range.clone())?;
-        let shape = entry.shape.clone();
-        Tensor::new(name, shape, entry.storage, bytes, RowOrder::Stored).ok()
     }
 }
 
@@ -127,11 +148,11 @@ impl Checkpoint for SafetensorsCheckpoint {
     }
 
     fn tensors(&self) -> Vec<Tensor<'_>> {
-        self.entries.iter().filter_map(|(name, e)| self.view(name, e)).collect()
+        self.files.tensors().collect()
     }
 
     fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
-        self.view(name, self.entries.get(name)?)
+        self.files.tensor(name)
     }
 }
 

@@ -55,6 +55,8 @@ impl fmt::Display for Quant {
 pub struct WeightUse {
     /// It is read as an f32 vector.
     pub vector: bool,
+    /// It decides choices, or is the bias of one: it stays in f32.
+    pub exact: bool,
     /// It is looked up row by row, or gives the logits: 4 bits are too few for it.
     pub embedding_or_head: bool,
     /// It is multiplied with the normalised stream of an encoder.
@@ -84,6 +86,9 @@ impl WeightUse {
 pub fn choose_format(quant: Quant, used: WeightUse, storage: Option<BlockType>) -> PackFormat {
     if used.vector {
         return PackFormat::F32_ROW;
+    }
+    if used.exact {
+        return PackFormat::linear(Values::F32);
     }
     let kept = storage.map_or(Values::F16, kept_values);
     let four_bits = if kept == Values::Q4m { Values::Q4m } else { Values::Q4 };
@@ -149,6 +154,13 @@ mod tests {
         assert_eq!(values(Quant::Q8, StreamUse::Attention), Values::F16);
         assert_eq!(values(Quant::Q8, StreamUse::Mlp), Values::Q8);
         assert_eq!(values(Quant::Q4, StreamUse::Mlp), Values::Q8);
+    }
+
+    #[test]
+    fn what_decides_a_choice_stays_exact() {
+        let gate = WeightUse { exact: true, ..WeightUse::default() };
+        let format = choose_format(Quant::Q4, gate, Some(BlockType::F16));
+        assert_eq!(format, PackFormat::linear(Values::F32));
     }
 
     #[test]

@@ -50,6 +50,18 @@ pub(super) fn read_rows(
             }
             Ok(())
         }
+        TensorExpr::Transpose(base) => {
+            let (rows, start) = (base.rows(), out.len());
+            out.resize(start + range.len() * rows, 0.0);
+            let mut row = Vec::new();
+            for r in 0..rows {
+                row.clear();
+                read_rows(base, checkpoint, r..r + 1, &mut row)?;
+                let column = out[start..].iter_mut().skip(r).step_by(rows.max(1));
+                column.zip(row.iter().skip(range.start)).for_each(|(out, v)| *out = *v);
+            }
+            Ok(())
+        }
         TensorExpr::Inline { values, .. } => {
             out.extend(values.iter());
             Ok(())

@@ -12,6 +12,8 @@ pub struct Packed<'a> {
     format: PackFormat,
     rows: usize,
     cols: usize,
+    /// Columns that the bytes hold, at least `cols`.
+    stored: usize,
     bytes: &'a [u8],
 }
 
@@ -41,7 +43,44 @@ impl<'a> Packed<'a> {
                 ),
             ));
         }
-        Ok(Self { format, rows, cols, bytes })
+        Ok(Self { format, rows, cols, stored: cols, bytes })
+    }
+
+    /// The first `rows` rows, which are a prefix of the bytes.
+    ///
+    /// # Errors
+    /// `Shape` when they are none, more than there are, or not a multiple of 16 and not all.
+    pub fn first_rows(self, rows: usize) -> Result<Self, Error> {
+        if rows == self.rows {
+            return Ok(self);
+        }
+        if rows == 0 || rows > self.rows || !rows.is_multiple_of(PANEL_ROWS) {
+            let message = format!("no view of {rows} rows of a weight of {}", self.rows);
+            return Err(Error::shape(message));
+        }
+        let bytes = self.bytes.get(..byte_len(self.format, rows, self.stored)?);
+        let bytes = bytes.ok_or_else(|| Error::shape("the weight is cut off"))?;
+        Ok(Self { rows, bytes, ..self })
+    }
+
+    /// The first `cols` columns; the bytes still hold all of them.
+    ///
+    /// # Errors
+    /// `Shape` when they are none, more than there are, or not a multiple of 32 and not all.
+    pub fn first_cols(self, cols: usize) -> Result<Self, Error> {
+        if cols == self.cols {
+            return Ok(self);
+        }
+        if cols == 0 || cols > self.cols || !cols.is_multiple_of(QUANT_BLOCK) {
+            let message = format!("no view of {cols} columns of a weight of {}", self.cols);
+            return Err(Error::shape(message));
+        }
+        Ok(Self { cols, ..self })
+    }
+
+    /// Columns that the bytes hold: more than [`Packed::cols`] in a view of the first columns.
+    pub(crate) fn stored_cols(&self) -> usize {
+        self.stored
     }
 
     /// Pack format.
@@ -74,9 +113,9 @@ impl<'a> Packed<'a> {
         }
         crate::error::check_len("the unpacked row", out.len(), self.cols)?;
         match self.format.layout {
-            Layout::Row => self.unpack_floats(row * self.cols, 1, out),
+            Layout::Row => self.unpack_floats(row * self.stored, 1, out),
             Layout::Panels => {
-                let first = row / PANEL_ROWS * PANEL_ROWS * self.cols + row % PANEL_ROWS;
+                let first = row / PANEL_ROWS * PANEL_ROWS * self.stored + row % PANEL_ROWS;
                 self.unpack_floats(first, PANEL_ROWS, out);
             }
             Layout::Quads => self.unpack_quads(row, out),
@@ -105,7 +144,7 @@ impl<'a> Packed<'a> {
         let values = self.format.values;
         let record = values.quad_record_bytes().unwrap_or(1);
         let r = row % QUAD_ROWS;
-        let tile_bytes = self.cols.div_ceil(QUANT_BLOCK) * record;
+        let tile_bytes = self.stored.div_ceil(QUANT_BLOCK) * record;
         let tile = &self.bytes[row / QUAD_ROWS * tile_bytes..][..tile_bytes];
         for (block, out) in tile.chunks_exact(record).zip(out.chunks_mut(QUANT_BLOCK)) {
             let half_at = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
@@ -306,6 +345,33 @@ mod tests {
             }
             assert_eq!(whole, pieces);
             assert_eq!(whole.len(), format.byte_len(37, 40).unwrap());
+        }
+    }
+
+    #[test]
+    fn views_of_first_rows_and_columns_have_the_values_of_the_whole() {
+        let formats = [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m];
+        let linear = formats.map(PackFormat::linear);
+        for format in linear.into_iter().chain([PackFormat::F32_ROW]) {
+            let mut bytes = Vec::new();
+            pack_rows(format, 100, &ramp(40 * 100), &mut bytes).unwrap();
+            let whole = Packed::new(format, 40, 100, &bytes).unwrap();
+            let (mut all, mut part) = ([0.0; 100], [0.0; 64]);
+            let view = whole.first_rows(16).unwrap().first_cols(64).unwrap();
+            assert_eq!((view.rows(), view.cols()), (16, 64));
+            for row in 0..16 {
+                whole.unpack_row(row, &mut all).unwrap();
+                view.unpack_row(row, &mut part).unwrap();
+                assert_eq!(part, all[..64], "{format} row {row}");
+            }
+            assert!(view.unpack_row(16, &mut part).is_err());
+            for rows in [0, 8, 41, 48] {
+                assert_eq!(whole.first_rows(rows).unwrap_err().kind(), ErrorKind::Shape);
+            }
+            for cols in [0, 16, 101, 128] {
+                assert_eq!(whole.first_cols(cols).unwrap_err().kind(), ErrorKind::Shape);
+            }
+            assert_eq!(whole.first_rows(40).unwrap().first_cols(100).unwrap().bytes(), bytes);
         }
     }
 

@@ -4,10 +4,13 @@ mod common;
 
 use common::{Random, poison};
 use limbeck_kernels::{
-    AttentionArgs, AttentionScratch, Kernels, KvCache, KvConfig, KvLayer, KvType, LinearArgs,
-    LinearScratch, NormArgs, Packed, Pool, Qkv, Span, attention, linear, pack_rows,
+    AdaptiveMlpArgs, AdaptiveScratch, AttentionArgs, AttentionScratch, ChooseArgs, Kernels,
+    KvCache, KvConfig, KvLayer, KvType, LinearArgs, LinearScratch, NormArgs, Packed, Pool, Qkv,
+    Span, adaptive_mlp, attention, choose, linear, pack_rows,
 };
-use limbeck_plan::{Activation, Attention, NormKind, PackFormat, Rope, RopeStyle, Values};
+use limbeck_plan::{
+    Activation, Attention, GateTransform, NormKind, PackFormat, Rope, RopeStyle, Values,
+};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -63,6 +66,15 @@ fn a_decode_step_allocates_nothing_after_reserving() {
     // A precise row counts twice.
     linears.reserve(6, 256);
     attentions.reserve(&params, 3, 1, true);
+    let (mut down, mut gate) = (Vec::new(), Vec::new());
+    pack_rows(format, 384, &random.floats(256 * 384), &mut down).unwrap();
+    pack_rows(PackFormat::linear(Values::F32), 256, &random.floats(5 * 256), &mut gate).unwrap();
+    let w1 = Packed::new(format, 384, 256, &weight).unwrap();
+    let w2 = Packed::new(format, 256, 384, &down).unwrap();
+    let gate = Packed::new(PackFormat::linear(Values::F32), 5, 256, &gate).unwrap();
+    let (mut adaptive, mut choice) = (AdaptiveScratch::default(), [0; 3]);
+    adaptive.reserve_gate(3, &gate);
+    adaptive.reserve_mlp(3, &w1, &w2, 4);
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     for step in 0..20 {
         for layer in 0..2 {
@@ -93,6 +105,34 @@ fn a_decode_step_allocates_nothing_after_reserving() {
                 out: &mut out,
             };
             attention(&kernels, &pool, &mut attentions, args).unwrap();
+            let args = ChooseArgs {
+                x: &x,
+                gate,
+                bias: &[0.0; 5],
+                transform: GateTransform::NegExp2,
+                first: 0,
+                costs: &[0.0, 0.25, 0.5, 0.75, 1.0],
+                weight: 1.0,
+                price: step as f32 / 40.0,
+                out: &mut choice,
+            };
+            choose(&kernels, &pool, &mut adaptive, args).unwrap();
+            for choice in [choice, [3, 0, 3], [4, 4, 4]] {
+                let args = AdaptiveMlpArgs {
+                    x: &x,
+                    choice: &choice,
+                    w1,
+                    b1: None,
+                    w2,
+                    out_bias: None,
+                    residual: None,
+                    learners: 4,
+                    activation: Activation::Gelu,
+                    gated: false,
+                    out: &mut out,
+                };
+                adaptive_mlp(&kernels, &pool, &mut adaptive, args).unwrap();
+            }
         }
         cache.reserve(seq, 3).unwrap();
         cache.commit(seq, 3).unwrap();

@@ -39,7 +39,8 @@ impl Program {
             self.check_entry(entry)?;
             check_row(entry, weight_bytes)?;
         }
-        self.check_states_are_used()
+        self.check_states_are_used()?;
+        self.check_sites()
     }
 
     fn check_entry(&self, entry: &Entry) -> Result<(), Error> {
@@ -173,7 +174,7 @@ impl Program {
 /// working memory. No network comes near, since a value of n columns is made by n rows of weights.
 fn check_row(entry: &Entry, weight_bytes: u64) -> Result<(), Error> {
     let values = entry.operands.iter().filter(|o| !matches!(o.kind, OperandKind::Weight(_)));
-    let columns = values.filter_map(|o| o.fact.shape.get(1)?.as_const());
+    let columns = values.filter_map(|o| o.fact.shape.get(1).map_or(Some(1), Dim::as_const));
     let bytes = columns.fold(0u64, |sum, c| sum.saturating_add(c.saturating_mul(4)));
     if bytes <= weight_bytes.saturating_add(SPARE_ROW_BYTES) {
         return Ok(());
@@ -199,6 +200,6 @@ fn check_weight(w: &Weight, section: u64) -> Result<(), Error> {
     Ok(())
 }
 
-fn invalid(place: impl Into<String>, message: impl Into<String>) -> Error {
+pub(crate) fn invalid(place: impl Into<String>, message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Invalid, place, message)
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod check_sites;
 mod dims;
 mod error;
 mod file;
@@ -25,8 +26,8 @@ pub use infer::InputRole;
 pub use manifest::{GenerationDefaults, Manifest, Provenance, SpecialTokens, Task};
 pub use ops::*;
 pub use program::{
-    DType, Entry, Fact, Operand, OperandId, OperandKind, Program, Segment, State, StateKind, Step,
-    Weight,
+    DType, Entry, Fact, Operand, OperandId, OperandKind, Program, Segment, Site, SiteKind, State,
+    StateKind, Step, Weight,
 };
 pub use reader::Plan;
 pub use writer::PlanWriter;

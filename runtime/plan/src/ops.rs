@@ -178,6 +178,56 @@ pub struct SoftCap {
     pub cap: f32,
 }
 
+/// What a site's gate turns its affine outputs into before they are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GateTransform {
+    /// `x`.
+    Identity,
+    /// `-exp(2 x)`: the gate predicts the logarithm of a relative error.
+    NegExp2,
+}
+
+/// A site's choice for each token: `x [T, K], gate [C, K], bias [C] -> [T] i32`.
+///
+/// `gain = transform(gate x + bias)` in f32, and the choice is
+/// `first + argmax_k(gain[k] - price * weight * costs[k])` with the site's weight and costs; ties
+/// go to the smaller `k`. NaN never wins; where all are NaN the largest choice is taken, which is
+/// full compute.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Choose {
+    /// Index into [`crate::Program::sites`].
+    pub site: usize,
+    /// Applied to the gate's outputs.
+    pub transform: GateTransform,
+    /// The choice that the gate's first row stands for.
+    pub first: usize,
+}
+
+/// An MLP of nested learners, of which each token uses the first `k`.
+///
+/// `x [T, K], choice [T] i32, w1 [H1, K], (b1 [H1])?, w2 [M, H], (out_bias [learners + 1, M])?,
+/// (residual [T, M])? -> [T, M]`. `H` is `learners * B` hidden units; `H1 = H`, or `2 H` when
+/// `gated`. With `k` a row's choice, `y = act(x w1[:k B]^T + b1[:k B]) w2[:, :k B]^T +
+/// out_bias[k] + residual`; no learner at all gives `out_bias[0] + residual`. `B` is a multiple of
+/// 32. An Adaptive Computation Module (arXiv 2312.10193), a nested width and, with the identity as
+/// activation, a nested low-rank projection are this op.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdaptiveMlp {
+    /// Learners, at least 1.
+    pub learners: usize,
+    /// Of the hidden units.
+    pub activation: Activation,
+    /// `w1` and `b1` are interleaved as [`Linear::gated`] has them: `act(gate) * up`.
+    pub gated: bool,
+    /// Whether `b1` follows `w1`.
+    pub bias: bool,
+    /// Whether a bias per choice follows `w2`.
+    pub out_bias: bool,
+    /// Whether a residual operand comes last.
+    pub residual: bool,
+}
+
 macro_rules! ops {
     ($($variant:ident = $name:literal),* $(,)?) => {
         /// One step's operation.
@@ -229,6 +279,8 @@ ops! {
     SelectRows = "limbeck:select_rows@1",
     Pool = "limbeck:pool@1",
     SoftCap = "limbeck:soft_cap@1",
+    Choose = "limbeck:choose@1",
+    AdaptiveMlp = "limbeck:adaptive_mlp@1",
 }
 
 #[cfg(test)]

@@ -159,6 +159,40 @@ pub struct Weight {
     pub bytes: u64,
 }
 
+/// What varies at a site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum SiteKind {
+    /// Learners of an Adaptive Computation Module.
+    Acm,
+    /// Nested width of an MLP.
+    Width,
+}
+
+/// A place where compute can vary per token. One step chooses there ([`crate::Choose`]); others
+/// compute as it chose.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Site {
+    /// Name, for reports.
+    pub name: String,
+    /// What varies.
+    pub kind: SiteKind,
+    /// The smallest choice; choices are `first..first + costs.len()`.
+    pub first: usize,
+    /// Each choice's cost relative to all that the site can spend, in 0..=1, never falling.
+    pub costs: Vec<f64>,
+    /// What the price is multiplied with here, > 0, so that it means the same at every site.
+    pub weight: f64,
+}
+
+impl Site {
+    /// The largest choice: full compute.
+    pub fn last(&self) -> usize {
+        (self.first + self.costs.len()).saturating_sub(1)
+    }
+}
+
 /// All programs of a plan with what they share.
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 pub struct Program {
@@ -168,6 +202,9 @@ pub struct Program {
     pub states: Vec<State>,
     /// Weights that the entries share.
     pub weights: Vec<Weight>,
+    /// Places where compute can vary.
+    #[serde(default)]
+    pub sites: Vec<Site>,
 }
 
 impl Program {

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 
 use limbeck_kernels::Span;
-use limbeck_plan::{Attention, Dim, Entry, Op, OperandKind, Program, Symbol};
+use limbeck_plan::{
+    AdaptiveMlp, Attention, Dim, Entry, Op, OperandId, OperandKind, Program, Step, Symbol,
+};
 
-use super::{Call, Spent};
+use super::{Call, Choices, Spent};
 
 /// The cost of one entry as a sum over the sizes of a call.
 #[derive(Debug, Default)]
@@ -19,16 +21,33 @@ pub(crate) struct Cost {
     other: Vec<(Dim, Option<usize>, bool)>,
     /// Bytes of all weights that a run reads whole.
     bytes: u64,
+    adaptive: Vec<Adaptive>,
+}
+
+/// An op that follows a site's choices and spends their share of its learners.
+#[derive(Debug)]
+struct Adaptive {
+    site: usize,
+    learners: u64,
+    /// With all learners.
+    macs: Dim,
+    /// Of the weights that are read as far as the largest choice says.
+    bytes: u64,
 }
 
 impl Cost {
     pub fn new(program: &Program, entry: &Entry) -> Cost {
         let mut cost = Cost::default();
+        let sites = choice_sites(entry);
         for step in entry.steps() {
             let (window, causal) = match &step.op {
                 Op::Attention(Attention { window, causal, .. }) => (*window, *causal),
                 _ => (None, false),
             };
+            if let Op::AdaptiveMlp(p) = &step.op {
+                cost.adaptive.extend(Adaptive::new(program, entry, step, p, &sites));
+                continue;
+            }
             cost.add(&step.macs, window, causal);
             if matches!(step.op, Op::Embedding(_)) {
                 continue;
@@ -62,8 +81,22 @@ impl Cost {
         *sum = sum.saturating_add(factor);
     }
 
-    /// The cost of a call.
-    pub fn of(&self, call: &Call<'_>) -> Spent {
+    /// The least share of a token's full compute that the sites leave, what it attends to not
+    /// counted; 1 without sites.
+    pub fn lowest_fraction(&self, program: &Program) -> f64 {
+        let (mut least, mut full) = (self.per_token as f64, self.per_token as f64);
+        for adaptive in &self.adaptive {
+            let bind = |name: &str| (name == Symbol::TOKENS).then_some(1);
+            let macs = adaptive.macs.eval(&bind).unwrap_or(0) as f64;
+            let first = program.sites.get(adaptive.site).map_or(0, |site| site.first);
+            least += macs * first as f64 / adaptive.learners.max(1) as f64;
+            full += macs;
+        }
+        if full > 0.0 { (least / full).clamp(0.0, 1.0) } else { 1.0 }
+    }
+
+    /// The cost of a call that made these choices.
+    pub fn of(&self, call: &Call<'_>, choices: &Choices) -> Spent {
         let (tokens, outputs) = (call.tokens as u64, call.output_rows.len() as u64);
         let sequences = call.sequences.len() as u64;
         let mut macs = self.per_token.saturating_mul(tokens);
@@ -83,7 +116,64 @@ impl Cost {
             };
             macs = macs.saturating_add(dim.eval(&bind).unwrap_or(0));
         }
-        Spent { macs, bytes: self.bytes }
+        let mut spent = Spent { macs, full_macs: macs, bytes: self.bytes, ..Spent::default() };
+        for adaptive in &self.adaptive {
+            adaptive.add(tokens, choices.of(adaptive.site), &mut spent);
+        }
+        spent
+    }
+}
+
+/// By operand: the site whose choices it holds.
+pub(super) fn choice_sites(entry: &Entry) -> HashMap<OperandId, usize> {
+    let chosen = entry.steps().filter_map(|step| match &step.op {
+        Op::Choose(p) => Some((*step.outputs.first()?, p.site)),
+        _ => None,
+    });
+    chosen.collect()
+}
+
+impl Adaptive {
+    fn new(
+        program: &Program,
+        entry: &Entry,
+        step: &Step,
+        params: &AdaptiveMlp,
+        sites: &HashMap<OperandId, usize>,
+    ) -> Option<Adaptive> {
+        let weights = step.inputs.iter().filter_map(|id| match entry.operands.get(*id)?.kind {
+            OperandKind::Weight(w) => program.weights.get(w),
+            _ => None,
+        });
+        Some(Adaptive {
+            site: *sites.get(step.inputs.get(1)?)?,
+            learners: params.learners as u64,
+            macs: step.macs.clone(),
+            bytes: weights.map(|w| w.bytes).sum(),
+        })
+    }
+
+    fn add(&self, tokens: u64, choices: &[i32], spent: &mut Spent) {
+        let bind = |name: &str| (name == Symbol::TOKENS).then_some(tokens);
+        let full = self.macs.eval(&bind).unwrap_or(0);
+        // The share of all learners, in whole numbers.
+        let share = |of: u64, chosen: u64, all: u64| {
+            (u128::from(of) * u128::from(chosen) / u128::from(all.max(1))) as u64
+        };
+        let chosen = choices.iter().map(|k| u64::try_from(*k).unwrap_or(0));
+        let all = tokens.saturating_mul(self.learners);
+        let macs = share(full, chosen.clone().sum::<u64>().min(all), all);
+        let most = chosen.max().unwrap_or(0).min(self.learners);
+        let bytes = share(self.bytes, most, self.learners);
+        for (sum, add) in [
+            (&mut spent.macs, macs),
+            (&mut spent.full_macs, full),
+            (&mut spent.site_macs, macs),
+            (&mut spent.site_full_macs, full),
+            (&mut spent.bytes, bytes),
+        ] {
+            *sum = sum.saturating_add(add);
+        }
     }
 }
 
@@ -134,5 +224,20 @@ mod tests {
             assert_eq!(found, expected, "{start} {rows} {window:?}");
         }
         assert_eq!(attended(&[span(0, 6)], None, false), 36);
+    }
+
+    #[test]
+    fn an_adaptive_op_spends_the_share_of_its_learners() {
+        let macs = Dim::symbol(Symbol::TOKENS).times(1000u64);
+        let op = Adaptive { site: 0, learners: 4, macs, bytes: 800 };
+        let mut spent = Spent { macs: 5, full_macs: 5, bytes: 7, ..Spent::default() };
+        op.add(4, &[0, 1, 3, 1], &mut spent);
+        // 5 of 16 learners over 4 rows; the widest row reads 3 of 4 learners' weights.
+        let found = (spent.macs, spent.full_macs, spent.site_macs, spent.site_full_macs);
+        assert_eq!(found, (5 + 1250, 5 + 4000, 1250, 4000));
+        assert_eq!(spent.bytes, 7 + 600);
+        let mut none = Spent::default();
+        op.add(2, &[0, 0], &mut none);
+        assert_eq!((none.macs, none.full_macs, none.bytes), (0, 2000, 0));
     }
 }

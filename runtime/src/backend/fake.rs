@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use limbeck_kernels::reference::{self, Products};
-use limbeck_kernels::{self as kernels, AttentionArgs, KvCache, LinearArgs, NormArgs, Qkv};
-use limbeck_plan::{Dim, Entry, Op, OperandId, OperandKind, Step, Symbol};
+use limbeck_kernels::{
+    self as kernels, AdaptiveMlpArgs, AttentionArgs, ChooseArgs, KvCache, LinearArgs, NormArgs, Qkv,
+};
+use limbeck_plan::{Choose, Dim, Entry, Op, OperandId, OperandKind, Step, Symbol};
 
-use super::cost::Cost;
-use super::{Backend, Bounds, Call, Matrix, PlanData, Prepared, Sequences, Spent, State};
+use super::cost::{Cost, choice_sites};
+use super::{Backend, Bounds, Call, Choices, Matrix, PlanData, Prepared, Sequences, Spent, State};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Runs native segments with the reference kernels.
@@ -42,6 +44,7 @@ impl Prepared for FakePrepared {
             shared: self.0.clone(),
             values: Vec::new(),
             entry: 0,
+            choices: Choices::default(),
         }))
     }
 }
@@ -52,6 +55,7 @@ struct FakeState {
     /// By operand of the entry run last.
     values: Vec<Vec<f32>>,
     entry: usize,
+    choices: Choices,
 }
 
 impl State for FakeState {
@@ -60,13 +64,14 @@ impl State for FakeState {
         let entry = shared.data.plan.program().entries.get(call.entry).ok_or_else(|| {
             Error::new(ErrorKind::InvalidInput, format!("entry {} does not exist", call.entry))
         })?;
+        self.choices.begin(&shared.data.plan.program().sites, call)?;
         self.entry = call.entry;
         self.values = vec![Vec::new(); entry.operands.len()];
         for step in entry.steps() {
             self.step(&shared, entry, step, call)
                 .map_err(|e| e.at(format!("entry {:?}, step {:?}", entry.name, step.name)))?;
         }
-        Ok(shared.costs.get(call.entry).map(|c| c.of(call)).unwrap_or_default())
+        Ok(shared.costs.get(call.entry).map(|c| c.of(call, &self.choices)).unwrap_or_default())
     }
 
     fn output(&self, name: &str) -> Option<Matrix<'_>> {
@@ -75,6 +80,10 @@ impl State for FakeState {
         let (id, operand) = outputs.find(|(_, o)| o.name == name)?;
         let cols = operand.fact.shape.last()?.as_const()? as usize;
         Some(Matrix { values: self.values.get(id)?, cols })
+    }
+
+    fn choices(&self) -> &[i32] {
+        self.choices.all()
     }
 
     fn sequences(&self) -> &dyn Sequences {
@@ -94,7 +103,12 @@ impl FakeState {
         let len = shape.iter().map(|d| size(d, call)).product::<Option<u64>>();
         let mut out = vec![0.0; len.ok_or_else(malformed)? as usize];
         let operands = Operands { shared, entry, call, step, values: &self.values };
-        operands.compute(&mut self.cache, &mut out)?;
+        if let Op::Choose(p) = &step.op {
+            operands.choose(p, self.choices.of_mut(p.site))?;
+            self.choices.force(p.site, call.forced);
+            return Ok(());
+        }
+        operands.compute(&mut self.cache, &self.choices, &mut out)?;
         self.values[target] = out;
         Ok(())
     }
@@ -154,7 +168,25 @@ impl<'a> Operands<'a> {
             .ok_or_else(|| Error::new(ErrorKind::Plan, format!("input {index} has no columns")))
     }
 
-    fn compute(&self, cache: &mut KvCache, out: &mut [f32]) -> Result<()> {
+    fn choose(&self, params: &Choose, out: &mut [i32]) -> Result<()> {
+        let data = &self.shared.data;
+        let site = data.plan.program().sites.get(params.site);
+        let site = site.ok_or_else(|| Error::new(ErrorKind::Plan, "its site does not exist"))?;
+        let args = ChooseArgs {
+            x: self.value(0)?,
+            gate: data.weight(self.weight(1)?)?,
+            bias: self.vector(2)?,
+            transform: params.transform,
+            first: params.first,
+            costs: &site.costs,
+            weight: site.weight,
+            price: self.call.price,
+            out,
+        };
+        Ok(reference::choose(args)?)
+    }
+
+    fn compute(&self, cache: &mut KvCache, choices: &Choices, out: &mut [f32]) -> Result<()> {
         let data = &self.shared.data;
         match &self.step.op {
             Op::Embedding(p) => {
@@ -222,6 +254,32 @@ impl<'a> Operands<'a> {
                     out,
                 };
                 reference::attention(args)?;
+            }
+            // It makes integers.
+            Op::Choose(_) => {}
+            Op::AdaptiveMlp(p) => {
+                let site = choice_sites(self.entry).get(&self.id(1)?).copied();
+                let site =
+                    site.ok_or_else(|| Error::new(ErrorKind::Plan, "its choice was not made"))?;
+                let w2 = 3 + usize::from(p.bias);
+                let residual = w2 + 1 + usize::from(p.out_bias);
+                let args = AdaptiveMlpArgs {
+                    x: self.value(0)?,
+                    choice: choices.of(site),
+                    w1: data.weight(self.weight(2)?)?,
+                    b1: if p.bias { Some(self.vector(3)?) } else { None },
+                    w2: data.weight(self.weight(w2)?)?,
+                    out_bias: match p.out_bias {
+                        true => Some(data.weight(self.weight(w2 + 1)?)?),
+                        false => None,
+                    },
+                    residual: if p.residual { Some(self.value(residual)?) } else { None },
+                    learners: p.learners,
+                    activation: p.activation,
+                    gated: p.gated,
+                    out,
+                };
+                reference::adaptive_mlp(args, Products::Quantised)?;
             }
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! Backends: what runs a plan's native segments.
 
+mod choices;
 pub(crate) mod cost;
 pub(crate) mod cpu;
 mod data;
@@ -12,6 +13,7 @@ use limbeck_kernels::{KvType, Rows, Span};
 
 use crate::error::Result;
 
+pub(crate) use choices::Choices;
 pub(crate) use data::PlanData;
 pub(crate) use sequences::Sequences;
 
@@ -40,6 +42,10 @@ pub(crate) struct Call<'a> {
     pub sequences: &'a [Rows],
     /// Rows that outputs are asked for.
     pub output_rows: &'a [usize],
+    /// Price of compute at the plan's sites, finite and at least 0.
+    pub price: f32,
+    /// Choices to follow in the place of the gates', `[sites, tokens]`; -1 leaves one free.
+    pub forced: Option<&'a [i32]>,
 }
 
 /// An output of the last run: f32, row-major.
@@ -53,6 +59,12 @@ pub(crate) struct Matrix<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Spent {
     pub macs: u64,
+    /// With every site at its largest choice.
+    pub full_macs: u64,
+    /// Of the ops that follow a site's choices.
+    pub site_macs: u64,
+    /// The same with every site at its largest choice.
+    pub site_full_macs: u64,
     pub bytes: u64,
 }
 
@@ -77,6 +89,8 @@ pub(crate) trait State: Send {
     fn run(&mut self, call: &Call<'_>) -> Result<Spent>;
     /// An output of the last run, by name.
     fn output(&self, name: &str) -> Option<Matrix<'_>>;
+    /// The choices of the last run, `[sites, tokens]`; -1 at the sites of other entries.
+    fn choices(&self) -> &[i32];
     /// The cached sequences.
     fn sequences(&self) -> &dyn Sequences;
     /// The cached sequences, to change.

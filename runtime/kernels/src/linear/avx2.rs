@@ -104,10 +104,11 @@ impl<const VALUES: u8> Avx2Quads<VALUES> {
         };
         let (record, data) = record_bytes(VALUES);
         let per_row = task.k.div_ceil(QUANT_BLOCK);
-        // SAFETY: the caller's contract: the weight holds `per_row` records for each tile, the
-        // input `per_row` blocks for each row. A prefetch may point anywhere.
+        let stored = task.stored.div_ceil(QUANT_BLOCK);
+        // SAFETY: the caller's contract: the weight holds `stored >= per_row` records for each
+        // tile, the input `per_row` blocks for each row. A prefetch may point anywhere.
         unsafe {
-            let w = task.w.as_ptr().add(tile * per_row * record);
+            let w = task.w.as_ptr().add(tile * stored * record);
             let q = q.as_ptr().add(row * per_row * QUANT_BLOCK);
             let blocks = blocks.as_ptr().add(row * per_row);
             let mut sums = [[_mm256_setzero_ps(); TILES]; ROWS];
@@ -115,10 +116,10 @@ impl<const VALUES: u8> Avx2Quads<VALUES> {
                 let mut records = [w; TILES];
                 let mut quants = [q; ROWS];
                 for t in 0..TILES {
-                    records[t] = w.add((t * per_row + b) * record);
+                    records[t] = w.add((t * stored + b) * record);
                     if ROWS == 1 {
                         // Memory is the limit: ask for the same record of the next tiles.
-                        let ahead = records[t].wrapping_add(TILES * per_row * record);
+                        let ahead = records[t].wrapping_add(TILES * stored * record);
                         for line in 0..record.div_ceil(LINE) {
                             _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line * LINE).cast());
                         }

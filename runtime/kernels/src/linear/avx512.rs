@@ -158,9 +158,9 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
         let Input::Quantised { q, blocks } = task.input else { return };
         let (record, data) = record_bytes(VALUES);
         let per_row = task.k.div_ceil(QUANT_BLOCK);
-        let tile_bytes = per_row * record;
-        // SAFETY: the caller's contract: the weight holds `per_row` records for each tile, the
-        // input `per_row` blocks for each row.
+        let tile_bytes = task.stored.div_ceil(QUANT_BLOCK) * record;
+        // SAFETY: the caller's contract: the weight holds at least `per_row` records for each
+        // tile, `tile_bytes` apart, the input `per_row` blocks for each row.
         unsafe {
             let mut units = [Unit { first: task.w.as_ptr(), apart: 0 }; UNITS];
             for u in 0..UNITS {
@@ -277,16 +277,16 @@ impl<const HALF: bool> Avx512Panels<HALF> {
         acc: &mut Acc,
     ) {
         let Input::Floats(x) = task.input else { return };
-        let k = task.k;
-        // SAFETY: the input holds `k` values for each row and the weight `k` columns for each
-        // unit, as the caller vouches.
+        let (k, stored) = (task.k, task.stored);
+        // SAFETY: the input holds `k` values for each row and the weight `stored >= k` columns
+        // for each unit, as the caller vouches.
         unsafe {
-            let w = task.w.as_ptr().add(unit * k * Self::PANEL_COLUMN);
+            let w = task.w.as_ptr().add(unit * stored * Self::PANEL_COLUMN);
             let x = x.as_ptr().add(row * k);
             let mut sums = [[_mm512_setzero_ps(); UNITS]; ROWS];
             for i in 0..k {
                 for u in 0..UNITS {
-                    let column = Self::load(w.add((u * k + i) * Self::PANEL_COLUMN));
+                    let column = Self::load(w.add((u * stored + i) * Self::PANEL_COLUMN));
                     for r in 0..ROWS {
                         let x = _mm512_set1_ps(*x.add(r * k + i));
                         sums[r][u] = _mm512_fmadd_ps(column, x, sums[r][u]);

@@ -113,6 +113,11 @@ impl LinearScratch {
         }
         self.acts.reserve(rows, cols);
     }
+
+    /// [`LinearScratch::reserve`] for calls without a norm.
+    pub(crate) fn reserve_acts(&mut self, rows: usize, cols: usize) {
+        self.acts.reserve(rows, cols);
+    }
 }
 
 /// Computes `out`; see [`LinearArgs`].
@@ -199,6 +204,7 @@ pub fn linear(
                     input,
                     w: args.w.bytes(),
                     k,
+                    stored: args.w.stored_cols(),
                     n,
                     rows: first_row..m.min(first_row + row_chunk),
                     units: first_unit..units.min(first_unit + unit_chunk),

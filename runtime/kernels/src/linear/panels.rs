@@ -43,10 +43,10 @@ impl<const HALF: bool> Panels<HALF> {
     ) {
         let Input::Floats(x) = task.input else { return };
         let k = task.k;
-        let panel = k * Self::PANEL_COLUMN;
+        let panel = task.stored * Self::PANEL_COLUMN;
         let mut sums = [[[s.splat(0.0); 2]; UNITS]; ROWS];
-        // SAFETY: the input holds `k` values for each row and the weight `k` columns for each
-        // unit, as the caller vouches.
+        // SAFETY: the input holds `k` values for each row and the weight at least `k` columns
+        // for each unit, as the caller vouches.
         unsafe {
             let w = task.w.as_ptr().add(unit * panel);
             let x = x.as_ptr().add(row * k);

@@ -67,9 +67,10 @@ impl<const VALUES: u8> PortableQuads<VALUES> {
         };
         let per_row = task.k.div_ceil(QUANT_BLOCK);
         let (record, _) = record_bytes(VALUES);
+        let tile_bytes = task.stored.div_ceil(QUANT_BLOCK) * record;
         let q = &q[row * per_row * QUANT_BLOCK..][..per_row * QUANT_BLOCK];
         let blocks = &blocks[row * per_row..][..per_row];
-        let tiles = task.w.chunks_exact(per_row * record).skip(unit * 2);
+        let tiles = task.w.chunks_exact(tile_bytes).skip(unit * 2);
         *acc = [0.0; UNIT];
         for (tile, sums) in tiles.zip(acc.chunks_exact_mut(QUAD_ROWS)) {
             let records = tile.chunks_exact(record).zip(q.chunks_exact(QUANT_BLOCK));

@@ -41,9 +41,10 @@ pub(crate) struct Epilogue<'a> {
 /// A range of rows and units of one linear, whose shapes `linear` has checked.
 pub(crate) struct LinearTask<'a> {
     pub input: Input<'a>,
-    /// The whole weight `[n, k]`.
+    /// The whole weight `[n, stored]`, of which the first `k` columns are used.
     pub w: &'a [u8],
     pub k: usize,
+    pub stored: usize,
     pub n: usize,
     /// Of the input; whole rows of products.
     pub rows: Range<usize>,

@@ -3,10 +3,12 @@
 //! Shapes and errors are those of the ops of the same name. `embedding`, `select_rows` and
 //! `pool_sequences` are plain loops already and have no second version.
 
+mod adaptive;
 mod attention;
 mod linear;
 mod math;
 
+pub use adaptive::{adaptive_mlp, choose};
 pub use attention::attention;
 pub use linear::{Products, linear};
 

@@ -4,12 +4,12 @@
 use std::collections::{HashMap, HashSet};
 
 use limbeck_plan::{
-    Activation, Attention, Embedding, Entry, Linear, Norm, Op, OperandId, OperandKind, Pool,
-    Program, Step,
+    Activation, AdaptiveMlp, Attention, Choose, Embedding, Entry, Linear, Norm, Op, OperandId,
+    OperandKind, Pool, Program, Step,
 };
 
 use super::slots::{Slots, Value};
-use crate::backend::cost::Cost;
+use crate::backend::cost::{Cost, choice_sites};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A norm's parameters and its vectors by weight id.
@@ -88,6 +88,24 @@ pub(super) enum Instruction {
         x: Value,
         out: Value,
     },
+    Choose {
+        params: Choose,
+        x: Value,
+        gate: usize,
+        bias: usize,
+    },
+    AdaptiveMlp {
+        params: AdaptiveMlp,
+        x: Value,
+        /// Whose choices it follows.
+        site: usize,
+        w1: usize,
+        b1: Option<usize>,
+        w2: usize,
+        out_bias: Option<usize>,
+        residual: Option<Value>,
+        out: Value,
+    },
 }
 
 /// An instruction with the step it came from.
@@ -120,7 +138,8 @@ impl Lowered {
         let inputs: Vec<OperandId> =
             entry.operands_of(OperandKind::Input).map(|(id, _)| id).collect();
         let input_index = inputs.iter().enumerate().map(|(index, id)| (*id, index)).collect();
-        let context = Context { entry, values: &values, input_index };
+        let sites = choice_sites(entry);
+        let context = Context { entry, values: &values, input_index, sites };
         let mut instructions = Vec::new();
         for (step, norm) in entry.steps().zip(&fused.norms) {
             let instruction =
@@ -210,6 +229,8 @@ struct Context<'a> {
     values: &'a [Option<Value>],
     /// By input operand: its index among the inputs.
     input_index: HashMap<OperandId, usize>,
+    /// By choice operand: its site.
+    sites: HashMap<OperandId, usize>,
 }
 
 impl Context<'_> {
@@ -226,8 +247,16 @@ impl Context<'_> {
 
     /// The instruction of a step; `None` when its operands are not of the kinds that the op takes.
     fn lower(&self, step: &Step, norm: Option<NormCall>) -> Option<Instruction> {
-        let out = self.value(step.outputs.first())?;
         let mut inputs = step.inputs.iter();
+        if let Op::Choose(params) = &step.op {
+            return Some(Instruction::Choose {
+                params: params.clone(),
+                x: self.value(inputs.next())?,
+                gate: self.weight(inputs.next())?,
+                bias: self.weight(inputs.next())?,
+            });
+        }
+        let out = self.value(step.outputs.first())?;
         Some(match &step.op {
             Op::Embedding(Embedding { scale }) => Instruction::Embedding {
                 ids: *self.input_index.get(inputs.next()?)?,
@@ -296,6 +325,18 @@ impl Context<'_> {
             Op::SoftCap(p) => {
                 Instruction::SoftCap { cap: p.cap, x: self.value(inputs.next())?, out }
             }
+            Op::Choose(_) => return None,
+            Op::AdaptiveMlp(p) => Instruction::AdaptiveMlp {
+                x: self.value(inputs.next())?,
+                site: *self.sites.get(inputs.next()?)?,
+                w1: self.weight(inputs.next())?,
+                b1: if p.bias { Some(self.weight(inputs.next())?) } else { None },
+                w2: self.weight(inputs.next())?,
+                out_bias: if p.out_bias { Some(self.weight(inputs.next())?) } else { None },
+                residual: if p.residual { Some(self.value(inputs.next())?) } else { None },
+                params: p.clone(),
+                out,
+            },
         })
     }
 }

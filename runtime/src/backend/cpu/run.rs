@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use limbeck_kernels as kernels;
 use limbeck_kernels::{
-    AttentionArgs, AttentionScratch, KvCache, LinearArgs, LinearScratch, NormArgs, Qkv,
+    AdaptiveMlpArgs, AdaptiveScratch, AttentionArgs, AttentionScratch, ChooseArgs, KvCache,
+    LinearArgs, LinearScratch, NormArgs, Qkv,
 };
 
 use super::Shared;
 use super::lower::{Instruction, NormCall, QkvValue};
 use super::slots::{RowCount, Value};
-use crate::backend::{Bounds, Call, Matrix, Sequences, Spent, State};
+use crate::backend::{Bounds, Call, Choices, Matrix, Sequences, Spent, State};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Buffers, scratch and cache of one session.
@@ -22,6 +23,8 @@ pub(super) struct CpuState {
     slots: Vec<Vec<Vec<f32>>>,
     linear: LinearScratch,
     attention: AttentionScratch,
+    adaptive: AdaptiveScratch,
+    choices: Choices,
     /// The entry and sizes of the last run.
     last: Option<(usize, Sizes)>,
 }
@@ -58,6 +61,8 @@ impl CpuState {
             cache,
             linear: LinearScratch::default(),
             attention: AttentionScratch::default(),
+            adaptive: AdaptiveScratch::default(),
+            choices: Choices::default(),
             last: None,
         }
     }
@@ -89,6 +94,7 @@ impl State for CpuState {
             outputs: call.output_rows.len(),
             sequences: call.sequences.len(),
         };
+        self.choices.begin(&shared.data.plan.program().sites, call)?;
         let slots = &mut self.slots[call.entry];
         entry.slots.fit(|rows| sizes.rows(rows), slots);
         // A precise row counts twice.
@@ -102,6 +108,8 @@ impl State for CpuState {
             cache: &mut self.cache,
             linear: &mut self.linear,
             attention: &mut self.attention,
+            adaptive: &mut self.adaptive,
+            choices: &mut self.choices,
         };
         for named in &entry.instructions {
             runner
@@ -109,7 +117,7 @@ impl State for CpuState {
                 .map_err(|e| e.at(format!("entry {:?}, step {:?}", entry.name, named.step)))?;
         }
         self.last = Some((call.entry, sizes));
-        Ok(entry.cost.of(call))
+        Ok(entry.cost.of(call, &self.choices))
     }
 
     fn output(&self, name: &str) -> Option<Matrix<'_>> {
@@ -118,6 +126,10 @@ impl State for CpuState {
         let value = outputs.iter().find(|(n, _)| n == name)?.1;
         let buffer = self.slots.get(entry)?.get(value.slot)?;
         Some(Matrix { values: buffer.get(..sizes.len(value))?, cols: value.cols })
+    }
+
+    fn choices(&self) -> &[i32] {
+        self.choices.all()
     }
 
     fn sequences(&self) -> &dyn Sequences {
@@ -138,6 +150,8 @@ struct Runner<'a> {
     cache: &'a mut KvCache,
     linear: &'a mut LinearScratch,
     attention: &'a mut AttentionScratch,
+    adaptive: &'a mut AdaptiveScratch,
+    choices: &'a mut Choices,
 }
 
 impl Runner<'_> {
@@ -152,7 +166,9 @@ impl Runner<'_> {
             | Instruction::Attention { out, .. }
             | Instruction::SelectRows { out, .. }
             | Instruction::Pool { out, .. }
-            | Instruction::SoftCap { out, .. } => *out,
+            | Instruction::SoftCap { out, .. }
+            | Instruction::AdaptiveMlp { out, .. } => *out,
+            Instruction::Choose { .. } => return self.choose(instruction),
         };
         let len = self.sizes.len(out);
         // The output's buffer is taken out while the inputs' are read: no operand of a step shares
@@ -219,6 +235,8 @@ impl Runner<'_> {
             }
             Instruction::Linear { .. } => self.linear(instruction, out)?,
             Instruction::Attention { .. } => self.attention(instruction, out)?,
+            Instruction::AdaptiveMlp { .. } => self.adaptive_mlp(instruction, out)?,
+            Instruction::Choose { .. } => {}
         }
         Ok(())
     }
@@ -244,6 +262,52 @@ impl Runner<'_> {
             out,
         };
         Ok(kernels::linear(&shared.kernels, &shared.pool, self.linear, args)?)
+    }
+
+    fn choose(&mut self, instruction: &Instruction) -> Result<()> {
+        let Instruction::Choose { params, x, gate, bias } = instruction else { return Ok(()) };
+        let shared = self.shared;
+        let site = shared.data.plan.program().sites.get(params.site);
+        let site = site.ok_or_else(|| Error::new(ErrorKind::Plan, "its site does not exist"))?;
+        let args = ChooseArgs {
+            x: self.slots[x.slot].get(..self.sizes.len(*x)).unwrap_or_default(),
+            gate: shared.weight(*gate)?,
+            bias: shared.vector(*bias)?,
+            transform: params.transform,
+            first: params.first,
+            costs: &site.costs,
+            weight: site.weight,
+            price: self.call.price,
+            out: self.choices.of_mut(params.site),
+        };
+        kernels::choose(&shared.kernels, &shared.pool, self.adaptive, args)?;
+        self.choices.force(params.site, self.call.forced);
+        Ok(())
+    }
+
+    fn adaptive_mlp(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {
+        let Instruction::AdaptiveMlp { params, x, site, w1, b1, w2, out_bias, residual, .. } =
+            instruction
+        else {
+            return Ok(());
+        };
+        let shared = self.shared;
+        let slot =
+            |value: Value| self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default();
+        let args = AdaptiveMlpArgs {
+            x: slot(*x),
+            choice: self.choices.of(*site),
+            w1: shared.weight(*w1)?,
+            b1: b1.map(|id| shared.vector(id)).transpose()?,
+            w2: shared.weight(*w2)?,
+            out_bias: out_bias.map(|id| shared.weight(id)).transpose()?,
+            residual: residual.map(slot),
+            learners: params.learners,
+            activation: params.activation,
+            gated: params.gated,
+            out,
+        };
+        Ok(kernels::adaptive_mlp(&shared.kernels, &shared.pool, self.adaptive, args)?)
     }
 
     fn attention(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {

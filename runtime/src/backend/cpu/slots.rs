@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use limbeck_plan::{Dim, Entry, OperandId, OperandKind, Symbol};
+use limbeck_plan::{DType, Dim, Entry, OperandId, OperandKind, Symbol};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -58,7 +58,9 @@ impl Slots {
         let mut values: Vec<Option<Value>> = vec![None; entry.operands.len()];
         let mut free = Free::new();
         for (at, step) in entry.steps().enumerate() {
-            for &id in &step.outputs {
+            // Choices are kept apart.
+            let floats = |id: &&OperandId| entry.operands[**id].fact.dtype == DType::F32;
+            for &id in step.outputs.iter().filter(floats) {
                 let (rows, cols) = extent(entry, id)?;
                 let slot = slots.take(&mut free, rows, cols);
                 values[id] = Some(Value { slot, rows, cols });

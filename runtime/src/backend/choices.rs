@@ -1,0 +1,77 @@
+//! The choices that a run makes at the plan's sites.
+
+use limbeck_plan::Site;
+
+use super::Call;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Choices of one run, `[sites, tokens]`; -1 where none was made.
+#[derive(Debug, Default)]
+pub(crate) struct Choices {
+    values: Vec<i32>,
+    tokens: usize,
+}
+
+impl Choices {
+    /// Makes room for a call's choices, and checks those that it forces.
+    ///
+    /// # Errors
+    /// Forced choices of the wrong number or that a site has not.
+    pub fn begin(&mut self, sites: &[Site], call: &Call<'_>) -> Result<()> {
+        let invalid = |message: String| Err(Error::new(ErrorKind::InvalidInput, message));
+        if !(call.price.is_finite() && call.price >= 0.0) {
+            return invalid(format!("the price {} is not a number >= 0", call.price));
+        }
+        self.tokens = call.tokens;
+        self.values.clear();
+        self.values.resize(sites.len().saturating_mul(call.tokens), -1);
+        let Some(forced) = call.forced else { return Ok(()) };
+        if forced.len() != self.values.len() {
+            let (sites, tokens) = (sites.len(), call.tokens);
+            let found = forced.len();
+            return invalid(format!(
+                "{found} forced choices are not {sites} sites x {tokens} tokens"
+            ));
+        }
+        for (site, row) in sites.iter().zip(forced.chunks_exact(call.tokens.max(1))) {
+            let known = |k: i32| {
+                k == -1 || usize::try_from(k).is_ok_and(|k| (site.first..=site.last()).contains(&k))
+            };
+            if let Some(bad) = row.iter().find(|k| !known(**k)) {
+                let (name, first, last) = (&site.name, site.first, site.last());
+                return invalid(format!(
+                    "site {name:?} has no choice {bad}, only {first}..={last}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A site's choices, `[tokens]`.
+    pub fn of(&self, site: usize) -> &[i32] {
+        let start = site.saturating_mul(self.tokens);
+        self.values.get(start..start.saturating_add(self.tokens)).unwrap_or_default()
+    }
+
+    /// As [`Choices::of`], to be written.
+    pub fn of_mut(&mut self, site: usize) -> &mut [i32] {
+        let start = site.saturating_mul(self.tokens);
+        self.values.get_mut(start..start.saturating_add(self.tokens)).unwrap_or_default()
+    }
+
+    /// Puts the call's forced choices in the place of those that were made at a site.
+    pub fn force(&mut self, site: usize, forced: Option<&[i32]>) {
+        let start = site.saturating_mul(self.tokens);
+        let forced = forced.and_then(|f| f.get(start..)).unwrap_or_default();
+        for (made, forced) in self.of_mut(site).iter_mut().zip(forced) {
+            if *forced >= 0 {
+                *made = *forced;
+            }
+        }
+    }
+
+    /// All of them, `[sites, tokens]`.
+    pub fn all(&self) -> &[i32] {
+        &self.values
+    }
+}

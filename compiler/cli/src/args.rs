@@ -52,7 +52,7 @@ pub struct CompileArgs {
     /// Number format of the weights: f32, f16, q8, q4, or keep (as the checkpoint stores them).
     #[arg(long, default_value = "keep")]
     pub quant: Quant,
-    /// Folder of adaptive deltas or LoRA to lay over the checkpoint; may be repeated.
+    /// Folder of safetensors (adaptive modules) to lay over the checkpoint; may be repeated.
     #[arg(long, value_name = "DIR")]
     pub with: Vec<PathBuf>,
     /// Who runs the dense parts: native kernels or ONNX Runtime.

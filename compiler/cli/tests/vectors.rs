@@ -298,3 +298,73 @@ fn devices_are_listed() {
     assert!(devices.iter().all(|d| d["description"].as_str().is_some_and(|t| !t.is_empty())));
     assert!(matches!(report, Value::Object(_)));
 }
+
+/// ACMs of two learners over the tiny encoder, whose gates prefer all learners by their bias alone.
+fn acm(place: &Place) {
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    for layer in 0..2 {
+        let tensors: [(&str, &[usize]); 6] = [
+            ("acm.w1", &[64, 32]),
+            ("acm.b1", &[64]),
+            ("acm.w2", &[64, 32]),
+            ("acm.bk", &[3, 32]),
+            ("gate.weight", &[3, 32]),
+            ("gate.bias", &[3]),
+        ];
+        for (name, shape) in tensors {
+            let start = data.len();
+            let value = |i: usize| if name == "gate.bias" { -(i as f32) } else { 0.0 };
+            data.extend((0..shape.iter().product()).flat_map(|i| value(i).to_le_bytes()));
+            let info = serde_json::json!({
+                "dtype": "F32", "shape": shape, "data_offsets": [start, data.len()],
+            });
+            header.insert(format!("layers.{layer}.{name}"), info);
+        }
+    }
+    let header = Value::from(header).to_string();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.bytes());
+    bytes.extend(data);
+    std::fs::create_dir(place.path("acm")).expect("a folder");
+    place.write("acm/model.safetensors", bytes);
+    limbeck(["compile", &place.arg("student"), "-o", &place.plan(), "--with", &place.arg("acm")])
+        .ok();
+}
+
+#[test]
+fn choices_are_given_follow_the_price_and_can_be_forced() {
+    let place = Place::checkpoint("bert");
+    acm(&place);
+    let ids: (&str, &[u64], &[i64]) = ("input_ids", &[2, 3], &[5, 6, 7, 8, 0, 9]);
+    let mask: (&str, &[u64], &[i64]) = ("attention_mask", &[2, 3], &[1, 1, 1, 1, 0, 1]);
+    place.npz::<i64>("in.npz", &[ids, mask]);
+    let (plan, output) = (place.plan(), place.arg("out.npz"));
+    let forward = |input: &str, budget: &str| {
+        let input = place.arg(input);
+        let args = ["--inputs", &input, "--outputs", &output, "--budget", budget, "--json"];
+        limbeck([&["forward", &plan][..], &args[..]].concat())
+    };
+    let choices = || tensor::<i32>(&place.path("out.npz"), "choices");
+    // Gains are -1, -exp(-2) and -exp(-4): the second learner is worth 0.117, both 0.98.
+    for (budget, choice, fraction) in
+        [("full", 2, 1.0), ("price:0.2", 2, 1.0), ("price:0.3", 1, 0.5), ("price:9", 0, 0.0)]
+    {
+        let report = forward("in.npz", budget).json();
+        assert_eq!(report["usage"]["site_fraction"], fraction, "{budget}");
+        assert_eq!(report["usage"]["sites"][1]["histogram"][choice as usize], 6, "{budget}");
+        let row = [choice, choice, choice, choice, -1, choice];
+        assert_eq!(choices(), (vec![2, 6], [row, row].concat()), "{budget}");
+    }
+    let forced: [i64; 12] = [0, 1, 2, -1, -1, 1, 2, 2, 0, 0, -1, 0];
+    place.npz::<i64>("forced.npz", &[ids, mask, ("choices", &[2, 6], &forced)]);
+    forward("forced.npz", "full").ok();
+    assert_eq!(choices().1, [0, 1, 2, 2, -1, 1, 2, 2, 0, 0, -1, 0]);
+    place.npz::<i64>("bad.npz", &[ids, mask, ("choices", &[2, 6], &[3; 12])]);
+    forward("bad.npz", "full").fails(&["layers.0.acm", "3", "0..=2"]);
+    place.npz::<i64>("shape.npz", &[ids, mask, ("choices", &[6, 2], &forced)]);
+    forward("shape.npz", "full").fails(&["choices", "[6, 2]"]);
+    assert!(limbeck(["inspect", &plan]).ok().contains("layers.1.acm"));
+    // A dense plan has none to give or take.
+    place.compile().ok();
+    forward("forced.npz", "full").fails(&["choices"]);
+}

@@ -84,11 +84,11 @@ impl WeightUse {
 
 /// The format for a weight that the checkpoint stores as `storage` (`None`: mixed or computed).
 pub fn choose_format(quant: Quant, used: WeightUse, storage: Option<BlockType>) -> PackFormat {
-    if used.vector {
-        return PackFormat::F32_ROW;
-    }
-    if used.exact {
-        return PackFormat::linear(Values::F32);
+    match used {
+        WeightUse { vector: true, .. } => return PackFormat::F32_ROW,
+        WeightUse { exact: true, embedding_or_head: true, .. } => return PackFormat::F32_ROW,
+        WeightUse { exact: true, .. } => return PackFormat::linear(Values::F32),
+        _ => {}
     }
     let kept = storage.map_or(Values::F16, kept_values);
     let four_bits = if kept == Values::Q4m { Values::Q4m } else { Values::Q4 };
@@ -161,6 +161,8 @@ mod tests {
         let gate = WeightUse { exact: true, ..WeightUse::default() };
         let format = choose_format(Quant::Q4, gate, Some(BlockType::F16));
         assert_eq!(format, PackFormat::linear(Values::F32));
+        let bias = WeightUse { embedding_or_head: true, ..gate };
+        assert_eq!(choose_format(Quant::Q4, bias, None), PackFormat::F32_ROW);
     }
 
     #[test]

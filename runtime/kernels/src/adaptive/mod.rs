@@ -1,0 +1,91 @@
+//! Adaptive ops: the choice that a gate makes for each row, and an MLP of which each row uses the
+//! first learners that its choice says.
+//!
+//! Rows are sorted by choice (a stable counting sort), and each run of equal choices is two plain
+//! linears: over the first rows of `w1` and the first columns of `w2`. So a row has the bits of
+//! the dense MLP of its width, and reads no more of the weights than that.
+
+mod choose;
+mod mlp;
+
+pub use choose::{ChooseArgs, choose};
+pub use mlp::{AdaptiveMlpArgs, adaptive_mlp};
+
+use crate::linear::LinearScratch;
+use crate::packed::Packed;
+
+/// Memory that [`choose`] and [`adaptive_mlp`] work in; grows to the largest call and is then
+/// reused.
+#[derive(Debug, Default)]
+pub struct AdaptiveScratch {
+    linear: LinearScratch,
+    /// `[T, C]`.
+    gains: Vec<f32>,
+    /// `[C]`.
+    charges: Vec<f32>,
+    /// Rows by choice, and where each choice's rows end.
+    order: Vec<usize>,
+    ends: Vec<usize>,
+    /// A run's `[rows, K]`, `[rows, H]` and `[rows, M]`.
+    x: Vec<f32>,
+    hidden: Vec<f32>,
+    y: Vec<f32>,
+    /// `[M]`.
+    bias: Vec<f32>,
+}
+
+fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    }
+}
+
+impl AdaptiveScratch {
+    /// Makes room for choices of up to `rows` rows by this gate, so that they do not allocate.
+    pub fn reserve_gate(&mut self, rows: usize, gate: &Packed<'_>) {
+        grow(&mut self.gains, rows.saturating_mul(gate.rows()));
+        grow(&mut self.charges, gate.rows());
+        self.linear.reserve_acts(rows, gate.cols());
+    }
+
+    /// Makes room for MLPs of up to `rows` rows with these weights, so that they do not allocate.
+    pub fn reserve_mlp(&mut self, rows: usize, w1: &Packed<'_>, w2: &Packed<'_>, learners: usize) {
+        grow(&mut self.order, rows);
+        grow(&mut self.ends, learners.saturating_add(1));
+        grow(&mut self.hidden, rows.saturating_mul(w2.cols()));
+        grow(&mut self.bias, w2.rows());
+        // One row is read and written where it is.
+        if rows > 1 {
+            grow(&mut self.x, rows.saturating_mul(w1.cols()));
+            grow(&mut self.y, rows.saturating_mul(w2.rows()));
+        }
+        self.linear.reserve_acts(rows, w1.cols().max(w2.cols()));
+    }
+}
+
+/// Writes the rows in the order of their choices, equal ones as they come, and where the rows of
+/// each choice end. The choices are within `0..ends.len()`.
+fn sort(choice: &[i32], order: &mut [usize], ends: &mut [usize]) {
+    ends.fill(0);
+    choice.iter().for_each(|k| ends[*k as usize] += 1);
+    let mut start = 0;
+    for end in ends.iter_mut() {
+        (*end, start) = (start, start + *end);
+    }
+    for (row, k) in choice.iter().enumerate() {
+        order[ends[*k as usize]] = row;
+        ends[*k as usize] += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_sorted_stably() {
+        let (mut order, mut ends) = ([9; 6], [9; 4]);
+        sort(&[3, 0, 3, 1, 0, 3], &mut order, &mut ends);
+        assert_eq!((order, ends), ([1, 4, 3, 0, 2, 5], [2, 3, 3, 6]));
+    }
+}

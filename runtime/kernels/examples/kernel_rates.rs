@@ -36,7 +36,7 @@ fn main() {
                 println!("{}: {error}", row.name());
                 continue;
             }
-            for (m, spread) in [(1, SPREAD), (1, 0), (8, 0), (128, 0)] {
+            for (m, spread) in [(1, SPREAD), (1, 0), (8, SPREAD), (8, 0), (128, 0)] {
                 let copies = (spread / bytes).max(1);
                 let weights = packed.repeat(copies);
                 let x = vec![0.5; m * k];

@@ -19,9 +19,6 @@ use std::arch::x86_64::*;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// How far ahead several rows ask for records: found by measuring 8 rows.
-const RECORDS_AHEAD: usize = 48;
-
 /// Quads of the given values.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512Quads<const VALUES: u8>;
@@ -178,11 +175,9 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
                     rows[r] = q.add(r * per_row * QUANT_BLOCK);
                     dots[r] = [_mm512_set1_epi32(Self::offset(&*blocks.add(r * per_row))); UNITS];
                 }
-                // Memory is the limit. One row asks for the same record of the next units; more
-                // rows take long enough over a record for the ones behind it to arrive.
-                let ahead = if ROWS == 1 { 2 * UNITS * tile_bytes } else { RECORDS_AHEAD * record };
+                // Memory is the limit: ask for the same record of the next units.
                 for unit in units {
-                    unit.prefetch(ahead, record);
+                    unit.prefetch(2 * UNITS * tile_bytes, record);
                 }
                 Self::dots(units, rows, &mut dots);
                 for u in 0..UNITS {

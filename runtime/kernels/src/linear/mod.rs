@@ -141,43 +141,8 @@ pub fn linear(
     if m == 0 {
         return Ok(());
     }
-    let LinearScratch { normed, acts } = scratch;
-    let mut x = args.x;
-    let region = |elements: usize| {
-        if elements < PARALLEL_PROLOGUE { None } else { Some(pool) }
-    };
-    if let Some(norm) = &args.norm {
-        if normed.len() < m * k {
-            normed.resize(m * k, 0.0);
-        }
-        let rows = SharedRows::new(&mut normed[..m * k]);
-        each_row(region(m * k), m, &|row| {
-            // SAFETY: each row is one task's alone.
-            let out = unsafe { rows.part(row * k, k) };
-            kernels.norm_row(norm, &args.x[row * k..][..k], out);
-        });
-        x = &normed[..m * k];
-    }
     let parts = if args.precise && values.is_quantised() { 2 } else { 1 };
-    let input = if values.is_quantised() {
-        acts.reserve(m * parts, k);
-        let rows = acts.rows(m * parts, k);
-        each_row(region(m * k), m, &|row| {
-            let x = &x[row * k..][..k];
-            // SAFETY: each row is one task's alone.
-            let (q, blocks) = unsafe { rows.row(row * parts) };
-            if parts == 1 {
-                kernels.quantise_row(x, q, blocks);
-            } else {
-                // SAFETY: as above.
-                let (rest, rest_blocks) = unsafe { rows.row(row * parts + 1) };
-                quantise_in_two(kernels, x, (q, blocks), (rest, rest_blocks));
-            }
-        });
-        acts.input(m * parts, k)
-    } else {
-        Input::Floats(x)
-    };
+    let input = prologue(kernels, pool, scratch, &args, m, parts);
     let out = SharedRows::new(args.out);
     let m = m * parts;
     let epilogue = Epilogue {
@@ -214,6 +179,54 @@ pub fn linear(
         }
     });
     Ok(())
+}
+
+/// Norm and quantisation of the `m` rows, as far as the operands want them: what the products take,
+/// `parts` rows for each.
+fn prologue<'a>(
+    kernels: &Kernels,
+    pool: &Pool,
+    scratch: &'a mut LinearScratch,
+    args: &LinearArgs<'a>,
+    m: usize,
+    parts: usize,
+) -> Input<'a> {
+    let (k, quantised) = (args.w.cols(), args.w.format().values.is_quantised());
+    let x = args.x;
+    if args.norm.is_none() && !quantised {
+        return Input::Floats(x);
+    }
+    let LinearScratch { normed, acts } = scratch;
+    if args.norm.is_some() && normed.len() < m * k {
+        normed.resize(m * k, 0.0);
+    }
+    if quantised {
+        acts.reserve(m * parts, k);
+    }
+    let normed_rows =
+        SharedRows::new(if args.norm.is_some() { &mut normed[..m * k] } else { &mut [] });
+    let quant_rows = quantised.then(|| acts.rows(m * parts, k));
+    let region = if m * k < PARALLEL_PROLOGUE { None } else { Some(pool) };
+    each_row(region, m, &|row| {
+        let mut x = &x[row * k..][..k];
+        if let Some(norm) = &args.norm {
+            // SAFETY: each row is one task's alone.
+            let out = unsafe { normed_rows.part(row * k, k) };
+            kernels.norm_row(norm, x, out);
+            x = out;
+        }
+        let Some(rows) = &quant_rows else { return };
+        // SAFETY: as above.
+        let (q, blocks) = unsafe { rows.row(row * parts) };
+        if parts == 1 {
+            kernels.quantise_row(x, q, blocks);
+        } else {
+            // SAFETY: as above.
+            let (rest, rest_blocks) = unsafe { rows.row(row * parts + 1) };
+            quantise_in_two(kernels, x, (q, blocks), (rest, rest_blocks));
+        }
+    });
+    if quantised { acts.input(m * parts, k) } else { Input::Floats(&normed[..m * k]) }
 }
 
 /// Quantises a row, and what its 8-bit form leaves over as a row of its own.

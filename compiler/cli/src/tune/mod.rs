@@ -1,6 +1,7 @@
 //! `limbeck tune`: measures what prices of compute lead to on data and stores the table in the plan.
 
 mod embed;
+mod frontier;
 mod measure;
 mod plot;
 mod prices;
@@ -51,7 +52,7 @@ pub fn execute(args: TuneArgs) -> Result<(), Failure> {
     if args.search {
         let result = search(&model, measure, &prices, args.search_rounds, &mut progress)?;
         if result.improves() {
-            model = model.with_program(result.program.clone())?;
+            model = model.with_program(result.program().clone())?;
             prices = find_prices(&model, measure, &sample, args.prices, &mut progress)?;
         }
         found = Some(result);

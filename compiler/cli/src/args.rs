@@ -28,7 +28,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Continue a prompt.
     Run(RunArgs),
-    /// Talk with a text student.
+    /// Talk with a text student, a line at a time. Lines that begin with a slash are commands: /budget B,
+    /// /stop, /reset, /quit.
     Chat(ChatArgs),
     /// Embed the lines of standard input, a JSON array a line.
     Embed(EmbedArgs),
@@ -175,6 +176,10 @@ pub struct ChatArgs {
     /// Most tokens of an answer.
     #[arg(long, default_value_t = 512)]
     pub max_tokens: usize,
+    /// Follow /budget and /stop as they arrive, in the midst of an answer: always so on a terminal,
+    /// while lines from a pipe are otherwise taken in turn.
+    #[arg(long)]
+    pub live: bool,
     #[command(flatten)]
     pub sampling: SamplingArgs,
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use limbeck::plan::QualityKind;
 use limbeck::{Model, Session, SessionOptions, Usage, Wanted, Work};
 
-use super::measure::{Measure, Measured, mean, set_price};
+use super::measure::{Measure, Measured, mean, median, set_price};
 use crate::args::TuneArgs;
 use crate::output::Failure;
 use crate::score::{Scorer, windows};
@@ -94,7 +94,7 @@ impl Measure for Windows {
     }
 
     /// Of a token that is decoded alone: the median of some.
-    fn time(&mut self, model: &Model, price: f64, _: &Measured) -> Result<f64, Failure> {
+    fn time(&mut self, model: &Model, price: f64) -> Result<f64, Failure> {
         let mut session = self.session(model, price)?;
         let sequence = session.sequence();
         let window = &self.windows[0];
@@ -106,7 +106,6 @@ impl Measure for Windows {
             session.step(&[Work { sequence, tokens: token, wanted: Wanted::Last }], |_, _| {})?;
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }
-        times.sort_by(f64::total_cmp);
-        Ok(times.get(times.len() / 2).copied().unwrap_or(0.0))
+        Ok(median(&mut times))
     }
 }

@@ -43,6 +43,17 @@ pub fn student(path: &str) -> Option<PathBuf> {
 pub const SMOLLM2: &str = "smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 /// The folder of all-MiniLM-L6-v2.
 pub const MINILM: &str = "minilm";
+/// The folder of adaptive modules for it.
+pub const MINILM_ACM: &str = "minilm-acm";
+
+/// Sentences of English, from docstrings of Python's library.
+///
+/// # Panics
+/// When the golden cannot be read.
+pub fn sentences() -> Vec<String> {
+    let text = std::fs::read_to_string(golden().join("docstrings.txt")).expect("the sentences");
+    text.lines().map(str::to_owned).collect()
+}
 
 /// A compiled plan in a folder of its own, which goes with it.
 #[derive(Debug)]
@@ -56,9 +67,18 @@ impl Compiled {
     /// # Panics
     /// When it does not compile.
     pub fn new(source: &Path, quant: Quant, passes: bool) -> Compiled {
+        Compiled::with(source, &[], quant, passes)
+    }
+
+    /// Compiles a checkpoint with overlays.
+    ///
+    /// # Panics
+    /// When it does not compile.
+    pub fn with(source: &Path, overlays: &[PathBuf], quant: Quant, passes: bool) -> Compiled {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let compiled = Compiled { folder };
-        let options = Options { passes, ..Options::new(source, compiled.path(), quant) };
+        let overlays = overlays.to_vec();
+        let options = Options { passes, overlays, ..Options::new(source, compiled.path(), quant) };
         compile(&options, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{e}"));
         compiled
     }

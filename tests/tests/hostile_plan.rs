@@ -40,6 +40,7 @@ struct Parts {
     program: Value,
     weights: Vec<u8>,
     tokenizer: Option<Vec<u8>>,
+    calibration: Option<Value>,
 }
 
 impl Parts {
@@ -57,6 +58,7 @@ impl Parts {
             program: parsed(b"PROG"),
             weights: section(b"WGHT").unwrap(),
             tokenizer: section(b"TOKN"),
+            calibration: None,
         }
     }
 
@@ -68,6 +70,8 @@ impl Parts {
             (b"PROG", program.as_bytes()),
         ];
         sections.extend(self.tokenizer.as_deref().map(|t| (b"TOKN", t)));
+        let calibration = self.calibration.as_ref().map(Value::to_string);
+        sections.extend(calibration.as_ref().map(|c| (b"CALI", c.as_bytes())));
         write_plan(&sections)
     }
 }
@@ -365,6 +369,57 @@ fn manifests_of_any_value_never_panic() {
         });
     }
     assert!(tally.tried > 700, "{tally:?}");
+}
+
+fn calibration() -> Value {
+    json!({"quality": "cosine", "data": "a.txt", "tokens": 9, "machine": "m", "points": [
+        {"price": 0.0, "fraction": 1.0, "site_fraction": 1.0, "quality": 1.0, "ms_per_token": 0.5},
+        {"price": 0.1, "fraction": 0.8, "site_fraction": 0.7, "quality": 0.98},
+        {"price": 2.0, "fraction": 0.4, "site_fraction": 0.1, "quality": -0.5, "ms_per_token": 0.2},
+    ]})
+}
+
+#[test]
+fn calibrations_of_any_value_never_panic() {
+    let mut tally = Tally::default();
+    let sound = Parts { calibration: Some(calibration()), ..TINY[2].parts.clone() };
+    assert_eq!(open_and_run(&CPU, &sound.write().into()), Ok(()));
+    each_mutation(&calibration(), 11, |name, calibration| {
+        let parts = Parts { calibration: Some(calibration.clone()), ..sound.clone() };
+        check(&mut tally, &format!("calibration {name}"), parts.write());
+    });
+    assert!(tally.tried > 300, "{tally:?}");
+    assert!(tally.accepted > 30 && tally.accepted < tally.tried / 2, "{tally:?}");
+}
+
+#[test]
+fn broken_calibrations_are_refused_by_section() {
+    let parts = &TINY[2].parts;
+    let (manifest, program) = (parts.manifest.to_string(), parts.program.to_string());
+    let refuse = |texts: &[&str]| {
+        let mut sections = vec![
+            (b"WGHT", &parts.weights[..]),
+            (b"MANI", manifest.as_bytes()),
+            (b"PROG", program.as_bytes()),
+        ];
+        sections.extend(texts.iter().map(|text| (b"CALI", text.as_bytes())));
+        let error = CPU.open_bytes(write_plan(&sections)).expect_err("a broken table").to_string();
+        assert!(error.contains("calibration"), "{error}");
+        error
+    };
+    let text = calibration().to_string();
+    assert!(refuse(&[&text, &text]).contains("twice"));
+    for length in [0, 1, text.len() / 2, text.len() - 1] {
+        refuse(&[&text[..length]]);
+    }
+    for number in ["NaN", "1e999", "-1", "null", "\"0.1\""] {
+        refuse(&[&text.replace("\"price\":0.1", &format!("\"price\":{number}"))]);
+    }
+    assert!(refuse(&[&text.replace("\"price\":0.1", "\"price\":3")]).contains("point 2"));
+    let point = r#"{"price":0,"fraction":1,"site_fraction":1,"quality":1},"#.repeat(5_000);
+    assert!(refuse(&[&text.replace("[{", &format!("[{point}{{"))]).contains("5003 points"));
+    let values = "0,".repeat(5_000_000);
+    assert!(refuse(&[&text.replace("[{", &format!("[{values}{{"))]).contains("values"));
 }
 
 #[test]

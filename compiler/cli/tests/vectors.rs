@@ -4,7 +4,7 @@ mod common;
 
 use std::process::{Command, Stdio};
 
-use common::{Place, golden, limbeck, limbeck_with, relative_error, tensor};
+use common::{Place, acm, golden, limbeck, limbeck_with, relative_error, tensor};
 use serde_json::Value;
 
 fn embed(place: &Place, stdin: &[u8], more: &[&str]) -> common::Run {
@@ -297,38 +297,6 @@ fn devices_are_listed() {
     assert!(devices.iter().any(|d| d["backend"] == "cpu"));
     assert!(devices.iter().all(|d| d["description"].as_str().is_some_and(|t| !t.is_empty())));
     assert!(matches!(report, Value::Object(_)));
-}
-
-/// ACMs of two learners over the tiny encoder, whose gates prefer all learners by their bias alone.
-fn acm(place: &Place) {
-    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
-    for layer in 0..2 {
-        let tensors: [(&str, &[usize]); 6] = [
-            ("acm.w1", &[64, 32]),
-            ("acm.b1", &[64]),
-            ("acm.w2", &[64, 32]),
-            ("acm.bk", &[3, 32]),
-            ("gate.weight", &[3, 32]),
-            ("gate.bias", &[3]),
-        ];
-        for (name, shape) in tensors {
-            let start = data.len();
-            let value = |i: usize| if name == "gate.bias" { -(i as f32) } else { 0.0 };
-            data.extend((0..shape.iter().product()).flat_map(|i| value(i).to_le_bytes()));
-            let info = serde_json::json!({
-                "dtype": "F32", "shape": shape, "data_offsets": [start, data.len()],
-            });
-            header.insert(format!("layers.{layer}.{name}"), info);
-        }
-    }
-    let header = Value::from(header).to_string();
-    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(header.bytes());
-    bytes.extend(data);
-    std::fs::create_dir(place.path("acm")).expect("a folder");
-    place.write("acm/model.safetensors", bytes);
-    limbeck(["compile", &place.arg("student"), "-o", &place.plan(), "--with", &place.arg("acm")])
-        .ok();
 }
 
 #[test]

@@ -32,11 +32,6 @@ impl QualityKind {
         }
     }
 
-    /// Whether more is better.
-    pub fn more_is_better(self) -> bool {
-        self != QualityKind::Perplexity
-    }
-
     /// A quality as a loss: 0 at best, more is worse. Perplexities become nats per token.
     pub fn loss(self, quality: f64) -> f64 {
         match self {
@@ -135,6 +130,7 @@ impl Calibration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Manifest, Plan, PlanWriter, Program};
 
     fn table() -> Calibration {
         let point = |price, fraction, quality| CalibrationPoint {
@@ -192,5 +188,37 @@ mod tests {
             t.points = (0..5000).map(point).collect();
         };
         assert!(refused(long).contains("5000 points"));
+    }
+
+    #[test]
+    fn a_plan_carries_its_table_and_a_writer_refuses_a_broken_one() {
+        let manifest: Manifest = serde_json::from_value(serde_json::json!({
+            "student": "s", "architecture": "a", "task": "embed",
+            "context_length": 1, "vocab_size": 1,
+        }))
+        .unwrap();
+        let write = |table: Option<&Calibration>| {
+            let mut writer = PlanWriter::new(std::io::Cursor::new(Vec::new())).unwrap();
+            writer.append(&[1, 2, 3]).unwrap();
+            writer.set_calibration(table);
+            Ok::<_, Error>(writer.finish(&manifest, &Program::default(), None)?.into_inner())
+        };
+        let (with, without) = (write(Some(&table())).unwrap(), write(None).unwrap());
+        let plan = Plan::parse(&with).unwrap();
+        assert_eq!(plan.calibration(), Some(&table()));
+        assert_eq!((plan.weights(&with), plan.verify(&with).is_ok()), (&[1, 2, 3][..], true));
+        assert_eq!(Plan::parse(&without).unwrap().calibration(), None);
+        let broken = Calibration { points: Vec::new(), ..table() };
+        assert!(write(Some(&broken)).is_err());
+        // A reader that does not know the section is told to leave it out.
+        let row = with.windows(8).find(|row| row[..4] == *b"CALI").unwrap();
+        assert_eq!(row[4..], [1, 0, 0, 0]);
+    }
+
+    #[test]
+    fn qualities_become_losses() {
+        assert_eq!(QualityKind::Cosine.loss(1.0), 0.0);
+        assert_eq!(QualityKind::Perplexity.loss(1.0), 0.0);
+        assert!(QualityKind::Perplexity.loss(20.0) > QualityKind::Perplexity.loss(10.0));
     }
 }

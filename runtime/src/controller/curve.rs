@@ -163,6 +163,8 @@ fn falling(sorted: &[(f64, f64)]) -> Vec<(f64, f64)> {
 
 #[cfg(test)]
 mod tests {
+    use limbeck_plan::{CalibrationPoint, QualityKind};
+
     use super::*;
 
     #[test]
@@ -230,5 +232,29 @@ mod tests {
         assert!(Curve::new(&vec![(1.0, 0.5); MAX_POINTS + 1]).is_err());
         assert!(Curve::uncalibrated(f64::NAN).is_err());
         assert!(Curve::uncalibrated(-0.1).is_err());
+    }
+
+    #[test]
+    fn a_calibration_goes_on_to_what_the_plan_can_reach() {
+        let point = |price, fraction| CalibrationPoint {
+            price,
+            fraction,
+            site_fraction: fraction,
+            quality: 1.0,
+            ms_per_token: None,
+        };
+        let calibration = Calibration {
+            quality: QualityKind::Cosine,
+            data: String::new(),
+            tokens: 1,
+            machine: None,
+            points: vec![point(0.0, 1.0), point(0.1, 0.8), point(1.0, 0.5)],
+        };
+        let curve = Curve::calibrated(&calibration, 0.3).unwrap();
+        assert!((curve.fraction(0.1) - 0.8).abs() < 1e-12);
+        assert_eq!((curve.lowest(), curve.max_price()), (0.3, BEYOND));
+        // What is as low as the plan goes, but for rounding, is the end.
+        let curve = Curve::calibrated(&calibration, 0.495).unwrap();
+        assert_eq!((curve.lowest(), curve.max_price()), (0.5, 1.0));
     }
 }

@@ -1,9 +1,9 @@
 //! Encoders: the cosine of a sentence's embedding to the one at price 0.
 
 use limbeck::plan::QualityKind;
-use limbeck::{Encoder, EncoderInput, Model};
+use limbeck::{Encoded, Encoder, EncoderInput, Model, Usage};
 
-use super::measure::{Measure, Measured, mean, set_price};
+use super::measure::{Measure, Measured, mean, median, set_price};
 use crate::args::TuneArgs;
 use crate::output::Failure;
 use crate::score::read_text;
@@ -17,6 +17,8 @@ pub struct Sentences {
     positions: Vec<u32>,
     /// By sentence: its embedding at price 0.
     full: Vec<Vec<f32>>,
+    /// Milliseconds per token of the batches run last.
+    times: Vec<f64>,
 }
 
 impl Sentences {
@@ -40,12 +42,11 @@ impl Sentences {
         }
         let longest = ids.iter().map(Vec::len).max().unwrap_or(0);
         let positions = (0..longest as u32).collect();
-        let mut sentences = Sentences { ids, positions, full: Vec::new() };
+        let sentences = Sentences { ids, positions, full: Vec::new(), times: Vec::new() };
         let all: Vec<usize> = (0..sentences.ids.len()).collect();
         let mut full = Vec::new();
         sentences.encode(model, 0.0, &all, |_, embedding| full.push(embedding.to_vec()))?;
-        sentences.full = full;
-        Ok(sentences)
+        Ok(Sentences { full, ..sentences })
     }
 
     fn encode(
@@ -54,19 +55,22 @@ impl Sentences {
         price: f64,
         pieces: &[usize],
         mut each: impl FnMut(usize, &[f32]),
-    ) -> Result<limbeck::Usage, Failure> {
+    ) -> Result<(Usage, Vec<f64>), Failure> {
         let mut encoder = Encoder::new(model)?;
         set_price(&encoder.control(), price)?;
-        let mut usage = limbeck::Usage::default();
+        let (mut usage, mut times) = (Usage::default(), Vec::new());
         for batch in pieces.chunks(BATCH) {
             let input = |&piece: &usize| {
                 let ids = &self.ids[piece];
                 EncoderInput { ids, positions: &self.positions[..ids.len()], keys: ids.len() }
             };
             let inputs: Vec<EncoderInput<'_>> = batch.iter().map(input).collect();
-            usage.add(&encoder.encode(&inputs, |i, encoded| each(batch[i], encoded.embedding))?);
+            let sink = |i: usize, encoded: &Encoded<'_>| each(batch[i], encoded.embedding);
+            let spent = encoder.encode(&inputs, sink)?;
+            times.push(spent.ms / spent.tokens.max(1) as f64);
+            usage.add(&spent);
         }
-        Ok(usage)
+        Ok((usage, times))
     }
 }
 
@@ -81,9 +85,10 @@ impl Measure for Sentences {
 
     fn run(&mut self, model: &Model, price: f64, pieces: &[usize]) -> Result<Measured, Failure> {
         let mut cosines = Vec::with_capacity(pieces.len());
-        let usage = self.encode(model, price, pieces, |piece, embedding| {
+        let (usage, times) = self.encode(model, price, pieces, |piece, embedding| {
             cosines.push(cosine(embedding, &self.full[piece]));
         })?;
+        self.times = times;
         // Rounding may leave a cosine of 1 a little above it.
         let quality = mean(cosines.iter().sum(), cosines.len(), price)?.clamp(-1.0, 1.0);
         cosines.sort_by(f64::total_cmp);
@@ -91,8 +96,9 @@ impl Measure for Sentences {
         Ok(Measured { usage, quality, ms_per_token: None, more: vec![("percentile_5", low)] })
     }
 
-    fn time(&mut self, _: &Model, _: f64, found: &Measured) -> Result<f64, Failure> {
-        Ok(found.usage.ms / found.usage.tokens.max(1) as f64)
+    /// Of a token in a batch: the median over the batches run last.
+    fn time(&mut self, _: &Model, _: f64) -> Result<f64, Failure> {
+        Ok(median(&mut self.times))
     }
 }
 

@@ -17,8 +17,8 @@ pub trait Measure {
     /// Runs some of the pieces, by index.
     fn run(&mut self, model: &Model, price: f64, pieces: &[usize]) -> Result<Measured, Failure>;
 
-    /// Milliseconds that a token takes at a price where `run` gave this.
-    fn time(&mut self, model: &Model, price: f64, found: &Measured) -> Result<f64, Failure>;
+    /// Milliseconds that a token takes at the price of the last `run`.
+    fn time(&mut self, model: &Model, price: f64) -> Result<f64, Failure>;
 }
 
 /// What a price led to.
@@ -56,6 +56,12 @@ pub fn mean(sum: f64, count: usize, price: f64) -> Result<f64, Failure> {
         return Ok(mean);
     }
     Err(Failure::new(format!("the student's quality at price {price} is not a number")))
+}
+
+/// The median, 0 of none: what others do on the machine moves it little.
+pub fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// Tells the person at the terminal how far the work is.

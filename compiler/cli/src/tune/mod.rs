@@ -111,7 +111,7 @@ fn measure_all(
     let points = prices.iter().map(|&price| {
         progress.say(format!("price {price:.2e}"));
         let mut measured = measure.run(model, price, &all)?;
-        measured.ms_per_token = Some(measure.time(model, price, &measured)?);
+        measured.ms_per_token = Some(measure.time(model, price)?);
         progress.step();
         Ok((price, measured))
     });

@@ -36,8 +36,11 @@ fn draw_into(svg: &mut String, table: &Calibration, student: &str) -> Drawn {
     let (left, right) = panels.split_horizontally(SIZE.0 / 2);
     let quality = table.points.iter().map(|p| (p.fraction, p.quality));
     let times = table.points.iter().filter_map(|p| Some((p.fraction, p.ms_per_token?)));
-    panel(&left, quality_label(table.quality), shown(table.quality, quality.collect()), BLUE)?;
-    panel(&right, "time per token (ms)", times.collect(), RED)?;
+    let (quality, times) = (shown(table.quality, quality.collect()), times.collect::<Vec<_>>());
+    let whole = range(quality.iter().map(|p| p.1));
+    panel(&left, quality_label(table.quality), quality, whole, BLUE)?;
+    let slowest = range(times.iter().map(|p| p.1)).1;
+    panel(&right, "time per token (ms)", times, (0.0, slowest), RED)?;
     root.present()
 }
 
@@ -66,9 +69,14 @@ fn printable(text: &str) -> String {
     text
 }
 
-fn panel(area: &Area<'_>, label: &str, mut points: Vec<(f64, f64)>, colour: RGBColor) -> Drawn {
+fn panel(
+    area: &Area<'_>,
+    label: &str,
+    mut points: Vec<(f64, f64)>,
+    (least, most): (f64, f64),
+    colour: RGBColor,
+) -> Drawn {
     points.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let (least, most) = range(points.iter().map(|p| p.1));
     let start = points.first().map_or(0.0, |p| (p.0 * 10.0).floor() / 10.0).min(0.9);
     let mut chart = ChartBuilder::on(area)
         .margin(16)

@@ -5,7 +5,7 @@ use std::time::Instant;
 use limbeck::plan::QualityKind;
 use limbeck::{Model, Session, SessionOptions, Usage, Wanted, Work};
 
-use super::measure::{Measure, Measured, mean, set_price};
+use super::measure::{Measure, Measured, mean, median, set_price};
 use crate::args::TuneArgs;
 use crate::output::Failure;
 use crate::score::{Scorer, windows};
@@ -94,7 +94,7 @@ impl Measure for Windows {
     }
 
     /// Of a token that is decoded alone: the median of some.
-    fn time(&mut self, model: &Model, price: f64, _: &Measured) -> Result<f64, Failure> {
+    fn time(&mut self, model: &Model, price: f64) -> Result<f64, Failure> {
         let mut session = self.session(model, price)?;
         let sequence = session.sequence();
         let window = &self.windows[0];
@@ -106,7 +106,44 @@ impl Measure for Windows {
             session.step(&[Work { sequence, tokens: token, wanted: Wanted::Last }], |_, _| {})?;
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }
-        times.sort_by(f64::total_cmp);
-        Ok(times.get(times.len() / 2).copied().unwrap_or(0.0))
+        Ok(median(&mut times))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use limbeck::BackendKind;
+    use limbeck::text::log_probabilities;
+    use limbeck_compiler::Quant;
+    use limbeck_tests::{Compiled, all_logits, golden};
+
+    use super::*;
+
+    #[test]
+    fn windows_are_scored_by_the_logits_of_their_second_half() {
+        let plan = Compiled::new(&golden().join("tiny/llama"), Quant::F32, true);
+        let model = plan.open(BackendKind::Cpu, 1);
+        let window = |seed: u32| (0..16).map(|i| (i * 37 + seed) % 250).collect::<Vec<u32>>();
+        let windows = vec![window(1), window(90), window(7)];
+        let kv = limbeck::KvFormat::F32;
+        let likeliest = vec![None; windows.len()];
+        let mut measure = Windows { windows, likeliest, context: 16, kv };
+        let pieces = [0, 2];
+        let mut nats = 0.0;
+        for ids in pieces.map(|i| &measure.windows[i]) {
+            let options = SessionOptions { kv, ..SessionOptions::default() };
+            let logits = all_logits(&model, ids, options);
+            let mut row = vec![0.0; model.manifest().vocab_size];
+            for (token, logits) in logits.chunks_exact(row.len()).enumerate().take(15).skip(8) {
+                log_probabilities(logits, &mut row).unwrap();
+                nats -= f64::from(row[ids[token + 1] as usize]);
+            }
+        }
+        let found = measure.run(&model, 0.0, &pieces).ok().unwrap();
+        assert!((found.quality - (nats / 14.0).exp()).abs() < 1e-3 * found.quality);
+        assert_eq!(found.more, [("agreement", 1.0)]);
+        assert_eq!(found.usage.tokens, 2 * 15);
+        assert!(measure.likeliest[1].is_none());
+        assert!(measure.time(&model, 0.0).ok().unwrap() > 0.0);
     }
 }

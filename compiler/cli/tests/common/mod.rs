@@ -167,6 +167,14 @@ impl Place {
         place
     }
 
+    /// An encoder with a tokenizer and adaptive modules in `student.lbk`.
+    pub fn adaptive() -> Place {
+        let place = Place::checkpoint("bert");
+        place.write("student/tokenizer.json", words().to_string());
+        acm(&place);
+        place
+    }
+
     pub fn compile(&self) -> Run {
         limbeck(["compile", &self.arg("student"), "-o", &self.arg("student.lbk"), "--quant", "f32"])
     }
@@ -211,6 +219,38 @@ impl Place {
             array.finish().expect("an end");
         }
     }
+}
+
+/// ACMs of two learners over the tiny encoder, whose gates prefer all learners by their bias alone.
+pub fn acm(place: &Place) {
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    for layer in 0..2 {
+        let tensors: [(&str, &[usize]); 6] = [
+            ("acm.w1", &[64, 32]),
+            ("acm.b1", &[64]),
+            ("acm.w2", &[64, 32]),
+            ("acm.bk", &[3, 32]),
+            ("gate.weight", &[3, 32]),
+            ("gate.bias", &[3]),
+        ];
+        for (name, shape) in tensors {
+            let start = data.len();
+            let value = |i: usize| if name == "gate.bias" { -(i as f32) } else { 0.0 };
+            data.extend((0..shape.iter().product()).flat_map(|i| value(i).to_le_bytes()));
+            let info = json!({
+                "dtype": "F32", "shape": shape, "data_offsets": [start, data.len()],
+            });
+            header.insert(format!("layers.{layer}.{name}"), info);
+        }
+    }
+    let header = Value::from(header).to_string();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.bytes());
+    bytes.extend(data);
+    std::fs::create_dir(place.path("acm")).expect("a folder");
+    place.write("acm/model.safetensors", bytes);
+    limbeck(["compile", &place.arg("student"), "-o", &place.plan(), "--with", &place.arg("acm")])
+        .ok();
 }
 
 /// Shape and values of a tensor.

@@ -1,0 +1,131 @@
+//! `limbeck tune`.
+
+mod common;
+
+use common::{Place, Run, limbeck, limbeck_with};
+use limbeck_tests::{MINILM, MINILM_ACM, sentences, student};
+use serde_json::Value;
+
+fn tune(place: &Place, more: &[&str]) -> Run {
+    let (plan, data) = (place.plan(), place.arg("data.txt"));
+    limbeck([&["tune", &plan, "--data", &data][..], more].concat())
+}
+
+fn numbers(table: &Value, name: &str) -> Vec<f64> {
+    let points = table["points"].as_array().expect("points").iter();
+    points.map(|p| p[name].as_f64().unwrap_or_else(|| panic!("{name} of {p}"))).collect()
+}
+
+/// All gates of this student choose alike: 2 learners, 1, and none as the price grows.
+#[test]
+fn the_table_is_stored_in_the_plan_and_shown() {
+    let place = Place::adaptive();
+    place.write("data.txt", "a b ab\nb b\n\na a a a\n");
+    let before = place.read("student.lbk");
+    let (tuned, plot) = (place.arg("tuned.lbk"), place.arg("plot.svg"));
+    let report = tune(&place, &["-o", &tuned, "--plot", &plot, "--json"]).json();
+    assert_eq!(place.read("student.lbk"), before);
+    let table = &report["calibration"];
+    assert_eq!((&table["quality"], &table["data"]), (&"cosine".into(), &"data.txt".into()));
+    let (prices, shares) = (numbers(table, "price"), numbers(table, "site_fraction"));
+    assert_eq!((prices.len(), prices[0]), (16, 0.0));
+    assert!(prices.is_sorted() && shares.is_sorted_by(|a, b| a >= b), "{shares:?}");
+    assert_eq!((shares[0], shares[15]), (1.0, 0.0));
+    assert!(shares.contains(&0.5), "{shares:?}");
+    let quality = numbers(table, "quality");
+    assert!((quality[0] - 1.0).abs() < 1e-6);
+    assert!(numbers(table, "ms_per_token").iter().all(|ms| *ms > 0.0));
+    assert!(numbers(table, "percentile_5").iter().zip(&quality).all(|(low, mean)| low <= mean));
+    let svg = String::from_utf8(place.read("plot.svg")).expect("text");
+    roxmltree::Document::parse(&svg).expect("XML");
+
+    let shown = limbeck(["inspect", &tuned, "--json", "--verify"]).json();
+    assert_eq!(numbers(&shown["calibration"], "price"), prices);
+    assert_eq!(shown["sites"].as_array().map(Vec::len), Some(2));
+    let text = limbeck(["inspect", &tuned]).ok();
+    assert!(text.contains("cosine on \"data.txt\""), "{text}");
+    assert!(limbeck(["inspect", &place.plan(), "--json"]).json()["calibration"].is_null());
+
+    // In place, with as many prices as are asked for; the embeddings stay.
+    let text = tune(&place, &["--prices", "12", "--search", "--search-rounds", "1"]).ok();
+    assert_eq!(text.lines().count(), 15, "{text}");
+    let embed = |plan: &str| limbeck_with(["embed", plan], b"a b\n").ok();
+    assert_eq!(embed(&place.plan()), embed(&tuned));
+    let names = place.names();
+    assert!(!names.iter().any(|name| name.contains(".part")), "{names:?}");
+}
+
+#[test]
+fn what_cannot_be_tuned_is_refused_and_the_plan_stays() {
+    let place = Place::adaptive();
+    let before = place.read("student.lbk");
+    tune(&place, &[]).fails(&["data.txt", "No such file"]);
+    place.write("data.txt", "");
+    tune(&place, &[]).fails(&["data.txt", "no sentence"]);
+    place.write("data.txt", "\n  \n");
+    tune(&place, &[]).fails(&["data.txt", "no sentence"]);
+    place.write("data.txt", b"a \xff\n");
+    tune(&place, &[]).fails(&["data.txt", "utf-8"]);
+    place.write("data.txt", "a b\n");
+    tune(&place, &["--max-tokens", "1"]).fails(&["data.txt", "no sentence"]);
+    for prices in ["0", "11", "5000"] {
+        tune(&place, &["--prices", prices]).fails(&["--prices", "12..=4096"]);
+    }
+    tune(&place, &["--search-rounds", "1"]).usage(&["--search"]);
+    tune(&place, &["-o", &place.arg("data.txt")]).fails(&["data.txt", "not a plan"]);
+    tune(&place, &["-o", &place.arg("no/where.lbk")]).fails(&["no"]);
+    tune(&place, &["--plot", &place.arg("no/plot.svg")]).fails(&["no"]);
+    tune(&place, &["--backend", "abacus"]).fails(&["abacus"]);
+    assert_eq!(place.read("student.lbk"), before);
+
+    for dense in [Place::encoder(), Place::text()] {
+        dense.write("data.txt", "a b\n");
+        tune(&dense, &[]).fails(&["student.lbk", "no site"]);
+    }
+    let place = Place::checkpoint("bert");
+    common::acm(&place);
+    place.write("data.txt", "a b\n");
+    tune(&place, &[]).fails(&["no tokenizer"]);
+}
+
+/// Sentences of one kind calibrate, others are embedded under budgets: the first batch is close to
+/// its target, and so is the mean.
+#[test]
+fn a_real_student_meets_budgets_sooner_with_its_table() {
+    let (Some(minilm), Some(acm)) = (student(MINILM), student(MINILM_ACM)) else {
+        return;
+    };
+    let place = Place::empty();
+    let sentences = sentences();
+    place.write("data.txt", sentences[..160].join("\n"));
+    let (minilm, acm) = (minilm.display().to_string(), acm.display().to_string());
+    let plain = place.arg("plain.lbk");
+    limbeck(["compile", &minilm, "--with", &acm, "--quant", "f32", "-o", &plain]).ok();
+    std::fs::copy(&plain, place.path("student.lbk")).expect("a copy");
+    let report = tune(&place, &["--json"]).json();
+    let table = &report["calibration"];
+    let (fraction, quality) = (numbers(table, "fraction"), numbers(table, "quality"));
+    assert!(fraction.len() >= 12 && fraction[0] > 0.99 && fraction.last() < Some(&0.4));
+    assert!(fraction.is_sorted_by(|a, b| a >= b), "{fraction:?}");
+    assert!((quality[0] - 1.0).abs() < 1e-6);
+    let middle = fraction.iter().position(|f| *f < 0.75).expect("a middle");
+    assert!(quality[middle] > 0.9, "{quality:?}");
+
+    let mut off = [0.0f64; 2];
+    for target in ["0.9", "0.7", "0.6", "0.5"] {
+        let error = |plan: &str, count: usize| {
+            let text = sentences[500..500 + count].join("\n");
+            let args = ["embed", plan, "--json", "--budget", target];
+            let report = limbeck_with(args, text.as_bytes()).json();
+            let fraction = report["usage"]["fraction"].as_f64().expect("a fraction");
+            (fraction / target.parse::<f64>().expect("a number") - 1.0).abs()
+        };
+        let plan = place.plan();
+        off[0] += error(&plain, 32);
+        off[1] += error(&plan, 32);
+        let (first, mean) = (error(&plan, 32), error(&plan, 320));
+        assert!(first < 0.05 && mean < 0.02, "{target}: {first:.4}, then {mean:.4}");
+    }
+    println!("off in the first batch: {:.3} without the table, {:.3} with it", off[0], off[1]);
+    assert!(off[1] < off[0] / 2.0, "{off:?}");
+}

@@ -57,15 +57,23 @@ impl Program {
         {
             return Err(format!("input {index} is a choice, which it cannot follow"));
         }
-        let Op::Choose(p) = &step.op else { return Ok(()) };
-        let site =
-            self.sites.get(p.site).ok_or_else(|| format!("site {} does not exist", p.site))?;
-        if std::mem::replace(&mut chosen[p.site], true) {
+        let (index, first, count) = match &step.op {
+            Op::Choose(p) => {
+                let gate = step.inputs.get(1).and_then(|id| entry.operands[*id].fact.shape.first());
+                (p.site, p.first, gate.and_then(Dim::as_const))
+            }
+            Op::MoeMlp(p) => (p.site, 1, Some(p.top_k as u64)),
+            _ => return Ok(()),
+        };
+        let site = self.sites.get(index).ok_or_else(|| format!("site {index} does not exist"))?;
+        if std::mem::replace(&mut chosen[index], true) {
             return Err(format!("site {:?} is chosen at a second time", site.name));
         }
-        let gate = step.inputs.get(1).and_then(|id| entry.operands[*id].fact.shape.first());
-        if gate != Some(&Dim::from(site.costs.len())) || p.first != site.first {
+        if count != Some(site.costs.len() as u64) || first != site.first {
             return Err(format!("its choices are not those of site {:?}", site.name));
+        }
+        if matches!(step.op, Op::MoeMlp(_)) {
+            return Ok(());
         }
         if let Some(&id) = step.outputs.first() {
             if entry.operands[id].kind != OperandKind::Scratch {

@@ -162,16 +162,21 @@ impl Builder<'_> {
             self.linear(&at("self_attn.o_proj"), attended, d.hidden, width, d.biases.output)?;
         let x = self.graph.node(&at("attention_residual"), Op::Add(Add {}), &[out, x])?;
         let normed = self.norm(&at("post_attention_layernorm"), x)?;
-        let out = match d.mlps.get(layer) {
-            Some(Mlp::Moe(moe)) => moe.build(&mut self.place(layer), normed)?,
-            Some(Mlp::Dense) | None => self.dense_mlp(layer, normed)?,
-        };
-        Ok(self.graph.node(&at("mlp_residual"), Op::Add(Add {}), &[out, x])?)
+        let down = self.mlp(layer, normed)?;
+        Ok(self.graph.node(&at("mlp_residual"), Op::Add(Add {}), &[down, x])?)
     }
 
-    fn dense_mlp(&mut self, layer: usize, x: ValueId) -> Result<ValueId, Error> {
+    /// The layer's MLP on its normalised stream, `[T, hidden]`.
+    fn mlp(&mut self, layer: usize, x: ValueId) -> Result<ValueId, Error> {
+        match self.d.mlps.get(layer) {
+            Some(Mlp::Moe(moe)) => moe.build(&mut self.place(layer), x),
+            Some(Mlp::Dense) | None => self.dense_mlp(&format!("model.layers.{layer}.mlp"), x),
+        }
+    }
+
+    fn dense_mlp(&mut self, name: &str, x: ValueId) -> Result<ValueId, Error> {
         let d = self.d;
-        let at = |part: &str| format!("model.layers.{layer}.mlp.{part}");
+        let at = |part: &str| format!("{name}.{part}");
         let (inner, bias) = (d.intermediate, d.biases.mlp);
         let gate = self.linear(&at("gate_proj"), x, inner, d.hidden, bias)?;
         let up = self.linear(&at("up_proj"), x, inner, d.hidden, bias)?;

@@ -137,3 +137,30 @@ fn moe_layers(moe: &Config, layers: usize) -> Result<Vec<usize>, Error> {
         None => Err(Error::new(ErrorKind::Missing, "config key \"moe.moe_mode\" is missing")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn every_mode_names_its_layers_and_a_list_goes_before_it() {
+        let layers = |moe: Value| moe_layers(&Config::nested(&moe, "moe").unwrap(), 5);
+        let mode = |mode: &str| layers(json!({"moe_mode": mode})).unwrap();
+        assert_eq!(mode("sparse"), [0, 2, 4]);
+        assert_eq!(mode("first_half"), [0, 1]);
+        assert_eq!(mode("second_half"), [2, 3, 4]);
+        assert_eq!(mode("dense"), [0, 1, 2, 3, 4]);
+        let listed = json!({"moe_mode": "custom", "moe_layers_idx": [3, 1]});
+        assert_eq!(layers(listed).unwrap(), [3, 1]);
+        for bad in [
+            json!({"moe_mode": "custom"}),
+            json!({}),
+            json!({"moe_layers_idx": [1, 1]}),
+            json!({"moe_layers_idx": [-1]}),
+        ] {
+            let message = layers(bad).unwrap_err().to_string();
+            assert!(message.contains("moe.moe_"), "{message}");
+        }
+    }
+}

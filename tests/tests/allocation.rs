@@ -10,7 +10,13 @@ static ALLOCATOR: memory::Counting = memory::Counting;
 
 #[test]
 fn a_decode_step_allocates_nothing_but_cache_blocks() {
-    let folder = golden().join("tiny/llama");
+    for student in ["tiny/llama", "moe/mixtral", "moe/qwen2_moe", "moe/llava_f"] {
+        decode(student);
+    }
+}
+
+fn decode(student: &str) {
+    let folder = golden().join(student);
     let ids = Npz::open(&folder.join("expected.npz")).ids("input_ids").1;
     for quant in [Quant::F32, Quant::Q8, Quant::Q4] {
         let plan = Compiled::new(&folder, quant, true);
@@ -29,7 +35,7 @@ fn a_decode_step_allocates_nothing_but_cache_blocks() {
         step(&ids[20..21]);
         for (at, id) in ids.iter().enumerate().take(60).skip(21) {
             let (_, peak) = memory::peak(|| step(std::slice::from_ref(id)));
-            assert!(peak == 0 || at % 32 == 0, "{quant}: {peak} bytes at position {at}");
+            assert!(peak == 0 || at % 32 == 0, "{student} {quant}: {peak} bytes at position {at}");
         }
         assert!(most > 0.0, "the steps gave logits");
     }

@@ -247,35 +247,46 @@ fn forced_ranks_are_kept_and_what_does_not_fit_is_refused() {
     let suits = |case: &Case| case.params.top_k >= 2 && case.params.residual;
     let mut cases = (1..).map(|seed| Case::new(seed, Values::Q4, 3));
     let case = cases.find(suits).unwrap();
-    let run = |change: &dyn Fn(&mut MoeMlpArgs<'_>)| {
+    let run = |params: &MoeMlp, forced: &[i32], change: &dyn Fn(&mut MoeMlpArgs<'_>)| {
         let (mut out, mut choice) = (poison(case.tokens() * OUT), vec![-7; case.tokens()]);
-        let mut args = case.args(&mut choice, &mut out);
+        let args = case.args(&mut choice, &mut out);
+        let mut args = MoeMlpArgs { params, forced: Some(forced), price: 1e9, ..args };
         change(&mut args);
         let found = moe_mlp(&kernels, &pool, &mut MoeScratch::default(), args);
         (found.map_err(|e| e.kind()), choice)
     };
-    let forced = vec![2; case.tokens()];
-    let (found, choice) = run(&|a| (a.forced, a.price) = (Some(&forced), 1e9));
-    assert!(found.is_ok() && choice == forced);
-    let many = MoeMlp { top_k: 99, ..case.params.clone() };
-    let none = MoeMlp { top_k: 0, ..case.params.clone() };
-    let other = MoeMlp { gated: !case.params.gated, ..case.params.clone() };
-    let refuse = |change: &dyn Fn(&mut MoeMlpArgs<'_>)| {
-        let (found, choice) = run(change);
+    let (found, choice) = run(&case.params, &[2, 1, -1], &|_| {});
+    assert!(found.is_ok() && choice == [2, 1, 1]);
+    let refuse = |params: &MoeMlp, forced: &[i32], change: &dyn Fn(&mut MoeMlpArgs<'_>)| {
+        let (found, choice) = run(params, forced, change);
         assert!(choice.iter().all(|k| *k == -7), "something was written");
         found.unwrap_err()
     };
-    assert_eq!(refuse(&|a| a.params = &many), ErrorKind::Shape);
-    assert_eq!(refuse(&|a| a.params = &none), ErrorKind::Shape);
-    assert_eq!(refuse(&|a| a.params = &other), ErrorKind::Shape);
-    assert_eq!(refuse(&|a| a.x = &a.x[1..]), ErrorKind::Shape);
-    assert_eq!(refuse(&|a| a.logits = &a.logits[1..]), ErrorKind::Shape);
-    assert_eq!(refuse(&|a| a.residual = Some(&[0.0; 5])), ErrorKind::Shape);
-    assert_eq!(refuse(&|a| a.forced = Some(&[1])), ErrorKind::Shape);
-    let high = vec![99; case.tokens()];
-    assert_eq!(refuse(&|a| a.forced = Some(&high)), ErrorKind::Range);
-    let zero = vec![0; case.tokens()];
-    assert_eq!(refuse(&|a| a.forced = Some(&zero)), ErrorKind::Range);
+    for params in [
+        MoeMlp { top_k: 99, ..case.params.clone() },
+        MoeMlp { top_k: 0, ..case.params.clone() },
+        MoeMlp { gated: !case.params.gated, ..case.params.clone() },
+        MoeMlp { experts: 0, ..case.params.clone() },
+    ] {
+        assert_eq!(refuse(&params, &[1; 3], &|_| {}), ErrorKind::Shape, "{params:?}");
+    }
+    let changed = |change: &dyn Fn(&mut MoeMlpArgs<'_>)| refuse(&case.params, &[1; 3], change);
+    assert_eq!(changed(&|a| a.x = &a.x[1..]), ErrorKind::Shape);
+    assert_eq!(changed(&|a| a.logits = &a.logits[1..]), ErrorKind::Shape);
+    assert_eq!(changed(&|a| a.residual = Some(&[0.0; 5])), ErrorKind::Shape);
+    assert_eq!(changed(&|a| a.forced = Some(&[1])), ErrorKind::Shape);
+    assert_eq!(changed(&|a| a.forced = Some(&[1, 99, 1])), ErrorKind::Range);
+    assert_eq!(changed(&|a| a.forced = Some(&[1, 0, 1])), ErrorKind::Range);
+}
+
+fn args<'a>(
+    params: &'a Mix,
+    logits: &'a [f32],
+    parts: &'a [&'a [f32]],
+    residual: &'a [f32],
+    out: &'a mut [f32],
+) -> MixArgs<'a> {
+    MixArgs { params, logits, parts, residual: Some(residual), out }
 }
 
 #[test]
@@ -289,25 +300,21 @@ fn a_weighted_sum_matches_the_reference() {
             let values: Vec<Vec<f32>> = (0..parts).map(|_| random.floats(rows * cols)).collect();
             let values: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
             let residual = random.floats(rows * cols);
-            let args = |out| MixArgs {
-                params: &params,
-                logits: &logits,
-                parts: &values,
-                residual: Some(&residual),
-                out,
-            };
             let [mut one, mut three, mut want] = [(); 3].map(|()| poison(rows * cols));
-            mix(&pools[0], args(&mut one)).unwrap();
-            mix(&pools[1], args(&mut three)).unwrap();
-            reference::mix(args(&mut want)).unwrap();
+            mix(&pools[0], args(&params, &logits, &values, &residual, &mut one)).unwrap();
+            mix(&pools[1], args(&params, &logits, &values, &residual, &mut three)).unwrap();
+            reference::mix(args(&params, &logits, &values, &residual, &mut want)).unwrap();
             assert_close(&one, &want, 1e-6, &format!("{params:?}"));
             assert_same_bits(&one, &three, &format!("{params:?}"));
-            let mut out = poison(rows * cols);
-            let bad = MixArgs { parts: &values[1..], ..args(&mut out) };
-            assert_eq!(mix(&pools[0], bad).unwrap_err().kind(), ErrorKind::Shape);
-            let bad = MixArgs { logits: &logits[1..], ..args(&mut out) };
-            assert!(parts == 1 || mix(&pools[0], bad).is_err());
-            assert!(mix(&pools[0], MixArgs { residual: Some(&[0.0]), ..args(&mut out) }).is_err());
+            let refuse = |change: &dyn Fn(&mut MixArgs<'_>)| {
+                let mut out = poison(rows * cols);
+                let mut args = args(&params, &logits, &values, &residual, &mut out);
+                change(&mut args);
+                mix(&pools[0], args).unwrap_err().kind()
+            };
+            assert_eq!(refuse(&|a| a.parts = &a.parts[1..]), ErrorKind::Shape);
+            assert_eq!(refuse(&|a| a.residual = Some(&[0.0])), ErrorKind::Shape);
+            assert_eq!(refuse(&|a| a.logits = &[]), ErrorKind::Shape);
         }
     }
 }

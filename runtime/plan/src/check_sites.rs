@@ -172,6 +172,75 @@ mod tests {
         program.check(1 << 20).unwrap_err().to_string()
     }
 
+    /// A mixture of 2 experts in the place of the choice and its MLP: `x` is the logits too.
+    fn mixture() -> Program {
+        let mut program = program();
+        let mut offset = 0;
+        for (weight, rows, cols) in [(0, 100, 2), (3, 2 * 16, 2), (4, 2 * 16, 16)] {
+            (program.weights[weight].rows, program.weights[weight].cols) = (rows, cols);
+        }
+        for weight in &mut program.weights {
+            weight.offset = offset;
+            weight.bytes = weight.format.byte_len(weight.rows, weight.cols).unwrap() as u64;
+            offset += weight.bytes.next_multiple_of(WEIGHT_ALIGN);
+        }
+        for (operand, cols) in [(6, 2), (8, 16)] {
+            program.entries[0].operands[operand].fact.shape[1] = Dim::from(cols);
+        }
+        for operand in 1..6 {
+            let weight = &program.weights[operand - 1];
+            program.entries[0].operands[operand].fact.shape =
+                vec![Dim::from(weight.rows), Dim::from(weight.cols)];
+        }
+        program.entries[0].operands.remove(7);
+        let steps = steps(&mut program);
+        steps.remove(1);
+        steps[1].op = Op::MoeMlp(MoeMlp {
+            site: 0,
+            experts: 2,
+            top_k: 2,
+            activation: Activation::Relu,
+            gated: false,
+            weights: ExpertWeights::Renormalised,
+            capacity: None,
+            residual: false,
+        });
+        (steps[1].inputs, steps[1].outputs) = (vec![6, 6, 4, 5], vec![7]);
+        let site = &mut program.sites[0];
+        (site.kind, site.first, site.costs) = (SiteKind::Experts, 1, vec![0.5, 1.0]);
+        program
+    }
+
+    #[test]
+    fn a_mixture_chooses_at_a_site_of_its_own() {
+        let check = |change: fn(&mut Program)| {
+            let mut program = mixture();
+            change(&mut program);
+            program.check(1 << 20).map_err(|e| e.to_string())
+        };
+        check(|_| {}).unwrap();
+        let bad: [fn(&mut Program); 5] = [
+            |p| p.sites[0].first = 0,
+            |p| p.sites[0].costs.truncate(1),
+            |p| p.sites.clear(),
+            |p| {
+                let mut again = steps(p)[1].clone();
+                again.outputs = vec![8];
+                let y = p.entries[0].operands[7].clone();
+                p.entries[0].operands.push(y);
+                steps(p).push(again);
+            },
+            |p| {
+                let Op::MoeMlp(moe) = &mut steps(p)[1].op else { panic!("the mixture") };
+                moe.top_k = 1;
+            },
+        ];
+        for change in bad {
+            let message = check(change).unwrap_err();
+            assert!(message.contains("step \"mlp\"") && message.contains("site"), "{message}");
+        }
+    }
+
     #[test]
     fn a_site_with_its_steps_is_accepted_and_round_trips() {
         let program = program();

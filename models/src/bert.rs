@@ -76,6 +76,7 @@ pub(crate) fn build(
         vocab_size: vocab,
         embedding_size: b.hidden,
         entries: vec![(Manifest::EMBED_ENTRY.into(), b.graph)],
+        notes: Vec::new(),
     })
 }
 

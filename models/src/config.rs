@@ -36,11 +36,14 @@ const HARMLESS: &[&str] = &[
     "mlp_dropout",
     "output_attentions",
     "output_hidden_states",
+    "output_router_logits",
     "pad_token_id",
     "pretraining_tp",
     "problem_type",
     "return_dict",
     "rope_interleaved",
+    "router_aux_loss_coef",
+    "router_jitter_noise",
     "sep_token_id",
     "task_specific_params",
     "tokenizer_class",
@@ -138,6 +141,12 @@ impl Config {
             n if n <= most => Ok(n),
             n => Err(self.unsupported(key, &n.to_string())),
         }
+    }
+
+    /// Marks keys as known and of no use here.
+    pub(crate) fn discard(&self, such: impl Fn(&str) -> bool) {
+        let keys = self.values.keys().filter(|key| such(key)).cloned();
+        self.seen.borrow_mut().extend(keys);
     }
 
     /// Refuses a value by name.

@@ -10,6 +10,7 @@ use limbeck_plan::{
 };
 
 use crate::config::Config;
+use crate::moe::{Moe, Place};
 use crate::rope::{self, Rotary};
 use crate::{Error, Student, TensorIndex};
 
@@ -49,6 +50,17 @@ pub(crate) struct Decoder {
     /// Window of each layer.
     pub windows: Vec<Option<usize>>,
     pub rotary: Rotary,
+    /// MLP of each layer.
+    pub mlps: Vec<Mlp>,
+}
+
+/// What a layer's MLP is.
+#[derive(Clone, Debug)]
+pub(crate) enum Mlp {
+    /// One gated MLP.
+    Dense,
+    /// A mixture of experts.
+    Moe(Moe),
 }
 
 impl Decoder {
@@ -85,6 +97,7 @@ impl Decoder {
             attention_softcap: config.get("attn_logit_softcapping")?,
             logit_softcap: config.get("final_logit_softcapping")?,
             windows: vec![None; layers],
+            mlps: vec![Mlp::Dense; layers],
             rotary: rope::read(config, head_dim, context)?,
         })
     }
@@ -118,6 +131,7 @@ impl Decoder {
             vocab_size: self.vocab,
             embedding_size: 0,
             entries: vec![(Manifest::TEXT_ENTRY.into(), b.graph)],
+            notes: Vec::new(),
         })
     }
 
@@ -148,13 +162,32 @@ impl Builder<'_> {
             self.linear(&at("self_attn.o_proj"), attended, d.hidden, width, d.biases.output)?;
         let x = self.graph.node(&at("attention_residual"), Op::Add(Add {}), &[out, x])?;
         let normed = self.norm(&at("post_attention_layernorm"), x)?;
-        let (inner, bias) = (d.intermediate, d.biases.mlp);
-        let gate = self.linear(&at("mlp.gate_proj"), normed, inner, d.hidden, bias)?;
-        let up = self.linear(&at("mlp.up_proj"), normed, inner, d.hidden, bias)?;
-        let op = Op::Gate(Gate { activation: d.activation });
-        let gated = self.graph.node(&at("mlp.gate"), op, &[gate, up])?;
-        let down = self.linear(&at("mlp.down_proj"), gated, d.hidden, inner, bias)?;
+        let down = self.mlp(layer, normed)?;
         Ok(self.graph.node(&at("mlp_residual"), Op::Add(Add {}), &[down, x])?)
+    }
+
+    /// The layer's MLP on its normalised stream, `[T, hidden]`.
+    fn mlp(&mut self, layer: usize, x: ValueId) -> Result<ValueId, Error> {
+        match self.d.mlps.get(layer) {
+            Some(Mlp::Moe(moe)) => moe.build(&mut self.place(layer), x),
+            Some(Mlp::Dense) | None => self.dense_mlp(&format!("model.layers.{layer}.mlp"), x),
+        }
+    }
+
+    fn dense_mlp(&mut self, name: &str, x: ValueId) -> Result<ValueId, Error> {
+        let d = self.d;
+        let at = |part: &str| format!("{name}.{part}");
+        let (inner, bias) = (d.intermediate, d.biases.mlp);
+        let gate = self.linear(&at("gate_proj"), x, inner, d.hidden, bias)?;
+        let up = self.linear(&at("up_proj"), x, inner, d.hidden, bias)?;
+        let op = Op::Gate(Gate { activation: d.activation });
+        let gated = self.graph.node(&at("gate"), op, &[gate, up])?;
+        self.linear(&at("down_proj"), gated, d.hidden, inner, bias)
+    }
+
+    fn place(&mut self, layer: usize) -> Place<'_> {
+        let Decoder { hidden, activation, .. } = *self.d;
+        Place { graph: &mut self.graph, tensors: self.tensors, layer, hidden, activation }
     }
 
     fn attention(&mut self, layer: usize, x: ValueId) -> Result<ValueId, Error> {

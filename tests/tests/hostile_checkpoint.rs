@@ -28,8 +28,12 @@ struct Folder {
 impl Folder {
     /// A copy of a golden folder.
     fn golden(name: &str) -> Folder {
+        Folder::copy_of(&golden().join("tiny").join(name))
+    }
+
+    fn copy_of(path: &Path) -> Folder {
         let folder = Folder::empty();
-        copy(&golden().join("tiny").join(name), &folder.path(""));
+        copy(path, &folder.path(""));
         folder
     }
 
@@ -277,6 +281,18 @@ fn configurations_of_any_value_never_panic() {
         tried += folder.tally.tried;
     }
     assert!(tried > 900, "{tried}");
+}
+
+#[test]
+fn configurations_of_mixtures_never_panic() {
+    let mut tried = 0;
+    for (name, seed) in ["mixtral", "qwen2_moe", "qwen3_moe", "llava_f"].into_iter().zip(20..) {
+        let mut folder = Folder::copy_of(&golden().join("moe").join(name));
+        assert_eq!(folder.compile(), Ok(()));
+        folder.each_mutation_of("config.json", seed);
+        tried += folder.tally.tried;
+    }
+    assert!(tried > 1_500, "{tried}");
 }
 
 #[test]

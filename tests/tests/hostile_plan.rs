@@ -13,7 +13,7 @@ use limbeck::{
     BackendKind, Encoder, EncoderInput, Engine, EngineOptions, ErrorKind, Model, SessionOptions,
     Wanted, Work,
 };
-use limbeck_compiler::Quant;
+use limbeck_compiler::{Options, Quant, compile};
 use limbeck_tests::hostile::{Noise, Tally, each_mutation, mutate};
 use limbeck_tests::{Compiled, golden, memory};
 use serde_json::{Value, json};
@@ -433,6 +433,33 @@ fn programs_of_any_value_never_panic() {
     }
     assert!(tally.tried > 10_000, "{tally:?}");
     assert!(tally.accepted > 500 && tally.accepted < tally.tried / 2, "{tally:?}");
+}
+
+/// A mixture of experts with a capacity, and a weighted sum.
+#[test]
+fn mixtures_of_any_value_never_panic() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (source, path) = (golden().join("moe/llava_f"), folder.path().join("student.lbk"));
+    let options = Options { moe_capacity: true, ..Options::new(source, &path, Quant::Q8) };
+    compile(&options, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{e}"));
+    let parts = Parts::of(&std::fs::read(path).expect("the plan"));
+    let mut tally = Tally::default();
+    check(&mut tally, "unspoiled", parts.write());
+    assert_eq!(tally.accepted, 1);
+    each_mutation(&parts.program, 15, |name, program| {
+        let parts = Parts { program: program.clone(), ..parts.clone() };
+        check(&mut tally, &format!("program {name}"), parts.write());
+    });
+    let mut noise = Noise::new(16);
+    for round in 0..20 {
+        let mut parts = parts.clone();
+        parts.weights.iter_mut().for_each(|b| *b = noise.next_u64() as u8);
+        check(&mut tally, &format!("weights {round}"), parts.write());
+        let (name, program) = mutate(&parts.program, 2, &mut noise);
+        let plan: Arc<[u8]> = Parts { program, ..parts }.write().into();
+        tally.check(&name, plan.len(), || open_and_run(&FAKE, &plan));
+    }
+    assert!(tally.tried > 5_000 && tally.accepted > 200, "{tally:?}");
 }
 
 #[test]

@@ -5,18 +5,26 @@ use limbeck::{BackendKind, KvFormat, Model, SessionOptions, Wanted, Work};
 use limbeck_compiler::Quant;
 use limbeck_tests::{Compiled, Npz, all_logits, golden};
 
-const STUDENTS: &[&str] = &["llama", "qwen2", "qwen3"];
+const STUDENTS: &[&str] = &[
+    "tiny/llama",
+    "tiny/qwen2",
+    "tiny/qwen3",
+    // Mixtures: alone, with a shared expert, with a residual MLP.
+    "moe/mixtral",
+    "moe/qwen2_moe",
+    "moe/llava_f",
+];
 const QUANTS: &[Quant] = &[Quant::F32, Quant::F16, Quant::Q8, Quant::Q4];
 
 fn ids(name: &str) -> Vec<u32> {
-    Npz::open(&golden().join("tiny").join(name).join("expected.npz")).ids("input_ids").1
+    Npz::open(&golden().join(name).join("expected.npz")).ids("input_ids").1
 }
 
 fn each(check: impl Fn(&str, &Compiled, &[u32])) {
     for name in STUDENTS {
         let ids = ids(name);
         for &quant in QUANTS {
-            let plan = Compiled::new(&golden().join("tiny").join(name), quant, true);
+            let plan = Compiled::new(&golden().join(name), quant, true);
             check(&format!("{name} {quant}"), &plan, &ids);
         }
     }

@@ -64,6 +64,10 @@ pub struct CompileArgs {
     /// Configuration key to ignore, where it does not change the computation; may be repeated.
     #[arg(long, value_name = "KEY")]
     pub ignore_key: Vec<String>,
+    /// Keep a mixture's limit on the tokens of an expert, as DeepSpeed has it: what finds no room is
+    /// dropped, so that a token depends on the others of its call.
+    #[arg(long)]
+    pub moe_capacity: bool,
     /// Leave out the passes that make a graph cheaper to run, to look for a defect in them.
     #[arg(long)]
     pub no_passes: bool,

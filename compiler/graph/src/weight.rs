@@ -3,6 +3,9 @@
 
 use std::sync::Arc;
 
+/// Most parts that a name spells out.
+const MAX_NAMES: usize = 3;
+
 /// A two-dimensional weight `[rows, cols]` made from tensors of the checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TensorExpr {
@@ -48,6 +51,15 @@ pub enum TensorExpr {
         /// Which row of `row`.
         index: usize,
     },
+    /// A run of rows of the base.
+    Rows {
+        /// The matrix.
+        base: Box<TensorExpr>,
+        /// First row.
+        first: usize,
+        /// How many.
+        count: usize,
+    },
     /// Columns of the base as rows.
     Transpose(Box<TensorExpr>),
     /// Values that the compiler computed: one row.
@@ -67,6 +79,7 @@ impl TensorExpr {
             TensorExpr::ConcatRows(parts) => parts.iter().map(TensorExpr::rows).sum(),
             TensorExpr::InterleaveRows { first, second, .. } => first.rows() + second.rows(),
             TensorExpr::AddRow { base, .. } => base.rows(),
+            TensorExpr::Rows { count, .. } => *count,
             TensorExpr::Transpose(base) => base.cols(),
             TensorExpr::ConcatCols(_)
             | TensorExpr::InterleaveCols { .. }
@@ -82,7 +95,7 @@ impl TensorExpr {
             TensorExpr::ConcatCols(parts) => parts.iter().map(TensorExpr::cols).sum(),
             TensorExpr::InterleaveRows { first, .. } => first.cols(),
             TensorExpr::InterleaveCols { first, second, .. } => first.cols() + second.cols(),
-            TensorExpr::AddRow { base, .. } => base.cols(),
+            TensorExpr::AddRow { base, .. } | TensorExpr::Rows { base, .. } => base.cols(),
             TensorExpr::Transpose(base) => base.rows(),
             TensorExpr::Inline { values, .. } => values.len(),
         }
@@ -90,9 +103,11 @@ impl TensorExpr {
 
     /// A name that tells what it is made of.
     pub fn name(&self) -> String {
-        let join = |parts: &[TensorExpr]| {
-            let names: Vec<String> = parts.iter().map(TensorExpr::name).collect();
-            names.join(" + ")
+        let join = |parts: &[TensorExpr]| match parts {
+            [first, .., last] if parts.len() > MAX_NAMES => {
+                format!("{} + ... + {} ({} parts)", first.name(), last.name(), parts.len())
+            }
+            _ => parts.iter().map(TensorExpr::name).collect::<Vec<_>>().join(" + "),
         };
         match self {
             TensorExpr::Tensor { name, .. } | TensorExpr::Inline { name, .. } => name.clone(),
@@ -103,6 +118,9 @@ impl TensorExpr {
             }
             TensorExpr::AddRow { base, row, index } => {
                 format!("{} + {}[{index}]", base.name(), row.name())
+            }
+            TensorExpr::Rows { base, first, count } => {
+                format!("{}[{first}..{}]", base.name(), first + count)
             }
             TensorExpr::Transpose(base) => format!("{} transposed", base.name()),
         }
@@ -121,7 +139,7 @@ impl TensorExpr {
             | TensorExpr::InterleaveCols { first, second, .. } => {
                 first.storage().filter(|s| second.storage() == Some(s))
             }
-            TensorExpr::Transpose(base) => base.storage(),
+            TensorExpr::Transpose(base) | TensorExpr::Rows { base, .. } => base.storage(),
             TensorExpr::AddRow { .. } | TensorExpr::Inline { .. } => None,
         }
     }

@@ -119,7 +119,7 @@ impl SafetensorsCheckpoint {
         let name = folder.canonicalize().unwrap_or_else(|_| folder.into());
         Ok(SafetensorsCheckpoint {
             student: name.file_name().map_or("student".into(), |n| n.to_string_lossy().into()),
-            description: Description { config, ignored_keys: BTreeSet::new(), pooling },
+            description: Description { config, pooling, ..Description::default() },
             text,
             files,
         })

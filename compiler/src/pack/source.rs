@@ -50,6 +50,9 @@ pub(super) fn read_rows(
             }
             Ok(())
         }
+        TensorExpr::Rows { base, first, .. } => {
+            read_rows(base, checkpoint, first + range.start..first + range.end, out)
+        }
         TensorExpr::Transpose(base) => {
             let (rows, start) = (base.rows(), out.len());
             out.resize(start + range.len() * rows, 0.0);
@@ -82,6 +85,7 @@ pub(super) fn quant_values(expr: &TensorExpr, checkpoint: &dyn Checkpoint) -> Op
             let values = quant_values(first, checkpoint)?;
             (quant_values(second, checkpoint) == Some(values)).then_some(values)
         }
+        TensorExpr::Rows { base, .. } => quant_values(base, checkpoint),
         _ => None,
     }
 }
@@ -96,6 +100,10 @@ pub(super) fn read_quant_rows(
         TensorExpr::Tensor { name, .. } => {
             let rows = tensor(checkpoint, name)?.quant_rows(range);
             return rows.ok_or_else(|| Error::mismatch(format!("tensor {name} is not quantised")));
+        }
+        TensorExpr::Rows { base, first, .. } => {
+            let range = first + range.start..first + range.end;
+            return read_quant_rows(base, checkpoint, range);
         }
         TensorExpr::ConcatRows(parts) => split_rows(parts, range)
             .into_iter()

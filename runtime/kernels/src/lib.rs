@@ -7,7 +7,7 @@
 //!
 //! - [`Kernels`] chooses one row of the [`kernel_table`] per op and format, by [`Isa`].
 //! - [`Pool`] runs short parallel regions.
-//! - [`linear`], [`attention`], [`norm`], [`adaptive_mlp`] and the smaller ops compute.
+//! - [`linear`], [`attention`], [`norm`], [`adaptive_mlp`], [`moe_mlp`] and the smaller ops compute.
 //! - [`KvCache`] keeps keys and values of sequences that share prefixes.
 //! - [`pack_rows`] and [`pack_quant_rows`] write weights.
 //! - [`mod@reference`] has the slow, obviously right version of each op.
@@ -29,7 +29,10 @@ mod rows;
 mod simd;
 mod table;
 
-pub use adaptive::{AdaptiveMlpArgs, AdaptiveScratch, ChooseArgs, adaptive_mlp, choose};
+pub use adaptive::{
+    AdaptiveMlpArgs, AdaptiveScratch, ChooseArgs, MixArgs, MoeMlpArgs, MoeScratch, adaptive_mlp,
+    choose, mix, moe_mlp,
+};
 pub use attention::{AttentionArgs, AttentionScratch, Qkv, Span, attention};
 pub use elementwise::{activate, add, gate, soft_cap};
 pub use error::{Error, ErrorKind};

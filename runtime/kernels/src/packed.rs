@@ -5,6 +5,7 @@ use crate::error::{Error, ErrorKind};
 use crate::quantise::{QuantRows, quantise_rows};
 use half::f16;
 use limbeck_plan::{Layout, PANEL_ROWS, PackFormat, QUAD_ROWS, QUANT_BLOCK, Values};
+use std::ops::Range;
 
 /// A two-dimensional weight `[rows, cols]` in a pack format, borrowed from a plan's bytes.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +60,26 @@ impl<'a> Packed<'a> {
             return Err(Error::shape(message));
         }
         let bytes = self.bytes.get(..byte_len(self.format, rows, self.stored)?);
+        let bytes = bytes.ok_or_else(|| Error::shape("the weight is cut off"))?;
+        Ok(Self { rows, bytes, ..self })
+    }
+
+    /// These rows, which are a part of the bytes.
+    ///
+    /// # Errors
+    /// `Shape` when they are none, more than there are, do not start at a multiple of 16 or end at
+    /// neither one nor the last row.
+    pub fn row_range(self, range: Range<usize>) -> Result<Self, Error> {
+        let Range { start, end } = range;
+        let whole = |row: usize| row.is_multiple_of(PANEL_ROWS);
+        if start >= end || end > self.rows || !whole(start) || !(whole(end) || end == self.rows) {
+            let message =
+                format!("no view of rows {start}..{end} of a weight of {} rows", self.rows);
+            return Err(Error::shape(message));
+        }
+        let first = if start == 0 { 0 } else { byte_len(self.format, start, self.stored)? };
+        let rows = end - start;
+        let bytes = self.bytes.get(first..first + byte_len(self.format, rows, self.stored)?);
         let bytes = bytes.ok_or_else(|| Error::shape("the weight is cut off"))?;
         Ok(Self { rows, bytes, ..self })
     }
@@ -372,6 +393,30 @@ mod tests {
                 assert_eq!(whole.first_cols(cols).unwrap_err().kind(), ErrorKind::Shape);
             }
             assert_eq!(whole.first_rows(40).unwrap().first_cols(100).unwrap().bytes(), bytes);
+        }
+    }
+
+    #[test]
+    fn views_of_a_range_of_rows_have_the_values_of_the_whole() {
+        let formats = [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m];
+        for format in formats.map(PackFormat::linear) {
+            let mut bytes = Vec::new();
+            pack_rows(format, 100, &ramp(56 * 100), &mut bytes).unwrap();
+            let whole = Packed::new(format, 56, 100, &bytes).unwrap();
+            let (mut all, mut part) = ([0.0; 100], [0.0; 64]);
+            for range in [0..16, 16..48, 48..56, 32..56] {
+                let view = whole.row_range(range.clone()).unwrap().first_cols(64).unwrap();
+                assert_eq!((view.rows(), view.cols()), (range.len(), 64));
+                for (at, row) in range.enumerate() {
+                    whole.unpack_row(row, &mut all).unwrap();
+                    view.unpack_row(at, &mut part).unwrap();
+                    assert_eq!(part, all[..64], "{format} row {row}");
+                }
+            }
+            for (start, end) in [(0, 0), (8, 16), (16, 40), (48, 57), (48, 64), (16, 0)] {
+                let kind = whole.row_range(start..end).unwrap_err().kind();
+                assert_eq!(kind, ErrorKind::Shape);
+            }
         }
     }
 

@@ -10,6 +10,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) struct Choices {
     values: Vec<i32>,
     tokens: usize,
+    /// By site: the experts that some token used, where the site chooses experts.
+    experts: Vec<usize>,
 }
 
 impl Choices {
@@ -25,6 +27,8 @@ impl Choices {
         self.tokens = call.tokens;
         self.values.clear();
         self.values.resize(sites.len().saturating_mul(call.tokens), -1);
+        self.experts.clear();
+        self.experts.resize(sites.len(), 0);
         let Some(forced) = call.forced else { return Ok(()) };
         if forced.len() != self.values.len() {
             let (sites, tokens) = (sites.len(), call.tokens);
@@ -67,6 +71,29 @@ impl Choices {
             if *forced >= 0 {
                 *made = *forced;
             }
+        }
+    }
+
+    /// A site's choices to be written, and those that the call forces there.
+    pub fn free_and_forced<'a>(
+        &mut self,
+        site: usize,
+        forced: Option<&'a [i32]>,
+    ) -> (&mut [i32], Option<&'a [i32]>) {
+        let start = site.saturating_mul(self.tokens);
+        let forced = forced.and_then(|f| f.get(start..start.saturating_add(self.tokens)));
+        (self.of_mut(site), forced)
+    }
+
+    /// The experts that some token used at a site.
+    pub fn experts(&self, site: usize) -> usize {
+        self.experts.get(site).copied().unwrap_or(0)
+    }
+
+    /// Keeps the number of experts that some token used at a site.
+    pub fn set_experts(&mut self, site: usize, used: usize) {
+        if let Some(experts) = self.experts.get_mut(site) {
+            *experts = used;
         }
     }
 

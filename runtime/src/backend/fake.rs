@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use limbeck_kernels::reference::{self, Products};
 use limbeck_kernels::{
-    self as kernels, AdaptiveMlpArgs, AttentionArgs, ChooseArgs, KvCache, LinearArgs, NormArgs, Qkv,
+    self as kernels, AdaptiveMlpArgs, AttentionArgs, ChooseArgs, KvCache, LinearArgs, MixArgs,
+    MoeMlpArgs, NormArgs, Qkv,
 };
-use limbeck_plan::{Choose, Dim, Entry, Op, OperandId, OperandKind, Step, Symbol};
+use limbeck_plan::{Choose, Dim, Entry, MoeMlp, Op, OperandId, OperandKind, Step, Symbol};
 
 use super::cost::{Cost, choice_sites};
 use super::{Backend, Bounds, Call, Choices, Matrix, PlanData, Prepared, Sequences, Spent, State};
@@ -108,6 +109,11 @@ impl FakeState {
             self.choices.force(p.site, call.forced);
             return Ok(());
         }
+        if let Op::MoeMlp(p) = &step.op {
+            operands.moe_mlp(p, &mut self.choices, &mut out)?;
+            self.values[target] = out;
+            return Ok(());
+        }
         operands.compute(&mut self.cache, &self.choices, &mut out)?;
         self.values[target] = out;
         Ok(())
@@ -186,6 +192,29 @@ impl<'a> Operands<'a> {
         Ok(reference::choose(args)?)
     }
 
+    fn moe_mlp(&self, params: &MoeMlp, choices: &mut Choices, out: &mut [f32]) -> Result<()> {
+        let data = &self.shared.data;
+        let site = data.plan.program().sites.get(params.site);
+        let site = site.ok_or_else(|| Error::new(ErrorKind::Plan, "its site does not exist"))?;
+        let (choice, forced) = choices.free_and_forced(params.site, self.call.forced);
+        let args = MoeMlpArgs {
+            params,
+            x: self.value(0)?,
+            logits: self.value(1)?,
+            w1: data.weight(self.weight(2)?)?,
+            w2: data.weight(self.weight(3)?)?,
+            residual: if params.residual { Some(self.value(4)?) } else { None },
+            weight: site.weight,
+            price: self.call.price,
+            forced,
+            choice,
+            out,
+        };
+        let used = reference::moe_mlp(args, Products::Quantised)?;
+        choices.set_experts(params.site, used);
+        Ok(())
+    }
+
     fn compute(&self, cache: &mut KvCache, choices: &Choices, out: &mut [f32]) -> Result<()> {
         let data = &self.shared.data;
         match &self.step.op {
@@ -255,8 +284,15 @@ impl<'a> Operands<'a> {
                 };
                 reference::attention(args)?;
             }
-            // It makes integers.
-            Op::Choose(_) => {}
+            Op::Mix(p) => {
+                let parts: Vec<&[f32]> =
+                    (1..=p.parts).map(|i| self.value(i)).collect::<Result<_>>()?;
+                let residual = if p.residual { Some(self.value(1 + p.parts)?) } else { None };
+                let logits = self.value(0)?;
+                reference::mix(MixArgs { params: p, logits, parts: &parts, residual, out })?;
+            }
+            // They make choices.
+            Op::Choose(_) | Op::MoeMlp(_) => {}
             Op::AdaptiveMlp(p) => {
                 let site = choice_sites(self.entry).get(&self.id(1)?).copied();
                 let site =

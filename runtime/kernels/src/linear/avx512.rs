@@ -280,6 +280,12 @@ impl<const HALF: bool> Avx512Panels<HALF> {
             let x = x.as_ptr().add(row * k);
             let mut sums = [[_mm512_setzero_ps(); UNITS]; ROWS];
             for i in 0..k {
+                // The next unit's panel comes from memory while this one is used. A prefetch may
+                // point anywhere.
+                if ROWS > 1 {
+                    let ahead = w.wrapping_add((stored + i) * Self::PANEL_COLUMN);
+                    _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                }
                 for u in 0..UNITS {
                     let column = Self::load(w.add((u * stored + i) * Self::PANEL_COLUMN));
                     for r in 0..ROWS {

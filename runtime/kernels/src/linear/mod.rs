@@ -250,14 +250,17 @@ fn quantise_in_two(
 
 /// Units and rows per task.
 fn chunks(m: usize, k: usize, units: usize, threads: usize, quantised: bool) -> (usize, usize) {
-    if threads == 1 || m <= FEW_ROWS {
-        let row_bytes = if quantised { k * 2 } else { k * 4 };
-        let rows = (ROW_BLOCK_BYTES / row_bytes).next_multiple_of(12).max(12);
-        return (units.div_ceil(threads), if m <= FEW_ROWS { m } else { rows });
+    if m <= FEW_ROWS {
+        return (units.div_ceil(threads), m);
     }
     let row_bytes = if quantised { k * 2 } else { k * 4 };
-    let rows = (ROW_BLOCK_BYTES / row_bytes).next_multiple_of(12).max(12).min(m);
-    let row_tasks = m.div_ceil(rows);
+    let block = (ROW_BLOCK_BYTES / row_bytes).next_multiple_of(12).max(12);
+    // Blocks of nearly the same size, up to half as large again: each reads the whole weight.
+    let row_tasks = ((m + block / 2) / block).max(1);
+    let rows = m.div_ceil(row_tasks).next_multiple_of(2);
+    if threads == 1 {
+        return (units, rows);
+    }
     let unit_tasks = (threads * 8).div_ceil(row_tasks).min(units);
     (units.div_ceil(unit_tasks).max(2), rows)
 }

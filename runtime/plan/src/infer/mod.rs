@@ -2,6 +2,7 @@
 //! by the reader to check a plan.
 
 mod adaptive;
+mod moe;
 
 use crate::ops::*;
 use crate::{DType, Dim, Fact, GATE_GROUP, Symbol};
@@ -52,6 +53,14 @@ impl Op {
                 .chain(optional(p.out_bias, Table))
                 .chain(optional(p.residual, Activation))
                 .collect(),
+            Op::MoeMlp(p) => [Activation, Activation, Matrix, Matrix]
+                .into_iter()
+                .chain(optional(p.residual, Activation))
+                .collect(),
+            Op::Mix(p) => {
+                let values = p.parts.min(moe::MAX_PARTS) + 1 + usize::from(p.residual);
+                vec![Activation; values]
+            }
         }
     }
 
@@ -93,6 +102,8 @@ impl Op {
             }
             Op::Choose(p) => adaptive::choose(p, inputs)?,
             Op::AdaptiveMlp(p) => adaptive::adaptive_mlp(p, inputs)?,
+            Op::MoeMlp(p) => moe::moe_mlp(p, inputs)?,
+            Op::Mix(p) => moe::mix(p, inputs)?,
         };
         Ok(vec![fact])
     }

@@ -4,8 +4,8 @@
 use std::collections::{HashMap, HashSet};
 
 use limbeck_plan::{
-    Activation, AdaptiveMlp, Attention, Choose, Embedding, Entry, Linear, Norm, Op, OperandId,
-    OperandKind, Pool, Program, Step,
+    Activation, AdaptiveMlp, Attention, Choose, Embedding, Entry, Linear, Mix, MoeMlp, Norm, Op,
+    OperandId, OperandKind, Pool, Program, Step,
 };
 
 use super::slots::{Slots, Value};
@@ -103,6 +103,22 @@ pub(super) enum Instruction {
         b1: Option<usize>,
         w2: usize,
         out_bias: Option<usize>,
+        residual: Option<Value>,
+        out: Value,
+    },
+    MoeMlp {
+        params: MoeMlp,
+        x: Value,
+        logits: Value,
+        w1: usize,
+        w2: usize,
+        residual: Option<Value>,
+        out: Value,
+    },
+    Mix {
+        params: Mix,
+        logits: Value,
+        parts: Vec<Value>,
         residual: Option<Value>,
         out: Value,
     },
@@ -333,6 +349,22 @@ impl Context<'_> {
                 b1: if p.bias { Some(self.weight(inputs.next())?) } else { None },
                 w2: self.weight(inputs.next())?,
                 out_bias: if p.out_bias { Some(self.weight(inputs.next())?) } else { None },
+                residual: if p.residual { Some(self.value(inputs.next())?) } else { None },
+                params: p.clone(),
+                out,
+            },
+            Op::MoeMlp(p) => Instruction::MoeMlp {
+                x: self.value(inputs.next())?,
+                logits: self.value(inputs.next())?,
+                w1: self.weight(inputs.next())?,
+                w2: self.weight(inputs.next())?,
+                residual: if p.residual { Some(self.value(inputs.next())?) } else { None },
+                params: p.clone(),
+                out,
+            },
+            Op::Mix(p) => Instruction::Mix {
+                logits: self.value(inputs.next())?,
+                parts: (0..p.parts).map(|_| self.value(inputs.next())).collect::<Option<_>>()?,
                 residual: if p.residual { Some(self.value(inputs.next())?) } else { None },
                 params: p.clone(),
                 out,

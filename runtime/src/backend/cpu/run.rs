@@ -5,7 +5,7 @@ use std::sync::Arc;
 use limbeck_kernels as kernels;
 use limbeck_kernels::{
     AdaptiveMlpArgs, AdaptiveScratch, AttentionArgs, AttentionScratch, ChooseArgs, KvCache,
-    LinearArgs, LinearScratch, NormArgs, Qkv,
+    LinearArgs, LinearScratch, MixArgs, MoeMlpArgs, MoeScratch, NormArgs, Qkv,
 };
 
 use super::Shared;
@@ -24,6 +24,7 @@ pub(super) struct CpuState {
     linear: LinearScratch,
     attention: AttentionScratch,
     adaptive: AdaptiveScratch,
+    moe: MoeScratch,
     choices: Choices,
     /// The entry and sizes of the last run.
     last: Option<(usize, Sizes)>,
@@ -62,6 +63,7 @@ impl CpuState {
             linear: LinearScratch::default(),
             attention: AttentionScratch::default(),
             adaptive: AdaptiveScratch::default(),
+            moe: MoeScratch::default(),
             choices: Choices::default(),
             last: None,
         }
@@ -109,6 +111,7 @@ impl State for CpuState {
             linear: &mut self.linear,
             attention: &mut self.attention,
             adaptive: &mut self.adaptive,
+            moe: &mut self.moe,
             choices: &mut self.choices,
         };
         for named in &entry.instructions {
@@ -151,6 +154,7 @@ struct Runner<'a> {
     linear: &'a mut LinearScratch,
     attention: &'a mut AttentionScratch,
     adaptive: &'a mut AdaptiveScratch,
+    moe: &'a mut MoeScratch,
     choices: &'a mut Choices,
 }
 
@@ -167,7 +171,9 @@ impl Runner<'_> {
             | Instruction::SelectRows { out, .. }
             | Instruction::Pool { out, .. }
             | Instruction::SoftCap { out, .. }
-            | Instruction::AdaptiveMlp { out, .. } => *out,
+            | Instruction::AdaptiveMlp { out, .. }
+            | Instruction::MoeMlp { out, .. }
+            | Instruction::Mix { out, .. } => *out,
             Instruction::Choose { .. } => return self.choose(instruction),
         };
         let len = self.sizes.len(out);
@@ -236,6 +242,8 @@ impl Runner<'_> {
             Instruction::Linear { .. } => self.linear(instruction, out)?,
             Instruction::Attention { .. } => self.attention(instruction, out)?,
             Instruction::AdaptiveMlp { .. } => self.adaptive_mlp(instruction, out)?,
+            Instruction::MoeMlp { .. } => self.moe_mlp(instruction, out)?,
+            Instruction::Mix { .. } => self.mix(instruction, out)?,
             Instruction::Choose { .. } => {}
         }
         Ok(())
@@ -308,6 +316,53 @@ impl Runner<'_> {
             out,
         };
         Ok(kernels::adaptive_mlp(&shared.kernels, &shared.pool, self.adaptive, args)?)
+    }
+
+    fn moe_mlp(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {
+        let Instruction::MoeMlp { params, x, logits, w1, w2, residual, .. } = instruction else {
+            return Ok(());
+        };
+        let shared = self.shared;
+        let site = shared.data.plan.program().sites.get(params.site);
+        let site = site.ok_or_else(|| Error::new(ErrorKind::Plan, "its site does not exist"))?;
+        let slot =
+            |value: Value| self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default();
+        let (choice, forced) = self.choices.free_and_forced(params.site, self.call.forced);
+        let args = MoeMlpArgs {
+            params,
+            x: slot(*x),
+            logits: slot(*logits),
+            w1: shared.weight(*w1)?,
+            w2: shared.weight(*w2)?,
+            residual: residual.map(slot),
+            weight: site.weight,
+            price: self.call.price,
+            forced,
+            choice,
+            out,
+        };
+        let used = kernels::moe_mlp(&shared.kernels, &shared.pool, self.moe, args)?;
+        self.choices.set_experts(params.site, used);
+        Ok(())
+    }
+
+    fn mix(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {
+        let Instruction::Mix { params, logits, parts: values, residual, .. } = instruction else {
+            return Ok(());
+        };
+        let slot =
+            |value: Value| self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default();
+        // At most as many as shape rules let pass, so that nothing is allocated.
+        let mut parts = [&[][..]; 16];
+        parts.iter_mut().zip(values).for_each(|(part, value)| *part = slot(*value));
+        let args = MixArgs {
+            params,
+            logits: slot(*logits),
+            parts: parts.get(..values.len()).unwrap_or_default(),
+            residual: residual.map(slot),
+            out,
+        };
+        Ok(kernels::mix(&self.shared.pool, args)?)
     }
 
     fn attention(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {

@@ -97,6 +97,7 @@ fn collect_uses(entries: &[(String, Graph)]) -> Vec<(TensorExpr, WeightUse)> {
                 uses[at].1.add(role, matrix && is_logits(node.output), stream);
                 uses[at].1.exact |= match &node.op {
                     Op::Choose(_) => true,
+                    Op::Linear(_) => feeds_choice(graph, node),
                     Op::AdaptiveMlp(_) => role == InputRole::Table,
                     _ => false,
                 };
@@ -104,6 +105,20 @@ fn collect_uses(entries: &[(String, Graph)]) -> Vec<(TensorExpr, WeightUse)> {
         }
     }
     uses
+}
+
+/// Whether a node's result goes through linears to choices and nowhere else: it is a gate's layer.
+fn feeds_choice(graph: &Graph, node: &Node) -> bool {
+    let mut readers = graph.nodes().iter().filter(|n| n.inputs.contains(&node.output)).peekable();
+    readers.peek().is_some()
+        && graph.outputs().iter().all(|(_, v)| *v != node.output)
+        && readers.all(|reader| match &reader.op {
+            Op::Choose(_) => true,
+            Op::Linear(_) => {
+                reader.inputs.first() == Some(&node.output) && feeds_choice(graph, reader)
+            }
+            _ => false,
+        })
 }
 
 /// What a node's weight projects the normalised stream to, if that is what it multiplies.

@@ -61,6 +61,9 @@ pub struct CompileArgs {
     /// Configuration key to ignore, where it does not change the computation; may be repeated.
     #[arg(long, value_name = "KEY")]
     pub ignore_key: Vec<String>,
+    /// Fold gates of several linears to one: faster, but choices that are nearly ties may change.
+    #[arg(long)]
+    pub fold_gates: bool,
     /// Leave out the passes that make a graph cheaper to run, to look for a defect in them.
     #[arg(long)]
     pub no_passes: bool,

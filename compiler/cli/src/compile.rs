@@ -17,6 +17,7 @@ pub fn execute(args: CompileArgs) -> Result<(), Failure> {
         overlays: args.with,
         ignored_keys: args.ignore_key.into_iter().collect(),
         passes: !args.no_passes,
+        fold_gates: args.fold_gates,
         ..Options::new(args.source, args.output, args.quant)
     };
     let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());

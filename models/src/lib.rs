@@ -14,6 +14,7 @@ mod qwen2;
 mod qwen3;
 mod rope;
 mod tensors;
+mod vit;
 
 use std::collections::BTreeSet;
 
@@ -66,6 +67,7 @@ type Builder = fn(&mut Config, &TensorIndex, &Description) -> Result<Student, Er
 
 /// The architectures by `model_type`.
 const ARCHITECTURES: &[(&str, Builder)] = &[
+    ("acm_vit", vit::build),
     ("bert", bert::build),
     ("llama", llama::build),
     ("qwen2", qwen2::build),

@@ -36,7 +36,7 @@ ACTIVATIONS = {"identity": lambda x: x, "gelu": F.gelu, "silu": F.silu}
 
 
 class Acm(nn.Module):
-    """A module of `learners` blocks of 32 units: [.., k] -> [.., m]."""
+    """A module of `learners` blocks of `block` units: [.., k] -> [.., m]."""
 
     def __init__(
         self,
@@ -51,11 +51,12 @@ class Acm(nn.Module):
         out_bias="none",
         depth=3,
         transform="identity",
+        block=32,
     ):
         super().__init__()
-        self.name, self.learners, self.first = name, learners, first
+        self.name, self.learners, self.first, self.block = name, learners, first, block
         self.activation, self.transform, self.out_bias = activation, transform, out_bias
-        hidden, choices = 32 * learners, learners + 1 - first
+        hidden, choices = block * learners, learners + 1 - first
         self.w1 = nn.Parameter(torch.empty(hidden, k))
         self.w1_gate = nn.Parameter(torch.empty(hidden, k)) if gated else None
         self.b1 = nn.Parameter(torch.empty(hidden)) if hidden_bias else None
@@ -77,8 +78,8 @@ class Acm(nn.Module):
             hidden = act(up)
         else:
             hidden = act(F.linear(x, self.w1_gate, self.b1_gate)) * up
-        blocks = hidden.view(-1, self.learners, 32).transpose(0, 1)
-        parts = torch.bmm(blocks, self.w2.view(self.learners, 32, -1))
+        blocks = hidden.view(-1, self.learners, self.block).transpose(0, 1)
+        parts = torch.bmm(blocks, self.w2.view(self.learners, self.block, -1))
         sums = torch.cat([torch.zeros_like(parts[:1]), parts]).cumsum(0)
         if self.b2 is None:
             return sums
@@ -403,7 +404,10 @@ def main():
                 "v_proj": proj,
                 "o_proj": dict(proj, hidden_bias=False),
             },
-            2: {"mlp": dict(gated=True, hidden_bias=True, out_bias="each"), "k_proj": proj},
+            2: {
+                "mlp": dict(gated=True, hidden_bias=True, out_bias="each"),
+                "k_proj": dict(proj, block=96),
+            },
         },
         {"mlp": {"learners": 3}, "q_proj": {"min_choice": 1}},
         seed=1,

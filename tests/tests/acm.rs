@@ -4,11 +4,12 @@
 //! Expected values: `golden/acm.py`. Numbers are compared under its routes; a choice that is left
 //! free may be another only where its two best scores are nearly the same.
 
+use limbeck::plan::{PackFormat, Values};
 use limbeck::{
-    BackendKind, Budget, Control, Encoder, EncoderInput, KvFormat, Limits, Model, SessionOptions,
-    Wanted, Work,
+    BackendKind, Budget, Classifier, Control, Encoder, EncoderInput, Engine, EngineOptions,
+    KvFormat, Limits, Model, SessionOptions, Wanted, Work,
 };
-use limbeck_compiler::Quant;
+use limbeck_compiler::{Options, Quant, compile};
 use limbeck_tests::{Compiled, Npz, golden, relative_error};
 
 const BACKENDS: &[BackendKind] = &[BackendKind::Fake, BackendKind::Cpu];
@@ -121,4 +122,73 @@ fn encoders_give_the_hidden_states_of_the_sum() {
     let (shape, ids) = npz("bert").ids("input_ids");
     let rows: Vec<Vec<u32>> = ids.chunks(shape[1]).map(<[u32]>::to_vec).collect();
     check("bert", |model, price, route| encode(model, &rows, price, route));
+}
+
+fn classify(model: &Model, pixels: &[f32], price: f32, route: Option<Vec<i32>>) -> Found {
+    let mut classifier = Classifier::new(model).expect("a classifier");
+    set_price(&classifier.control(), price);
+    route.into_iter().for_each(|route| classifier.force_route(route));
+    let (outputs, _) = classifier.classify(pixels).expect("a call");
+    Found { outputs, route: classifier.route().to_vec() }
+}
+
+#[test]
+fn classifiers_give_the_logits_of_the_sum() {
+    for name in ["vit", "vit_gelu"] {
+        let (_, pixels) = npz(name).floats("pixel_values");
+        check(name, |model, price, route| classify(model, &pixels, price, route));
+    }
+}
+
+#[test]
+fn quantised_plans_follow_the_same_routes() {
+    for (name, q8, q4) in [("decoder", 0.15, 0.9), ("decoder_affine", 0.15, 0.9)] {
+        let (_, ids) = npz(name).ids("input_ids");
+        for (quant, most) in [(Quant::Q8, q8), (Quant::Q4, q4)] {
+            let plan = compiled(name, quant, true);
+            let [fake, cpu] = [BackendKind::Fake, BackendKind::Cpu].map(|b| plan.open(b, 2));
+            for want in expected(name) {
+                let [fake, cpu] = [&fake, &cpu]
+                    .map(|model| decode(model, &ids, want.price, Some(want.choices.clone())));
+                let error = relative_error(&cpu.outputs, &want.outputs);
+                println!("{name} {quant}, price {}: relative error {error:.3}", want.price);
+                assert!(error < most, "{name} {quant}: relative error {error:.3}");
+                assert!(relative_error(&cpu.outputs, &fake.outputs) < 1e-2, "{name} {quant}");
+            }
+        }
+    }
+}
+
+/// The formats of the weights of a decoder's gates: inner layers and last ones.
+fn gate_formats(plan: &Compiled) -> Vec<PackFormat> {
+    let model = plan.open(BackendKind::Cpu, 1);
+    let program = model.plan().program();
+    let weights = program.weights.iter().filter(|w| w.name.contains("acm.gate"));
+    weights.map(|w| w.format).collect()
+}
+
+#[test]
+fn gates_stay_f32_and_fold_to_one_when_asked() {
+    let source = golden().join("acm/decoder");
+    let plan = compiled("decoder", Quant::Q4, true);
+    let formats = gate_formats(&plan);
+    // Seven gates of three linears, weights and biases.
+    assert_eq!(formats.len(), 42);
+    assert!(formats.iter().all(|f| f.values == Values::F32));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("folded.lbk");
+    let options = Options { fold_gates: true, ..Options::new(source, &path, Quant::F32) };
+    compile(&options, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{e}"));
+    let model = Engine::new(EngineOptions::default()).expect("an engine").open(&path);
+    let model = model.unwrap_or_else(|e| panic!("{e}"));
+    let folded = model.plan().program().weights.iter().filter(|w| w.name.contains("acm.gate"));
+    assert_eq!(folded.clone().count(), 14);
+    assert!(folded.clone().all(|w| w.format.values == Values::F32));
+    let (_, ids) = npz("decoder").ids("input_ids");
+    for want in expected("decoder") {
+        let found = decode(&model, &ids, want.price, None);
+        let same = |i: usize| found.route[i] == want.choices[i] || want.margins[i] < NEAR;
+        assert!((0..found.route.len()).all(same), "price {}", want.price);
+        assert!(relative_error(&found.outputs, &want.outputs) <= 1e-4);
+    }
 }

@@ -10,8 +10,8 @@ use std::sync::{Arc, LazyLock};
 use limbeck::plan::Task;
 use limbeck::text::{ChatMessage, ChatOptions, GenerateOptions, SamplerOptions, generate};
 use limbeck::{
-    BackendKind, Encoder, EncoderInput, Engine, EngineOptions, ErrorKind, Model, SessionOptions,
-    Wanted, Work,
+    BackendKind, Classifier, Encoder, EncoderInput, Engine, EngineOptions, ErrorKind, Model,
+    SessionOptions, Wanted, Work,
 };
 use limbeck_compiler::Quant;
 use limbeck_tests::hostile::{Noise, Tally, each_mutation, mutate};
@@ -184,6 +184,7 @@ fn open_and_run(engine: &Engine, plan: &Arc<[u8]>) -> Result<(), String> {
     let run = match model.manifest().task {
         Task::Text => run_text(&model),
         Task::Embed => run_encoder(&model),
+        Task::Classify => run_classifier(&model),
     };
     run.map_err(|e| e.to_string())
 }
@@ -237,6 +238,15 @@ fn run_encoder(model: &Model) -> Result<(), limbeck::Error> {
     if model.tokenizer().is_ok() {
         encoder.embed(&["ab c", "", "bc a a a"])?;
     }
+    Ok(())
+}
+
+fn run_classifier(model: &Model) -> Result<(), limbeck::Error> {
+    let mut classifier = Classifier::new(model)?;
+    let values: usize = classifier.image().iter().product();
+    let pixels: Vec<f32> = (0..2 * values).map(|i| (i % 17) as f32 / 8.0 - 1.0).collect();
+    let (logits, _) = classifier.classify(&pixels)?;
+    assert_eq!(logits.len(), 2 * classifier.classes());
     Ok(())
 }
 

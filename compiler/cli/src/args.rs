@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use limbeck::text::SamplerOptions;
 use limbeck::{
-    BackendKind, Budget, Encoder, Engine, EngineOptions, KvFormat, Limits, Model, Session,
-    SessionOptions, Unmet, Usage,
+    BackendKind, Budget, Classifier, Encoder, Engine, EngineOptions, KvFormat, Limits, Model,
+    Session, SessionOptions, Unmet, Usage,
 };
 use limbeck_compiler::Quant;
 
@@ -277,6 +277,14 @@ impl PlanArgs {
         let (budget, limits) = self.budget()?;
         session.control().set_budget(budget, limits)?;
         Ok(session)
+    }
+
+    /// A classifier with the budget that was asked for.
+    pub fn classifier(&self, model: &Model) -> Result<Classifier, Failure> {
+        let classifier = Classifier::new(model)?;
+        let (budget, limits) = self.budget()?;
+        classifier.control().set_budget(budget, limits)?;
+        Ok(classifier)
     }
 
     /// An encoder with the budget that was asked for.

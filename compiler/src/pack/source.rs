@@ -20,9 +20,18 @@ pub(super) fn read_rows(
     match expr {
         TensorExpr::Tensor { name, cols, .. } => {
             let tensor = tensor(checkpoint, name)?;
-            // A row of the matrix may be several of the tensor's.
-            let per_row = cols.checked_div(tensor.cols()).unwrap_or(0).max(1);
-            tensor.read_rows(range.start * per_row..range.end * per_row, out)
+            let stored = tensor.cols().max(1);
+            if stored == *cols {
+                return tensor.read_rows(range, out);
+            }
+            // Its values one after the other, in rows of another length.
+            let (from, to) = (range.start * cols, range.end * cols);
+            let rows = from / stored..to.div_ceil(stored);
+            let (start, skipped) = (out.len(), from - rows.start * stored);
+            tensor.read_rows(rows, out)?;
+            out.drain(start..start + skipped);
+            out.truncate(start + to - from);
+            Ok(())
         }
         TensorExpr::ConcatRows(parts) => split_rows(parts, range)
             .into_iter()

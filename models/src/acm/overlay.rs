@@ -24,13 +24,13 @@ pub(crate) fn overlaid_mlp(
     }
     let hidden = rows(tensors, &at("acm.w1"))?;
     let choices = rows(tensors, &at("acm.bk"))?;
-    check_learners(&at("acm.w1"), hidden, choices - 1)?;
     let gate = gate(tensors, &at("gate"), width)?;
     if let Some(found) = gate.last().map(|(w, _)| w.rows()).filter(|rows| *rows != choices) {
         let (name, bk) = (at("gate.weight"), at("acm.bk"));
         let message = format!("tensor {name:?} has {found} choices, {bk:?} has {choices}");
         return Err(Error::new(ErrorKind::Mismatch, message));
     }
+    check_learners(&at("acm.w1"), hidden, choices - 1)?;
     let w2 = tensors.matrix(&at("acm.w2"), hidden, width)?;
     Ok(Some(Module {
         name: at("acm"),

@@ -1,4 +1,4 @@
-//! Vision transformers with a class token (torchvision's `VisionTransformer`), and the same with
+//! `acm_vit`: vision transformers with a class token (torchvision's `VisionTransformer`), and the same with
 //! Adaptive Computation Modules as their released code names them. Pre-norm: `x += f(LN(x))`.
 
 use limbeck_graph::{Graph, TensorExpr, ValueId};

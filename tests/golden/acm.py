@@ -9,6 +9,7 @@ with a checkpoint and expected.npz: the inputs, prices [3], and for each price i
   outputs are logits [tokens, vocab]
 - bert: modules on MLPs and some projections; outputs are last_hidden_state [2 * 16, hidden]
 - vit, vit_gelu: the released layout; outputs are logits [3, classes]
+- vit_dense: torchvision's layout without modules; expected.npz has pixel_values and logits
 
 Weights are stored in f16 and computed with in f32. Run by `cargo xtask golden`.
 """
@@ -387,6 +388,41 @@ def vit(name, seed, spread, prices, replaced, acm, depth, out_bias):
     measure(name, model, run, prices, {"pixel_values": pixels.numpy()})
 
 
+def vit_dense(name, seed):
+    d, image, patch, mlp_dim, classes = 64, 24, 8, 96, 10
+
+    def make(part, place):
+        if part == "mlp":
+            return nn.Sequential(nn.Linear(d, mlp_dim), nn.GELU(), nn.Linear(mlp_dim, d))
+        return nn.Linear(d, d)
+
+    model = Vit(d, 4, 1, classes, image, patch, make).eval()
+    randomise(model, seed, 0.0)
+    tensors = model.tensors()
+    at = "encoder.layers.encoder_layer_0.self_attention."
+    for kind in ["weight", "bias"]:
+        parts = [tensors.pop(f"{at}{p}_proj.{kind}") for p in "qkv"]
+        tensors[f"{at}in_proj_{kind}"] = torch.cat(parts)
+        tensors[f"{at}out_proj.{kind}"] = tensors.pop(f"{at}o_proj.{kind}")
+    config = dict(
+        model_type="acm_vit",
+        image_size=image,
+        patch_size=patch,
+        hidden_dim=d,
+        mlp_dim=mlp_dim,
+        num_layers=1,
+        num_heads=4,
+        num_classes=classes,
+    )
+    store(fresh(name, config), tensors)
+    pixels = torch.randn(2, 3, image, image, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        logits = model(pixels).numpy()
+    np.savez_compressed(
+        OUT / name / "expected.npz", pixel_values=pixels.numpy(), logits=logits
+    )
+
+
 def main():
     rope = {"rope_type": "default", "rope_theta": 10000.0}
     eager = dict(attn_implementation="eager")
@@ -467,6 +503,7 @@ def main():
         depth=1,
         out_bias="summed",
     )
+    vit_dense("vit_dense", seed=6)
 
 
 if __name__ == "__main__":

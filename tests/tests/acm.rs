@@ -141,6 +141,22 @@ fn classifiers_give_the_logits_of_the_sum() {
 }
 
 #[test]
+fn a_dense_vision_transformer_gives_its_logits() {
+    let mut npz = npz("vit_dense");
+    let (_, pixels) = npz.floats("pixel_values");
+    let (_, logits) = npz.floats("logits");
+    for passes in [false, true] {
+        let plan = compiled("vit_dense", Quant::F32, passes);
+        for &backend in BACKENDS {
+            let found = classify(&plan.open(backend, 2), &pixels, 0.0, None);
+            let error = relative_error(&found.outputs, &logits);
+            assert!(error <= 1e-4, "passes {passes}, {backend:?}: relative error {error:.2e}");
+            assert!(found.route.is_empty());
+        }
+    }
+}
+
+#[test]
 fn quantised_plans_follow_the_same_routes() {
     for (name, q8, q4) in [("decoder", 0.15, 0.9), ("decoder_affine", 0.15, 0.9)] {
         let (_, ids) = npz(name).ids("input_ids");

@@ -31,6 +31,9 @@ pub struct Options {
     pub moe_capacity: bool,
     /// Whether the passes run; without them the plan is the imported graph.
     pub passes: bool,
+    /// Whether gates of several linears are folded to one, which may change choices that are
+    /// nearly ties.
+    pub fold_gates: bool,
 }
 
 impl Options {
@@ -44,6 +47,7 @@ impl Options {
             ignored_keys: BTreeSet::new(),
             moe_capacity: false,
             passes: true,
+            fold_gates: false,
         }
     }
 }
@@ -80,6 +84,10 @@ pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
     let checkpoint = import::open_with(&options.source, &options.overlays)?;
     let place = options.source.display();
     let mut student = build(checkpoint.as_ref(), options).at(&place)?;
+    if options.fold_gates {
+        let fold = |(_, graph): &mut (_, _)| passes::FOLD_GATES.run(graph).map(drop);
+        student.entries.iter_mut().try_for_each(fold)?;
+    }
     if options.passes {
         student.entries.iter_mut().try_for_each(|(_, graph)| passes::run_all(graph))?;
     }

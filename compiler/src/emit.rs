@@ -98,7 +98,9 @@ fn collect_uses(entries: &[(String, Graph)]) -> Vec<(TensorExpr, WeightUse)> {
                 uses[at].1.exact |= match &node.op {
                     Op::Choose(_) => true,
                     Op::AdaptiveMlp(_) => role == InputRole::Table,
-                    Op::Linear(_) => matrix && weighs(graph, node.output),
+                    Op::Linear(_) => {
+                        feeds_choice(graph, node) || matrix && weighs(graph, node.output)
+                    }
                     _ => false,
                 };
             }
@@ -114,6 +116,20 @@ fn weighs(graph: &Graph, value: ValueId) -> bool {
         Op::Mix(_) => node.inputs.first() == Some(&value),
         _ => false,
     })
+}
+
+/// Whether a node's result goes through linears to choices and nowhere else: it is a gate's layer.
+fn feeds_choice(graph: &Graph, node: &Node) -> bool {
+    let mut readers = graph.nodes().iter().filter(|n| n.inputs.contains(&node.output)).peekable();
+    readers.peek().is_some()
+        && graph.outputs().iter().all(|(_, v)| *v != node.output)
+        && readers.all(|reader| match &reader.op {
+            Op::Choose(_) => true,
+            Op::Linear(_) => {
+                reader.inputs.first() == Some(&node.output) && feeds_choice(graph, reader)
+            }
+            _ => false,
+        })
 }
 
 /// What a node's weight projects the normalised stream to, if that is what it multiplies.

@@ -128,7 +128,12 @@ impl Config {
 
     /// The number of layers, small enough to make a list of them.
     pub(crate) fn layers(&self) -> Result<usize, Error> {
-        self.size_within("num_hidden_layers", MAX_LAYERS)
+        self.layers_of("num_hidden_layers")
+    }
+
+    /// As [`Config::layers`] under another key.
+    pub(crate) fn layers_of(&self, key: &str) -> Result<usize, Error> {
+        self.size_within(key, MAX_LAYERS)
     }
 
     /// The positions of the student, no more than a plan may have.

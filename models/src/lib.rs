@@ -18,6 +18,7 @@ mod qwen3;
 mod qwen_moe;
 mod rope;
 mod tensors;
+mod vit;
 
 use std::collections::BTreeSet;
 
@@ -74,6 +75,7 @@ type Builder = fn(&mut Config, &TensorIndex, &Description) -> Result<Student, Er
 
 /// The architectures by `model_type`.
 const ARCHITECTURES: &[(&str, Builder)] = &[
+    ("acm_vit", vit::build),
     ("bert", bert::build),
     ("llama", llama::build),
     ("mixtral", mixtral::build),

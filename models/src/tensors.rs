@@ -71,7 +71,8 @@ impl TensorIndex {
         self.take(name, &[len], 1, len)
     }
 
-    fn take(
+    /// The tensor of this shape as a matrix of as many values.
+    pub(crate) fn take(
         &self,
         name: &str,
         shape: &[usize],

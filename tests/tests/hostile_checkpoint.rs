@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use limbeck::plan::Task;
 use limbeck::{
-    BackendKind, Encoder, EncoderInput, Engine, EngineOptions, SessionOptions, Wanted, Work,
+    BackendKind, Classifier, Encoder, EncoderInput, Engine, EngineOptions, SessionOptions, Wanted,
+    Work,
 };
 use limbeck_compiler::{Options, Quant, compile};
 use limbeck_tests::hostile::{Noise, Tally, each_mutation};
@@ -97,6 +98,11 @@ impl Folder {
                 let mut encoder = Encoder::new(&model).map_err(|e| e.to_string())?;
                 let input = EncoderInput { ids: &[1], positions: &[0], keys: 1 };
                 encoder.encode(&[input], |_, _| {}).map_err(|e| e.to_string())?;
+            }
+            Task::Classify => {
+                let mut classifier = Classifier::new(&model).map_err(|e| e.to_string())?;
+                let pixels = vec![0.5; classifier.image().iter().product()];
+                classifier.classify(&pixels).map_err(|e| e.to_string())?;
             }
         }
         Ok(())

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use limbeck::text::SamplerOptions;
 use limbeck::{
-    BackendKind, Budget, Encoder, Engine, EngineOptions, KvFormat, Limits, Model, Session,
-    SessionOptions, Unmet, Usage,
+    BackendKind, Budget, Classifier, Encoder, Engine, EngineOptions, KvFormat, Limits, Model,
+    Session, SessionOptions, Unmet, Usage,
 };
 use limbeck_compiler::Quant;
 
@@ -68,6 +68,9 @@ pub struct CompileArgs {
     /// dropped, so that a token depends on the others of its call.
     #[arg(long)]
     pub moe_capacity: bool,
+    /// Fold gates of several linears to one: faster, but choices that are nearly ties may change.
+    #[arg(long)]
+    pub fold_gates: bool,
     /// Leave out the passes that make a graph cheaper to run, to look for a defect in them.
     #[arg(long)]
     pub no_passes: bool,
@@ -327,6 +330,14 @@ impl PlanArgs {
         let (budget, limits) = self.budget()?;
         session.control().set_budget(budget, limits)?;
         Ok(session)
+    }
+
+    /// A classifier with the budget that was asked for.
+    pub fn classifier(&self, model: &Model) -> Result<Classifier, Failure> {
+        let classifier = Classifier::new(model)?;
+        let (budget, limits) = self.budget()?;
+        classifier.control().set_budget(budget, limits)?;
+        Ok(classifier)
     }
 
     /// An encoder with the budget that was asked for.

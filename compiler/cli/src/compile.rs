@@ -18,6 +18,7 @@ pub fn execute(args: CompileArgs) -> Result<(), Failure> {
         ignored_keys: args.ignore_key.into_iter().collect(),
         moe_capacity: args.moe_capacity,
         passes: !args.no_passes,
+        fold_gates: args.fold_gates,
         ..Options::new(args.source, args.output, args.quant)
     };
     let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());

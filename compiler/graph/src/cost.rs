@@ -10,7 +10,7 @@ pub fn macs(op: &Op, inputs: &[&Fact], output: &Fact) -> Dim {
         shape.reduce(Dim::times).unwrap_or(Dim::Const(0))
     };
     match op {
-        Op::Embedding(_) | Op::SelectRows(_) => Dim::Const(0),
+        Op::Embedding(_) | Op::SelectRows(_) | Op::Patches(_) => Dim::Const(0),
         Op::Linear(_) => match inputs {
             [x, weight, ..] => x.shape[0].clone().times(elements(weight)),
             _ => Dim::Const(0),

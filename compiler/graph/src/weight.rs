@@ -51,17 +51,26 @@ pub enum TensorExpr {
         /// Which row of `row`.
         index: usize,
     },
-    /// A run of rows of the base.
+    /// Columns of the base as rows.
+    Transpose(Box<TensorExpr>),
+    /// Some rows of the base.
     Rows {
         /// The matrix.
         base: Box<TensorExpr>,
-        /// First row.
+        /// The first of them.
         first: usize,
         /// How many.
         count: usize,
     },
-    /// Columns of the base as rows.
-    Transpose(Box<TensorExpr>),
+    /// Each row is the sum of the base's rows up to it.
+    SumRows(Box<TensorExpr>),
+    /// Affine maps, one on the result of the other, as one: `w_n ... w_1` or, as one row, its bias.
+    Folded {
+        /// Weight and bias of each, in the order in which they apply.
+        layers: Vec<(TensorExpr, TensorExpr)>,
+        /// Whether it is the bias.
+        bias: bool,
+    },
     /// Values that the compiler computed: one row.
     Inline {
         /// Name for messages.
@@ -79,9 +88,14 @@ impl TensorExpr {
             TensorExpr::ConcatRows(parts) => parts.iter().map(TensorExpr::rows).sum(),
             TensorExpr::InterleaveRows { first, second, .. } => first.rows() + second.rows(),
             TensorExpr::AddRow { base, .. } => base.rows(),
-            TensorExpr::Rows { count, .. } => *count,
             TensorExpr::Transpose(base) => base.cols(),
-            TensorExpr::ConcatCols(_)
+            TensorExpr::Rows { count, .. } => *count,
+            TensorExpr::SumRows(base) => base.rows(),
+            TensorExpr::Folded { layers, bias: false } => {
+                layers.last().map_or(0, |(weight, _)| weight.rows())
+            }
+            TensorExpr::Folded { bias: true, .. }
+            | TensorExpr::ConcatCols(_)
             | TensorExpr::InterleaveCols { .. }
             | TensorExpr::Inline { .. } => 1,
         }
@@ -95,8 +109,13 @@ impl TensorExpr {
             TensorExpr::ConcatCols(parts) => parts.iter().map(TensorExpr::cols).sum(),
             TensorExpr::InterleaveRows { first, .. } => first.cols(),
             TensorExpr::InterleaveCols { first, second, .. } => first.cols() + second.cols(),
-            TensorExpr::AddRow { base, .. } | TensorExpr::Rows { base, .. } => base.cols(),
+            TensorExpr::AddRow { base, .. } => base.cols(),
             TensorExpr::Transpose(base) => base.rows(),
+            TensorExpr::Rows { base, .. } | TensorExpr::SumRows(base) => base.cols(),
+            TensorExpr::Folded { layers, bias } => match bias {
+                true => layers.last().map_or(0, |(weight, _)| weight.rows()),
+                false => layers.first().map_or(0, |(weight, _)| weight.cols()),
+            },
             TensorExpr::Inline { values, .. } => values.len(),
         }
     }
@@ -119,10 +138,17 @@ impl TensorExpr {
             TensorExpr::AddRow { base, row, index } => {
                 format!("{} + {}[{index}]", base.name(), row.name())
             }
+            TensorExpr::Transpose(base) => format!("{} transposed", base.name()),
             TensorExpr::Rows { base, first, count } => {
                 format!("{}[{first}..{}]", base.name(), first + count)
             }
-            TensorExpr::Transpose(base) => format!("{} transposed", base.name()),
+            TensorExpr::SumRows(base) => format!("sums of {}", base.name()),
+            TensorExpr::Folded { layers, bias } => {
+                let part =
+                    |(w, b): &(TensorExpr, TensorExpr)| if *bias { b.name() } else { w.name() };
+                let names: Vec<String> = layers.iter().map(part).collect();
+                format!("{} folded", names.join(" x "))
+            }
         }
     }
 
@@ -140,7 +166,10 @@ impl TensorExpr {
                 first.storage().filter(|s| second.storage() == Some(s))
             }
             TensorExpr::Transpose(base) | TensorExpr::Rows { base, .. } => base.storage(),
-            TensorExpr::AddRow { .. } | TensorExpr::Inline { .. } => None,
+            TensorExpr::AddRow { .. }
+            | TensorExpr::SumRows(_)
+            | TensorExpr::Folded { .. }
+            | TensorExpr::Inline { .. } => None,
         }
     }
 }

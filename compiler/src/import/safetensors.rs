@@ -253,7 +253,8 @@ fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
         .map_err(|e| Error::format(format!("not as it should be: {e}")).at(path.display()))
 }
 
-fn read_json(path: &Path) -> Result<Option<Value>> {
+/// A JSON file; `None` when there is none.
+pub(super) fn read_json(path: &Path) -> Result<Option<Value>> {
     let bytes = read_file(path, MAX_JSON)?;
     bytes.map(|bytes| parse(path, &bytes)).transpose()
 }

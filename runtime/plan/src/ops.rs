@@ -306,6 +306,26 @@ pub struct Mix {
     pub residual: bool,
 }
 
+/// Images as rows of patches that do not overlap: `pixels [sequences, channels height width] -> [T,
+/// channels patch patch]`.
+///
+/// Each image gives `lead` rows of zeros, in whose place a model puts tokens of its own, and then a
+/// row for each patch, left to right and top to bottom, its values channel by channel. `T` is
+/// `sequences` times those rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Patches {
+    /// Channels of an image.
+    pub channels: usize,
+    /// Height of an image, a multiple of `patch`.
+    pub height: usize,
+    /// Width of an image, a multiple of `patch`.
+    pub width: usize,
+    /// Side of a patch.
+    pub patch: usize,
+    /// Rows of zeros before those of an image.
+    pub lead: usize,
+}
+
 macro_rules! ops {
     ($($variant:ident = $name:literal),* $(,)?) => {
         /// One step's operation.
@@ -361,6 +381,7 @@ ops! {
     AdaptiveMlp = "limbeck:adaptive_mlp@1",
     MoeMlp = "limbeck:moe_mlp@1",
     Mix = "limbeck:mix@1",
+    Patches = "limbeck:patches@1",
 }
 
 #[cfg(test)]

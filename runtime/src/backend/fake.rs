@@ -11,7 +11,9 @@ use limbeck_kernels::{
 use limbeck_plan::{Choose, Dim, Entry, MoeMlp, Op, OperandId, OperandKind, Step, Symbol};
 
 use super::cost::{Cost, choice_sites};
-use super::{Backend, Bounds, Call, Choices, Matrix, PlanData, Prepared, Sequences, Spent, State};
+use super::{
+    Backend, Bounds, Call, Choices, Matrix, PlanData, Prepared, Sequences, Spent, State, given,
+};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Runs native segments with the reference kernels.
@@ -167,6 +169,10 @@ impl<'a> Operands<'a> {
         })
     }
 
+    fn floats(&self, index: usize) -> Result<&'a [f32]> {
+        given(self.call, &self.entry.operands[self.id(index)?].name)
+    }
+
     fn cols(&self, index: usize) -> Result<usize> {
         let shape = &self.entry.operands[self.id(index)?].fact.shape;
         let cols = shape.last().and_then(Dim::as_const);
@@ -251,6 +257,7 @@ impl<'a> Operands<'a> {
             Op::Gate(p) => {
                 reference::gate(p.activation, self.value(0)?, self.value(1)?, out)?;
             }
+            Op::Patches(p) => kernels::patches(p, self.floats(0)?, out)?,
             Op::SoftCap(p) => reference::soft_cap(p.cap, self.value(0)?, out)?,
             Op::SelectRows(_) => {
                 let (x, cols) = (self.value(0)?, self.cols(0)?);

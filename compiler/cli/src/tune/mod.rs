@@ -43,6 +43,7 @@ pub fn execute(args: TuneArgs) -> Result<(), Failure> {
     let mut measure: Box<dyn Measure> = match model.manifest().task {
         Task::Embed => Box::new(Sentences::read(&model, &args)?),
         Task::Text => Box::new(Windows::read(&model, &args)?),
+        Task::Classify => return Err(Failure::new("classifiers cannot be tuned yet")),
     };
     let measure = measure.as_mut();
     let mut progress = Progress::new();

@@ -3,6 +3,7 @@
 
 mod adaptive;
 mod moe;
+mod patches;
 
 use crate::ops::*;
 use crate::{DType, Dim, Fact, GATE_GROUP, Symbol};
@@ -15,6 +16,8 @@ const MAX_HEADS: usize = 4096;
 pub enum InputRole {
     /// A value of the call.
     Activation,
+    /// An f32 value that the caller gives.
+    Given,
     /// A weight in a pack format made for matrix products (panels or quads).
     Matrix,
     /// A weight in any pack format, read row by row.
@@ -46,6 +49,7 @@ impl Op {
                 .collect(),
             Op::Activate(_) | Op::SelectRows(_) | Op::Pool(_) | Op::SoftCap(_) => vec![Activation],
             Op::Choose(_) => vec![Activation, Matrix, Vector],
+            Op::Patches(_) => vec![Given],
             Op::AdaptiveMlp(p) => [Activation, Activation, Matrix]
                 .into_iter()
                 .chain(optional(p.bias, Vector))
@@ -104,6 +108,7 @@ impl Op {
             Op::AdaptiveMlp(p) => adaptive::adaptive_mlp(p, inputs)?,
             Op::MoeMlp(p) => moe::moe_mlp(p, inputs)?,
             Op::Mix(p) => moe::mix(p, inputs)?,
+            Op::Patches(p) => patches::patches(p, inputs)?,
         };
         Ok(vec![fact])
     }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use limbeck_plan::{
     Activation, AdaptiveMlp, Attention, Choose, Embedding, Entry, Linear, Mix, MoeMlp, Norm, Op,
-    OperandId, OperandKind, Pool, Program, Step,
+    OperandId, OperandKind, Patches, Pool, Program, Step,
 };
 
 use super::slots::{Slots, Value};
@@ -81,6 +81,12 @@ pub(super) enum Instruction {
     Pool {
         params: Pool,
         x: Value,
+        out: Value,
+    },
+    Patches {
+        params: Patches,
+        /// Index of the input.
+        pixels: usize,
         out: Value,
     },
     SoftCap {
@@ -338,6 +344,11 @@ impl Context<'_> {
             Op::Pool(params) => {
                 Instruction::Pool { params: params.clone(), x: self.value(inputs.next())?, out }
             }
+            Op::Patches(params) => Instruction::Patches {
+                params: params.clone(),
+                pixels: *self.input_index.get(inputs.next()?)?,
+                out,
+            },
             Op::SoftCap(p) => {
                 Instruction::SoftCap { cap: p.cap, x: self.value(inputs.next())?, out }
             }

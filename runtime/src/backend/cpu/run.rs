@@ -11,7 +11,7 @@ use limbeck_kernels::{
 use super::Shared;
 use super::lower::{Instruction, NormCall, QkvValue};
 use super::slots::{RowCount, Value};
-use crate::backend::{Bounds, Call, Choices, Matrix, Sequences, Spent, State};
+use crate::backend::{Bounds, Call, Choices, Matrix, Sequences, Spent, State, given};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Buffers, scratch and cache of one session.
@@ -171,6 +171,7 @@ impl Runner<'_> {
             | Instruction::SelectRows { out, .. }
             | Instruction::Pool { out, .. }
             | Instruction::SoftCap { out, .. }
+            | Instruction::Patches { out, .. }
             | Instruction::AdaptiveMlp { out, .. }
             | Instruction::MoeMlp { out, .. }
             | Instruction::Mix { out, .. } => *out,
@@ -238,6 +239,10 @@ impl Runner<'_> {
             }
             Instruction::SoftCap { cap, x, .. } => {
                 kernels::soft_cap(k, pool, *cap, self.value(*x), out)?;
+            }
+            Instruction::Patches { params, pixels, .. } => {
+                let name = self.inputs.get(*pixels).map_or("", String::as_str);
+                kernels::patches(params, given(self.call, name)?, out)?;
             }
             Instruction::Linear { .. } => self.linear(instruction, out)?,
             Instruction::Attention { .. } => self.attention(instruction, out)?,

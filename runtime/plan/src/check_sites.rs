@@ -185,7 +185,7 @@ mod tests {
             offset += weight.bytes.next_multiple_of(WEIGHT_ALIGN);
         }
         for (operand, cols) in [(6, 2), (8, 16)] {
-            program.entries[0].operands[operand].fact.shape[1] = Dim::from(cols);
+            program.entries[0].operands[operand].fact.shape[1] = Dim::Const(cols);
         }
         for operand in 1..6 {
             let weight = &program.weights[operand - 1];

@@ -5,12 +5,14 @@
 //! task takes a range of units and a range of rows of `x`; which ones has no influence on bits.
 
 mod activations;
+mod channels;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod panels;
 mod portable;
+mod sparse;
 mod task;
 
 pub(crate) use activations::{ActBlock, QuantActs, quantise_row};
@@ -18,8 +20,18 @@ pub(crate) use activations::{ActBlock, QuantActs, quantise_row};
 pub(crate) use avx2::Avx2Quads;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::{Avx512Panels, Avx512Quads};
+pub(crate) use channels::{
+    ActiveBlock, ChannelTask, PortableChannels, RetileTask, find_active, retile_portable,
+    run as run_channels,
+};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use channels::{
+    Avx2Channels, Avx512Channels, find_active_avx2, find_active_avx512, retile_sse,
+};
 pub(crate) use panels::Panels;
 pub(crate) use portable::{PortableQuads, Q4, Q4M, Q8};
+pub use sparse::{Sparsity, SparsityRead, sparse_linear};
+pub(crate) use sparse::keep_row;
 pub(crate) use task::{Epilogue, Input, LinearTask, UNIT, run};
 
 use crate::elementwise::SharedRows;
@@ -28,7 +40,9 @@ use crate::norm::NormArgs;
 use crate::packed::Packed;
 use crate::pool::Pool;
 use crate::table::Kernels;
-use limbeck_plan::{Activation, Layout, QUANT_BLOCK};
+use limbeck_plan::{Activation, Layout, QUANT_BLOCK, Values};
+use sparse::{ChannelScratch, channel_products};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Multiply-adds below which a parallel region costs more than it saves.
 const SERIAL_MACS: usize = 64 * 1024;
@@ -46,7 +60,7 @@ pub struct LinearArgs<'a> {
     pub x: &'a [f32],
     /// Applied to each row of `x` first, with the bits of [`crate::norm`].
     pub norm: Option<NormArgs<'a>>,
-    /// `[N, K]` in panels or quads.
+    /// `[N, K]` in any layout but rows.
     pub w: Packed<'a>,
     /// `[N]`.
     pub bias: Option<&'a [f32]>,
@@ -101,6 +115,7 @@ impl LinearArgs<'_> {
 pub struct LinearScratch {
     normed: Vec<f32>,
     acts: QuantActs,
+    channels: ChannelScratch,
 }
 
 impl LinearScratch {
@@ -135,27 +150,54 @@ pub fn linear(
     scratch: &mut LinearScratch,
     args: LinearArgs<'_>,
 ) -> Result<(), Error> {
+    run_linear(kernels, pool, scratch, args, None)?;
+    Ok(())
+}
+
+/// [`linear`], or [`sparse_linear`] where there is sparsity; gives the channels kept.
+fn run_linear(
+    kernels: &Kernels,
+    pool: &Pool,
+    scratch: &mut LinearScratch,
+    args: LinearArgs<'_>,
+    sparsity: Option<&Sparsity<'_>>,
+) -> Result<SparsityRead, Error> {
     let (m, n_out) = args.check()?;
     let (n, k) = (args.w.rows(), args.w.cols());
     let values = args.w.format().values;
-    if m == 0 {
-        return Ok(());
+    if let Some(sparsity) = sparsity {
+        sparsity.check(m, k)?;
     }
-    let LinearScratch { normed, acts } = scratch;
+    let mut read = SparsityRead { channels: (m * k) as u64, bytes: args.w.bytes().len() as u64 };
+    if m == 0 {
+        return Ok(read);
+    }
+    let LinearScratch { normed, acts, channels } = scratch;
     let mut x = args.x;
     let region = |elements: usize| {
         if elements < PARALLEL_PROLOGUE { None } else { Some(pool) }
     };
-    if let Some(norm) = &args.norm {
+    if args.norm.is_some() || sparsity.is_some() {
         if normed.len() < m * k {
             normed.resize(m * k, 0.0);
         }
         let rows = SharedRows::new(&mut normed[..m * k]);
+        let kept = AtomicU64::new(0);
         each_row(region(m * k), m, &|row| {
             // SAFETY: each row is one task's alone.
             let out = unsafe { rows.part(row * k, k) };
-            kernels.norm_row(norm, &args.x[row * k..][..k], out);
+            let x = &args.x[row * k..][..k];
+            match &args.norm {
+                Some(norm) => kernels.norm_row(norm, x, out),
+                None => out.copy_from_slice(x),
+            }
+            if let Some(sparsity) = sparsity {
+                kept.fetch_add(sparsity.apply(kernels, row, out) as u64, Ordering::Relaxed);
+            }
         });
+        if sparsity.is_some() {
+            read.channels = kept.into_inner();
+        }
         x = &normed[..m * k];
     }
     let parts = if args.precise && values.is_quantised() { 2 } else { 1 };
@@ -179,7 +221,6 @@ pub fn linear(
         Input::Floats(x)
     };
     let out = SharedRows::new(args.out);
-    let m = m * parts;
     let epilogue = Epilogue {
         parts,
         bias: args.bias,
@@ -189,31 +230,46 @@ pub fn linear(
         n_out,
         out: &out,
     };
-    let units = n.div_ceil(UNIT);
-    let threads = if m * n * k < SERIAL_MACS { 1 } else { pool.threads() };
+    let task = LinearTask {
+        input,
+        w: args.w.bytes(),
+        k,
+        stored: args.w.stored_cols(),
+        n,
+        rows: 0..m * parts,
+        units: 0..n.div_ceil(UNIT),
+        first_unit: 0,
+        epilogue: &epilogue,
+    };
+    if args.w.format().layout == Layout::Channels {
+        read.bytes = channel_products(kernels, pool, channels, values, &task);
+    } else {
+        products(kernels, pool, values, &task);
+    }
+    Ok(read)
+}
+
+/// Runs a task whose weight is in panels or quads, in parts.
+fn products(kernels: &Kernels, pool: &Pool, values: Values, whole: &LinearTask<'_>) {
+    let (m, k, units) = (whole.rows.len(), whole.k, whole.units.len());
+    let threads = if m * (units * UNIT) * k < SERIAL_MACS { 1 } else { pool.threads() };
     let (unit_chunk, row_chunk) = chunks(m, k, units, threads, values.is_quantised());
     let (unit_tasks, row_tasks) = (units.div_ceil(unit_chunk), m.div_ceil(row_chunk));
     pool.run(unit_tasks * row_tasks, &|index| {
-        let (first_unit, first_row) =
-            (index % unit_tasks * unit_chunk, index / unit_tasks * row_chunk);
+        let first_unit = whole.units.start + index % unit_tasks * unit_chunk;
+        let first_row = index / unit_tasks * row_chunk;
         // SAFETY: tasks write the disjoint outputs of their units and rows.
         unsafe {
             kernels.linear_task(
                 values,
                 &LinearTask {
-                    input,
-                    w: args.w.bytes(),
-                    k,
-                    stored: args.w.stored_cols(),
-                    n,
                     rows: first_row..m.min(first_row + row_chunk),
-                    units: first_unit..units.min(first_unit + unit_chunk),
-                    epilogue: &epilogue,
+                    units: first_unit..whole.units.end.min(first_unit + unit_chunk),
+                    ..*whole
                 },
             );
         }
     });
-    Ok(())
 }
 
 /// Quantises a row, and what its 8-bit form leaves over as a row of its own.

@@ -10,7 +10,7 @@ mod math;
 
 pub use adaptive::{adaptive_mlp, choose};
 pub use attention::attention;
-pub use linear::{Products, linear};
+pub use linear::{Products, linear, sparse_linear};
 
 use crate::error::{Error, check_len};
 use crate::norm::NormArgs;

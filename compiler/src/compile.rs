@@ -1,17 +1,16 @@
 //! The whole way from a checkpoint to a plan file.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{BufWriter, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use limbeck_models::{Student, TensorIndex, TensorInfo};
-use limbeck_plan::{MAGIC, Manifest, PlanWriter, Provenance};
+use limbeck_plan::{Manifest, Provenance};
 
 use crate::emit::{Packing, emit};
 use crate::error::{At, Error, Result};
 use crate::import::{self, Checkpoint};
 use crate::pack::Quant;
+use crate::write::{Metadata, check_output, replace_plan};
 use crate::{passes, tokenizer};
 
 /// What to compile into what.
@@ -81,18 +80,13 @@ pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
     if let Some(tokenizer) = &checkpoint.text().tokenizer {
         tokenizer::check(tokenizer, student.vocab_size).at("tokenizer").at(&place)?;
     }
-    let temporary = temporary_path(&options.output)?;
-    let written =
-        write(&temporary, &student, options, checkpoint.as_ref(), progress).and_then(|packing| {
-            std::fs::rename(&temporary, &options.output).at(options.output.display())?;
-            sync_folder(&options.output);
-            Ok(packing)
-        });
-    if written.is_err() {
-        // The first error is the one to report; a file that is left over is only untidy.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    let packing = written?;
+    let packing = replace_plan(&options.output, |writer| {
+        let (program, packing) =
+            emit(&student.entries, options.quant, checkpoint.as_ref(), writer, progress)?;
+        let tokenizer = checkpoint.text().tokenizer.as_deref().map(str::as_bytes);
+        let manifest = manifest(&student, options, checkpoint.as_ref());
+        Ok((Metadata { manifest, program, tokenizer, calibration: None }, packing))
+    })?;
     Ok(Report {
         student: checkpoint.student().into(),
         steps: student.entries.iter().map(|(_, g)| g.nodes().len()).sum(),
@@ -114,29 +108,6 @@ fn build(checkpoint: &dyn Checkpoint, ignored_keys: &BTreeSet<String>) -> Result
     let mut description = checkpoint.description().clone();
     description.ignored_keys.extend(ignored_keys.iter().cloned());
     limbeck_models::build(&description, &index).map_err(Error::from)
-}
-
-fn write(
-    path: &Path,
-    student: &Student,
-    options: &Options,
-    checkpoint: &dyn Checkpoint,
-    progress: Progress<'_>,
-) -> Result<Packing> {
-    let place = options.output.display();
-    let file = File::create(path).at(&place)?;
-    let mut writer = PlanWriter::new(BufWriter::new(file)).at(&place)?;
-    let (program, packing) =
-        emit(&student.entries, options.quant, checkpoint, &mut writer, progress)?;
-    let manifest = manifest(student, options, checkpoint);
-    let tokenizer = checkpoint.text().tokenizer.as_deref().map(str::as_bytes);
-    let file = writer
-        .finish(&manifest, &program, tokenizer)
-        .at(&place)?
-        .into_inner()
-        .map_err(|e| Error::from(e.into_error()).at(&place))?;
-    file.sync_all().at(&place)?;
-    Ok(packing)
 }
 
 fn manifest(student: &Student, options: &Options, checkpoint: &dyn Checkpoint) -> Manifest {
@@ -162,43 +133,5 @@ fn manifest(student: &Student, options: &Options, checkpoint: &dyn Checkpoint) -
             compiler: concat!("limbeck ", env!("CARGO_PKG_VERSION")).into(),
             quantisation: options.quant.to_string(),
         },
-    }
-}
-
-/// Refuses to replace anything but a plan: a checkpoint, say, or a device.
-fn check_output(output: &Path) -> Result<()> {
-    let metadata = match std::fs::metadata(output) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        found => found.at(output.display())?,
-    };
-    let is_plan = || -> std::io::Result<bool> {
-        let mut start = [0; MAGIC.len()];
-        File::open(output)?.read_exact(&mut start)?;
-        Ok(start == MAGIC)
-    };
-    if metadata.is_file() && (metadata.len() == 0 || is_plan().unwrap_or(false)) {
-        return Ok(());
-    }
-    let message = "it exists and is not a plan: it is not replaced";
-    Err(Error::mismatch(message).at(output.display()))
-}
-
-/// A name beside the output, so that the rename stays within one file system.
-fn temporary_path(output: &Path) -> Result<PathBuf> {
-    let Some(name) = output.file_name() else {
-        return Err(Error::mismatch("this is not a file name").at(output.display()));
-    };
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}.part", std::process::id()));
-    Ok(output.with_file_name(temporary))
-}
-
-/// Makes the rename durable where the system can; a folder that cannot be synced is no failure of
-/// the compilation.
-fn sync_folder(output: &Path) {
-    let parent = output.parent().filter(|p| !p.as_os_str().is_empty());
-    if let Ok(folder) = File::open(parent.unwrap_or(Path::new("."))) {
-        let _ = folder.sync_all();
     }
 }

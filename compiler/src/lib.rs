@@ -10,7 +10,9 @@ pub mod import;
 pub mod pack;
 pub mod passes;
 mod tokenizer;
+mod write;
 
 pub use compile::{Options, Progress, Report, compile};
 pub use error::{Error, ErrorKind, Result};
 pub use pack::Quant;
+pub use write::{check_output, rewrite};

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use limbeck_plan::{Dim, Manifest, Op, OperandKind, Plan, Symbol, Task};
+use limbeck_plan::{Calibration, Dim, Manifest, Op, OperandKind, Plan, Program, Symbol, Task};
 
 use crate::backend::cost::Cost;
 use crate::backend::{Backend, PlanData, Prepared};
@@ -30,10 +30,30 @@ struct Inner {
 impl Model {
     pub(crate) fn new(backend: Arc<dyn Backend>, bytes: PlanBytes) -> Result<Model> {
         let plan = Plan::parse(bytes.as_slice())?;
-        check_interface(&plan)?;
-        let data = Arc::new(PlanData { plan, bytes });
+        Model::prepare(backend, PlanData { plan, bytes }, OnceLock::new())
+    }
+
+    fn prepare(
+        backend: Arc<dyn Backend>,
+        data: PlanData,
+        tokenizer: OnceLock<Arc<Tokenizer>>,
+    ) -> Result<Model> {
+        check_interface(&data.plan)?;
+        let data = Arc::new(data);
         let prepared = backend.prepare(data.clone())?;
-        Ok(Model { inner: Arc::new(Inner { backend, data, prepared, tokenizer: OnceLock::new() }) })
+        Ok(Model { inner: Arc::new(Inner { backend, data, prepared, tokenizer }) })
+    }
+
+    /// The same student with another program over its weights: other weights of its sites, say, to
+    /// try them without writing a plan.
+    ///
+    /// # Errors
+    /// A program that does not fit the plan's weights or manifest, or that the backend cannot run.
+    pub fn with_program(&self, program: Program) -> Result<Model> {
+        let Inner { backend, data, tokenizer, .. } = &*self.inner;
+        let plan = data.plan.with_program(program)?;
+        let data = PlanData { plan, bytes: data.bytes.clone() };
+        Model::prepare(backend.clone(), data, tokenizer.clone())
     }
 
     /// What the student is.
@@ -44,6 +64,16 @@ impl Model {
     /// The parsed plan.
     pub fn plan(&self) -> &Plan {
         &self.inner.data.plan
+    }
+
+    /// The bytes of the plan file.
+    pub fn bytes(&self) -> &[u8] {
+        self.inner.data.bytes.as_slice()
+    }
+
+    /// What prices lead to, where it was measured (`limbeck tune`).
+    pub fn calibration(&self) -> Option<&Calibration> {
+        self.plan().calibration()
     }
 
     /// Compares every byte of the plan with its checksums.
@@ -105,8 +135,8 @@ impl Model {
         &*self.inner.prepared
     }
 
-    /// How the fraction follows the price in this plan; `None` where it has no site. Plans are not
-    /// calibrated yet, so the controller learns it.
+    /// How the fraction follows the price in this plan; `None` where it has no site. Where it was
+    /// not measured, the controller learns it.
     pub(crate) fn curve(&self) -> Option<Curve> {
         let program = self.plan().program();
         if program.sites.is_empty() {
@@ -117,7 +147,8 @@ impl Model {
             Task::Embed => Manifest::EMBED_ENTRY,
         };
         let lowest = Cost::new(program, program.entry(name)?).lowest_fraction(program);
-        Curve::uncalibrated(lowest).ok()
+        let measured = self.calibration().and_then(|c| Curve::calibrated(c, lowest).ok());
+        measured.or_else(|| Curve::uncalibrated(lowest).ok())
     }
 
     /// Index of an entry.

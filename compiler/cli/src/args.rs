@@ -38,6 +38,8 @@ pub enum Command {
     Forward(ForwardArgs),
     /// Measure speed and memory.
     Bench(BenchArgs),
+    /// Measure what prices of compute lead to on data, and store the table in the plan.
+    Tune(TuneArgs),
     /// List what can compute on this machine.
     Devices(DevicesArgs),
 }
@@ -232,6 +234,48 @@ pub struct BenchArgs {
     /// Repetitions; the median is printed.
     #[arg(short = 'r', long, default_value_t = 3)]
     pub repeat: usize,
+}
+
+#[derive(Args)]
+pub struct TuneArgs {
+    /// Plan file.
+    pub plan: PathBuf,
+    /// Text to measure on: sentences, one a line, for an encoder; running text for a text student.
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// Plan file to write [default: the plan itself].
+    #[arg(short, long, value_name = "OUT.lbk")]
+    pub output: Option<PathBuf>,
+    /// Draw quality and time against the fraction of compute.
+    #[arg(long, value_name = "OUT.svg")]
+    pub plot: Option<PathBuf>,
+    /// Prices to measure, 0 among them.
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub prices: usize,
+    /// Fit the weights of the sites to the data first.
+    #[arg(long)]
+    pub search: bool,
+    /// Rounds of the search over all sites, at most.
+    #[arg(long, default_value_t = 3, value_name = "N", requires = "search")]
+    pub search_rounds: usize,
+    /// Tokens of one window of a text student; the second half of each is scored.
+    #[arg(long, default_value_t = 512)]
+    pub context: usize,
+    /// Most tokens of the data to use.
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<usize>,
+    /// What computes: cpu, wgpu or fake (slow reference kernels).
+    #[arg(long, default_value = "cpu")]
+    pub backend: String,
+    /// Threads; 0 takes one per core.
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+    /// How keys and values are kept: f32, f16 or q8.
+    #[arg(long, default_value = "f16")]
+    pub kv: String,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args)]

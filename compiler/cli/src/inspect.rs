@@ -8,6 +8,7 @@ use limbeck::plan::{OperandKind, Plan};
 use serde_json::{Value, json};
 
 use crate::args::InspectArgs;
+use crate::calibration;
 use crate::memory;
 use crate::output::{Failure, at_file, print, print_json};
 
@@ -41,7 +42,8 @@ fn to_json(plan: &Plan, verified: bool) -> Value {
         "manifest": plan.manifest(),
         "sections": sections.collect::<Vec<_>>(),
         "program": plan.program(),
-        "sites": [],
+        "sites": plan.program().sites,
+        "calibration": plan.calibration(),
     })
 }
 
@@ -130,6 +132,9 @@ fn write_text(plan: &Plan, verified: bool, out: &mut String) -> std::fmt::Result
     for site in sites {
         let (name, first, last) = (&site.name, site.first, site.last());
         writeln!(out, "  {name:24} choices {first}..={last}, weight {:.3}", site.weight)?;
+    }
+    if let Some(table) = plan.calibration() {
+        write!(out, "\ncalibration\n{}", calibration::table(table))?;
     }
     let states = plan.program().states.len();
     if states > 0 {

@@ -6,6 +6,7 @@
 
 mod args;
 mod bench;
+mod calibration;
 mod chat;
 mod compile;
 mod devices;
@@ -17,6 +18,8 @@ mod npz;
 mod output;
 mod perplexity;
 mod run;
+mod score;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Command::Perplexity(args) => perplexity::execute(args),
         Command::Forward(args) => forward::execute(args),
         Command::Bench(args) => bench::execute(args),
+        Command::Tune(args) => tune::execute(args),
         Command::Devices(args) => devices::execute(args),
     };
     match result {

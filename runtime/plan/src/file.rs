@@ -40,11 +40,18 @@ pub enum SectionKind {
     Tokenizer,
     /// Packed weights.
     Weights,
+    /// JSON: [`crate::Calibration`]; a reader may ignore it.
+    Calibration,
 }
 
 impl SectionKind {
-    const ALL: [SectionKind; 4] =
-        [SectionKind::Manifest, SectionKind::Program, SectionKind::Tokenizer, SectionKind::Weights];
+    const ALL: [SectionKind; 5] = [
+        SectionKind::Manifest,
+        SectionKind::Program,
+        SectionKind::Tokenizer,
+        SectionKind::Weights,
+        SectionKind::Calibration,
+    ];
 
     /// The four bytes in the table.
     pub fn code(self) -> [u8; 4] {
@@ -53,6 +60,7 @@ impl SectionKind {
             SectionKind::Program => *b"PROG",
             SectionKind::Tokenizer => *b"TOKN",
             SectionKind::Weights => *b"WGHT",
+            SectionKind::Calibration => *b"CALI",
         }
     }
 
@@ -63,6 +71,15 @@ impl SectionKind {
             SectionKind::Program => "program",
             SectionKind::Tokenizer => "tokenizer",
             SectionKind::Weights => "weights",
+            SectionKind::Calibration => "calibration",
+        }
+    }
+
+    /// The flags in the table.
+    pub(crate) fn flags(self) -> u32 {
+        match self {
+            SectionKind::Calibration => FLAG_OPTIONAL,
+            _ => 0,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! no policy about where bytes come from.
 #![forbid(unsafe_code)]
 
+mod calibration;
 mod check;
 mod check_sites;
 mod dims;
@@ -17,6 +18,7 @@ mod program;
 mod reader;
 mod writer;
 
+pub use calibration::{Calibration, CalibrationPoint, QualityKind};
 pub use check::WEIGHT_ALIGN;
 pub use dims::{Dim, Symbol};
 pub use error::{Error, ErrorKind};

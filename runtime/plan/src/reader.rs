@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, ErrorKind};
 use crate::file::{Section, SectionKind, Table};
-use crate::{Manifest, Program, Weight};
+use crate::{Calibration, Manifest, Program, Weight};
 
 /// What a parsed JSON value takes at most beside its text, growing lists included.
 const VALUE_BYTES: usize = 160;
@@ -19,6 +19,7 @@ pub struct Plan {
     program: Program,
     table: Table,
     weights: Section,
+    calibration: Option<Calibration>,
 }
 
 impl Plan {
@@ -37,7 +38,17 @@ impl Plan {
             tokenizer.verify(bytes)?;
         }
         program.check(weights.len as u64)?;
-        Ok(Plan { manifest, program, table, weights })
+        let calibration = calibration(bytes, &table)?;
+        Ok(Plan { manifest, program, table, weights, calibration })
+    }
+
+    /// The same plan with another program over its weights, to try one without writing it.
+    ///
+    /// # Errors
+    /// A program that a reader would refuse.
+    pub fn with_program(&self, program: Program) -> Result<Plan, Error> {
+        program.check(self.weights.len as u64)?;
+        Ok(Plan { program, ..self.clone() })
     }
 
     /// What the student is.
@@ -48,6 +59,11 @@ impl Plan {
     /// What it runs.
     pub fn program(&self) -> &Program {
         &self.program
+    }
+
+    /// What prices lead to, where it was measured.
+    pub fn calibration(&self) -> Option<&Calibration> {
+        self.calibration.as_ref()
     }
 
     /// The sections, in file order.
@@ -76,6 +92,11 @@ impl Plan {
         found.map(|s| s.bytes(bytes))
     }
 
+    /// The bytes of all weights, in which each has its offset.
+    pub fn weights<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        self.weights.bytes(bytes)
+    }
+
     /// The bytes of a weight of this plan's program.
     pub fn weight_bytes<'a>(&self, bytes: &'a [u8], weight: &Weight) -> &'a [u8] {
         let start = weight.offset as usize;
@@ -99,6 +120,15 @@ fn section(table: &Table, kind: SectionKind) -> Result<Section, Error> {
         (None, _) => Err(Error::new(ErrorKind::Corrupt, kind.name(), "the section is missing")),
         _ => Err(Error::new(ErrorKind::Corrupt, kind.name(), "the section is there twice")),
     }
+}
+
+fn calibration(bytes: &[u8], table: &Table) -> Result<Option<Calibration>, Error> {
+    if table.sections.iter().all(|s| s.kind != SectionKind::Calibration) {
+        return Ok(None);
+    }
+    let calibration: Calibration = json(bytes, table, SectionKind::Calibration)?;
+    calibration.check()?;
+    Ok(Some(calibration))
 }
 
 fn json<T: DeserializeOwned>(bytes: &[u8], table: &Table, kind: SectionKind) -> Result<T, Error> {

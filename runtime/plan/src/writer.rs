@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use crate::check::WEIGHT_ALIGN;
 use crate::error::{Error, ErrorKind};
 use crate::file::{HEADER_BYTES, MAGIC, MAJOR, MINOR, ROW_BYTES, SECTION_ALIGN, SectionKind};
-use crate::{Manifest, Program};
+use crate::{Calibration, Manifest, Program};
 
 struct Row {
     kind: SectionKind,
@@ -23,6 +23,7 @@ pub struct PlanWriter<W> {
     position: u64,
     weights: Xxh3,
     weights_start: u64,
+    calibration: Option<Calibration>,
 }
 
 impl<W: Write + Seek> PlanWriter<W> {
@@ -32,8 +33,13 @@ impl<W: Write + Seek> PlanWriter<W> {
     /// The sink's.
     pub fn new(mut out: W) -> Result<PlanWriter<W>, Error> {
         out.seek(SeekFrom::Start(0)).map_err(io)?;
-        let mut writer =
-            PlanWriter { out, position: 0, weights: Xxh3::new(), weights_start: SECTION_ALIGN };
+        let mut writer = PlanWriter {
+            out,
+            position: 0,
+            weights: Xxh3::new(),
+            weights_start: SECTION_ALIGN,
+            calibration: None,
+        };
         writer.pad_to(SECTION_ALIGN)?;
         Ok(writer)
     }
@@ -58,10 +64,15 @@ impl<W: Write + Seek> PlanWriter<W> {
         self.write(bytes)
     }
 
-    /// Checks the program, writes the metadata and the header, and gives the sink back, flushed.
+    /// Gives the plan a calibration.
+    pub fn set_calibration(&mut self, calibration: Option<&Calibration>) {
+        self.calibration = calibration.cloned();
+    }
+
+    /// Checks the program and the calibration, writes the metadata and the header, and gives the sink back, flushed.
     ///
     /// # Errors
-    /// A program that a reader would refuse, or the sink's.
+    /// A program or a calibration that a reader would refuse, or the sink's.
     pub fn finish(
         mut self,
         manifest: &Manifest,
@@ -70,6 +81,8 @@ impl<W: Write + Seek> PlanWriter<W> {
     ) -> Result<W, Error> {
         let len = self.position - self.weights_start;
         program.check(len)?;
+        let calibration = self.calibration.take();
+        calibration.iter().try_for_each(Calibration::check)?;
         let mut rows = vec![Row {
             kind: SectionKind::Weights,
             offset: self.weights_start,
@@ -80,6 +93,10 @@ impl<W: Write + Seek> PlanWriter<W> {
         rows.push(self.section(SectionKind::Program, &to_json("program", program)?)?);
         if let Some(bytes) = tokenizer {
             rows.push(self.section(SectionKind::Tokenizer, bytes)?);
+        }
+        if let Some(calibration) = calibration {
+            let json = to_json("calibration", &calibration)?;
+            rows.push(self.section(SectionKind::Calibration, &json)?);
         }
         self.header(&rows)?;
         self.out.flush().map_err(io)?;
@@ -97,7 +114,7 @@ impl<W: Write + Seek> PlanWriter<W> {
         let mut table = Vec::with_capacity(rows.len() * ROW_BYTES);
         for row in rows {
             table.extend(row.kind.code());
-            table.extend(0u32.to_le_bytes());
+            table.extend(row.kind.flags().to_le_bytes());
             table.extend(row.offset.to_le_bytes());
             table.extend(row.len.to_le_bytes());
             table.extend(row.checksum.to_le_bytes());

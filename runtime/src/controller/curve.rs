@@ -1,5 +1,7 @@
 //! The curve of a plan: what fraction of the full compute a price leads to.
 
+use limbeck_plan::Calibration;
+
 use crate::error::{Error, ErrorKind, Result};
 
 /// Prices of the curve of a plan without calibration, from the first that is above 0 to the one
@@ -7,6 +9,9 @@ use crate::error::{Error, ErrorKind, Result};
 const UNCALIBRATED: (f64, f64) = (1e-3, 1e2);
 /// Points between them.
 const UNCALIBRATED_POINTS: u32 = 21;
+/// Factor from the last calibrated price to the one where the lowest fraction is taken to be
+/// reached.
+const BEYOND: f64 = 8.0;
 /// Most points of a curve.
 const MAX_POINTS: usize = 1 << 12;
 
@@ -52,6 +57,22 @@ impl Curve {
         // A curve that never falls keeps one price above 0 to end at.
         points.truncate(end.max(1) + 1);
         Ok(Curve { points })
+    }
+
+    /// The curve that a plan's calibration gives. Data may not reach what the plan can: from the last
+    /// point the curve goes on to `lowest`.
+    ///
+    /// # Errors
+    /// As [`Curve::new`].
+    pub fn calibrated(calibration: &Calibration, lowest: f64) -> Result<Curve> {
+        let mut pairs: Vec<(f64, f64)> = calibration.fractions().collect();
+        if let Some((price, fraction)) = pairs.last().copied()
+            && price > 0.0
+            && fraction > lowest * (1.0 + super::FRACTION_TOLERANCE)
+        {
+            pairs.push((price * BEYOND, lowest));
+        }
+        Curve::new(&pairs)
     }
 
     /// The curve that a plan without calibration begins with: from 1 down to `lowest`, evenly over

@@ -1,0 +1,104 @@
+//! Encoders: the cosine of a sentence's embedding to the one at price 0.
+
+use limbeck::plan::QualityKind;
+use limbeck::{Encoder, EncoderInput, Model};
+
+use super::measure::{Measure, Measured, mean, set_price};
+use crate::args::TuneArgs;
+use crate::output::Failure;
+use crate::score::read_text;
+
+/// Sentences encoded at a time.
+const BATCH: usize = 32;
+
+/// The lines of a file.
+pub struct Sentences {
+    ids: Vec<Vec<u32>>,
+    positions: Vec<u32>,
+    /// By sentence: its embedding at price 0.
+    full: Vec<Vec<f32>>,
+}
+
+impl Sentences {
+    /// Reads the file and embeds its lines at price 0. Empty lines are left out.
+    pub fn read(model: &Model, args: &TuneArgs) -> Result<Sentences, Failure> {
+        let text = read_text(&args.data)?;
+        let encoder = Encoder::new(model)?;
+        let most = args.max_tokens.unwrap_or(usize::MAX);
+        let (mut ids, mut tokens) = (Vec::new(), 0);
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let line = encoder.tokenize(line)?;
+            tokens += line.len();
+            if tokens > most {
+                break;
+            }
+            ids.push(line);
+        }
+        if ids.is_empty() {
+            let message = "there is no sentence in it";
+            return Err(Failure::new(format!("{}: {message}", args.data.display())));
+        }
+        let longest = ids.iter().map(Vec::len).max().unwrap_or(0);
+        let positions = (0..longest as u32).collect();
+        let mut sentences = Sentences { ids, positions, full: Vec::new() };
+        let all: Vec<usize> = (0..sentences.ids.len()).collect();
+        let mut full = Vec::new();
+        sentences.encode(model, 0.0, &all, |_, embedding| full.push(embedding.to_vec()))?;
+        sentences.full = full;
+        Ok(sentences)
+    }
+
+    fn encode(
+        &self,
+        model: &Model,
+        price: f64,
+        pieces: &[usize],
+        mut each: impl FnMut(usize, &[f32]),
+    ) -> Result<limbeck::Usage, Failure> {
+        let mut encoder = Encoder::new(model)?;
+        set_price(&encoder.control(), price)?;
+        let mut usage = limbeck::Usage::default();
+        for batch in pieces.chunks(BATCH) {
+            let input = |&piece: &usize| {
+                let ids = &self.ids[piece];
+                EncoderInput { ids, positions: &self.positions[..ids.len()], keys: ids.len() }
+            };
+            let inputs: Vec<EncoderInput<'_>> = batch.iter().map(input).collect();
+            usage.add(&encoder.encode(&inputs, |i, encoded| each(batch[i], encoded.embedding))?);
+        }
+        Ok(usage)
+    }
+}
+
+impl Measure for Sentences {
+    fn quality(&self) -> QualityKind {
+        QualityKind::Cosine
+    }
+
+    fn pieces(&self) -> &[Vec<u32>] {
+        &self.ids
+    }
+
+    fn run(&mut self, model: &Model, price: f64, pieces: &[usize]) -> Result<Measured, Failure> {
+        let mut cosines = Vec::with_capacity(pieces.len());
+        let usage = self.encode(model, price, pieces, |piece, embedding| {
+            cosines.push(cosine(embedding, &self.full[piece]));
+        })?;
+        // Rounding may leave a cosine of 1 a little above it.
+        let quality = mean(cosines.iter().sum(), cosines.len(), price)?.clamp(-1.0, 1.0);
+        cosines.sort_by(f64::total_cmp);
+        let low = cosines.get(cosines.len() / 20).copied().unwrap_or(quality);
+        Ok(Measured { usage, quality, ms_per_token: None, more: vec![("percentile_5", low)] })
+    }
+
+    fn time(&mut self, _: &Model, _: f64, found: &Measured) -> Result<f64, Failure> {
+        Ok(found.usage.ms / found.usage.tokens.max(1) as f64)
+    }
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |x: &[f32], y: &[f32]| -> f64 {
+        x.iter().zip(y).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}

@@ -1,0 +1,124 @@
+//! Plan files on disk: written beside their place and renamed, so that a plan is there whole or as
+//! it was before.
+
+use std::fs::File;
+use std::io::{BufWriter, Read};
+use std::path::{Path, PathBuf};
+
+use limbeck_plan::{Calibration, MAGIC, Manifest, Plan, PlanWriter, Program};
+
+use crate::error::{At, Error, Result};
+
+/// Bytes of weights that are copied at a time.
+const COPY_BYTES: usize = 1 << 20;
+
+/// What follows the weights of a plan.
+pub(crate) struct Metadata<'a> {
+    pub manifest: Manifest,
+    pub program: Program,
+    pub tokenizer: Option<&'a [u8]>,
+    pub calibration: Option<&'a Calibration>,
+}
+
+/// Writes a plan to a temporary file beside `output`, syncs it, and renames it; whatever fails, what
+/// stood there before is left as it was. `weights` writes the weights and gives the rest.
+pub(crate) fn replace_plan<'a, T>(
+    output: &Path,
+    weights: impl FnOnce(&mut PlanWriter<BufWriter<File>>) -> Result<(Metadata<'a>, T)>,
+) -> Result<T> {
+    check_output(output)?;
+    let temporary = temporary_path(output)?;
+    let written = write(&temporary, output, weights).and_then(|written| {
+        std::fs::rename(&temporary, output).at(output.display())?;
+        sync_folder(output);
+        Ok(written)
+    });
+    if written.is_err() {
+        // The first error is the one to report; a file that is left over is only untidy.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn write<'a, T>(
+    temporary: &Path,
+    output: &Path,
+    weights: impl FnOnce(&mut PlanWriter<BufWriter<File>>) -> Result<(Metadata<'a>, T)>,
+) -> Result<T> {
+    let place = output.display();
+    let file = File::create(temporary).at(&place)?;
+    let mut writer = PlanWriter::new(BufWriter::new(file)).at(&place)?;
+    let (metadata, result) = weights(&mut writer)?;
+    writer.set_calibration(metadata.calibration);
+    let file = writer
+        .finish(&metadata.manifest, &metadata.program, metadata.tokenizer)
+        .at(&place)?
+        .into_inner()
+        .map_err(|e| Error::from(e.into_error()).at(&place))?;
+    file.sync_all().at(&place)?;
+    Ok(result)
+}
+
+/// Writes a plan anew with another program over its weights and another calibration; its manifest,
+/// weights and tokenizer stay. `bytes` are those that `plan` was parsed from, and may be a map of
+/// the file at `output`. Optional sections of an unknown kind are left out.
+///
+/// # Errors
+/// A plan whose weights are damaged, a program or calibration that breaks a rule, or a file that
+/// cannot be written; what stood at `output` is then left as it was.
+pub fn rewrite(
+    plan: &Plan,
+    bytes: &[u8],
+    program: &Program,
+    calibration: Option<&Calibration>,
+    output: &Path,
+) -> Result<()> {
+    plan.verify(bytes)?;
+    replace_plan(output, |writer| {
+        plan.weights(bytes).chunks(COPY_BYTES).try_for_each(|part| writer.append(part))?;
+        let (manifest, program) = (plan.manifest().clone(), program.clone());
+        let tokenizer = plan.tokenizer(bytes);
+        Ok((Metadata { manifest, program, tokenizer, calibration }, ()))
+    })
+}
+
+/// Refuses to replace anything but a plan: a checkpoint, say, or a device.
+///
+/// # Errors
+/// Something else that is there, or that cannot be looked at.
+pub fn check_output(output: &Path) -> Result<()> {
+    let metadata = match std::fs::metadata(output) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        found => found.at(output.display())?,
+    };
+    let is_plan = || -> std::io::Result<bool> {
+        let mut start = [0; MAGIC.len()];
+        File::open(output)?.read_exact(&mut start)?;
+        Ok(start == MAGIC)
+    };
+    if metadata.is_file() && (metadata.len() == 0 || is_plan().unwrap_or(false)) {
+        return Ok(());
+    }
+    let message = "it exists and is not a plan: it is not replaced";
+    Err(Error::mismatch(message).at(output.display()))
+}
+
+/// A name beside the output, so that the rename stays within one file system.
+fn temporary_path(output: &Path) -> Result<PathBuf> {
+    let Some(name) = output.file_name() else {
+        return Err(Error::mismatch("this is not a file name").at(output.display()));
+    };
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}.part", std::process::id()));
+    Ok(output.with_file_name(temporary))
+}
+
+/// Makes the rename durable where the system can; a folder that cannot be synced is no failure of
+/// the compilation.
+fn sync_folder(output: &Path) {
+    let parent = output.parent().filter(|p| !p.as_os_str().is_empty());
+    if let Ok(folder) = File::open(parent.unwrap_or(Path::new("."))) {
+        let _ = folder.sync_all();
+    }
+}

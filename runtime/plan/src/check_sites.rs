@@ -3,7 +3,7 @@
 
 use crate::check::invalid;
 use crate::error::Error;
-use crate::{Dim, Entry, Op, OperandKind, Program, Site, Step};
+use crate::{Dim, Entry, Op, OperandKind, Program, Site, SiteKind, Step};
 
 impl Program {
     /// Checks that each site has sound numbers and one step that chooses there, and that choices
@@ -50,6 +50,16 @@ impl Program {
                 }
                 Some(1)
             }
+            Op::SparseLinear(p) => {
+                let at = step.inputs.len().saturating_sub(2);
+                let Some(site) = choices(at) else {
+                    return Err("its choice is not one that a step made".into());
+                };
+                if (site.first, site.costs.len()) != (0, p.thresholds.len()) {
+                    return Err(format!("its thresholds are not the choices of {:?}", site.name));
+                }
+                Some(at)
+            }
             _ => None,
         };
         if let Some(index) =
@@ -57,14 +67,27 @@ impl Program {
         {
             return Err(format!("input {index} is a choice, which it cannot follow"));
         }
-        let Op::Choose(p) = &step.op else { return Ok(()) };
-        let site =
-            self.sites.get(p.site).ok_or_else(|| format!("site {} does not exist", p.site))?;
-        if std::mem::replace(&mut chosen[p.site], true) {
+        let index = match &step.op {
+            Op::Choose(p) => p.site,
+            Op::Level(p) => p.site,
+            _ => return Ok(()),
+        };
+        let site = self.sites.get(index).ok_or_else(|| format!("site {index} does not exist"))?;
+        if std::mem::replace(&mut chosen[index], true) {
             return Err(format!("site {:?} is chosen at a second time", site.name));
         }
-        let gate = step.inputs.get(1).and_then(|id| entry.operands[*id].fact.shape.first());
-        if gate != Some(&Dim::from(site.costs.len())) || p.first != site.first {
+        let of_site = match &step.op {
+            Op::Choose(p) => {
+                let gate = step.inputs.get(1).and_then(|id| entry.operands[*id].fact.shape.first());
+                gate == Some(&Dim::from(site.costs.len())) && p.first == site.first
+            }
+            Op::Level(p) => {
+                site.kind == SiteKind::Sparsity
+                    && (site.first, site.costs.len()) == (0, p.gains.len())
+            }
+            _ => true,
+        };
+        if !of_site {
             return Err(format!("its choices are not those of site {:?}", site.name));
         }
         if let Some(&id) = step.outputs.first() {

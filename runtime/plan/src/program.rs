@@ -168,6 +168,8 @@ pub enum SiteKind {
     Acm,
     /// Nested width of an MLP.
     Width,
+    /// Input channels that linears leave out.
+    Sparsity,
 }
 
 /// A place where compute can vary per token. One step chooses there ([`crate::Choose`]); others

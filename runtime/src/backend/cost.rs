@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use limbeck_kernels::Span;
 use limbeck_plan::{
-    AdaptiveMlp, Attention, Dim, Entry, Op, OperandId, OperandKind, Program, Step, Symbol,
+    AdaptiveMlp, Attention, Dim, Entry, Op, OperandId, OperandKind, Program, SparseLinear, Step, Symbol,
 };
 
 use super::{Call, Choices, Spent};
@@ -22,6 +22,15 @@ pub(crate) struct Cost {
     /// Bytes of all weights that a run reads whole.
     bytes: u64,
     adaptive: Vec<Adaptive>,
+    sparse: Vec<Sparse>,
+}
+
+/// A linear that leaves out input channels: what it spends is counted as it runs.
+#[derive(Debug)]
+struct Sparse {
+    site: usize,
+    /// Per token, with every channel.
+    macs: u64,
 }
 
 /// An op that follows a site's choices and spends their share of its learners.
@@ -48,6 +57,10 @@ impl Cost {
                 cost.adaptive.extend(Adaptive::new(program, entry, step, p, &sites));
                 continue;
             }
+            if let Op::SparseLinear(p) = &step.op {
+                cost.add_sparse(program, entry, step, p, &sites);
+                continue;
+            }
             cost.add(&step.macs, window, causal);
             if matches!(step.op, Op::Embedding(_)) {
                 continue;
@@ -59,6 +72,31 @@ impl Cost {
             }
         }
         cost
+    }
+
+    fn add_sparse(
+        &mut self,
+        program: &Program,
+        entry: &Entry,
+        step: &Step,
+        params: &SparseLinear,
+        sites: &HashMap<OperandId, usize>,
+    ) {
+        let weight = |index: usize| match entry.operands.get(*step.inputs.get(index)?)?.kind {
+            OperandKind::Weight(w) => program.weights.get(w),
+            _ => None,
+        };
+        let site = (0..step.inputs.len()).find_map(|i| sites.get(step.inputs.get(i)?));
+        let (Some(w), Some(&site)) = (weight(1), site) else { return };
+        let macs = (w.rows as u64).saturating_mul(w.cols as u64);
+        // A norm in front is spent whatever the choice.
+        let bind = |name: &str| (name == Symbol::TOKENS).then_some(1);
+        let rest = step.macs.eval(&bind).unwrap_or(0).saturating_sub(macs);
+        self.per_token = self.per_token.saturating_add(rest);
+        self.sparse.push(Sparse { site, macs });
+        let bias = if params.linear.bias { weight(2).map_or(0, |w| w.bytes) } else { 0 };
+        let channels = weight(step.inputs.len() - 1).map_or(0, |w| w.bytes);
+        self.bytes = self.bytes.saturating_add(bias).saturating_add(channels);
     }
 
     fn add(&mut self, macs: &Dim, window: Option<usize>, causal: bool) {
@@ -92,6 +130,11 @@ impl Cost {
             least += macs * first as f64 / adaptive.learners.max(1) as f64;
             full += macs;
         }
+        for sparse in &self.sparse {
+            let costs = program.sites.get(sparse.site).map(|site| site.costs.as_slice());
+            least += sparse.macs as f64 * costs.and_then(|c| c.first()).unwrap_or(&1.0);
+            full += sparse.macs as f64;
+        }
         if full > 0.0 { (least / full).clamp(0.0, 1.0) } else { 1.0 }
     }
 
@@ -120,7 +163,26 @@ impl Cost {
         for adaptive in &self.adaptive {
             adaptive.add(tokens, choices.of(adaptive.site), &mut spent);
         }
+        let full = self.sparse.iter().fold(0u64, |sum, s| sum.saturating_add(s.macs));
+        let full = full.saturating_mul(tokens);
+        let (macs, bytes) = choices.spent();
+        spent.add([macs, full, macs, full, bytes]);
         spent
+    }
+}
+
+impl Spent {
+    /// Adds multiply-adds, those at full compute, both for sites alone, and bytes.
+    fn add(&mut self, [macs, full, site_macs, site_full, bytes]: [u64; 5]) {
+        for (sum, add) in [
+            (&mut self.macs, macs),
+            (&mut self.full_macs, full),
+            (&mut self.site_macs, site_macs),
+            (&mut self.site_full_macs, site_full),
+            (&mut self.bytes, bytes),
+        ] {
+            *sum = sum.saturating_add(add);
+        }
     }
 }
 
@@ -128,6 +190,7 @@ impl Cost {
 pub(super) fn choice_sites(entry: &Entry) -> HashMap<OperandId, usize> {
     let chosen = entry.steps().filter_map(|step| match &step.op {
         Op::Choose(p) => Some((*step.outputs.first()?, p.site)),
+        Op::Level(p) => Some((*step.outputs.first()?, p.site)),
         _ => None,
     });
     chosen.collect()
@@ -165,15 +228,7 @@ impl Adaptive {
         let macs = share(full, chosen.clone().sum::<u64>().min(all), all);
         let most = chosen.max().unwrap_or(0).min(self.learners);
         let bytes = share(self.bytes, most, self.learners);
-        for (sum, add) in [
-            (&mut spent.macs, macs),
-            (&mut spent.full_macs, full),
-            (&mut spent.site_macs, macs),
-            (&mut spent.site_full_macs, full),
-            (&mut spent.bytes, bytes),
-        ] {
-            *sum = sum.saturating_add(add);
-        }
+        spent.add([macs, full, macs, full, bytes]);
     }
 }
 

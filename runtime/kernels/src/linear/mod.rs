@@ -127,6 +127,7 @@ impl LinearScratch {
             self.normed.resize(len, 0.0);
         }
         self.acts.reserve(rows, cols);
+        self.channels.reserve(rows, cols);
     }
 
     /// [`LinearScratch::reserve`] for calls without a norm.

@@ -2,6 +2,7 @@
 //! by the reader to check a plan.
 
 mod adaptive;
+mod sparse;
 
 use crate::ops::*;
 use crate::{DType, Dim, Fact, GATE_GROUP, Symbol};
@@ -16,6 +17,8 @@ pub enum InputRole {
     Activation,
     /// A weight in a pack format made for matrix products (panels or quads).
     Matrix,
+    /// The same, or one in channels.
+    AnyMatrix,
     /// A weight in any pack format, read row by row.
     Table,
     /// A weight in f32, one row.
@@ -45,6 +48,13 @@ impl Op {
                 .collect(),
             Op::Activate(_) | Op::SelectRows(_) | Op::Pool(_) | Op::SoftCap(_) => vec![Activation],
             Op::Choose(_) => vec![Activation, Matrix, Vector],
+            Op::Level(_) => Vec::new(),
+            Op::SparseLinear(p) => [Activation, AnyMatrix]
+                .into_iter()
+                .chain(optional(p.linear.bias, Vector))
+                .chain(optional(p.linear.residual, Activation))
+                .chain([Activation, Vector])
+                .collect(),
             Op::AdaptiveMlp(p) => [Activation, Activation, Matrix]
                 .into_iter()
                 .chain(optional(p.bias, Vector))
@@ -93,6 +103,8 @@ impl Op {
             }
             Op::Choose(p) => adaptive::choose(p, inputs)?,
             Op::AdaptiveMlp(p) => adaptive::adaptive_mlp(p, inputs)?,
+            Op::Level(p) => sparse::level(p)?,
+            Op::SparseLinear(p) => sparse::sparse_linear(p, inputs)?,
         };
         Ok(vec![fact])
     }

@@ -267,6 +267,10 @@ pub struct TuneArgs {
     /// Fit the weights of the sites to the data first.
     #[arg(long)]
     pub search: bool,
+    /// Instead of measuring prices, make a dense text student's 4-bit linears leave out small input
+    /// channels, with thresholds fitted to the data.
+    #[arg(long, conflicts_with_all = ["search", "plot"])]
+    pub sparsity: bool,
     /// Rounds of the search over all sites, at most.
     #[arg(long, default_value_t = 3, value_name = "N", requires = "search")]
     pub search_rounds: usize,

@@ -10,8 +10,9 @@ pub fn macs(op: &Op, inputs: &[&Fact], output: &Fact) -> Dim {
         shape.reduce(Dim::times).unwrap_or(Dim::Const(0))
     };
     match op {
-        Op::Embedding(_) | Op::SelectRows(_) | Op::Patches(_) => Dim::Const(0),
-        Op::Linear(_) => match inputs {
+        Op::Embedding(_) | Op::SelectRows(_) | Op::Patches(_) | Op::Level(_) => Dim::Const(0),
+        // A sparse one with every channel; a call spends those that its rows keep.
+        Op::Linear(_) | Op::SparseLinear(_) => match inputs {
             [x, weight, ..] => x.shape[0].clone().times(elements(weight)),
             _ => Dim::Const(0),
         },

@@ -14,6 +14,7 @@
 
 mod adaptive;
 mod attention;
+mod channels;
 mod elementwise;
 mod error;
 mod isa;
@@ -35,13 +36,14 @@ pub use adaptive::{
     choose, mix, moe_mlp,
 };
 pub use attention::{AttentionArgs, AttentionScratch, Qkv, Span, attention};
+pub use channels::repack_tile;
 pub use elementwise::{activate, add, gate, soft_cap};
 pub use error::{Error, ErrorKind};
 #[cfg(target_arch = "x86_64")]
 pub use isa::Avx2;
 pub use isa::{Isa, Portable};
 pub use kv::{KV_BLOCK, KvCache, KvConfig, KvLayer, KvType, SeqId};
-pub use linear::{LinearArgs, LinearScratch, linear};
+pub use linear::{LinearArgs, LinearScratch, Sparsity, SparsityRead, linear, sparse_linear};
 pub use norm::{NormArgs, norm};
 pub use packed::{Packed, pack_quant_rows, pack_rows};
 pub use patches::patches;

@@ -128,7 +128,10 @@ impl Program {
         let fits = match role {
             InputRole::Activation => format.is_none() && !given,
             InputRole::Given => given,
-            InputRole::Matrix => format.is_some_and(|f| f.layout != Layout::Row),
+            InputRole::Matrix => {
+                format.is_some_and(|f| ![Layout::Row, Layout::Channels].contains(&f.layout))
+            }
+            InputRole::AnyMatrix => format.is_some_and(|f| f.layout != Layout::Row),
             InputRole::Table => format.is_some(),
             InputRole::Vector => format == Some(PackFormat::F32_ROW),
         };

@@ -3,7 +3,7 @@
 
 use crate::check::invalid;
 use crate::error::Error;
-use crate::{Dim, Entry, Op, OperandKind, Program, Site, Step};
+use crate::{Dim, Entry, Op, OperandKind, Program, Site, SiteKind, Step};
 
 impl Program {
     /// Checks that each site has sound numbers and one step that chooses there, and that choices
@@ -50,6 +50,16 @@ impl Program {
                 }
                 Some(1)
             }
+            Op::SparseLinear(p) => {
+                let at = step.inputs.len().saturating_sub(2);
+                let Some(site) = choices(at) else {
+                    return Err("its choice is not one that a step made".into());
+                };
+                if (site.first, site.costs.len()) != (0, p.thresholds.len()) {
+                    return Err(format!("its thresholds are not the choices of {:?}", site.name));
+                }
+                Some(at)
+            }
             _ => None,
         };
         if let Some(index) =
@@ -63,13 +73,18 @@ impl Program {
                 (p.site, p.first, gate.and_then(Dim::as_const))
             }
             Op::MoeMlp(p) => (p.site, 1, Some(p.top_k as u64)),
+            Op::Level(p) => (p.site, 0, Some(p.gains.len() as u64)),
             _ => return Ok(()),
         };
         let site = self.sites.get(index).ok_or_else(|| format!("site {index} does not exist"))?;
         if std::mem::replace(&mut chosen[index], true) {
             return Err(format!("site {:?} is chosen at a second time", site.name));
         }
-        if count != Some(site.costs.len() as u64) || first != site.first {
+        let level = matches!(step.op, Op::Level(_));
+        if count != Some(site.costs.len() as u64)
+            || first != site.first
+            || (level && site.kind != SiteKind::Sparsity)
+        {
             return Err(format!("its choices are not those of site {:?}", site.name));
         }
         if matches!(step.op, Op::MoeMlp(_)) {

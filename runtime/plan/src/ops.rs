@@ -326,6 +326,47 @@ pub struct Patches {
     pub lead: usize,
 }
 
+/// A site's choice by the price alone, the same for every token: `-> [T] i32`.
+///
+/// The choice is `argmax_k(gains[k] - price * weight * costs[k])` with the site's weight and costs;
+/// ties go to the smaller `k`. The last gain is above all others, so that a price of 0 is full
+/// compute.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Level {
+    /// Index into [`crate::Program::sites`]; its first choice is 0.
+    pub site: usize,
+    /// As many as the site has choices.
+    pub gains: Vec<f64>,
+}
+
+impl Level {
+    /// The choice at a price, for a site of these costs and this weight.
+    pub fn choose(&self, costs: &[f64], weight: f64, price: f64) -> usize {
+        let mut best: Option<(usize, f64)> = None;
+        for (k, (gain, cost)) in self.gains.iter().zip(costs).enumerate() {
+            let value = gain - price * weight * cost;
+            if !value.is_nan() && best.is_none_or(|(_, most)| value > most) {
+                best = Some((k, value));
+            }
+        }
+        best.map_or(self.gains.len().saturating_sub(1), |(k, _)| k)
+    }
+}
+
+/// A [`Linear`] that leaves out small input channels (TEAL, arXiv 2408.14690).
+///
+/// The linear's operands, then `choice [T] i32, channels [K] f32`, over the rows of the call. With
+/// `k` a row's choice, channel `j` of its `x` counts as 0 where `|x[j]| channels[j] <
+/// thresholds[k]`; NaN is kept. The multiply-adds of the others are what the step spends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SparseLinear {
+    /// What it is without thresholds. Its weight may be in channels.
+    #[serde(flatten)]
+    pub linear: Linear,
+    /// One for each of the site's choices, never rising; the last is 0.
+    pub thresholds: Vec<f32>,
+}
+
 macro_rules! ops {
     ($($variant:ident = $name:literal),* $(,)?) => {
         /// One step's operation.
@@ -382,6 +423,8 @@ ops! {
     MoeMlp = "limbeck:moe_mlp@1",
     Mix = "limbeck:mix@1",
     Patches = "limbeck:patches@1",
+    Level = "limbeck:level@1",
+    SparseLinear = "limbeck:sparse_linear@1",
 }
 
 #[cfg(test)]

@@ -170,6 +170,8 @@ pub enum SiteKind {
     Width,
     /// How many experts of a mixture a token uses.
     Experts,
+    /// Input channels that linears leave out.
+    Sparsity,
 }
 
 /// A place where compute can vary per token. One step chooses there ([`crate::Choose`] or

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use limbeck_kernels::Span;
-use limbeck_plan::{Attention, Dim, Entry, Op, OperandId, OperandKind, Program, Step, Symbol};
+use limbeck_plan::{
+    Attention, Dim, Entry, Op, OperandId, OperandKind, Program, SparseLinear, Step, Symbol,
+};
 
 use super::{Call, Choices, Spent};
 
@@ -20,6 +22,15 @@ pub(crate) struct Cost {
     /// Bytes of all weights that a run reads whole.
     bytes: u64,
     adaptive: Vec<Adaptive>,
+    sparse: Vec<Sparse>,
+}
+
+/// A linear that leaves out input channels: what it spends is counted as it runs.
+#[derive(Debug)]
+struct Sparse {
+    site: usize,
+    /// Per token, with every channel.
+    macs: u64,
 }
 
 /// An op that spends the share of its learners, or experts of a token, that a site chose.
@@ -57,6 +68,10 @@ impl Cost {
                 cost.adaptive.push(adaptive);
                 continue;
             }
+            if let Op::SparseLinear(p) = &step.op {
+                cost.add_sparse(program, entry, step, p, &sites);
+                continue;
+            }
             cost.add(&step.macs, window, causal);
             if matches!(step.op, Op::Embedding(_)) {
                 continue;
@@ -68,6 +83,31 @@ impl Cost {
             }
         }
         cost
+    }
+
+    fn add_sparse(
+        &mut self,
+        program: &Program,
+        entry: &Entry,
+        step: &Step,
+        params: &SparseLinear,
+        sites: &HashMap<OperandId, usize>,
+    ) {
+        let weight = |index: usize| match entry.operands.get(*step.inputs.get(index)?)?.kind {
+            OperandKind::Weight(w) => program.weights.get(w),
+            _ => None,
+        };
+        let site = (0..step.inputs.len()).find_map(|i| sites.get(step.inputs.get(i)?));
+        let (Some(w), Some(&site)) = (weight(1), site) else { return };
+        let macs = (w.rows as u64).saturating_mul(w.cols as u64);
+        // A norm in front is spent whatever the choice.
+        let bind = |name: &str| (name == Symbol::TOKENS).then_some(1);
+        let rest = step.macs.eval(&bind).unwrap_or(0).saturating_sub(macs);
+        self.per_token = self.per_token.saturating_add(rest);
+        self.sparse.push(Sparse { site, macs });
+        let bias = if params.linear.bias { weight(2).map_or(0, |w| w.bytes) } else { 0 };
+        let channels = weight(step.inputs.len() - 1).map_or(0, |w| w.bytes);
+        self.bytes = self.bytes.saturating_add(bias).saturating_add(channels);
     }
 
     fn add(&mut self, macs: &Dim, window: Option<usize>, causal: bool) {
@@ -101,6 +141,11 @@ impl Cost {
             least += macs * first as f64 / adaptive.learners.max(1) as f64;
             full += macs;
         }
+        for sparse in &self.sparse {
+            let costs = program.sites.get(sparse.site).map(|site| site.costs.as_slice());
+            least += sparse.macs as f64 * costs.and_then(|c| c.first()).unwrap_or(&1.0);
+            full += sparse.macs as f64;
+        }
         if full > 0.0 { (least / full).clamp(0.0, 1.0) } else { 1.0 }
     }
 
@@ -130,7 +175,26 @@ impl Cost {
             let site = adaptive.site;
             adaptive.add(tokens, choices.of(site), choices.experts(site), &mut spent);
         }
+        let full = self.sparse.iter().fold(0u64, |sum, s| sum.saturating_add(s.macs));
+        let full = full.saturating_mul(tokens);
+        let (macs, bytes) = choices.spent();
+        spent.add([macs, full, macs, full, bytes]);
         spent
+    }
+}
+
+impl Spent {
+    /// Adds multiply-adds, those at full compute, both for sites alone, and bytes.
+    fn add(&mut self, [macs, full, site_macs, site_full, bytes]: [u64; 5]) {
+        for (sum, add) in [
+            (&mut self.macs, macs),
+            (&mut self.full_macs, full),
+            (&mut self.site_macs, site_macs),
+            (&mut self.site_full_macs, site_full),
+            (&mut self.bytes, bytes),
+        ] {
+            *sum = sum.saturating_add(add);
+        }
     }
 }
 
@@ -138,6 +202,7 @@ impl Cost {
 pub(super) fn choice_sites(entry: &Entry) -> HashMap<OperandId, usize> {
     let chosen = entry.steps().filter_map(|step| match &step.op {
         Op::Choose(p) => Some((*step.outputs.first()?, p.site)),
+        Op::Level(p) => Some((*step.outputs.first()?, p.site)),
         _ => None,
     });
     chosen.collect()
@@ -176,15 +241,7 @@ impl Adaptive {
             Some(experts) => share(self.bytes, (used as u64).min(experts), experts),
             None => share(self.bytes, most, self.learners),
         };
-        for (sum, add) in [
-            (&mut spent.macs, macs),
-            (&mut spent.full_macs, full),
-            (&mut spent.site_macs, macs),
-            (&mut spent.site_full_macs, full),
-            (&mut spent.bytes, bytes),
-        ] {
-            *sum = sum.saturating_add(add);
-        }
+        spent.add([macs, full, macs, full, bytes]);
     }
 }
 

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use limbeck_kernels::reference::{self, Products};
 use limbeck_kernels::{
     self as kernels, AdaptiveMlpArgs, AttentionArgs, ChooseArgs, KvCache, LinearArgs, MixArgs,
-    MoeMlpArgs, NormArgs, Qkv,
+    MoeMlpArgs, NormArgs, Qkv, Sparsity,
 };
-use limbeck_plan::{Choose, Dim, Entry, MoeMlp, Op, OperandId, OperandKind, Step, Symbol};
+use limbeck_plan::{
+    Choose, Dim, Entry, MoeMlp, Op, OperandId, OperandKind, SparseLinear, Step, Symbol,
+};
 
 use super::cost::{Cost, choice_sites};
 use super::{
@@ -113,6 +115,15 @@ impl FakeState {
         }
         if let Op::MoeMlp(p) = &step.op {
             operands.moe_mlp(p, &mut self.choices, &mut out)?;
+            self.values[target] = out;
+            return Ok(());
+        }
+        if let Op::Level(p) = &step.op {
+            return self.choices.level(p, &shared.data.plan.program().sites, call);
+        }
+        if let Op::SparseLinear(p) = &step.op {
+            let (macs, bytes) = operands.sparse_linear(p, &self.choices, &mut out)?;
+            self.choices.spend(macs, bytes);
             self.values[target] = out;
             return Ok(());
         }
@@ -221,6 +232,39 @@ impl<'a> Operands<'a> {
         Ok(())
     }
 
+    /// Gives the multiply-adds and the bytes of weights that it spent.
+    fn sparse_linear(
+        &self,
+        params: &SparseLinear,
+        choices: &Choices,
+        out: &mut [f32],
+    ) -> Result<(u64, u64)> {
+        let p = &params.linear;
+        let choice = self.step.inputs.len().saturating_sub(2);
+        let site = choice_sites(self.entry).get(&self.id(choice)?).copied();
+        let site = site.ok_or_else(|| Error::new(ErrorKind::Plan, "its choice was not made"))?;
+        let w = self.shared.data.weight(self.weight(1)?)?;
+        let residual = 2 + usize::from(p.bias);
+        let args = LinearArgs {
+            x: self.value(0)?,
+            norm: None,
+            w,
+            bias: if p.bias { Some(self.vector(2)?) } else { None },
+            activation: p.activation,
+            gated: p.gated,
+            residual: if p.residual { Some(self.value(residual)?) } else { None },
+            precise: p.precise,
+            out,
+        };
+        let sparsity = Sparsity {
+            weights: self.vector(choice + 1)?,
+            thresholds: &params.thresholds,
+            choice: choices.of(site),
+        };
+        let read = reference::sparse_linear(args, Products::Quantised, &sparsity)?;
+        Ok((read.channels.saturating_mul(w.rows() as u64), read.bytes))
+    }
+
     fn compute(&self, cache: &mut KvCache, choices: &Choices, out: &mut [f32]) -> Result<()> {
         let data = &self.shared.data;
         match &self.step.op {
@@ -299,7 +343,9 @@ impl<'a> Operands<'a> {
                 reference::mix(MixArgs { params: p, logits, parts: &parts, residual, out })?;
             }
             // They make choices.
-            Op::Choose(_) | Op::MoeMlp(_) => {}
+            Op::Choose(_) | Op::Level(_) | Op::MoeMlp(_) => {}
+            // It spends what it keeps.
+            Op::SparseLinear(_) => {}
             Op::AdaptiveMlp(p) => {
                 let site = choice_sites(self.entry).get(&self.id(1)?).copied();
                 let site =

@@ -162,7 +162,7 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
             let mut units = [Unit { first: task.w.as_ptr(), apart: 0 }; UNITS];
             for u in 0..UNITS {
                 units[u].first = task.w.as_ptr().add(2 * (unit + u) * tile_bytes);
-                let both = (unit + u) * UNIT + QUAD_ROWS < task.n;
+                let both = (unit + u) * UNIT + QUAD_ROWS < task.held();
                 units[u].apart = if both { tile_bytes } else { 0 };
             }
             let mut q = q.as_ptr().add(row * per_row * QUANT_BLOCK);

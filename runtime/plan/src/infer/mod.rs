@@ -4,6 +4,7 @@
 mod adaptive;
 mod moe;
 mod patches;
+mod sparse;
 
 use crate::ops::*;
 use crate::{DType, Dim, Fact, GATE_GROUP, Symbol};
@@ -20,6 +21,8 @@ pub enum InputRole {
     Given,
     /// A weight in a pack format made for matrix products (panels or quads).
     Matrix,
+    /// The same, or one in channels.
+    AnyMatrix,
     /// A weight in any pack format, read row by row.
     Table,
     /// A weight in f32, one row.
@@ -50,6 +53,13 @@ impl Op {
             Op::Activate(_) | Op::SelectRows(_) | Op::Pool(_) | Op::SoftCap(_) => vec![Activation],
             Op::Choose(_) => vec![Activation, Matrix, Vector],
             Op::Patches(_) => vec![Given],
+            Op::Level(_) => Vec::new(),
+            Op::SparseLinear(p) => [Activation, AnyMatrix]
+                .into_iter()
+                .chain(optional(p.linear.bias, Vector))
+                .chain(optional(p.linear.residual, Activation))
+                .chain([Activation, Vector])
+                .collect(),
             Op::AdaptiveMlp(p) => [Activation, Activation, Matrix]
                 .into_iter()
                 .chain(optional(p.bias, Vector))
@@ -109,6 +119,8 @@ impl Op {
             Op::MoeMlp(p) => moe::moe_mlp(p, inputs)?,
             Op::Mix(p) => moe::mix(p, inputs)?,
             Op::Patches(p) => patches::patches(p, inputs)?,
+            Op::Level(p) => sparse::level(p)?,
+            Op::SparseLinear(p) => sparse::sparse_linear(p, inputs)?,
         };
         Ok(vec![fact])
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use limbeck_kernels as kernels;
 use limbeck_kernels::{
     AdaptiveMlpArgs, AdaptiveScratch, AttentionArgs, AttentionScratch, ChooseArgs, KvCache,
-    LinearArgs, LinearScratch, MixArgs, MoeMlpArgs, MoeScratch, NormArgs, Qkv,
+    LinearArgs, LinearScratch, MixArgs, MoeMlpArgs, MoeScratch, NormArgs, Qkv, Sparsity,
 };
 
 use super::Shared;
@@ -171,10 +171,15 @@ impl Runner<'_> {
             | Instruction::SelectRows { out, .. }
             | Instruction::Pool { out, .. }
             | Instruction::SoftCap { out, .. }
+            | Instruction::SparseLinear { out, .. }
             | Instruction::Patches { out, .. }
             | Instruction::AdaptiveMlp { out, .. }
             | Instruction::MoeMlp { out, .. }
             | Instruction::Mix { out, .. } => *out,
+            Instruction::Level { params } => {
+                let sites = &self.shared.data.plan.program().sites;
+                return self.choices.level(params, sites, self.call);
+            }
             Instruction::Choose { .. } => return self.choose(instruction),
         };
         let len = self.sizes.len(out);
@@ -249,8 +254,51 @@ impl Runner<'_> {
             Instruction::AdaptiveMlp { .. } => self.adaptive_mlp(instruction, out)?,
             Instruction::MoeMlp { .. } => self.moe_mlp(instruction, out)?,
             Instruction::Mix { .. } => self.mix(instruction, out)?,
-            Instruction::Choose { .. } => {}
+            Instruction::SparseLinear { .. } => self.sparse_linear(instruction, out)?,
+            Instruction::Choose { .. } | Instruction::Level { .. } => {}
         }
+        Ok(())
+    }
+
+    fn sparse_linear(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {
+        let Instruction::SparseLinear {
+            params,
+            x,
+            norm,
+            weight,
+            bias,
+            residual,
+            site,
+            channels,
+            ..
+        } = instruction
+        else {
+            return Ok(());
+        };
+        let shared = self.shared;
+        let norm = norm.as_ref().map(|call| Self::norm(shared, call)).transpose()?;
+        let slot =
+            |value: Value| self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default();
+        let w = shared.weight(*weight)?;
+        let args = LinearArgs {
+            x: slot(*x),
+            norm,
+            w,
+            bias: bias.map(|id| shared.vector(id)).transpose()?,
+            activation: params.linear.activation,
+            gated: params.linear.gated,
+            residual: residual.map(slot),
+            precise: params.linear.precise,
+            out,
+        };
+        let sparsity = Sparsity {
+            weights: shared.vector(*channels)?,
+            thresholds: &params.thresholds,
+            choice: self.choices.of(*site),
+        };
+        let (kernels, pool) = (&shared.kernels, &*shared.pool);
+        let read = kernels::sparse_linear(kernels, pool, self.linear, args, &sparsity)?;
+        self.choices.spend(read.channels.saturating_mul(w.rows() as u64), read.bytes);
         Ok(())
     }
 

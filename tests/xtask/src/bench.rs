@@ -1,6 +1,6 @@
-//! `bench`: Limbeck against llama.cpp on the same student, machine, threads and run. Rounds
-//! alternate between the two, and ratios are of medians. Writes `target/bench/report.md` and
-//! `report.json`.
+//! `bench`: Limbeck against llama.cpp on the same student, machine, threads and run, and adaptive ops
+//! against themselves. Rounds alternate between the two sides, and ratios are of medians. Writes
+//! `target/bench/report.md` and `report.json`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use std::process::Command;
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::dial;
 use crate::fetch;
 use crate::limbeck::{self, Limbeck};
 use crate::peer::{self, Peer, Speed};
@@ -35,6 +36,9 @@ pub struct Options {
     /// Leave out the perplexity of each pack format
     #[arg(long)]
     no_perplexity: bool,
+    /// Measure adaptive ops alone: nothing is fetched, and the peer is not built
+    #[arg(long)]
+    dial: bool,
 }
 
 /// One format of the student: the same GGUF file for both sides.
@@ -60,18 +64,46 @@ struct Quality {
 
 /// Builds both sides, measures and reports.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    let folder = workspace.target("bench");
+    process::make_dir(&folder)?;
+    let mut dial = Vec::new();
+    for &threads in &options.threads {
+        eprintln!("adaptive ops, {threads} threads");
+        dial.extend(dial::measure(workspace, threads)?);
+    }
+    let mut text = dial::markdown(&dial)?;
+    let mut data = json!({"machine": machine(), "dial": dial});
+    if !options.dial {
+        let (all, quality) = against_peer(workspace, options, &folder)?;
+        text = format!("{}\n{text}", markdown(&all, quality.as_ref(), options.rounds));
+        let peer = as_json(&all, quality.as_ref());
+        for (key, value) in peer.as_object().into_iter().flatten() {
+            data[key] = value.clone();
+        }
+    }
+    println!("{text}");
+    let report = folder.join("report.md");
+    fs::write(&report, &text).doing("write", &report)?;
+    let report = folder.join("report.json");
+    fs::write(&report, format!("{data:#}\n")).doing("write", &report)?;
+    println!("written to {} and report.json", folder.join("report.md").display());
+    Ok(())
+}
+
+fn against_peer(
+    workspace: &Workspace,
+    options: &Options,
+    folder: &Path,
+) -> Result<(Vec<Measured>, Option<Quality>)> {
     let students = fetch::students(workspace)?;
     let peer = Peer::build(workspace)?;
     let limbeck = Limbeck::build(workspace)?;
-    let folder = workspace.target("bench");
-    process::make_dir(&folder)?;
     let source = fetch::smollm2(&students);
     let cases: Vec<Case> = options
         .formats
         .iter()
-        .map(|format| case(&limbeck, &peer, &source, &folder, format))
+        .map(|format| case(&limbeck, &peer, &source, folder, format))
         .collect::<Result<_>>()?;
-
     let mut all = Vec::new();
     for case in &cases {
         for &threads in &options.threads {
@@ -82,18 +114,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         None
     } else {
         let text = workspace.golden().join("text.txt");
-        Some(quality(&limbeck, &peer, &source, &folder, &text)?)
+        Some(quality(&limbeck, &peer, &source, folder, &text)?)
     };
-
-    let markdown = markdown(&all, quality.as_ref(), options.rounds);
-    println!("{markdown}");
-    let report = folder.join("report.md");
-    fs::write(&report, &markdown).doing("write", &report)?;
-    let report = folder.join("report.json");
-    let data = format!("{:#}\n", as_json(&all, quality.as_ref()));
-    fs::write(&report, data).doing("write", &report)?;
-    println!("written to {} and report.json", folder.join("report.md").display());
-    Ok(())
+    Ok((all, quality))
 }
 
 /// Makes the student in one format for both sides.
@@ -264,7 +287,6 @@ fn as_json(all: &[Measured], quality: Option<&Quality>) -> Value {
         json!({"limbeck": ours, "llama.cpp": quality.theirs})
     });
     json!({
-        "machine": machine(),
         "peer": format!("llama-cpp-python {}", peer::VERSION),
         "prompt": PROMPT,
         "tokens": TOKENS,

@@ -4,6 +4,7 @@
 
 mod bench;
 mod demo;
+mod dial;
 mod fetch;
 mod golden;
 mod limbeck;

@@ -1,11 +1,10 @@
-//! Prints the time of a mixture of 4 experts (hidden 1024, inner 2816) with one expert per token
-//! against two, the router included, at one token and at 128; and what the routing alone takes.
-//!
-//! `cargo run --release -p limbeck-kernels --example moe_rates -- [threads] [rounds]`
+//! A mixture of 4 experts (hidden 1024, inner 2816) with one expert per token against two, the router
+//! included; and what the router alone takes.
 
+use crate::common::{Case, Timed, numbers, pack, time};
 use limbeck_kernels::{
     Error, Kernels, LinearArgs, LinearScratch, MoeMlpArgs, MoeScratch, Packed, Pool, linear,
-    moe_mlp, pack_rows,
+    moe_mlp,
 };
 use limbeck_plan::{Activation, ExpertWeights, MoeMlp, PackFormat, Values};
 use std::time::{Duration, Instant};
@@ -29,25 +28,6 @@ struct Bench {
     params: MoeMlp,
     linear: LinearScratch,
     moe: MoeScratch,
-}
-
-/// Within -1..1, by a linear congruential generator.
-fn numbers(n: usize, seed: usize) -> Vec<f32> {
-    let mut state = seed as u64 + 1;
-    let number = |_| {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..n).map(number).collect()
-}
-
-fn pack(format: PackFormat, cols: usize, rows: usize, seed: usize) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
-    for tile in (0..rows).step_by(16) {
-        pack_rows(format, cols, &numbers(16.min(rows - tile) * cols, seed + tile), &mut bytes)?;
-    }
-    Ok(bytes)
 }
 
 impl Bench {
@@ -80,8 +60,8 @@ impl Bench {
         })
     }
 
-    /// All layers on these tokens, each of which keeps `kept` experts: the time of the routers and
-    /// of everything.
+    /// All layers on these tokens, each of which keeps `kept` experts: the time of everything, and
+    /// of the routers.
     fn pass(&mut self, x: &[f32], kept: i32) -> Result<(Duration, Duration), Error> {
         let tokens = x.len() / HIDDEN;
         let (mut logits, mut out) = (vec![0.0; tokens * EXPERTS], vec![0.0; tokens * HIDDEN]);
@@ -118,36 +98,20 @@ impl Bench {
             };
             moe_mlp(&self.kernels, &self.pool, &mut self.moe, args)?;
         }
-        Ok((router, start.elapsed()))
+        Ok((start.elapsed(), router))
     }
 }
 
-fn median(times: &mut [Duration]) -> f64 {
-    times.sort_unstable();
-    times.get(times.len() / 2).map_or(0.0, |t| t.as_secs_f64() * 1e3)
-}
-
-fn main() -> Result<(), Error> {
-    let mut arguments = std::env::args().skip(1).map(|a| a.parse().ok());
-    let threads = arguments.next().flatten().unwrap_or(1);
-    let rounds = arguments.next().flatten().unwrap_or(9);
-    println!("values tokens   top-1 ms   top-2 ms   ratio   router");
+/// One expert of two for each token.
+pub fn cases(threads: usize, rounds: usize, cases: &mut Vec<Case>) -> Result<(), Error> {
     for (values, layers) in [(Values::Q4, 16), (Values::F32, 4)] {
         let mut bench = Bench::new(threads, values, layers)?;
         for tokens in [1, 128] {
             let x = numbers(tokens * HIDDEN, 3);
-            let (mut one, mut two, mut router) = (Vec::new(), Vec::new(), Vec::new());
-            let repeat = if tokens == 1 { 5 } else { 1 };
-            for _ in 0..rounds * repeat {
-                one.push(bench.pass(&x, 1)?.1);
-                let (routing, time) = bench.pass(&x, 2)?;
-                router.push(routing);
-                two.push(time);
-            }
-            let (one, two, router) = (median(&mut one), median(&mut two), median(&mut router));
-            let name = values.name();
-            let (ratio, share) = (one / two, router / two * 100.0);
-            println!("{name:6} {tokens:6} {one:10.3} {two:10.3} {ratio:7.3} {share:7.2}%");
+            let Timed { part, full, overhead } =
+                time(rounds, tokens, &mut |full| bench.pass(&x, if full { 2 } else { 1 }))?;
+            let what = "experts: 1 of 2";
+            cases.push(Case { what, share: 0.5, values, tokens, part, full, overhead });
         }
     }
     Ok(())

@@ -26,8 +26,14 @@ pub struct Options {
     pub quant: Quant,
     /// Configuration keys that are declared harmless.
     pub ignored_keys: BTreeSet<String>,
+    /// Whether experts keep the checkpoint's limit on their tokens of a call, as its own code does.
+    /// A token then depends on the others of its call.
+    pub moe_capacity: bool,
     /// Whether the passes run; without them the plan is the imported graph.
     pub passes: bool,
+    /// Whether gates of several linears are folded to one, which may change choices that are
+    /// nearly ties.
+    pub fold_gates: bool,
 }
 
 impl Options {
@@ -39,7 +45,9 @@ impl Options {
             overlays: Vec::new(),
             quant,
             ignored_keys: BTreeSet::new(),
+            moe_capacity: false,
             passes: true,
+            fold_gates: false,
         }
     }
 }
@@ -57,6 +65,8 @@ pub struct Report {
     pub packing: Packing,
     /// Bytes of the plan file.
     pub file_bytes: u64,
+    /// What the caller should know of the import.
+    pub notes: Vec<String>,
 }
 
 /// Hears of the work as it goes on: weights done, of how many, and the one at hand.
@@ -73,7 +83,11 @@ pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
     check_output(&options.output)?;
     let checkpoint = import::open_with(&options.source, &options.overlays)?;
     let place = options.source.display();
-    let mut student = build(checkpoint.as_ref(), &options.ignored_keys).at(&place)?;
+    let mut student = build(checkpoint.as_ref(), options).at(&place)?;
+    if options.fold_gates {
+        let fold = |(_, graph): &mut (_, _)| passes::FOLD_GATES.run(graph).map(drop);
+        student.entries.iter_mut().try_for_each(fold)?;
+    }
     if options.passes {
         student.entries.iter_mut().try_for_each(|(_, graph)| passes::run_all(graph))?;
     }
@@ -91,6 +105,7 @@ pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
         student: checkpoint.student().into(),
         steps: student.entries.iter().map(|(_, g)| g.nodes().len()).sum(),
         architecture: student.architecture,
+        notes: student.notes,
         packing,
         file_bytes: std::fs::metadata(&options.output).at(options.output.display())?.len(),
     })
@@ -100,13 +115,14 @@ pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
 ///
 /// # Errors
 /// As [`limbeck_models::build`].
-fn build(checkpoint: &dyn Checkpoint, ignored_keys: &BTreeSet<String>) -> Result<Student> {
+fn build(checkpoint: &dyn Checkpoint, options: &Options) -> Result<Student> {
     let index = TensorIndex::new(checkpoint.tensors().iter().map(|t| {
         let info = TensorInfo { shape: t.shape().to_vec(), storage: t.storage().name().into() };
         (t.name().to_owned(), info)
     }));
     let mut description = checkpoint.description().clone();
-    description.ignored_keys.extend(ignored_keys.iter().cloned());
+    description.ignored_keys.extend(options.ignored_keys.iter().cloned());
+    description.moe_capacity = options.moe_capacity;
     limbeck_models::build(&description, &index).map_err(Error::from)
 }
 

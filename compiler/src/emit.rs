@@ -98,12 +98,38 @@ fn collect_uses(entries: &[(String, Graph)]) -> Vec<(TensorExpr, WeightUse)> {
                 uses[at].1.exact |= match &node.op {
                     Op::Choose(_) => true,
                     Op::AdaptiveMlp(_) => role == InputRole::Table,
+                    Op::Linear(_) => {
+                        feeds_choice(graph, node) || matrix && weighs(graph, node.output)
+                    }
                     _ => false,
                 };
             }
         }
     }
     uses
+}
+
+/// Whether a value is logits by which others are chosen or weighed.
+fn weighs(graph: &Graph, value: ValueId) -> bool {
+    graph.nodes().iter().any(|node| match &node.op {
+        Op::MoeMlp(_) => node.inputs.get(1) == Some(&value),
+        Op::Mix(_) => node.inputs.first() == Some(&value),
+        _ => false,
+    })
+}
+
+/// Whether a node's result goes through linears to choices and nowhere else: it is a gate's layer.
+fn feeds_choice(graph: &Graph, node: &Node) -> bool {
+    let mut readers = graph.nodes().iter().filter(|n| n.inputs.contains(&node.output)).peekable();
+    readers.peek().is_some()
+        && graph.outputs().iter().all(|(_, v)| *v != node.output)
+        && readers.all(|reader| match &reader.op {
+            Op::Choose(_) => true,
+            Op::Linear(_) => {
+                reader.inputs.first() == Some(&node.output) && feeds_choice(graph, reader)
+            }
+            _ => false,
+        })
 }
 
 /// What a node's weight projects the normalised stream to, if that is what it multiplies.
@@ -128,16 +154,18 @@ fn weigh_sites(program: &mut Program) {
     for entry in &program.entries {
         let mut site_of = vec![None; entry.operands.len()];
         for step in entry.steps() {
-            match &step.op {
-                Op::Choose(p) => step.outputs.iter().for_each(|id| site_of[*id] = Some(p.site)),
-                Op::AdaptiveMlp(_) => {
-                    let one = |name: &str| (name == Symbol::TOKENS).then_some(1);
-                    let site = step.inputs.get(1).and_then(|id| site_of[*id]);
-                    if let (Some(site), Some(cost)) = (site, step.macs.eval(&one)) {
-                        macs[site] += cost as f64;
-                    }
+            let site = match &step.op {
+                Op::Choose(p) => {
+                    step.outputs.iter().for_each(|id| site_of[*id] = Some(p.site));
+                    None
                 }
-                _ => {}
+                Op::AdaptiveMlp(_) => step.inputs.get(1).and_then(|id| site_of[*id]),
+                Op::MoeMlp(p) => Some(p.site),
+                _ => None,
+            };
+            let one = |name: &str| (name == Symbol::TOKENS).then_some(1);
+            if let (Some(site), Some(cost)) = (site, step.macs.eval(&one)) {
+                macs[site] += cost as f64;
             }
         }
     }
@@ -171,6 +199,7 @@ fn entry(
         match &mut op {
             Op::Attention(p) => p.state = p.state.map(|s| s + first_state),
             Op::Choose(p) => p.site += first_site,
+            Op::MoeMlp(p) => p.site += first_site,
             Op::Linear(p) => {
                 let stream = node.inputs.get(1).and_then(|w| stream_use(graph, node, *w));
                 p.precise |= needs_precision(quant, stream);

@@ -9,10 +9,12 @@ pub mod error;
 pub mod import;
 pub mod pack;
 pub mod passes;
+mod sparsify;
 mod tokenizer;
 mod write;
 
 pub use compile::{Options, Progress, Report, compile};
 pub use error::{Error, ErrorKind, Result};
 pub use pack::Quant;
+pub use sparsify::{SparsityLevel, set_levels, sparsify};
 pub use write::{check_output, rewrite};

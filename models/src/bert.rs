@@ -7,7 +7,7 @@ use limbeck_plan::{
     Symbol, Task,
 };
 
-use crate::acm;
+use crate::acm::{Role, Settings, overlaid_mlp};
 use crate::config::Config;
 use crate::decoder::{activation, linear};
 use crate::{Description, EmbeddingRule, Error, Student, TensorIndex};
@@ -24,6 +24,7 @@ struct Bert<'a> {
     eps: f32,
     activation: limbeck_plan::Activation,
     prefix: &'static str,
+    acm: Settings,
 }
 
 pub(crate) fn build(
@@ -41,6 +42,7 @@ pub(crate) fn build(
         eps: config.get("layer_norm_eps")?.unwrap_or(1e-12),
         activation: activation(config, "hidden_act")?,
         prefix,
+        acm: Settings::read(config)?,
     };
     if !b.hidden.is_multiple_of(b.heads) {
         return Err(config.unsupported("num_attention_heads", &b.heads.to_string()));
@@ -64,6 +66,7 @@ pub(crate) fn build(
     for layer in 0..config.layers()? {
         x = b.layer(layer, x)?;
     }
+    b.acm.finish()?;
     let rule = description.pooling.unwrap_or(DEFAULT_RULE);
     let op = Op::Pool(Pool { pooling: rule.pooling, normalise: rule.normalise });
     let pooled = b.graph.node("pooling", op, &[x])?;
@@ -76,6 +79,7 @@ pub(crate) fn build(
         vocab_size: vocab,
         embedding_size: b.hidden,
         entries: vec![(Manifest::EMBED_ENTRY.into(), b.graph)],
+        notes: Vec::new(),
     })
 }
 
@@ -107,29 +111,55 @@ impl Bert<'_> {
     fn layer(&mut self, layer: usize, x: ValueId) -> Result<ValueId, Error> {
         let prefix = self.prefix;
         let at = |part: &str| format!("{prefix}encoder.layer.{layer}.{part}");
-        let (h, inner) = (self.hidden, self.intermediate);
         let mut qkv = Vec::with_capacity(3);
-        for name in ["query", "key", "value"] {
-            qkv.push(self.linear(&at(&format!("attention.self.{name}")), x, [h, h])?);
+        for (role, name) in [(Role::Query, "query"), (Role::Key, "key"), (Role::Value, "value")] {
+            qkv.push(self.projection(role, &at(&format!("attention.self.{name}")), x)?);
         }
         let attended = self.graph.node(&at("attention"), self.attention(), &qkv)?;
-        let out = self.linear(&at("attention.output.dense"), attended, [h, h])?;
+        let out = self.projection(Role::Output, &at("attention.output.dense"), attended)?;
         let sum = self.graph.node(&at("attention_residual"), Op::Add(Add {}), &[out, x])?;
         let x = self.norm(&at("attention.output.LayerNorm"), sum)?;
-        let down = if acm::present(self.tensors, layer) {
-            for part in ["intermediate.dense", "output.dense"] {
-                self.tensors.discard(&at(&format!("{part}.weight")));
-                self.tensors.discard(&at(&format!("{part}.bias")));
-            }
-            acm::build(&mut self.graph, self.tensors, layer, x, h, self.activation)?
-        } else {
-            let up = self.linear(&at("intermediate.dense"), x, [inner, h])?;
-            let op = Op::Activate(Activate { activation: self.activation });
-            let active = self.graph.node(&at("intermediate.activation"), op, &[up])?;
-            self.linear(&at("output.dense"), active, [h, inner])?
-        };
+        let down = self.mlp(layer, x)?;
         let sum = self.graph.node(&at("output_residual"), Op::Add(Add {}), &[down, x])?;
         self.norm(&at("output.LayerNorm"), sum)
+    }
+
+    /// The layer's MLP, or the adaptive module in its place.
+    fn mlp(&mut self, layer: usize, x: ValueId) -> Result<ValueId, Error> {
+        let prefix = self.prefix;
+        let at = |part: &str| format!("{prefix}encoder.layer.{layer}.{part}");
+        let dense = ["intermediate.dense", "output.dense"].map(at);
+        let (h, inner) = (self.hidden, self.intermediate);
+        let acm = match overlaid_mlp(self.tensors, layer, h, self.activation)? {
+            Some(module) => {
+                for name in &dense {
+                    self.tensors.discard(&format!("{name}.weight"));
+                    self.tensors.discard(&format!("{name}.bias"));
+                }
+                Some(module)
+            }
+            None => {
+                let (name, activation) = (at("mlp"), self.activation);
+                self.acm.module(self.tensors, Role::Mlp, &name, [h, h], activation, &dense)?
+            }
+        };
+        if let Some(module) = acm {
+            return module.place(&mut self.graph, x);
+        }
+        let [up, down] = &dense;
+        let up = self.linear(up, x, [inner, h])?;
+        let op = Op::Activate(Activate { activation: self.activation });
+        let active = self.graph.node(&at("intermediate.activation"), op, &[up])?;
+        self.linear(down, active, [h, inner])
+    }
+
+    /// A projection of the attention, or the adaptive module in its place.
+    fn projection(&mut self, role: Role, name: &str, x: ValueId) -> Result<ValueId, Error> {
+        let (shape, dense) = ([self.hidden; 2], [name.to_owned()]);
+        match self.acm.module(self.tensors, role, name, shape, self.activation, &dense)? {
+            Some(module) => module.place(&mut self.graph, x),
+            None => self.linear(name, x, shape),
+        }
     }
 
     fn attention(&self) -> Op {

@@ -36,11 +36,14 @@ const HARMLESS: &[&str] = &[
     "mlp_dropout",
     "output_attentions",
     "output_hidden_states",
+    "output_router_logits",
     "pad_token_id",
     "pretraining_tp",
     "problem_type",
     "return_dict",
     "rope_interleaved",
+    "router_aux_loss_coef",
+    "router_jitter_noise",
     "sep_token_id",
     "task_specific_params",
     "tokenizer_class",
@@ -125,7 +128,12 @@ impl Config {
 
     /// The number of layers, small enough to make a list of them.
     pub(crate) fn layers(&self) -> Result<usize, Error> {
-        self.size_within("num_hidden_layers", MAX_LAYERS)
+        self.layers_of("num_hidden_layers")
+    }
+
+    /// As [`Config::layers`] under another key.
+    pub(crate) fn layers_of(&self, key: &str) -> Result<usize, Error> {
+        self.size_within(key, MAX_LAYERS)
     }
 
     /// The positions of the student, no more than a plan may have.
@@ -138,6 +146,12 @@ impl Config {
             n if n <= most => Ok(n),
             n => Err(self.unsupported(key, &n.to_string())),
         }
+    }
+
+    /// Marks keys as known and of no use here.
+    pub(crate) fn discard(&self, such: impl Fn(&str) -> bool) {
+        let keys = self.values.keys().filter(|key| such(key)).cloned();
+        self.seen.borrow_mut().extend(keys);
     }
 
     /// Refuses a value by name.

@@ -9,7 +9,9 @@ use limbeck_plan::{
     Rope, RopeStyle, SelectRows, SoftCap, State, StateKind, Symbol, Task,
 };
 
+use crate::acm::{Role, Settings};
 use crate::config::Config;
+use crate::moe::{Moe, Place};
 use crate::rope::{self, Rotary};
 use crate::{Error, Student, TensorIndex};
 
@@ -49,6 +51,19 @@ pub(crate) struct Decoder {
     /// Window of each layer.
     pub windows: Vec<Option<usize>>,
     pub rotary: Rotary,
+    /// Of the layers' adaptive modules.
+    pub acm: Settings,
+    /// MLP of each layer.
+    pub mlps: Vec<Mlp>,
+}
+
+/// What a layer's MLP is.
+#[derive(Clone, Debug)]
+pub(crate) enum Mlp {
+    /// One gated MLP.
+    Dense,
+    /// A mixture of experts.
+    Moe(Moe),
 }
 
 impl Decoder {
@@ -85,7 +100,9 @@ impl Decoder {
             attention_softcap: config.get("attn_logit_softcapping")?,
             logit_softcap: config.get("final_logit_softcapping")?,
             windows: vec![None; layers],
+            mlps: vec![Mlp::Dense; layers],
             rotary: rope::read(config, head_dim, context)?,
+            acm: Settings::read(config)?,
         })
     }
 
@@ -100,6 +117,7 @@ impl Decoder {
         for layer in 0..self.layers {
             x = b.layer(layer, x)?;
         }
+        self.acm.finish()?;
         let rows = b.graph.node("select_rows", Op::SelectRows(SelectRows {}), &[x])?;
         let normed = b.norm("model.norm", rows)?;
         let head = self.head(tensors, table)?;
@@ -118,6 +136,7 @@ impl Decoder {
             vocab_size: self.vocab,
             embedding_size: 0,
             entries: vec![(Manifest::TEXT_ENTRY.into(), b.graph)],
+            notes: Vec::new(),
         })
     }
 
@@ -143,18 +162,66 @@ impl Builder<'_> {
         self.tensors.discard(&at("self_attn.rotary_emb.inv_freq"));
         let normed = self.norm(&at("input_layernorm"), x)?;
         let attended = self.attention(layer, normed)?;
-        let width = d.heads * d.head_dim;
-        let out =
-            self.linear(&at("self_attn.o_proj"), attended, d.hidden, width, d.biases.output)?;
+        let out = self.projection(
+            Role::Output,
+            &at("self_attn.o_proj"),
+            attended,
+            [d.hidden, d.heads * d.head_dim],
+            d.biases.output,
+        )?;
         let x = self.graph.node(&at("attention_residual"), Op::Add(Add {}), &[out, x])?;
         let normed = self.norm(&at("post_attention_layernorm"), x)?;
-        let (inner, bias) = (d.intermediate, d.biases.mlp);
-        let gate = self.linear(&at("mlp.gate_proj"), normed, inner, d.hidden, bias)?;
-        let up = self.linear(&at("mlp.up_proj"), normed, inner, d.hidden, bias)?;
-        let op = Op::Gate(Gate { activation: d.activation });
-        let gated = self.graph.node(&at("mlp.gate"), op, &[gate, up])?;
-        let down = self.linear(&at("mlp.down_proj"), gated, d.hidden, inner, bias)?;
+        let down = self.mlp(layer, normed)?;
         Ok(self.graph.node(&at("mlp_residual"), Op::Add(Add {}), &[down, x])?)
+    }
+
+    /// The layer's MLP on its normalised stream, `[T, hidden]`.
+    fn mlp(&mut self, layer: usize, x: ValueId) -> Result<ValueId, Error> {
+        if let Some(Mlp::Moe(moe)) = self.d.mlps.get(layer) {
+            return moe.build(&mut self.place(layer), x);
+        }
+        let d = self.d;
+        let name = format!("model.layers.{layer}.mlp");
+        let dense = ["gate_proj", "up_proj", "down_proj"].map(|part| format!("{name}.{part}"));
+        let shape = [d.hidden, d.hidden];
+        let acm = d.acm.module(self.tensors, Role::Mlp, &name, shape, d.activation, &dense)?;
+        match acm {
+            Some(module) => module.place(&mut self.graph, x),
+            None => self.dense_mlp(&name, x),
+        }
+    }
+
+    fn dense_mlp(&mut self, name: &str, x: ValueId) -> Result<ValueId, Error> {
+        let d = self.d;
+        let at = |part: &str| format!("{name}.{part}");
+        let (inner, bias) = (d.intermediate, d.biases.mlp);
+        let gate = self.linear(&at("gate_proj"), x, [inner, d.hidden], bias)?;
+        let up = self.linear(&at("up_proj"), x, [inner, d.hidden], bias)?;
+        let op = Op::Gate(Gate { activation: d.activation });
+        let gated = self.graph.node(&at("gate"), op, &[gate, up])?;
+        self.linear(&at("down_proj"), gated, [d.hidden, inner], bias)
+    }
+
+    /// A projection of the attention, or the adaptive module in its place.
+    fn projection(
+        &mut self,
+        role: Role,
+        name: &str,
+        x: ValueId,
+        shape: [usize; 2],
+        bias: bool,
+    ) -> Result<ValueId, Error> {
+        let (acm, activation) = (&self.d.acm, self.d.activation);
+        let dense = [name.to_owned()];
+        match acm.module(self.tensors, role, name, shape, activation, &dense)? {
+            Some(module) => module.place(&mut self.graph, x),
+            None => self.linear(name, x, shape, bias),
+        }
+    }
+
+    fn place(&mut self, layer: usize) -> Place<'_> {
+        let Decoder { hidden, activation, .. } = *self.d;
+        Place { graph: &mut self.graph, tensors: self.tensors, layer, hidden, activation }
     }
 
     fn attention(&mut self, layer: usize, x: ValueId) -> Result<ValueId, Error> {
@@ -163,9 +230,9 @@ impl Builder<'_> {
         let (q_width, kv_width) = (d.heads * d.head_dim, d.kv_heads * d.head_dim);
         let bias = d.biases.qkv;
         let mut inputs = vec![
-            self.linear(&at("q_proj"), x, q_width, d.hidden, bias)?,
-            self.linear(&at("k_proj"), x, kv_width, d.hidden, bias)?,
-            self.linear(&at("v_proj"), x, kv_width, d.hidden, bias)?,
+            self.projection(Role::Query, &at("q_proj"), x, [q_width, d.hidden], bias)?,
+            self.projection(Role::Key, &at("k_proj"), x, [kv_width, d.hidden], bias)?,
+            self.projection(Role::Value, &at("v_proj"), x, [kv_width, d.hidden], bias)?,
         ];
         if d.qk_norm {
             for name in ["q_norm", "k_norm"] {
@@ -210,11 +277,10 @@ impl Builder<'_> {
         &mut self,
         name: &str,
         x: ValueId,
-        rows: usize,
-        cols: usize,
+        shape: [usize; 2],
         bias: bool,
     ) -> Result<ValueId, Error> {
-        linear(&mut self.graph, self.tensors, name, x, [rows, cols], bias)
+        linear(&mut self.graph, self.tensors, name, x, shape, bias)
     }
 }
 
@@ -236,7 +302,7 @@ pub(crate) fn linear(
     Ok(graph.node(name, plain_linear(bias, false), &inputs)?)
 }
 
-fn plain_linear(bias: bool, precise: bool) -> Op {
+pub(crate) fn plain_linear(bias: bool, precise: bool) -> Op {
     Op::Linear(Linear {
         bias,
         activation: Activation::Identity,
@@ -249,15 +315,24 @@ fn plain_linear(bias: bool, precise: bool) -> Op {
 /// The activation that a configuration names, as Hugging Face's `ACT2FN` does.
 pub(crate) fn activation(config: &Config, key: &str) -> Result<Activation, Error> {
     let name: String = config.require(key)?;
-    Ok(match name.as_str() {
+    activation_named(config, key, &name)
+}
+
+/// The activation of a name that was found under a key.
+pub(crate) fn activation_named(
+    config: &Config,
+    key: &str,
+    name: &str,
+) -> Result<Activation, Error> {
+    Ok(match name {
         "silu" | "swish" => Activation::Silu,
         "gelu" => Activation::Gelu,
         "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Activation::GeluTanh,
         "quick_gelu" => Activation::QuickGelu,
         "relu" => Activation::Relu,
         "tanh" => Activation::Tanh,
-        "linear" => Activation::Identity,
-        _ => return Err(config.unsupported(key, &name)),
+        "linear" | "identity" => Activation::Identity,
+        _ => return Err(config.unsupported(key, name)),
     })
 }
 

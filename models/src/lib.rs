@@ -10,15 +10,20 @@ mod config;
 mod decoder;
 mod error;
 mod llama;
+mod mixtral;
+mod moe;
+mod moe_llava;
 mod qwen2;
 mod qwen3;
+mod qwen_moe;
 mod rope;
 mod tensors;
+mod vit;
 
 use std::collections::BTreeSet;
 
 use limbeck_graph::Graph;
-use limbeck_plan::{Pooling, Task};
+use limbeck_plan::{Op, Pooling, Task};
 use serde_json::Value;
 
 pub use config::Config;
@@ -34,6 +39,8 @@ pub struct Description {
     pub ignored_keys: BTreeSet<String>,
     /// How an encoder's rows become one vector, where the checkpoint says so.
     pub pooling: Option<EmbeddingRule>,
+    /// Whether experts keep the checkpoint's limit on their tokens of a call.
+    pub moe_capacity: bool,
 }
 
 /// How an encoder's rows become one vector.
@@ -60,16 +67,24 @@ pub struct Student {
     pub embedding_size: usize,
     /// Entry names and their graphs.
     pub entries: Vec<(String, Graph)>,
+    /// What the caller should know of the import.
+    pub notes: Vec<String>,
 }
 
 type Builder = fn(&mut Config, &TensorIndex, &Description) -> Result<Student, Error>;
 
 /// The architectures by `model_type`.
 const ARCHITECTURES: &[(&str, Builder)] = &[
+    ("acm_vit", vit::build),
     ("bert", bert::build),
     ("llama", llama::build),
+    ("mixtral", mixtral::build),
+    ("moe_llava_qwen1_5", moe_llava::build),
+    ("moe_llava_qwen2", moe_llava::build),
     ("qwen2", qwen2::build),
+    ("qwen2_moe", qwen_moe::build_2),
     ("qwen3", qwen3::build),
+    ("qwen3_moe", qwen_moe::build_3),
 ];
 
 /// Names of the architectures that [`build`] knows.
@@ -97,5 +112,14 @@ pub fn build(description: &Description, tensors: &TensorIndex) -> Result<Student
     let student = builder(&mut config, tensors, description)?;
     config.finish(&description.ignored_keys)?;
     tensors.finish()?;
+    if description.moe_capacity && !has_capacity(&student) {
+        let message = format!("{model_type} has no experts whose tokens are limited");
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    }
     Ok(student)
+}
+
+fn has_capacity(student: &Student) -> bool {
+    let mut nodes = student.entries.iter().flat_map(|(_, graph)| graph.nodes());
+    nodes.any(|node| matches!(&node.op, Op::MoeMlp(p) if p.capacity.is_some()))
 }

@@ -11,6 +11,8 @@ pub(crate) fn build(
     _: &Description,
 ) -> Result<Student, Error> {
     let mut decoder = Decoder::read(config, "qwen2")?;
+    // Queries, keys and values have a bias whatever this says, which GGUF files bring along.
+    config.discard(|key| key == "attention_bias");
     decoder.biases = Biases { qkv: true, output: false, mlp: false };
     decoder.windows = windows(config, decoder.layers)?;
     decoder.build(tensors)

@@ -46,8 +46,23 @@ impl TensorIndex {
         self.used.borrow_mut().insert(name.into());
     }
 
-    /// A matrix of this shape.
+    /// [`TensorIndex::discard`] of all tensors whose name is such; gives their number.
+    pub(crate) fn discard_all(&self, such: impl Fn(&str) -> bool) -> usize {
+        let names = self.tensors.keys().filter(|name| such(name));
+        names.map(|name| self.discard(name)).count()
+    }
+
+    /// Matrices `[count, rows, cols]` as one of `count * rows` rows.
+    pub(crate) fn stack(&self, name: &str, shape: [usize; 3]) -> Result<TensorExpr, Error> {
+        let [count, rows, cols] = shape;
+        self.take(name, &shape, count.saturating_mul(rows), cols)
+    }
+
+    /// A matrix of this shape; a vector is one row.
     pub(crate) fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<TensorExpr, Error> {
+        if rows == 1 && self.shape(name) == Some(&[cols]) {
+            return self.vector(name, cols);
+        }
         self.take(name, &[rows, cols], rows, cols)
     }
 
@@ -56,7 +71,8 @@ impl TensorIndex {
         self.take(name, &[len], 1, len)
     }
 
-    fn take(
+    /// The tensor of this shape as a matrix of as many values.
+    pub(crate) fn take(
         &self,
         name: &str,
         shape: &[usize],

@@ -202,6 +202,7 @@ impl Encoder {
         let call = Call {
             entry: self.entry,
             inputs: &[("input_ids", &ids), ("positions", &positions)],
+            floats: &[],
             tokens: ids.len(),
             spans: &spans,
             sequences: &sequences,

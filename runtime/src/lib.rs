@@ -1,12 +1,14 @@
 //! Limbeck: an embeddable runtime for compact distilled students.
 //!
 //! An [`Engine`] opens plan files as [`Model`]s. A [`Session`] advances sequences of tokens through
-//! a text student, [`text::generate`] drives it; an [`Encoder`] turns texts into vectors.
+//! a text student, [`text::generate`] drives it; an [`Encoder`] turns texts into vectors, a
+//! [`Classifier`] images into logits.
 #![deny(unsafe_code)]
 
 mod backend;
 mod budget;
 mod bytes;
+mod classify;
 mod control;
 pub mod controller;
 mod embed;
@@ -21,6 +23,7 @@ pub mod text;
 mod usage;
 
 pub use budget::{Budget, Limits};
+pub use classify::Classifier;
 pub use control::{Control, Settings};
 pub use controller::{Status, Unmet};
 pub use embed::{Encoded, Encoder, EncoderInput};

@@ -4,11 +4,14 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use limbeck_plan::{Calibration, Dim, Manifest, Op, OperandKind, Plan, Program, Symbol, Task};
+use limbeck_plan::{
+    Calibration, DType, Dim, Manifest, Op, OperandKind, Plan, Program, Symbol, Task,
+};
 
 use crate::backend::cost::Cost;
 use crate::backend::{Backend, PlanData, Prepared};
 use crate::bytes::PlanBytes;
+use crate::classify;
 use crate::controller::Curve;
 use crate::error::{Error, ErrorKind, Result};
 use crate::session::{Session, SessionOptions};
@@ -145,6 +148,7 @@ impl Model {
         let name = match self.manifest().task {
             Task::Text => Manifest::TEXT_ENTRY,
             Task::Embed => Manifest::EMBED_ENTRY,
+            Task::Classify => Manifest::CLASSIFY_ENTRY,
         };
         let lowest = Cost::new(program, program.entry(name)?).lowest_fraction(program);
         let measured = self.calibration().and_then(|c| Curve::calibrated(c, lowest).ok());
@@ -158,6 +162,7 @@ impl Model {
             let task = match self.manifest().task {
                 Task::Text => "continues text",
                 Task::Embed => "makes embeddings",
+                Task::Classify => "classifies images",
             };
             let message = format!("the plan has no entry {name:?}; it {task}");
             Error::new(ErrorKind::Unsupported, message)
@@ -189,6 +194,11 @@ fn check_interface(plan: &Plan) -> Result<()> {
                 ("embedding", Symbol::SEQUENCES, Some(manifest.embedding_size)),
             ],
         ),
+        Task::Classify => (
+            Manifest::CLASSIFY_ENTRY,
+            &[classify::PIXELS, "positions"],
+            &[("logits", Symbol::SEQUENCES, None)],
+        ),
     };
     let fail = |message: String| Err(Error::new(ErrorKind::Plan, message));
     let Some(entry) = plan.program().entry(name) else {
@@ -211,6 +221,15 @@ fn check_interface(plan: &Plan) -> Result<()> {
         if !inputs.contains(&input.name.as_str()) || !seen.insert(&input.name) {
             return fail(format!("entry {name:?} has an unknown input {:?}", input.name));
         }
+        if (input.fact.dtype == DType::F32) != (input.name == classify::PIXELS) {
+            return fail(format!("entry {name:?}: input {:?} is {}", input.name, input.fact));
+        }
+    }
+    let tokens = classify::interface(entry).map(|(_, tokens, _)| tokens);
+    if manifest.task == Task::Classify && tokens != Some(manifest.context_length) {
+        let found = tokens.map_or("no image".into(), |n| format!("images of {n} tokens"));
+        let context = manifest.context_length;
+        return fail(format!("entry {name:?} takes {found}, the manifest says {context} tokens"));
     }
     for (output, rows, cols) in outputs {
         let found = entry.operands_of(OperandKind::Output).find(|(_, o)| o.name == *output);

@@ -412,6 +412,7 @@ impl Session {
         let call = Call {
             entry: self.entry,
             inputs: &[("input_ids", &b.ids)],
+            floats: &[],
             tokens: b.ids.len(),
             spans: &b.spans,
             sequences: &b.sequences,

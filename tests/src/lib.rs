@@ -6,6 +6,7 @@
 //! `LIMBECK_REQUIRE=1`.
 #![deny(unsafe_code)]
 
+pub mod checkpoint;
 pub mod hostile;
 pub mod memory;
 mod npz;

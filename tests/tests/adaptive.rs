@@ -1,54 +1,19 @@
 //! A student with sites: the tiny BERT with each MLP as an ACM of two learners, whose full width is
 //! the original MLP.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use limbeck::{
     BackendKind, Budget, Encoder, EncoderInput, Engine, EngineOptions, ErrorKind, Limits, Model,
     Usage,
 };
 use limbeck_compiler::{Options, Quant, compile};
+use limbeck_tests::checkpoint::{Tensors, read, write};
 use limbeck_tests::{Compiled, golden, relative_error};
-use serde_json::{Value, json};
 
 const HIDDEN: usize = 32;
 const INNER: usize = 64;
 const LEARNERS: usize = 2;
-
-type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
-
-/// The f32 tensors of a safetensors file.
-fn read(path: &Path) -> Tensors {
-    let bytes = std::fs::read(path).expect("the file");
-    let (len, rest) = bytes.split_first_chunk::<8>().expect("a header");
-    let (header, data) = rest.split_at(u64::from_le_bytes(*len) as usize);
-    let header: BTreeMap<String, Value> = serde_json::from_slice(header).expect("JSON");
-    let tensors = header.into_iter().filter(|(name, _)| name != "__metadata__");
-    let tensors = tensors.filter(|(_, info)| info["dtype"] == "F32").map(|(name, info)| {
-        let numbers = |v: &Value| -> Vec<usize> { serde_json::from_value(v.clone()).unwrap() };
-        let (shape, range) = (numbers(&info["shape"]), numbers(&info["data_offsets"]));
-        let values = data[range[0]..range[1]].as_chunks::<4>().0.iter();
-        (name, (shape, values.map(|b| f32::from_le_bytes(*b)).collect()))
-    });
-    tensors.collect()
-}
-
-fn write(folder: &Path, tensors: &Tensors) {
-    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
-    for (name, (shape, values)) in tensors {
-        let start = data.len();
-        data.extend(values.iter().flat_map(|v| v.to_le_bytes()));
-        let info = json!({"dtype": "F32", "shape": shape, "data_offsets": [start, data.len()]});
-        header.insert(name.clone(), info);
-    }
-    let header = Value::from(header).to_string();
-    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(header.bytes());
-    bytes.extend(data);
-    std::fs::create_dir_all(folder).expect("a folder");
-    std::fs::write(folder.join("model.safetensors"), bytes).expect("a file");
-}
 
 fn source() -> PathBuf {
     golden().join("tiny/bert")

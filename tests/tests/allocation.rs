@@ -1,5 +1,5 @@
 //! A decode step works in memory that its session has: it takes none, but a cache block every 32
-//! tokens.
+//! tokens, and what the report of the choices takes where there are sites.
 
 use limbeck::{BackendKind, SessionOptions, Wanted, Work};
 use limbeck_compiler::Quant;
@@ -10,13 +10,21 @@ static ALLOCATOR: memory::Counting = memory::Counting;
 
 #[test]
 fn a_decode_step_allocates_nothing_but_cache_blocks() {
-    let folder = golden().join("tiny/llama");
+    for student in ["tiny/llama", "moe/mixtral", "moe/qwen2_moe", "moe/llava_f"] {
+        decode(student);
+    }
+}
+
+fn decode(student: &str) {
+    let folder = golden().join(student);
     let ids = Npz::open(&folder.join("expected.npz")).ids("input_ids").1;
     for quant in [Quant::F32, Quant::Q8, Quant::Q4] {
         let plan = Compiled::new(&folder, quant, true);
         // With one thread every allocation is this thread's, which is the one that is counted.
         let model = plan.open(BackendKind::Cpu, 1);
         let mut session = model.session(SessionOptions::default()).expect("a session");
+        // A name, a count for each choice.
+        let report = model.plan().program().sites.len() * 128;
         let sequence = session.sequence();
         let mut most = 0.0f32;
         let mut step = |tokens: &[u32]| {
@@ -29,7 +37,10 @@ fn a_decode_step_allocates_nothing_but_cache_blocks() {
         step(&ids[20..21]);
         for (at, id) in ids.iter().enumerate().take(60).skip(21) {
             let (_, peak) = memory::peak(|| step(std::slice::from_ref(id)));
-            assert!(peak == 0 || at % 32 == 0, "{quant}: {peak} bytes at position {at}");
+            assert!(
+                peak <= report || at % 32 == 0,
+                "{student} {quant}: {peak} bytes at position {at}"
+            );
         }
         assert!(most > 0.0, "the steps gave logits");
     }

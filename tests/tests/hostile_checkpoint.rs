@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use limbeck::plan::Task;
 use limbeck::{
-    BackendKind, Encoder, EncoderInput, Engine, EngineOptions, SessionOptions, Wanted, Work,
+    BackendKind, Classifier, Encoder, EncoderInput, Engine, EngineOptions, SessionOptions, Wanted,
+    Work,
 };
 use limbeck_compiler::{Options, Quant, compile};
 use limbeck_tests::hostile::{Noise, Tally, each_mutation};
@@ -28,8 +29,12 @@ struct Folder {
 impl Folder {
     /// A copy of a golden folder.
     fn golden(name: &str) -> Folder {
+        Folder::copy_of(&golden().join("tiny").join(name))
+    }
+
+    fn copy_of(path: &Path) -> Folder {
         let folder = Folder::empty();
-        copy(&golden().join("tiny").join(name), &folder.path(""));
+        copy(path, &folder.path(""));
         folder
     }
 
@@ -93,6 +98,11 @@ impl Folder {
                 let mut encoder = Encoder::new(&model).map_err(|e| e.to_string())?;
                 let input = EncoderInput { ids: &[1], positions: &[0], keys: 1 };
                 encoder.encode(&[input], |_, _| {}).map_err(|e| e.to_string())?;
+            }
+            Task::Classify => {
+                let mut classifier = Classifier::new(&model).map_err(|e| e.to_string())?;
+                let pixels = vec![0.5; classifier.image().iter().product()];
+                classifier.classify(&pixels).map_err(|e| e.to_string())?;
             }
         }
         Ok(())
@@ -277,6 +287,18 @@ fn configurations_of_any_value_never_panic() {
         tried += folder.tally.tried;
     }
     assert!(tried > 900, "{tried}");
+}
+
+#[test]
+fn configurations_of_mixtures_never_panic() {
+    let mut tried = 0;
+    for (name, seed) in ["mixtral", "qwen2_moe", "qwen3_moe", "llava_f"].into_iter().zip(20..) {
+        let mut folder = Folder::copy_of(&golden().join("moe").join(name));
+        assert_eq!(folder.compile(), Ok(()));
+        folder.each_mutation_of("config.json", seed);
+        tried += folder.tally.tried;
+    }
+    assert!(tried > 1_500, "{tried}");
 }
 
 #[test]

@@ -10,10 +10,10 @@ use std::sync::{Arc, LazyLock};
 use limbeck::plan::Task;
 use limbeck::text::{ChatMessage, ChatOptions, GenerateOptions, SamplerOptions, generate};
 use limbeck::{
-    BackendKind, Encoder, EncoderInput, Engine, EngineOptions, ErrorKind, Model, SessionOptions,
-    Wanted, Work,
+    BackendKind, Classifier, Encoder, EncoderInput, Engine, EngineOptions, ErrorKind, Model,
+    SessionOptions, Wanted, Work,
 };
-use limbeck_compiler::Quant;
+use limbeck_compiler::{Options, Quant, compile};
 use limbeck_tests::hostile::{Noise, Tally, each_mutation, mutate};
 use limbeck_tests::{Compiled, golden, memory};
 use serde_json::{Value, json};
@@ -118,19 +118,24 @@ struct Tiny {
 }
 
 /// One plan in each kind of pack format.
-static TINY: LazyLock<[Tiny; 3]> = LazyLock::new(|| {
-    [("llama", Quant::F16, TEXT_TOKENIZER), ("qwen3", Quant::Q8, ""), ("bert", Quant::Q4, WORDS)]
-        .map(|(name, quant, tokenizer)| {
-            let compiled = Compiled::new(&golden().join("tiny").join(name), quant, true);
-            let mut parts = Parts::of(&std::fs::read(compiled.path()).expect("the plan"));
-            if !tokenizer.is_empty() {
-                parts.tokenizer = Some(tokenizer.into());
-                parts.manifest["chat_template"] =
-                    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}".into();
-                parts.manifest["special"] = json!({"bos": 0, "eos": [1], "pad": null});
-            }
-            Tiny { name, plan: parts.write(), parts }
-        })
+static TINY: LazyLock<[Tiny; 4]> = LazyLock::new(|| {
+    [
+        ("tiny/llama", Quant::F16, TEXT_TOKENIZER),
+        ("tiny/qwen3", Quant::Q8, ""),
+        ("tiny/bert", Quant::Q4, WORDS),
+        ("acm/vit_gelu", Quant::F32, ""),
+    ]
+    .map(|(name, quant, tokenizer)| {
+        let compiled = Compiled::new(&golden().join(name), quant, true);
+        let mut parts = Parts::of(&std::fs::read(compiled.path()).expect("the plan"));
+        if !tokenizer.is_empty() {
+            parts.tokenizer = Some(tokenizer.into());
+            parts.manifest["chat_template"] =
+                "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}".into();
+            parts.manifest["special"] = json!({"bos": 0, "eos": [1], "pad": null});
+        }
+        Tiny { name, plan: parts.write(), parts }
+    })
 });
 
 /// Bytes with a few merges.
@@ -188,6 +193,7 @@ fn open_and_run(engine: &Engine, plan: &Arc<[u8]>) -> Result<(), String> {
     let run = match model.manifest().task {
         Task::Text => run_text(&model),
         Task::Embed => run_encoder(&model),
+        Task::Classify => run_classifier(&model),
     };
     run.map_err(|e| e.to_string())
 }
@@ -241,6 +247,15 @@ fn run_encoder(model: &Model) -> Result<(), limbeck::Error> {
     if model.tokenizer().is_ok() {
         encoder.embed(&["ab c", "", "bc a a a"])?;
     }
+    Ok(())
+}
+
+fn run_classifier(model: &Model) -> Result<(), limbeck::Error> {
+    let mut classifier = Classifier::new(model)?;
+    let values: usize = classifier.image().iter().product();
+    let pixels: Vec<f32> = (0..2 * values).map(|i| (i % 17) as f32 / 8.0 - 1.0).collect();
+    let (logits, _) = classifier.classify(&pixels)?;
+    assert_eq!(logits.len(), 2 * classifier.classes());
     Ok(())
 }
 
@@ -332,7 +347,7 @@ fn flipped_bits_never_panic() {
             check(&mut tally, &format!("{}, bit {bit}", tiny.name), plan);
         }
     }
-    assert_eq!(tally.tried, 1_500);
+    assert_eq!(tally.tried, 500 * TINY.len());
 }
 
 /// Weights of any bytes are numbers, though not always finite ones.
@@ -435,6 +450,33 @@ fn programs_of_any_value_never_panic() {
     assert!(tally.accepted > 500 && tally.accepted < tally.tried / 2, "{tally:?}");
 }
 
+/// A mixture of experts with a capacity, and a weighted sum.
+#[test]
+fn mixtures_of_any_value_never_panic() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (source, path) = (golden().join("moe/llava_f"), folder.path().join("student.lbk"));
+    let options = Options { moe_capacity: true, ..Options::new(source, &path, Quant::Q8) };
+    compile(&options, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{e}"));
+    let parts = Parts::of(&std::fs::read(path).expect("the plan"));
+    let mut tally = Tally::default();
+    check(&mut tally, "unspoiled", parts.write());
+    assert_eq!(tally.accepted, 1);
+    each_mutation(&parts.program, 15, |name, program| {
+        let parts = Parts { program: program.clone(), ..parts.clone() };
+        check(&mut tally, &format!("program {name}"), parts.write());
+    });
+    let mut noise = Noise::new(16);
+    for round in 0..20 {
+        let mut parts = parts.clone();
+        parts.weights.iter_mut().for_each(|b| *b = noise.next_u64() as u8);
+        check(&mut tally, &format!("weights {round}"), parts.write());
+        let (name, program) = mutate(&parts.program, 2, &mut noise);
+        let plan: Arc<[u8]> = Parts { program, ..parts }.write().into();
+        tally.check(&name, plan.len(), || open_and_run(&FAKE, &plan));
+    }
+    assert!(tally.tried > 5_000 && tally.accepted > 200, "{tally:?}");
+}
+
 #[test]
 fn several_changes_at_once_never_panic() {
     let mut tally = Tally::default();
@@ -523,7 +565,7 @@ fn a_tokenizer_of_another_student_is_refused_in_one_sentence() {
 
 #[test]
 fn interfaces_that_the_task_does_not_know_are_refused() {
-    let [llama, _, bert] = &*TINY;
+    let [llama, _, bert, ..] = &*TINY;
     let message = refusal(llama, |p| operand(p, "input_ids")["name"] = "pixels".into());
     assert!(message.contains("\"pixels\""), "{message}");
     let message = refusal(llama, |p| operand(p, "logits")["name"] = "answers".into());
@@ -548,7 +590,7 @@ fn interfaces_that_the_task_does_not_know_are_refused() {
 /// Positions of a session are what its attention layers have stored, so each must store them.
 #[test]
 fn attention_that_the_task_does_not_know_is_refused() {
-    let [llama, _, bert] = &*TINY;
+    let [llama, _, bert, ..] = &*TINY;
     let change = |parts: &mut Parts, key: &str, value: Value| {
         let steps = parts.program["entries"][0]["segments"][0]["steps"].as_array_mut();
         let mut steps = steps.expect("steps").iter_mut().rev();
@@ -578,6 +620,25 @@ fn inputs_of_other_shapes_are_refused() {
     }
     let message = refusal(&TINY[0], |p| operand(p, "input_ids")["dtype"] = "f32".into());
     assert!(message.contains("f32"), "{message}");
+}
+
+#[test]
+fn images_that_the_entry_does_not_take_are_refused() {
+    let context = refusal(&TINY[3], |p| p.manifest["context_length"] = 11.into());
+    assert!(context.contains("images of 10 tokens"), "{context}");
+    let dtype = refusal(&TINY[3], |p| operand(p, "pixel_values")["dtype"] = "i32".into());
+    assert!(dtype.contains("pixel_values"), "{dtype}");
+    let size = refusal(&TINY[3], |p| operand(p, "pixel_values")["shape"][1] = 1727.into());
+    assert!(size.contains("step \"patches\""), "{size}");
+    for (key, value) in [("lead", 1 << 20), ("patch", 0), ("patch", 5), ("height", 1 << 40)] {
+        let message = refusal(&TINY[3], |p| {
+            let steps = &mut p.program["entries"][0]["segments"][0]["steps"];
+            steps[0]["params"][key] = value.into();
+        });
+        assert!(message.contains("whole patches"), "{key}: {message}");
+    }
+    let task = refusal(&TINY[3], |p| p.manifest["task"] = "embed".into());
+    assert!(task.contains("\"embed\""), "{task}");
 }
 
 /// Small weights can be read as often as a program likes.

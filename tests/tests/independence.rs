@@ -1,22 +1,36 @@
 //! A token's results depend on that token and its context alone: bit-identical logits whatever the
 //! chunking, the batch and the number of threads, in every number format.
 
-use limbeck::{BackendKind, KvFormat, Model, SessionOptions, Wanted, Work};
+use limbeck::{
+    BackendKind, Budget, KvFormat, Limits, Model, Session, SessionOptions, Wanted, Work,
+};
 use limbeck_compiler::Quant;
 use limbeck_tests::{Compiled, Npz, all_logits, golden};
 
-const STUDENTS: &[&str] = &["llama", "qwen2", "qwen3"];
+const STUDENTS: &[&str] = &[
+    "tiny/llama",
+    "tiny/qwen2",
+    "tiny/qwen3",
+    // Mixtures: alone, with a shared expert, with a residual MLP.
+    "moe/mixtral",
+    "moe/qwen2_moe",
+    "moe/llava_f",
+];
+/// With adaptive modules or mixtures, run at this price.
+const ADAPTIVE: &[&str] =
+    &["acm/decoder", "acm/decoder_affine", "moe/mixtral", "moe/qwen2_moe", "moe/llava_f"];
+const PRICE: f64 = 0.8;
 const QUANTS: &[Quant] = &[Quant::F32, Quant::F16, Quant::Q8, Quant::Q4];
 
 fn ids(name: &str) -> Vec<u32> {
-    Npz::open(&golden().join("tiny").join(name).join("expected.npz")).ids("input_ids").1
+    Npz::open(&golden().join(name).join("expected.npz")).ids("input_ids").1
 }
 
 fn each(check: impl Fn(&str, &Compiled, &[u32])) {
     for name in STUDENTS {
         let ids = ids(name);
         for &quant in QUANTS {
-            let plan = Compiled::new(&golden().join("tiny").join(name), quant, true);
+            let plan = Compiled::new(&golden().join(name), quant, true);
             check(&format!("{name} {quant}"), &plan, &ids);
         }
     }
@@ -101,4 +115,94 @@ fn neighbours_in_a_batch_change_no_bit() {
             assert!(same_bits(found, &alone), "{case}: sequence {i}");
         }
     });
+}
+
+/// What a token gave: the bits of its logits and its choice at each site.
+type Token = (Vec<u32>, Vec<i32>);
+
+fn adaptive(name: &str, quant: Quant) -> (Compiled, Vec<u32>) {
+    let folder = golden().join(name);
+    let (_, ids) = Npz::open(&folder.join("expected.npz")).ids("input_ids");
+    (Compiled::new(&folder, quant, true), ids)
+}
+
+fn priced(model: &Model, chunk: usize) -> Session {
+    let session = model.session(options(chunk)).expect("a session");
+    session.control().set_budget(Budget::Price(PRICE), Limits::default()).expect("a price");
+    session
+}
+
+/// Runs a step and gives the tokens of each of its sequences.
+fn step(session: &mut Session, work: &[Work<'_>]) -> Vec<Vec<Token>> {
+    let mut found = vec![Vec::new(); work.len()];
+    let taken = session.step(work, |row, logits| {
+        found[row.work].push((logits.iter().map(|v| v.to_bits()).collect(), Vec::new()));
+    });
+    taken.expect("a step");
+    let rows = work.iter().map(|w| w.tokens.len()).sum();
+    for (at, (_, choices)) in found.iter_mut().flatten().enumerate() {
+        *choices = session.route().chunks_exact(rows).map(|site| site[at]).collect();
+    }
+    found
+}
+
+/// One sequence, so many tokens a step.
+fn alone(model: &Model, ids: &[u32], chunk: usize, tokens: usize) -> Vec<Token> {
+    let mut session = priced(model, chunk);
+    let sequence = session.sequence();
+    let mut found = Vec::new();
+    for tokens in ids.chunks(tokens) {
+        let work = [Work { sequence, tokens, wanted: Wanted::All }];
+        found.extend(step(&mut session, &work).into_iter().flatten());
+    }
+    found
+}
+
+#[test]
+fn an_adaptive_token_chooses_and_computes_alike_wherever_it_stands() {
+    for name in ADAPTIVE {
+        for &quant in QUANTS {
+            let (plan, ids) = adaptive(name, quant);
+            let model = plan.open(BackendKind::Cpu, 2);
+            let case = format!("{name} {quant}");
+            let whole = alone(&model, &ids, 256, ids.len());
+            let sites = model.plan().program().sites.len();
+            let differ = |site: usize| whole.iter().any(|t| t.1[site] != whole[0].1[site]);
+            assert!((0..sites).filter(|s| differ(*s)).count() * 2 > sites, "{case}");
+            for threads in [1, 3, 5] {
+                let model = plan.open(BackendKind::Cpu, threads);
+                assert!(alone(&model, &ids, 256, ids.len()) == whole, "{case}, {threads} threads");
+            }
+            for (chunk, tokens) in [(5, ids.len()), (256, 7), (256, 1)] {
+                let found = alone(&model, &ids, chunk, tokens);
+                assert!(found == whole, "{case}: chunks of {chunk}, {tokens} tokens a step");
+            }
+            let reversed: Vec<u32> = ids.iter().rev().copied().collect();
+            let sequences = [&ids[..], &reversed[..17], &ids[3..40], &reversed];
+            let mut session = priced(&model, 11);
+            let handles = sequences.map(|_| session.sequence());
+            let mut found = sequences.map(|_| Vec::new());
+            for round in 0..ids.len() {
+                // Sequence i advances by i + 1 tokens at a time.
+                let part = |i: usize| {
+                    let (len, step) = (sequences[i].len(), i + 1);
+                    &sequences[i][len.min(round * step)..len.min((round + 1) * step)]
+                };
+                let active: Vec<usize> = (0..4).filter(|i| !part(*i).is_empty()).collect();
+                let work = active.iter().map(|&i| Work {
+                    sequence: handles[i],
+                    tokens: part(i),
+                    wanted: Wanted::All,
+                });
+                let work: Vec<Work<'_>> = work.collect();
+                for (i, tokens) in active.iter().zip(step(&mut session, &work)) {
+                    found[*i].extend(tokens);
+                }
+            }
+            for (i, found) in found.iter().enumerate() {
+                let alone = alone(&model, sequences[i], 256, sequences[i].len());
+                assert!(*found == alone, "{case}: sequence {i} of a batch");
+            }
+        }
+    }
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use limbeck::text::SamplerOptions;
 use limbeck::{
-    BackendKind, Budget, Encoder, Engine, EngineOptions, KvFormat, Limits, Model, Session,
-    SessionOptions, Unmet, Usage,
+    BackendKind, Budget, Classifier, Encoder, Engine, EngineOptions, KvFormat, Limits, Model,
+    Session, SessionOptions, Unmet, Usage,
 };
 use limbeck_compiler::Quant;
 
@@ -28,7 +28,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Continue a prompt.
     Run(RunArgs),
-    /// Talk with a text student.
+    /// Talk with a text student, a line at a time. Lines that begin with a slash are commands: /budget B,
+    /// /stop, /reset, /quit.
     Chat(ChatArgs),
     /// Embed the lines of standard input, a JSON array a line.
     Embed(EmbedArgs),
@@ -63,6 +64,13 @@ pub struct CompileArgs {
     /// Configuration key to ignore, where it does not change the computation; may be repeated.
     #[arg(long, value_name = "KEY")]
     pub ignore_key: Vec<String>,
+    /// Keep a mixture's limit on the tokens of an expert, as DeepSpeed has it: what finds no room is
+    /// dropped, so that a token depends on the others of its call.
+    #[arg(long)]
+    pub moe_capacity: bool,
+    /// Fold gates of several linears to one: faster, but choices that are nearly ties may change.
+    #[arg(long)]
+    pub fold_gates: bool,
     /// Leave out the passes that make a graph cheaper to run, to look for a defect in them.
     #[arg(long)]
     pub no_passes: bool,
@@ -175,6 +183,10 @@ pub struct ChatArgs {
     /// Most tokens of an answer.
     #[arg(long, default_value_t = 512)]
     pub max_tokens: usize,
+    /// Follow /budget and /stop as they arrive, in the midst of an answer: always so on a terminal,
+    /// while lines from a pipe are otherwise taken in turn.
+    #[arg(long)]
+    pub live: bool,
     #[command(flatten)]
     pub sampling: SamplingArgs,
 }
@@ -255,6 +267,10 @@ pub struct TuneArgs {
     /// Fit the weights of the sites to the data first.
     #[arg(long)]
     pub search: bool,
+    /// Instead of measuring prices, make a dense text student's 4-bit linears leave out small input
+    /// channels, with thresholds fitted to the data.
+    #[arg(long, conflicts_with_all = ["search", "plot"])]
+    pub sparsity: bool,
     /// Rounds of the search over all sites, at most.
     #[arg(long, default_value_t = 3, value_name = "N", requires = "search")]
     pub search_rounds: usize,
@@ -318,6 +334,14 @@ impl PlanArgs {
         let (budget, limits) = self.budget()?;
         session.control().set_budget(budget, limits)?;
         Ok(session)
+    }
+
+    /// A classifier with the budget that was asked for.
+    pub fn classifier(&self, model: &Model) -> Result<Classifier, Failure> {
+        let classifier = Classifier::new(model)?;
+        let (budget, limits) = self.budget()?;
+        classifier.control().set_budget(budget, limits)?;
+        Ok(classifier)
     }
 
     /// An encoder with the budget that was asked for.

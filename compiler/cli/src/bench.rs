@@ -26,6 +26,7 @@ pub fn execute(args: BenchArgs) -> Result<(), Failure> {
     let (mut report, usage) = match model.manifest().task {
         Task::Text => text(&args, &model)?,
         Task::Embed => encoder(&args, &model)?,
+        Task::Classify => classifier(&args, &model)?,
     };
     let weights: u64 = model.plan().program().weights.iter().map(|w| w.bytes).sum();
     let peak = memory::resident().map(|m| m.1);
@@ -44,7 +45,8 @@ pub fn execute(args: BenchArgs) -> Result<(), Failure> {
     let m = &report["memory"];
     print_line(format!("backend  {}", model.backend()))?;
     print_line(format!("load     {load_ms:.1} ms"))?;
-    print_line(format!("prefill  {:.1} tokens/s ({} tokens)", rate("prefill"), args.prompt))?;
+    let tokens = &report["prefill"]["tokens"];
+    print_line(format!("prefill  {:.1} tokens/s ({tokens} tokens)", rate("prefill")))?;
     if report["decode"].is_object() {
         print_line(format!(
             "decode   {:.1} tokens/s ({} tokens, batch {})",
@@ -139,6 +141,28 @@ fn encoder(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
     for round in 0..=args.repeat {
         let start = Instant::now();
         usage.add(&encoder.encode(&inputs, |_, _| {})?);
+        if round > 0 {
+            rates.push((tokens * args.batch) as f64 / start.elapsed().as_secs_f64());
+        }
+    }
+    let report = json!({
+        "prefill": {"tokens": tokens, "batch": args.batch, "tokens_per_second": median(&mut rates)},
+        "memory": {"kv_cache_bytes": 0},
+    });
+    Ok((report, usage))
+}
+
+/// Images of noise, as many as `--batch` says.
+fn classifier(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
+    let mut classifier = args.plan.classifier(model)?;
+    let (tokens, values) = (classifier.tokens(), classifier.image().iter().product::<usize>());
+    let noise = |i: usize| (i.wrapping_mul(2_654_435_761) >> 8 & 0xffff) as f32 / 32768.0 - 1.0;
+    let pixels: Vec<f32> = (0..values * args.batch).map(noise).collect();
+    let mut rates = Vec::new();
+    let mut usage = Usage::default();
+    for round in 0..=args.repeat {
+        let start = Instant::now();
+        usage.add(&classifier.classify(&pixels)?.1);
         if round > 0 {
             rates.push((tokens * args.batch) as f64 / start.elapsed().as_secs_f64());
         }

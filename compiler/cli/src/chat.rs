@@ -1,17 +1,22 @@
-//! `limbeck chat`: a conversation, a line at a time.
+//! `limbeck chat`: a conversation, a line at a time. On a terminal the budget can be turned, and an
+//! answer be ended, while it streams.
 
-use std::io::{BufRead, IsTerminal};
+use std::io::IsTerminal;
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use limbeck::text::{ChatMessage, GenerateOptions, generate};
-use limbeck::{Model, Sequence, Session, SessionOptions};
+use limbeck::{Control, Model, Sequence, Session, SessionOptions, Usage};
 use serde_json::json;
 
 use crate::args::{ChatArgs, note_unmet};
+use crate::lines::Lines;
 use crate::output::{Failure, note, print, print_json, print_line};
 use crate::run::{render, summary};
 
-const HELP: &str = "/reset begins anew, /budget B changes the budget, /quit ends";
+const HELP: &str = "/budget B changes the budget (full, 0.6, price:0.02, latency:8ms), /stop ends an answer, \
+                    /reset begins anew, /quit ends";
 
 pub fn execute(args: ChatArgs) -> Result<(), Failure> {
     let model = args.plan.open()?;
@@ -22,22 +27,47 @@ pub fn execute(args: ChatArgs) -> Result<(), Failure> {
     if terminal {
         note(HELP);
     }
-    for line in std::io::stdin().lock().lines() {
+    let dial = chat.dial.clone();
+    let live = terminal || args.live;
+    let lines = Lines::read(move |line| live && dial.turn(line));
+    for line in lines.map_err(|e| Failure::new(format!("stdin: {e}")))? {
         let line = line.map_err(|e| Failure::new(format!("stdin: {e}")))?;
         match line.trim() {
             "" => continue,
             "/quit" => break,
             "/reset" => chat.reset(),
-            command if command.starts_with("/budget") => {
-                if let Err(e) = chat.set_budget(command["/budget".len()..].trim()) {
-                    note(e);
-                }
-            }
+            // An answer that a script wants ended has ended by then.
+            _ if chat.dial.turn(&line) => continue,
             command if command.starts_with('/') => note(HELP),
             _ => chat.answer(&line)?,
         }
     }
     Ok(())
+}
+
+/// What lines may touch while an answer streams, from another thread.
+#[derive(Clone)]
+struct Dial {
+    control: Control,
+    /// Whether the answer at hand is to end.
+    stop: Arc<AtomicBool>,
+}
+
+impl Dial {
+    /// Follows a line, if it is one that turns the dial.
+    fn turn(&self, line: &str) -> bool {
+        match line.trim().split_once(char::is_whitespace).unwrap_or((line.trim(), "")) {
+            ("/budget", text) => self.set_budget(text.trim()).unwrap_or_else(|e| note(e)),
+            ("/stop", _) => self.stop.store(true, Ordering::Relaxed),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Sets the budget of what follows; the limits stay.
+    fn set_budget(&self, text: &str) -> limbeck::Result<()> {
+        self.control.set_budget(text.parse()?, self.control.settings().limits)
+    }
 }
 
 /// The messages so far and the sequence that holds the tokens common to all their renderings.
@@ -46,6 +76,7 @@ struct Chat<'a> {
     model: &'a Model,
     session: Session,
     sequence: Sequence,
+    dial: Dial,
     /// The sequence's tokens.
     ids: Vec<u32>,
     /// Role and content.
@@ -56,8 +87,9 @@ impl<'a> Chat<'a> {
     fn new(args: &'a ChatArgs, model: &'a Model) -> Result<Chat<'a>, Failure> {
         let mut session = args.plan.session(model, SessionOptions::default())?;
         let sequence = session.sequence();
-        let mut chat =
-            Chat { args, model, session, sequence, ids: Vec::new(), messages: Vec::new() };
+        let dial = Dial { control: session.control(), stop: Arc::default() };
+        let (ids, messages) = (Vec::new(), Vec::new());
+        let mut chat = Chat { args, model, session, sequence, dial, ids, messages };
         chat.reset();
         Ok(chat)
     }
@@ -65,12 +97,6 @@ impl<'a> Chat<'a> {
     fn reset(&mut self) {
         let system = self.args.system.iter();
         self.messages = system.map(|text| ("system", text.clone())).collect();
-    }
-
-    /// Sets the budget of what follows; the limits stay.
-    fn set_budget(&mut self, text: &str) -> limbeck::Result<()> {
-        let control = self.session.control();
-        control.set_budget(text.parse()?, control.settings().limits)
     }
 
     fn answer(&mut self, line: &str) -> Result<(), Failure> {
@@ -91,11 +117,14 @@ impl<'a> Chat<'a> {
             ..GenerateOptions::default()
         };
         let show = !self.args.plan.json;
+        let stop = Arc::clone(&self.dial.stop);
+        stop.store(false, Ordering::Relaxed);
         let mut broken = None;
         let prompt = &ids[shared..];
         let generation =
             generate(&mut self.session, self.sequence, prompt, 1, &options, |piece| {
                 match if show { print(piece.text) } else { Ok(()) } {
+                    Ok(()) if stop.load(Ordering::Relaxed) => ControlFlow::Break(()),
                     Ok(()) => ControlFlow::Continue(()),
                     Err(e) => {
                         broken = Some(e);
@@ -108,7 +137,7 @@ impl<'a> Chat<'a> {
         }
         let mut usage = generation.prefill.clone();
         usage.add(&generation.decode);
-        note_unmet(self.session.control().settings().budget, &usage);
+        note_unmet(self.dial.control.settings().budget, &usage);
         let Some(answer) = generation.continuations.first() else { return Ok(()) };
         self.ids = ids;
         self.ids.extend(&answer.tokens);
@@ -123,6 +152,41 @@ impl<'a> Chat<'a> {
         }
         print_line("")?;
         summary(&generation);
+        self.spend(&generation.decode);
         Ok(())
+    }
+
+    /// What the answer spent, where that can vary.
+    fn spend(&self, usage: &Usage) {
+        if let Some(site_fraction) = usage.site_fraction {
+            note(format!(
+                "spent {:.3} of the full compute ({:.3} at the sites), budget {}",
+                usage.fraction,
+                site_fraction,
+                self.dial.control.settings().budget
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use limbeck::Budget;
+
+    #[test]
+    fn lines_turn_the_dial_from_another_thread_or_are_left_alone() {
+        let dial = Dial { control: Control::default(), stop: Arc::default() };
+        let other = dial.clone();
+        let turned = std::thread::spawn(move || {
+            let lines = ["/budget 0.5", " /stop ", "/budgets 1", "tell me of /stop", "/quit", ""];
+            lines.map(|line| other.turn(line))
+        });
+        assert_eq!(turned.join().unwrap(), [true, true, false, false, false, false]);
+        assert_eq!(dial.control.settings().budget, Budget::Fraction(0.5));
+        assert!(dial.stop.load(Ordering::Relaxed));
+        // A budget that cannot be read is taken, reported, and changes nothing.
+        assert!(dial.turn("/budget") && dial.turn("/budget much"));
+        assert_eq!(dial.control.settings().budget, Budget::Fraction(0.5));
     }
 }

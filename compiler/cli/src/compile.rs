@@ -7,7 +7,7 @@ use limbeck_compiler::{Options, Report, compile};
 use serde_json::json;
 
 use crate::args::CompileArgs;
-use crate::output::{Failure, print_json, say};
+use crate::output::{Failure, note, print_json, say};
 
 pub fn execute(args: CompileArgs) -> Result<(), Failure> {
     if args.prefer == "onnx" {
@@ -16,7 +16,9 @@ pub fn execute(args: CompileArgs) -> Result<(), Failure> {
     let options = Options {
         overlays: args.with,
         ignored_keys: args.ignore_key.into_iter().collect(),
+        moe_capacity: args.moe_capacity,
         passes: !args.no_passes,
+        fold_gates: args.fold_gates,
         ..Options::new(args.source, args.output, args.quant)
     };
     let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
@@ -32,6 +34,7 @@ pub fn execute(args: CompileArgs) -> Result<(), Failure> {
     bar.finish_and_clear();
     let report = report?;
     let seconds = start.elapsed().as_secs_f64();
+    report.notes.iter().for_each(note);
     if args.json {
         return print_json(&to_json(&options, &report, seconds));
     }
@@ -70,6 +73,7 @@ fn to_json(options: &Options, report: &Report, seconds: f64) -> serde_json::Valu
         "architecture": report.architecture,
         "quant": options.quant.to_string(),
         "steps": report.steps,
+        "notes": report.notes,
         "weight_bytes": report.packing.bytes,
         "file_bytes": report.file_bytes,
         "seconds": seconds,

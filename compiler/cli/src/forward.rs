@@ -2,10 +2,11 @@
 //!
 //! Text decoders take `input_ids` `[tokens]` and give `logits` `[tokens, vocab]`. Encoders take
 //! `input_ids` and `attention_mask` `[batch, tokens]` and give `last_hidden_state`
-//! `[batch, tokens, hidden]` and `embedding` `[batch, embedding]`.
+//! `[batch, tokens, hidden]` and `embedding` `[batch, embedding]`. Classifiers take `pixel_values`
+//! `[batch, channels, height, width]` and give `logits` `[batch, classes]`.
 //!
-//! Where a plan has sites, `choices` `[sites, tokens]` (`[sites, batch * tokens]` of an encoder, -1
-//! for padding) is given too, and forces them where it is an input; -1 leaves a choice to its gate.
+//! Where a plan has sites, `choices` `[sites, tokens]` (`[sites, batch * tokens]` of an encoder or a
+//! classifier, an image's class token being its first; -1 for padding) is given too, and forces them where it is an input; -1 leaves a choice to its gate.
 
 use limbeck::plan::{Manifest, Task};
 use limbeck::{EncoderInput, Model, SessionOptions, Usage, Wanted, Work};
@@ -26,6 +27,7 @@ pub fn execute(args: ForwardArgs) -> Result<(), Failure> {
     let (entry, known): (_, &[&str]) = match task {
         Task::Text => (Manifest::TEXT_ENTRY, &["input_ids"]),
         Task::Embed => (Manifest::EMBED_ENTRY, &["input_ids", "attention_mask"]),
+        Task::Classify => (Manifest::CLASSIFY_ENTRY, &["pixel_values"]),
     };
     if let Some(name) = args.entry.as_deref().filter(|name| *name != entry) {
         return Err(Failure::new(format!("the plan has no entry {name:?}, only {entry:?}")));
@@ -39,6 +41,7 @@ pub fn execute(args: ForwardArgs) -> Result<(), Failure> {
     let (usage, outputs) = match task {
         Task::Text => text(&args, &model, &mut inputs)?,
         Task::Embed => encoder(&args, &model, &mut inputs)?,
+        Task::Classify => classifier(&args, &model, &mut inputs)?,
     };
     npz::write(&args.outputs, &outputs)?;
     let budget = args.plan.report(&usage);
@@ -86,6 +89,34 @@ fn text(
     let usage = session.step(&work, |_, row| logits.extend_from_slice(row))?;
     let mut outputs = vec![floats("logits", vec![tokens, vocab], logits)];
     outputs.extend(choices(model, tokens, session.route().to_vec()));
+    Ok((usage, outputs))
+}
+
+fn classifier(
+    args: &ForwardArgs,
+    model: &Model,
+    inputs: &mut Inputs,
+) -> Result<(Usage, Vec<Output>), Failure> {
+    let pixels = inputs.floats("pixel_values")?;
+    let pixels =
+        pixels.ok_or_else(|| Failure::new("the inputs have no tensor \"pixel_values\""))?;
+    let mut classifier = args.plan.classifier(model)?;
+    let (image, shape) = (classifier.image(), &pixels.shape);
+    let batch = match shape.split_first() {
+        Some((batch, rest)) if rest == image && *batch > 0 => *batch,
+        _ => {
+            let [c, h, w] = image;
+            let message = format!("pixel_values has shape {shape:?}, not [batch, {c}, {h}, {w}]");
+            return Err(Failure::new(message));
+        }
+    };
+    let tokens = batch * classifier.tokens();
+    if let Some(route) = route(inputs, model, tokens)? {
+        classifier.force_route(route);
+    }
+    let (logits, usage) = classifier.classify(&pixels.values)?;
+    let mut outputs = vec![floats("logits", vec![batch, classifier.classes()], logits)];
+    outputs.extend(choices(model, tokens, classifier.route().to_vec()));
     Ok((usage, outputs))
 }
 

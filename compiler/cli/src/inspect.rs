@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use indicatif::HumanBytes;
-use limbeck::plan::{OperandKind, Plan};
+use limbeck::plan::{OperandKind, Plan, Task};
 use serde_json::{Value, json};
 
 use crate::args::InspectArgs;
@@ -71,7 +71,12 @@ fn write_text(plan: &Plan, verified: bool, out: &mut String) -> std::fmt::Result
         plan.hash(),
         HumanBytes(plan.file_len() as u64)
     )?;
-    writeln!(out, "context       {} tokens, vocabulary {}", m.context_length, m.vocab_size)?;
+    match m.task {
+        Task::Classify => writeln!(out, "image         {} tokens", m.context_length)?,
+        _ => {
+            writeln!(out, "context       {} tokens, vocabulary {}", m.context_length, m.vocab_size)?
+        }
+    }
     if m.embedding_size > 0 {
         writeln!(out, "embedding     {} elements", m.embedding_size)?;
     }

@@ -9,6 +9,9 @@ use npyz::npz::{NpzArchive, NpzWriter};
 
 use crate::output::{Failure, at_file};
 
+/// The bytes of a tensor in the archive.
+type Entry<'a> = npyz::zip::read::ZipFile<'a>;
+
 /// Most elements of a tensor that is read.
 const MAX_ELEMENTS: u64 = 1 << 28;
 
@@ -16,6 +19,12 @@ const MAX_ELEMENTS: u64 = 1 << 28;
 pub struct Integers {
     pub shape: Vec<usize>,
     pub values: Vec<i64>,
+}
+
+/// A tensor of f32.
+pub struct Floats {
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
 }
 
 /// Named tensors of an `.npz` file.
@@ -40,7 +49,40 @@ impl Inputs {
 
     /// A tensor of i32 or i64; `None` when there is none of that name.
     pub fn integers(&mut self, name: &str) -> Result<Option<Integers>, Failure> {
-        let fail = |m: String| Failure::new(format!("{}: tensor {name:?}: {m}", self.path));
+        let fail = failure(self.path.clone(), name);
+        let Some(array) = self.array(name)? else { return Ok(None) };
+        let shape = array.shape().iter().map(|d| *d as usize).collect();
+        let values = match array.try_data::<i64>() {
+            Ok(data) => data.collect::<Result<Vec<i64>, _>>(),
+            Err(array) => match array.try_data::<i32>() {
+                Ok(data) => data.map(|v| v.map(i64::from)).collect(),
+                Err(array) => {
+                    let dtype = array.dtype().descr();
+                    return Err(fail(format!("its dtype {dtype} is neither i32 nor i64")));
+                }
+            },
+        };
+        Ok(Some(Integers { shape, values: values.map_err(|e| fail(e.to_string()))? }))
+    }
+
+    /// A tensor of f32; `None` when there is none of that name.
+    pub fn floats(&mut self, name: &str) -> Result<Option<Floats>, Failure> {
+        let fail = failure(self.path.clone(), name);
+        let Some(array) = self.array(name)? else { return Ok(None) };
+        let shape = array.shape().iter().map(|d| *d as usize).collect();
+        let values = match array.try_data::<f32>() {
+            Ok(data) => data.collect::<Result<Vec<f32>, _>>(),
+            Err(array) => {
+                let dtype = array.dtype().descr();
+                return Err(fail(format!("its dtype {dtype} is not f32")));
+            }
+        };
+        Ok(Some(Floats { shape, values: values.map_err(|e| fail(e.to_string()))? }))
+    }
+
+    /// The array of a tensor, of a size and an order that are read.
+    fn array(&mut self, name: &str) -> Result<Option<npyz::NpyFile<Entry<'_>>>, Failure> {
+        let fail = failure(self.path.clone(), name);
         let Some(array) = self.archive.by_name(name).map_err(|e| fail(e.to_string()))? else {
             return Ok(None);
         };
@@ -55,19 +97,12 @@ impl Inputs {
         if array.order() != npyz::Order::C && array.shape().len() > 1 {
             return Err(fail("it is in Fortran order; save a C-contiguous array".into()));
         }
-        let shape = array.shape().iter().map(|d| *d as usize).collect();
-        let values = match array.try_data::<i64>() {
-            Ok(data) => data.collect::<Result<Vec<i64>, _>>(),
-            Err(array) => match array.try_data::<i32>() {
-                Ok(data) => data.map(|v| v.map(i64::from)).collect(),
-                Err(array) => {
-                    let dtype = array.dtype().descr();
-                    return Err(fail(format!("its dtype {dtype} is neither i32 nor i64")));
-                }
-            },
-        };
-        Ok(Some(Integers { shape, values: values.map_err(|e| fail(e.to_string()))? }))
+        Ok(Some(array))
     }
+}
+
+fn failure(path: String, name: &str) -> impl Fn(String) -> Failure {
+    move |m| Failure::new(format!("{path}: tensor {name:?}: {m}"))
 }
 
 /// A tensor to write.

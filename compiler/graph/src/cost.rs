@@ -10,8 +10,9 @@ pub fn macs(op: &Op, inputs: &[&Fact], output: &Fact) -> Dim {
         shape.reduce(Dim::times).unwrap_or(Dim::Const(0))
     };
     match op {
-        Op::Embedding(_) | Op::SelectRows(_) => Dim::Const(0),
-        Op::Linear(_) => match inputs {
+        Op::Embedding(_) | Op::SelectRows(_) | Op::Patches(_) | Op::Level(_) => Dim::Const(0),
+        // A sparse one with every channel; a call spends those that its rows keep.
+        Op::Linear(_) | Op::SparseLinear(_) => match inputs {
             [x, weight, ..] => x.shape[0].clone().times(elements(weight)),
             _ => Dim::Const(0),
         },
@@ -29,13 +30,23 @@ pub fn macs(op: &Op, inputs: &[&Fact], output: &Fact) -> Dim {
             ([x, _, w1, ..], Some(w2)) => x.shape[0].clone().times(elements(w1).plus(elements(w2))),
             _ => Dim::Const(0),
         },
+        // As above: of all experts as many as a token uses at most.
+        Op::MoeMlp(p) => match (inputs, p.experts) {
+            ([x, _, w1, w2, ..], 1..) => {
+                let all = elements(w1).plus(elements(w2)).as_const().unwrap_or(0);
+                let expert = all / p.experts as u64;
+                x.shape[0].clone().times(expert.saturating_mul(p.top_k as u64))
+            }
+            _ => Dim::Const(0),
+        },
+        Op::Mix(p) => elements(output).times(p.parts),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use limbeck_plan::{Activation, AdaptiveMlp, DType, Linear};
+    use limbeck_plan::{Activation, AdaptiveMlp, DType, ExpertWeights, Linear, MoeMlp};
 
     #[test]
     fn a_linear_costs_rows_by_outputs_by_inputs() {
@@ -52,6 +63,26 @@ mod tests {
         });
         let cost = macs(&op, &[&x, &w], &y);
         assert_eq!(cost.eval(&|_| Some(7)), Some(7 * 15));
+    }
+
+    #[test]
+    fn a_mixture_costs_the_experts_of_a_token() {
+        let f32 = |rows: Dim, cols: u64| Fact::new(DType::F32, vec![rows, Dim::Const(cols)]);
+        let tokens = || Dim::symbol("tokens");
+        let (x, logits) = (f32(tokens(), 8), f32(tokens(), 4));
+        let (w1, w2) = (f32(Dim::Const(4 * 64), 8), f32(Dim::Const(4 * 16), 32));
+        let op = Op::MoeMlp(MoeMlp {
+            site: 0,
+            experts: 4,
+            top_k: 2,
+            activation: Activation::Silu,
+            gated: true,
+            weights: ExpertWeights::Renormalised,
+            capacity: None,
+            residual: false,
+        });
+        let cost = macs(&op, &[&x, &logits, &w1, &w2], &f32(tokens(), 16));
+        assert_eq!(cost, tokens().times(2u64 * (64 * 8 + 16 * 32)));
     }
 
     #[test]

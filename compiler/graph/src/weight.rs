@@ -3,6 +3,9 @@
 
 use std::sync::Arc;
 
+/// Most parts that a name spells out.
+const MAX_NAMES: usize = 3;
+
 /// A two-dimensional weight `[rows, cols]` made from tensors of the checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TensorExpr {
@@ -50,6 +53,24 @@ pub enum TensorExpr {
     },
     /// Columns of the base as rows.
     Transpose(Box<TensorExpr>),
+    /// Some rows of the base.
+    Rows {
+        /// The matrix.
+        base: Box<TensorExpr>,
+        /// The first of them.
+        first: usize,
+        /// How many.
+        count: usize,
+    },
+    /// Each row is the sum of the base's rows up to it.
+    SumRows(Box<TensorExpr>),
+    /// Affine maps, one on the result of the other, as one: `w_n ... w_1` or, as one row, its bias.
+    Folded {
+        /// Weight and bias of each, in the order in which they apply.
+        layers: Vec<(TensorExpr, TensorExpr)>,
+        /// Whether it is the bias.
+        bias: bool,
+    },
     /// Values that the compiler computed: one row.
     Inline {
         /// Name for messages.
@@ -68,7 +89,13 @@ impl TensorExpr {
             TensorExpr::InterleaveRows { first, second, .. } => first.rows() + second.rows(),
             TensorExpr::AddRow { base, .. } => base.rows(),
             TensorExpr::Transpose(base) => base.cols(),
-            TensorExpr::ConcatCols(_)
+            TensorExpr::Rows { count, .. } => *count,
+            TensorExpr::SumRows(base) => base.rows(),
+            TensorExpr::Folded { layers, bias: false } => {
+                layers.last().map_or(0, |(weight, _)| weight.rows())
+            }
+            TensorExpr::Folded { bias: true, .. }
+            | TensorExpr::ConcatCols(_)
             | TensorExpr::InterleaveCols { .. }
             | TensorExpr::Inline { .. } => 1,
         }
@@ -84,15 +111,22 @@ impl TensorExpr {
             TensorExpr::InterleaveCols { first, second, .. } => first.cols() + second.cols(),
             TensorExpr::AddRow { base, .. } => base.cols(),
             TensorExpr::Transpose(base) => base.rows(),
+            TensorExpr::Rows { base, .. } | TensorExpr::SumRows(base) => base.cols(),
+            TensorExpr::Folded { layers, bias } => match bias {
+                true => layers.last().map_or(0, |(weight, _)| weight.rows()),
+                false => layers.first().map_or(0, |(weight, _)| weight.cols()),
+            },
             TensorExpr::Inline { values, .. } => values.len(),
         }
     }
 
     /// A name that tells what it is made of.
     pub fn name(&self) -> String {
-        let join = |parts: &[TensorExpr]| {
-            let names: Vec<String> = parts.iter().map(TensorExpr::name).collect();
-            names.join(" + ")
+        let join = |parts: &[TensorExpr]| match parts {
+            [first, .., last] if parts.len() > MAX_NAMES => {
+                format!("{} + ... + {} ({} parts)", first.name(), last.name(), parts.len())
+            }
+            _ => parts.iter().map(TensorExpr::name).collect::<Vec<_>>().join(" + "),
         };
         match self {
             TensorExpr::Tensor { name, .. } | TensorExpr::Inline { name, .. } => name.clone(),
@@ -105,6 +139,16 @@ impl TensorExpr {
                 format!("{} + {}[{index}]", base.name(), row.name())
             }
             TensorExpr::Transpose(base) => format!("{} transposed", base.name()),
+            TensorExpr::Rows { base, first, count } => {
+                format!("{}[{first}..{}]", base.name(), first + count)
+            }
+            TensorExpr::SumRows(base) => format!("sums of {}", base.name()),
+            TensorExpr::Folded { layers, bias } => {
+                let part =
+                    |(w, b): &(TensorExpr, TensorExpr)| if *bias { b.name() } else { w.name() };
+                let names: Vec<String> = layers.iter().map(part).collect();
+                format!("{} folded", names.join(" x "))
+            }
         }
     }
 
@@ -121,8 +165,11 @@ impl TensorExpr {
             | TensorExpr::InterleaveCols { first, second, .. } => {
                 first.storage().filter(|s| second.storage() == Some(s))
             }
-            TensorExpr::Transpose(base) => base.storage(),
-            TensorExpr::AddRow { .. } | TensorExpr::Inline { .. } => None,
+            TensorExpr::Transpose(base) | TensorExpr::Rows { base, .. } => base.storage(),
+            TensorExpr::AddRow { .. }
+            | TensorExpr::SumRows(_)
+            | TensorExpr::Folded { .. }
+            | TensorExpr::Inline { .. } => None,
         }
     }
 }

@@ -1,6 +1,5 @@
 //! A GGUF file as a checkpoint.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use limbeck_models::Description;
@@ -75,7 +74,7 @@ fn describe(file: &GgufCheckpoint) -> Description {
     if let Some(factors) = file.rope_freq_factors() {
         config["rope_scaling"] = json!({"rope_type": "factors", "factors": factors});
     }
-    Description { config, ignored_keys: BTreeSet::new(), pooling: None }
+    Description { config, ..Description::default() }
 }
 
 fn text_files(file: &GgufCheckpoint) -> TextFiles {

@@ -1,17 +1,24 @@
-//! Overlays: folders of safetensors whose tensors join a checkpoint's.
+//! Overlays: folders of safetensors whose tensors join a checkpoint's. What the shapes of adaptive
+//! modules do not tell is in the folder's `acm.json`, or in the object `acm` of its `config.json`.
 
 use std::path::{Path, PathBuf};
 
 use limbeck_models::Description;
+use serde_json::Value;
 
 use super::checkpoint::{Checkpoint, TextFiles, open};
-use super::safetensors::SafetensorsFiles;
+use super::safetensors::{SafetensorsFiles, read_json};
 use super::tensor::Tensor;
 use crate::error::{At, Error, Result};
+
+/// The key of the configuration that describes adaptive modules.
+const ACM: &str = "acm";
 
 /// A checkpoint with the tensors of overlays.
 struct Overlaid {
     base: Box<dyn Checkpoint>,
+    /// The base's, with the overlays' settings.
+    description: Description,
     overlays: Vec<SafetensorsFiles>,
 }
 
@@ -24,7 +31,8 @@ pub fn open_with(path: &Path, overlays: &[PathBuf]) -> Result<Box<dyn Checkpoint
     if overlays.is_empty() {
         return Ok(base);
     }
-    let mut overlaid = Overlaid { base, overlays: Vec::new() };
+    let description = base.description().clone();
+    let mut overlaid = Overlaid { base, description, overlays: Vec::new() };
     for folder in overlays {
         let place = folder.display();
         std::fs::metadata(folder).at(&place)?;
@@ -35,9 +43,35 @@ pub fn open_with(path: &Path, overlays: &[PathBuf]) -> Result<Box<dyn Checkpoint
                 .at(format_args!("tensor {}", tensor.name()))
                 .at(&place));
         }
+        add_settings(&mut overlaid.description, folder).at(&place)?;
         overlaid.overlays.push(files);
     }
     Ok(Box::new(overlaid))
+}
+
+/// Takes an overlay's object `acm` into the configuration.
+fn add_settings(description: &mut Description, folder: &Path) -> Result<()> {
+    let file = read_json(&folder.join("acm.json"))?;
+    let config = read_json(&folder.join("config.json"))?;
+    let in_config = config.and_then(|c| c.get("acm").cloned()).filter(|acm| !acm.is_null());
+    let (acm, name) = match (file, in_config) {
+        (None, None) => return Ok(()),
+        (Some(acm), None) => (acm, "acm.json"),
+        (None, Some(acm)) => (acm, "config.json"),
+        (Some(_), Some(_)) => {
+            let message = "acm.json and the object \"acm\" of config.json both describe it";
+            return Err(Error::mismatch(message));
+        }
+    };
+    let Value::Object(config) = &mut description.config else {
+        return Err(Error::mismatch("what it lies over has no configuration"));
+    };
+    if config.get(ACM).is_some_and(|acm| !acm.is_null()) {
+        let message = "what it lies over describes adaptive modules too";
+        return Err(Error::mismatch(message).at(name));
+    }
+    config.insert(ACM.into(), acm);
+    Ok(())
 }
 
 impl Checkpoint for Overlaid {
@@ -46,7 +80,7 @@ impl Checkpoint for Overlaid {
     }
 
     fn description(&self) -> &Description {
-        self.base.description()
+        &self.description
     }
 
     fn text(&self) -> &TextFiles {

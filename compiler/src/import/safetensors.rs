@@ -119,7 +119,7 @@ impl SafetensorsCheckpoint {
         let name = folder.canonicalize().unwrap_or_else(|_| folder.into());
         Ok(SafetensorsCheckpoint {
             student: name.file_name().map_or("student".into(), |n| n.to_string_lossy().into()),
-            description: Description { config, ignored_keys: BTreeSet::new(), pooling },
+            description: Description { config, pooling, ..Description::default() },
             text,
             files,
         })
@@ -253,7 +253,8 @@ fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
         .map_err(|e| Error::format(format!("not as it should be: {e}")).at(path.display()))
 }
 
-fn read_json(path: &Path) -> Result<Option<Value>> {
+/// A JSON file; `None` when there is none.
+pub(super) fn read_json(path: &Path) -> Result<Option<Value>> {
     let bytes = read_file(path, MAX_JSON)?;
     bytes.map(|bytes| parse(path, &bytes)).transpose()
 }

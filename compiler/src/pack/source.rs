@@ -18,7 +18,21 @@ pub(super) fn read_rows(
     out: &mut Vec<f32>,
 ) -> Result<()> {
     match expr {
-        TensorExpr::Tensor { name, .. } => tensor(checkpoint, name)?.read_rows(range, out),
+        TensorExpr::Tensor { name, cols, .. } => {
+            let tensor = tensor(checkpoint, name)?;
+            let stored = tensor.cols().max(1);
+            if stored == *cols {
+                return tensor.read_rows(range, out);
+            }
+            // Its values one after the other, in rows of another length.
+            let (from, to) = (range.start * cols, range.end * cols);
+            let rows = from / stored..to.div_ceil(stored);
+            let (start, skipped) = (out.len(), from - rows.start * stored);
+            tensor.read_rows(rows, out)?;
+            out.drain(start..start + skipped);
+            out.truncate(start + to - from);
+            Ok(())
+        }
         TensorExpr::ConcatRows(parts) => split_rows(parts, range)
             .into_iter()
             .try_for_each(|(part, rows)| read_rows(part, checkpoint, rows, out)),
@@ -62,6 +76,30 @@ pub(super) fn read_rows(
             }
             Ok(())
         }
+        TensorExpr::Rows { base, first, .. } => {
+            read_rows(base, checkpoint, range.start + first..range.end + first, out)
+        }
+        TensorExpr::SumRows(base) => {
+            let mut sum = vec![0.0; base.cols()];
+            let mut row = Vec::new();
+            for r in 0..range.end {
+                row.clear();
+                read_rows(base, checkpoint, r..r + 1, &mut row)?;
+                sum.iter_mut().zip(&row).for_each(|(sum, v)| *sum += v);
+                if r >= range.start {
+                    out.extend_from_slice(&sum);
+                }
+            }
+            Ok(())
+        }
+        TensorExpr::Folded { layers, bias } => {
+            let (weight, sum) = folded(layers, checkpoint)?;
+            let cols = expr.cols();
+            let values = if *bias { sum } else { weight };
+            let found = values.get(range.start * cols..range.end * cols).unwrap_or_default();
+            out.extend(found.iter().map(|v| *v as f32));
+            Ok(())
+        }
         TensorExpr::Inline { values, .. } => {
             out.extend(values.iter());
             Ok(())
@@ -69,10 +107,44 @@ pub(super) fn read_rows(
     }
 }
 
+/// The weight and the bias of affine maps that apply one on the other, computed in f64.
+fn folded(
+    layers: &[(TensorExpr, TensorExpr)],
+    checkpoint: &dyn Checkpoint,
+) -> Result<(Vec<f64>, Vec<f64>)> {
+    let read = |expr: &TensorExpr| -> Result<Vec<f64>> {
+        let mut values = Vec::new();
+        read_rows(expr, checkpoint, 0..expr.rows(), &mut values)?;
+        Ok(values.into_iter().map(f64::from).collect())
+    };
+    let Some(((weight, bias), rest)) = layers.split_first() else {
+        return Err(Error::mismatch("nothing to fold"));
+    };
+    let cols = weight.cols();
+    let (mut product, mut sum) = (read(weight)?, read(bias)?);
+    for (weight, bias) in rest {
+        let (rows, inner) = (read(weight)?, weight.cols().max(1));
+        let mut next = vec![0.0; weight.rows() * cols];
+        let mut next_sum = read(bias)?;
+        for (r, row) in rows.chunks_exact(inner).enumerate() {
+            for ((factor, from), added) in row.iter().zip(product.chunks_exact(cols)).zip(&sum) {
+                let to = next.iter_mut().skip(r * cols).take(cols);
+                to.zip(from).for_each(|(to, v)| *to += factor * v);
+                next_sum.iter_mut().skip(r).take(1).for_each(|s| *s += factor * added);
+            }
+        }
+        (product, sum) = (next, next_sum);
+    }
+    Ok((product, sum))
+}
+
 /// The quantised values that every part of the expression is stored in, if they are the same.
 pub(super) fn quant_values(expr: &TensorExpr, checkpoint: &dyn Checkpoint) -> Option<Values> {
     match expr {
-        TensorExpr::Tensor { name, .. } => checkpoint.tensor(name)?.quant_values(),
+        TensorExpr::Tensor { name, cols, .. } => {
+            let tensor = checkpoint.tensor(name)?;
+            if tensor.cols() == *cols { tensor.quant_values() } else { None }
+        }
         TensorExpr::ConcatRows(parts) => {
             let mut values = parts.iter().map(|p| quant_values(p, checkpoint));
             let first = values.next()??;
@@ -82,6 +154,7 @@ pub(super) fn quant_values(expr: &TensorExpr, checkpoint: &dyn Checkpoint) -> Op
             let values = quant_values(first, checkpoint)?;
             (quant_values(second, checkpoint) == Some(values)).then_some(values)
         }
+        TensorExpr::Rows { base, .. } => quant_values(base, checkpoint),
         _ => None,
     }
 }
@@ -96,6 +169,10 @@ pub(super) fn read_quant_rows(
         TensorExpr::Tensor { name, .. } => {
             let rows = tensor(checkpoint, name)?.quant_rows(range);
             return rows.ok_or_else(|| Error::mismatch(format!("tensor {name} is not quantised")));
+        }
+        TensorExpr::Rows { base, first, .. } => {
+            let range = first + range.start..first + range.end;
+            return read_quant_rows(base, checkpoint, range);
         }
         TensorExpr::ConcatRows(parts) => split_rows(parts, range)
             .into_iter()

@@ -1,7 +1,8 @@
-//! The sum of another value and the result of a linear or an adaptive MLP moves into that op.
+//! The sum of another value and the result of a linear, an adaptive MLP, a mixture of experts or a
+//! weighted sum moves into that op.
 
 use limbeck_graph::{Error, Graph, NodeId};
-use limbeck_plan::{AdaptiveMlp, Linear, Op};
+use limbeck_plan::{AdaptiveMlp, Linear, Mix, MoeMlp, Op};
 
 pub(super) fn apply(graph: &mut Graph, at: NodeId) -> Result<bool, Error> {
     let node = &graph.nodes()[at];
@@ -14,6 +15,8 @@ pub(super) fn apply(graph: &mut Graph, at: NodeId) -> Result<bool, Error> {
                 Op::AdaptiveMlp(p) if !p.residual => {
                     Op::AdaptiveMlp(AdaptiveMlp { residual: true, ..p.clone() })
                 }
+                Op::MoeMlp(p) if !p.residual => Op::MoeMlp(MoeMlp { residual: true, ..p.clone() }),
+                Op::Mix(p) if !p.residual => Op::Mix(Mix { residual: true, ..p.clone() }),
                 _ => return None,
             };
             (graph.uses(value) == 1).then(|| (op, producer.inputs.clone(), other))

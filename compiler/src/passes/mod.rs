@@ -3,6 +3,7 @@
 //! A pass looks at one node and its surroundings. It says whether it rewrote anything; what a
 //! rewrite leaves unused is pruned afterwards.
 
+mod fold_gates;
 mod fuse_activation;
 mod fuse_residual;
 mod merge_gate_up;
@@ -28,6 +29,9 @@ pub const PASSES: &[Pass] = &[
     Pass { name: "fuse-activation", apply: fuse_activation::apply },
     Pass { name: "fuse-residual", apply: fuse_residual::apply },
 ];
+
+/// Makes gates of several linears one; it may change choices that are nearly ties.
+pub const FOLD_GATES: Pass = Pass { name: "fold-gates", apply: fold_gates::apply };
 
 impl Pass {
     /// Applies the pass wherever it matches; gives the number of rewrites.

@@ -1,7 +1,8 @@
 //! Prints the rate of each row of the kernel table that reads a weight: bytes of weights and
 //! multiply-adds (counted as two operations) per second, at one row and at many.
 //!
-//! `cargo run --release -p limbeck-kernels --example kernel_rates -- [threads] [name part]`
+//! `cargo run --release -p limbeck-kernels --example kernel_rates -- [threads] [name part] [share of
+//! inputs that are not 0]`
 
 use limbeck_kernels::{
     KernelOp, Kernels, LinearArgs, LinearScratch, Packed, Pool, kernel_table, linear, pack_rows,
@@ -16,11 +17,13 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let threads = arguments.next().and_then(|t| t.parse().ok()).unwrap_or(1);
     let part = arguments.next().unwrap_or_default();
+    let share: f32 = arguments.next().and_then(|s| s.parse().ok()).unwrap_or(1.0);
     let pool = Pool::new(threads);
-    println!("{:16} {:>4} {:>11} {:>9} {:>9} {:>9}", "kernel", "m", "n x k", "us", "GB/s", "GOP/s");
+    println!("{:24} {:>4} {:>11} {:>9} {:>9} {:>9}", "kernel", "m", "n x k", "us", "GB/s", "GOP/s");
     for row in kernel_table() {
         let Some(format) = row.format() else { continue };
-        if row.op() != KernelOp::Linear || !row.available() || !row.name().contains(&part) {
+        let linears = [KernelOp::Linear, KernelOp::Channels];
+        if !linears.contains(&row.op()) || !row.available() || !row.name().contains(&part) {
             continue;
         }
         let Ok(kernels) = Kernels::with_isa(row.isa().name()) else {
@@ -36,10 +39,12 @@ fn main() {
                 println!("{}: {error}", row.name());
                 continue;
             }
-            for (m, spread) in [(1, SPREAD), (1, 0), (8, 0), (128, 0)] {
+            for (m, spread) in [(1, SPREAD), (1, 0), (8, SPREAD), (8, 0), (128, 0)] {
                 let copies = (spread / bytes).max(1);
                 let weights = packed.repeat(copies);
-                let x = vec![0.5; m * k];
+                let random = |i: usize| (i as f32 * 0.618_034).fract();
+                let value = |i: usize| if random(i) < share { 0.5 } else { 0.0 };
+                let x: Vec<f32> = (0..m * k).map(value).collect();
                 let mut out = vec![0.0; m * n];
                 let mut scratch = LinearScratch::default();
                 scratch.reserve(m, k);
@@ -64,7 +69,7 @@ fn main() {
                 };
                 let time = best_time(copies, &mut call);
                 println!(
-                    "{:16} {m:>4} {:>11} {:>9.1} {:>9.2} {:>9.1}{}",
+                    "{:24} {m:>4} {:>11} {:>9.1} {:>9.2} {:>9.1}{}",
                     row.name(),
                     format!("{n} x {k}"),
                     time * 1e6,

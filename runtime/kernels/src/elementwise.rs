@@ -14,20 +14,20 @@ const SERIAL: usize = 16 * 1024;
 const GRAIN: usize = 16;
 
 /// A mutable slice that the tasks of one region write to in disjoint parts.
-pub(crate) struct SharedRows<'a> {
-    start: *mut f32,
+pub(crate) struct SharedRows<'a, T = f32> {
+    start: *mut T,
     len: usize,
-    borrow: PhantomData<&'a mut [f32]>,
+    borrow: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: the pointer comes from an exclusive borrow that lives as long as the value, and the only
 // way to use it (`part`) demands parts that do not overlap.
-unsafe impl Sync for SharedRows<'_> {}
-// SAFETY: as above; f32 is Send.
-unsafe impl Send for SharedRows<'_> {}
+unsafe impl<T: Send> Sync for SharedRows<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Send for SharedRows<'_, T> {}
 
-impl<'a> SharedRows<'a> {
-    pub(crate) fn new(slice: &'a mut [f32]) -> Self {
+impl<'a, T> SharedRows<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
         Self { start: slice.as_mut_ptr(), len: slice.len(), borrow: PhantomData }
     }
 
@@ -35,12 +35,14 @@ impl<'a> SharedRows<'a> {
     /// While the result lives, no other part that overlaps `first..first + len` exists.
     #[allow(clippy::mut_from_ref, reason = "the caller keeps parts disjoint, as the contract says")]
     #[inline(always)]
-    pub(crate) unsafe fn part(&self, first: usize, len: usize) -> &mut [f32] {
+    pub(crate) unsafe fn part(&self, first: usize, len: usize) -> &mut [T] {
         assert!(first <= self.len && len <= self.len - first);
         // SAFETY: in bounds of the exclusive borrow, and disjoint from other parts by contract.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(first), len) }
     }
+}
 
+impl SharedRows<'_> {
     /// Calls `body(first element, its part)` for disjoint parts that cover the slice, each a
     /// multiple of `unit` elements, over the pool's threads.
     pub(crate) fn for_each_chunk(

@@ -7,13 +7,14 @@
 //!
 //! - [`Kernels`] chooses one row of the [`kernel_table`] per op and format, by [`Isa`].
 //! - [`Pool`] runs short parallel regions.
-//! - [`linear`], [`attention`], [`norm`], [`adaptive_mlp`] and the smaller ops compute.
+//! - [`linear`], [`attention`], [`norm`], [`adaptive_mlp`], [`moe_mlp`] and the smaller ops compute.
 //! - [`KvCache`] keeps keys and values of sequences that share prefixes.
 //! - [`pack_rows`] and [`pack_quant_rows`] write weights.
 //! - [`mod@reference`] has the slow, obviously right version of each op.
 
 mod adaptive;
 mod attention;
+mod channels;
 mod elementwise;
 mod error;
 mod isa;
@@ -22,6 +23,7 @@ mod linear;
 mod math;
 mod norm;
 mod packed;
+mod patches;
 mod pool;
 mod quantise;
 pub mod reference;
@@ -29,17 +31,22 @@ mod rows;
 mod simd;
 mod table;
 
-pub use adaptive::{AdaptiveMlpArgs, AdaptiveScratch, ChooseArgs, adaptive_mlp, choose};
+pub use adaptive::{
+    AdaptiveMlpArgs, AdaptiveScratch, ChooseArgs, MixArgs, MoeMlpArgs, MoeScratch, adaptive_mlp,
+    choose, mix, moe_mlp,
+};
 pub use attention::{AttentionArgs, AttentionScratch, Qkv, Span, attention};
+pub use channels::repack_tile;
 pub use elementwise::{activate, add, gate, soft_cap};
 pub use error::{Error, ErrorKind};
 #[cfg(target_arch = "x86_64")]
 pub use isa::Avx2;
 pub use isa::{Isa, Portable};
 pub use kv::{KV_BLOCK, KvCache, KvConfig, KvLayer, KvType, SeqId};
-pub use linear::{LinearArgs, LinearScratch, linear};
+pub use linear::{LinearArgs, LinearScratch, Sparsity, SparsityRead, linear, sparse_linear};
 pub use norm::{NormArgs, norm};
 pub use packed::{Packed, pack_quant_rows, pack_rows};
+pub use patches::patches;
 pub use pool::Pool;
 pub use quantise::{QuantRows, quantise_rows};
 pub use rows::{Rows, embedding, pool_sequences, select_rows};

@@ -1,10 +1,14 @@
 //! A weight in a pack format: its bytes as a checked view, one row of it as floats, and the
 //! packing of rows into it. The byte layouts are defined in `limbeck_plan::Layout`.
 
+use crate::channels::{ChannelTile, repack_tile};
 use crate::error::{Error, ErrorKind};
 use crate::quantise::{QuantRows, quantise_rows};
 use half::f16;
-use limbeck_plan::{Layout, PANEL_ROWS, PackFormat, QUAD_ROWS, QUANT_BLOCK, Values};
+use limbeck_plan::{
+    Layout, PANEL_ROWS, PackFormat, QUAD_ROWS, QUANT_BLOCK, Values, channel_tile_rows,
+};
+use std::ops::Range;
 
 /// A two-dimensional weight `[rows, cols]` in a pack format, borrowed from a plan's bytes.
 #[derive(Clone, Copy, Debug)]
@@ -49,12 +53,14 @@ impl<'a> Packed<'a> {
     /// The first `rows` rows, which are a prefix of the bytes.
     ///
     /// # Errors
-    /// `Shape` when they are none, more than there are, or not a multiple of 16 and not all.
+    /// `Shape` when they are none, more than there are, or not a multiple of 16 and not all; and
+    /// for a part of a weight in channels.
     pub fn first_rows(self, rows: usize) -> Result<Self, Error> {
         if rows == self.rows {
             return Ok(self);
         }
-        if rows == 0 || rows > self.rows || !rows.is_multiple_of(PANEL_ROWS) {
+        let channels = self.format.layout == Layout::Channels;
+        if rows == 0 || rows > self.rows || !rows.is_multiple_of(PANEL_ROWS) || channels {
             let message = format!("no view of {rows} rows of a weight of {}", self.rows);
             return Err(Error::shape(message));
         }
@@ -63,15 +69,37 @@ impl<'a> Packed<'a> {
         Ok(Self { rows, bytes, ..self })
     }
 
+    /// These rows, which are a part of the bytes.
+    ///
+    /// # Errors
+    /// `Shape` when they are none, more than there are, do not start at a multiple of 16 or end at
+    /// neither one nor the last row.
+    pub fn row_range(self, range: Range<usize>) -> Result<Self, Error> {
+        let Range { start, end } = range;
+        let whole = |row: usize| row.is_multiple_of(PANEL_ROWS);
+        if start >= end || end > self.rows || !whole(start) || !(whole(end) || end == self.rows) {
+            let message =
+                format!("no view of rows {start}..{end} of a weight of {} rows", self.rows);
+            return Err(Error::shape(message));
+        }
+        let first = if start == 0 { 0 } else { byte_len(self.format, start, self.stored)? };
+        let rows = end - start;
+        let bytes = self.bytes.get(first..first + byte_len(self.format, rows, self.stored)?);
+        let bytes = bytes.ok_or_else(|| Error::shape("the weight is cut off"))?;
+        Ok(Self { rows, bytes, ..self })
+    }
+
     /// The first `cols` columns; the bytes still hold all of them.
     ///
     /// # Errors
-    /// `Shape` when they are none, more than there are, or not a multiple of 32 and not all.
+    /// `Shape` when they are none, more than there are, or not a multiple of 32 and not all; and
+    /// for a part of a weight in channels.
     pub fn first_cols(self, cols: usize) -> Result<Self, Error> {
         if cols == self.cols {
             return Ok(self);
         }
-        if cols == 0 || cols > self.cols || !cols.is_multiple_of(QUANT_BLOCK) {
+        let channels = self.format.layout == Layout::Channels;
+        if cols == 0 || cols > self.cols || !cols.is_multiple_of(QUANT_BLOCK) || channels {
             let message = format!("no view of {cols} columns of a weight of {}", self.cols);
             return Err(Error::shape(message));
         }
@@ -119,6 +147,7 @@ impl<'a> Packed<'a> {
                 self.unpack_floats(first, PANEL_ROWS, out);
             }
             Layout::Quads => self.unpack_quads(row, out),
+            Layout::Channels => self.unpack_channels(row, out),
         }
         Ok(())
     }
@@ -176,6 +205,31 @@ impl<'a> Packed<'a> {
     }
 }
 
+impl Packed<'_> {
+    fn unpack_channels(&self, row: usize, out: &mut [f32]) {
+        let values = self.format.values;
+        let tile = ChannelTile::of(values, self.rows, self.stored, row / self.tile_rows());
+        let at = tile.place(row % self.tile_rows());
+        let records = &self.bytes[tile.offset..][..tile.bytes];
+        for (record, out) in records.chunks_exact(tile.record).zip(out.chunks_mut(QUANT_BLOCK)) {
+            let half_at = |at: usize| f16::from_le_bytes([record[at], record[at + 1]]).to_f32();
+            let scale = half_at(tile.scales() + 2 * at.row);
+            for (c, o) in out.iter_mut().enumerate() {
+                let byte = record[c * tile.channel() + at.byte];
+                let q = f32::from(if at.high { byte >> 4 } else { byte & 15 });
+                *o = match values {
+                    Values::Q4m => scale * q + half_at(tile.mins() + 2 * at.row),
+                    _ => scale * (q - 8.0),
+                };
+            }
+        }
+    }
+
+    fn tile_rows(&self) -> usize {
+        channel_tile_rows(self.rows)
+    }
+}
+
 fn byte_len(format: PackFormat, rows: usize, cols: usize) -> Result<usize, Error> {
     format.byte_len(rows, cols).ok_or_else(|| {
         Error::new(ErrorKind::Format, format!("there is no weight of {rows} x {cols} in {format}"))
@@ -183,7 +237,8 @@ fn byte_len(format: PackFormat, rows: usize, cols: usize) -> Result<usize, Error
 }
 
 /// Appends `rows [n, cols]` in `format` to `out`, whole tiles, the last one padded with zeros.
-/// A weight may be packed in several calls when each but the last has a multiple of 16 rows.
+/// A weight may be packed in several calls when each but the last has a multiple of 16 rows, unless
+/// it is in channels.
 ///
 /// Quantised values are chosen by [`crate::quantise_rows`].
 ///
@@ -205,6 +260,14 @@ pub fn pack_rows(
         Layout::Quads => {
             let quantised = quantise_rows(format.values, cols, rows)?;
             return pack_quant_rows(&quantised, out);
+        }
+        Layout::Channels => {
+            let quads = PackFormat { layout: Layout::Quads, ..format };
+            let mut packed = Vec::new();
+            pack_rows(quads, cols, rows, &mut packed)?;
+            let packed = Packed::new(quads, n, cols, &packed)?;
+            out.reserve(bytes);
+            (0..n.div_ceil(channel_tile_rows(n))).try_for_each(|t| repack_tile(&packed, t, out))?;
         }
         Layout::Row => {
             out.reserve(bytes);
@@ -372,6 +435,30 @@ mod tests {
                 assert_eq!(whole.first_cols(cols).unwrap_err().kind(), ErrorKind::Shape);
             }
             assert_eq!(whole.first_rows(40).unwrap().first_cols(100).unwrap().bytes(), bytes);
+        }
+    }
+
+    #[test]
+    fn views_of_a_range_of_rows_have_the_values_of_the_whole() {
+        let formats = [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m];
+        for format in formats.map(PackFormat::linear) {
+            let mut bytes = Vec::new();
+            pack_rows(format, 100, &ramp(56 * 100), &mut bytes).unwrap();
+            let whole = Packed::new(format, 56, 100, &bytes).unwrap();
+            let (mut all, mut part) = ([0.0; 100], [0.0; 64]);
+            for range in [0..16, 16..48, 48..56, 32..56] {
+                let view = whole.row_range(range.clone()).unwrap().first_cols(64).unwrap();
+                assert_eq!((view.rows(), view.cols()), (range.len(), 64));
+                for (at, row) in range.enumerate() {
+                    whole.unpack_row(row, &mut all).unwrap();
+                    view.unpack_row(at, &mut part).unwrap();
+                    assert_eq!(part, all[..64], "{format} row {row}");
+                }
+            }
+            for (start, end) in [(0, 0), (8, 16), (16, 40), (48, 57), (48, 64), (16, 0)] {
+                let kind = whole.row_range(start..end).unwrap_err().kind();
+                assert_eq!(kind, ErrorKind::Shape);
+            }
         }
     }
 

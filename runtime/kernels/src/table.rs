@@ -5,15 +5,20 @@ use crate::elementwise::{activate_row, add_row, gate_row, soft_cap_row};
 use crate::error::{Error, ErrorKind};
 use crate::isa::{Isa, Portable};
 use crate::linear::{
-    ActBlock, LinearTask, Panels, PortableQuads, Q4, Q4M, Q8, quantise_row, run as run_linear,
+    ActBlock, ActiveBlock, ChannelTask, LinearTask, Panels, PortableChannels, PortableQuads, Q4,
+    Q4M, Q8, RetileTask, find_active, keep_row, quantise_row, retile_portable, run as run_linear,
+    run_channels,
 };
 use crate::norm::{NormArgs, norm_row};
-use limbeck_plan::{Activation, PackFormat, Values};
+use limbeck_plan::{Activation, Layout, PackFormat, Values};
 
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{Avx2, Avx512};
 #[cfg(target_arch = "x86_64")]
-use crate::linear::{Avx2Quads, Avx512Panels, Avx512Quads};
+use crate::linear::{
+    Avx2Channels, Avx2Quads, Avx512Channels, Avx512Panels, Avx512Quads, find_active_avx2,
+    find_active_avx512, retile_sse,
+};
 
 /// What a kernel computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +26,14 @@ use crate::linear::{Avx2Quads, Avx512Panels, Avx512Quads};
 pub enum KernelOp {
     /// Products of rows with a packed weight, and their epilogue.
     Linear,
+    /// The same for a few rows and a weight in channels.
+    Channels,
+    /// The channels of a row that are not zero.
+    FindActive,
+    /// Small values to zeros.
+    Keep,
+    /// Channels to quads.
+    Retile,
     /// Activations to 8-bit blocks.
     Quantise,
     /// Norm of a row.
@@ -44,6 +57,10 @@ pub enum KernelOp {
 #[derive(Clone, Copy)]
 enum Function {
     Linear(unsafe fn(&LinearTask<'_>)),
+    Channels(unsafe fn(&ChannelTask<'_>)),
+    FindActive(unsafe fn(&[i8], &mut [ActiveBlock])),
+    Keep(unsafe fn(&[f32], f32, &mut [f32]) -> usize),
+    Retile(unsafe fn(&mut RetileTask<'_>)),
     Quantise(unsafe fn(&[f32], &mut [i8], &mut [ActBlock])),
     Norm(unsafe fn(&NormArgs<'_>, &[f32], &mut [f32])),
     Add(unsafe fn(&[f32], &[f32], &mut [f32])),
@@ -74,7 +91,9 @@ impl KernelRow {
 
     /// The format of the weight that it reads, for linears.
     pub fn format(&self) -> Option<PackFormat> {
-        self.values.map(PackFormat::linear)
+        let format = self.values.map(PackFormat::linear)?;
+        let channels = self.op == KernelOp::Channels;
+        Some(if channels { PackFormat { layout: Layout::Channels, ..format } } else { format })
     }
 
     /// The instruction set that it needs.
@@ -82,7 +101,7 @@ impl KernelRow {
         self.isa
     }
 
-    /// Its name: `{isa}-{op}` or `{isa}-{values}`.
+    /// Its name: `{isa}-{op}`, `{isa}-{values}` or `{isa}-channels-{values}`.
     pub fn name(&self) -> &'static str {
         self.name
     }
@@ -102,7 +121,8 @@ impl std::fmt::Debug for KernelRow {
 /// Entry points of one instruction set, and their table rows.
 macro_rules! entries {
     (
-        $module:ident, $isa:expr, $prefix:literal, $token:expr, $panels:ident, $quads:ident
+        $module:ident, $isa:expr, $prefix:literal, $token:expr, $panels:ident, $quads:ident,
+        $channels:ident, $find:ident, $retile:ident
         $(, #[$feature:meta])?
     ) => {
         mod $module {
@@ -114,6 +134,11 @@ macro_rules! entries {
                 linear_q8(task: &LinearTask<'_>) = run_linear($quads::<Q8>, task);
                 linear_q4(task: &LinearTask<'_>) = run_linear($quads::<Q4>, task);
                 linear_q4m(task: &LinearTask<'_>) = run_linear($quads::<Q4M>, task);
+                channels_q4(task: &ChannelTask<'_>) = run_channels($channels::<Q4>, task);
+                channels_q4m(task: &ChannelTask<'_>) = run_channels($channels::<Q4M>, task);
+                find(q: &[i8], out: &mut [ActiveBlock]) = $find(q, out);
+                keep(weights: &[f32], threshold: f32, x: &mut [f32]) -> usize
+                    = keep_row(weights, threshold, x);
                 quantise(x: &[f32], q: &mut [i8], blocks: &mut [ActBlock])
                     = quantise_row(x, q, blocks);
                 norm(args: &NormArgs<'_>, x: &[f32], out: &mut [f32]) = norm_row(args, x, out);
@@ -133,6 +158,15 @@ macro_rules! entries {
                 entries!(@row $isa, $prefix, "q8", Linear, Some(Values::Q8), linear_q8),
                 entries!(@row $isa, $prefix, "q4", Linear, Some(Values::Q4), linear_q4),
                 entries!(@row $isa, $prefix, "q4m", Linear, Some(Values::Q4m), linear_q4m),
+                entries!(
+                    @row $isa, $prefix, "channels-q4", Channels, Some(Values::Q4), channels_q4
+                ),
+                entries!(
+                    @row $isa, $prefix, "channels-q4m", Channels, Some(Values::Q4m), channels_q4m
+                ),
+                entries!(@row $isa, $prefix, "find-active", FindActive, None, find),
+                entries!(@row $isa, $prefix, "keep", Keep, None, keep),
+                entries!(@row $isa, $prefix, "retile", Retile, None, $retile),
                 entries!(@row $isa, $prefix, "quantise", Quantise, None, quantise),
                 entries!(@row $isa, $prefix, "norm", Norm, None, norm),
                 entries!(@row $isa, $prefix, "add", Add, None, add),
@@ -145,16 +179,16 @@ macro_rules! entries {
         }
     };
     (@fns $attributes:tt $token:expr, $(
-        $name:ident $args:tt = $path:ident $pass:tt;
+        $name:ident $args:tt $(-> $result:ty)? = $path:ident $pass:tt;
     )*) => {
-        $(entries!{@one $attributes $token, $name, $args, $path, $pass})*
+        $(entries!{@one $attributes $token, $name, $args, ($($result)?), $path, $pass})*
     };
-    (@one [$($attribute:tt)*] $token:expr, $name:ident, ($($arg:ident: $ty:ty),*), $path:ident,
-        ($($pass:expr),*)) => {
+    (@one [$($attribute:tt)*] $token:expr, $name:ident, ($($arg:ident: $ty:ty),*),
+        ($($result:ty)?), $path:ident, ($($pass:expr),*)) => {
         /// # Safety
         /// The CPU has the module's instruction set; the rest is the wrapped function's contract.
         $($attribute)*
-        pub(super) unsafe fn $name($($arg: $ty),*) {
+        pub(super) unsafe fn $name($($arg: $ty),*) $(-> $result)? {
             // SAFETY: the caller's contract covers the token and the wrapped function.
             #[allow(unused_unsafe, reason = "some of the wrapped functions are safe")]
             unsafe { $path($token, $($pass),*) }
@@ -174,14 +208,26 @@ macro_rules! entries {
 #[cfg(target_arch = "x86_64")]
 entries!(
     avx2, Isa::Avx2, "avx2", Avx2::assume(), Panels, Avx2Quads,
+    Avx2Channels, find_active_avx2, retile_sse,
     #[target_feature(enable = "avx2,fma,f16c")]
 );
 #[cfg(target_arch = "x86_64")]
 entries!(
     avx512, Isa::Avx512Vnni, "avx512-vnni", Avx512::assume(), Avx512Panels, Avx512Quads,
+    Avx512Channels, find_active_avx512, retile_sse,
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 );
-entries!(portable, Isa::Portable, "portable", Portable::TOKEN, Panels, PortableQuads);
+entries!(
+    portable,
+    Isa::Portable,
+    "portable",
+    Portable::TOKEN,
+    Panels,
+    PortableQuads,
+    PortableChannels,
+    find_active,
+    retile_portable
+);
 
 /// Rows of instruction sets whose kernels are not written.
 macro_rules! unwritten {
@@ -231,6 +277,11 @@ pub fn kernel_table() -> impl Iterator<Item = &'static KernelRow> {
 pub struct Kernels {
     isa: Isa,
     linear: [unsafe fn(&LinearTask<'_>); 5],
+    /// `Q4`, then `Q4m`.
+    channels: [unsafe fn(&ChannelTask<'_>); 2],
+    find_active: unsafe fn(&[i8], &mut [ActiveBlock]),
+    keep: unsafe fn(&[f32], f32, &mut [f32]) -> usize,
+    retile: unsafe fn(&mut RetileTask<'_>),
     quantise: unsafe fn(&[f32], &mut [i8], &mut [ActBlock]),
     norm: unsafe fn(&NormArgs<'_>, &[f32], &mut [f32]),
     add: unsafe fn(&[f32], &[f32], &mut [f32]),
@@ -292,6 +343,10 @@ impl Kernels {
                 portable::linear_q4,
                 portable::linear_q4m,
             ],
+            channels: [portable::channels_q4, portable::channels_q4m],
+            find_active: portable::find,
+            keep: portable::keep,
+            retile: retile_portable,
             quantise: portable::quantise,
             norm: portable::norm,
             add: portable::add,
@@ -304,6 +359,11 @@ impl Kernels {
         for row in kernel_table().filter(|row| row.isa == isa) {
             match (row.function, row.values) {
                 (Function::Linear(f), Some(values)) => kernels.linear[slot(values)] = f,
+                (Function::Channels(f), Some(Values::Q4)) => kernels.channels[0] = f,
+                (Function::Channels(f), Some(_)) => kernels.channels[1] = f,
+                (Function::FindActive(f), _) => kernels.find_active = f,
+                (Function::Keep(f), _) => kernels.keep = f,
+                (Function::Retile(f), _) => kernels.retile = f,
                 (Function::Quantise(f), _) => kernels.quantise = f,
                 (Function::Norm(f), _) => kernels.norm = f,
                 (Function::Add(f), _) => kernels.add = f,
@@ -312,7 +372,8 @@ impl Kernels {
                 (Function::SoftCap(f), _) => kernels.soft_cap = f,
                 (Function::AttentionPrepare(f), _) => kernels.prepare = f,
                 (Function::Attend(f), _) => kernels.attend = f,
-                (Function::Linear(_), None) | (Function::Unwritten, _) => {}
+                (Function::Linear(_) | Function::Channels(_), None) => {}
+                (Function::Unwritten, _) => {}
             }
         }
         kernels
@@ -329,6 +390,31 @@ impl Kernels {
         // SAFETY: only kernels of an available instruction set are chosen; the caller vouches for
         // the task.
         unsafe { (self.linear[slot(values)])(task) }
+    }
+
+    /// # Safety
+    /// The contract of `linear::run_channels`, and the weight has these values.
+    pub(crate) unsafe fn channel_task(&self, values: Values, task: &ChannelTask<'_>) {
+        let kernel = self.channels[usize::from(values != Values::Q4)];
+        // SAFETY: only kernels of an available instruction set are chosen; the caller vouches for
+        // the task.
+        unsafe { kernel(task) }
+    }
+
+    /// Finds the active channels of rows of whole blocks.
+    pub(crate) fn find_active(&self, q: &[i8], out: &mut [ActiveBlock]) {
+        // SAFETY: only kernels of an available instruction set are chosen.
+        unsafe { (self.find_active)(q, out) }
+    }
+
+    pub(crate) fn keep_row(&self, weights: &[f32], threshold: f32, x: &mut [f32]) -> usize {
+        // SAFETY: only kernels of an available instruction set are chosen.
+        unsafe { (self.keep)(weights, threshold, x) }
+    }
+
+    pub(crate) fn retile(&self, task: &mut RetileTask<'_>) {
+        // SAFETY: only kernels of an available instruction set are chosen.
+        unsafe { (self.retile)(task) }
     }
 
     pub(crate) fn quantise_row(&self, x: &[f32], q: &mut [i8], blocks: &mut [ActBlock]) {
@@ -392,7 +478,9 @@ mod tests {
     fn every_instruction_set_has_a_row_per_format() {
         for isa in Isa::ALL {
             for values in [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m] {
-                let rows = kernel_table().filter(|r| r.isa == *isa && r.values == Some(values));
+                let rows = kernel_table().filter(|r| {
+                    r.op == KernelOp::Linear && r.isa == *isa && r.values == Some(values)
+                });
                 let x86_only = [Isa::Avx2, Isa::Avx512Vnni].contains(isa);
                 let expected = usize::from(!x86_only || cfg!(target_arch = "x86_64"));
                 assert_eq!(rows.count(), expected, "{isa} {values:?}");

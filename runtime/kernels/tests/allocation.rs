@@ -5,11 +5,13 @@ mod common;
 use common::{Random, poison};
 use limbeck_kernels::{
     AdaptiveMlpArgs, AdaptiveScratch, AttentionArgs, AttentionScratch, ChooseArgs, Kernels,
-    KvCache, KvConfig, KvLayer, KvType, LinearArgs, LinearScratch, NormArgs, Packed, Pool, Qkv,
-    Span, adaptive_mlp, attention, choose, linear, pack_rows,
+    KvCache, KvConfig, KvLayer, KvType, LinearArgs, LinearScratch, MixArgs, MoeMlpArgs, MoeScratch,
+    NormArgs, Packed, Pool, Qkv, Span, adaptive_mlp, attention, choose, linear, mix, moe_mlp,
+    pack_rows,
 };
 use limbeck_plan::{
-    Activation, Attention, GateTransform, NormKind, PackFormat, Rope, RopeStyle, Values,
+    Activation, Attention, ExpertWeights, GateTransform, Mix, MixRule, MoeMlp, NormKind,
+    PackFormat, Rope, RopeStyle, Values,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -75,6 +77,23 @@ fn a_decode_step_allocates_nothing_after_reserving() {
     let (mut adaptive, mut choice) = (AdaptiveScratch::default(), [0; 3]);
     adaptive.reserve_gate(3, &gate);
     adaptive.reserve_mlp(3, &w1, &w2, 4);
+    let moe = MoeMlp {
+        site: 0,
+        experts: 4,
+        top_k: 2,
+        activation: Activation::Silu,
+        gated: false,
+        weights: ExpertWeights::Renormalised,
+        capacity: None,
+        residual: false,
+    };
+    let (mut experts, mut ups, mut logits) = (MoeScratch::default(), Vec::new(), [0.0; 12]);
+    pack_rows(format, 256, &random.floats(4 * 96 * 256), &mut ups).unwrap();
+    let ups = Packed::new(format, 4 * 96, 256, &ups).unwrap();
+    let mut downs = Vec::new();
+    pack_rows(format, 96, &random.floats(4 * 256 * 96), &mut downs).unwrap();
+    let downs = Packed::new(format, 4 * 256, 96, &downs).unwrap();
+    experts.reserve(3, &moe, &ups, &downs);
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     for step in 0..20 {
         for layer in 0..2 {
@@ -117,7 +136,30 @@ fn a_decode_step_allocates_nothing_after_reserving() {
                 out: &mut choice,
             };
             choose(&kernels, &pool, &mut adaptive, args).unwrap();
-            for choice in [choice, [3, 0, 3], [4, 4, 4]] {
+            logits.iter_mut().enumerate().for_each(|(i, l)| *l = ((i + step) % 5) as f32);
+            let args = MoeMlpArgs {
+                params: &moe,
+                x: &x,
+                logits: &logits,
+                w1: ups,
+                w2: downs,
+                residual: None,
+                weight: 1.0,
+                price: step as f32 / 10.0,
+                forced: None,
+                choice: &mut choice,
+                out: &mut out,
+            };
+            moe_mlp(&kernels, &pool, &mut experts, args).unwrap();
+            let args = MixArgs {
+                params: &Mix { parts: 1, rule: MixRule::Sigmoid, residual: false },
+                logits: &logits[..3],
+                parts: &[&x],
+                residual: None,
+                out: &mut out,
+            };
+            mix(&pool, args).unwrap();
+            for choice in [[1, 4, 2], [3, 0, 3], [4, 4, 4]] {
                 let args = AdaptiveMlpArgs {
                     x: &x,
                     choice: &choice,

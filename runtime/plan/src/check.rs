@@ -5,8 +5,8 @@ use std::collections::HashSet;
 
 use crate::error::{Error, ErrorKind};
 use crate::{
-    DType, Dim, Entry, Fact, InputRole, Layout, Op, OperandKind, PackFormat, Program, StateKind,
-    Step, Symbol, Weight,
+    DType, Dim, Entry, Fact, InputRole, Layout, Op, Operand, OperandKind, PackFormat, Program,
+    StateKind, Step, Symbol, Weight,
 };
 
 /// First bytes of weights sit at multiples of this within their section.
@@ -15,6 +15,8 @@ pub const WEIGHT_ALIGN: u64 = 64;
 const MAX_EXTENT: usize = 1 << 31;
 /// Most steps of an entry: far more than any student has, and few enough to lower at once.
 const MAX_STEPS: usize = 1 << 15;
+/// The rows of an image may take as many times that.
+const MAX_IMAGE_ROWS: u64 = 1024;
 /// One row of all of an entry's values may take as many bytes as the weights and these.
 const SPARE_ROW_BYTES: u64 = 64 * 1024;
 
@@ -51,9 +53,11 @@ impl Program {
             return Err(invalid(place(), message));
         }
         for operand in &entry.operands {
-            let input = Fact::new(DType::I32, vec![Dim::symbol(Symbol::TOKENS)]);
-            if operand.kind == OperandKind::Input && operand.fact != input {
-                let message = format!("input {:?} is {}, not {input}", operand.name, operand.fact);
+            if operand.kind == OperandKind::Input && !is_input(&operand.fact) {
+                let message = format!(
+                    "input {:?} is {}, not i32[tokens] and not f32[sequences, ...]",
+                    operand.name, operand.fact
+                );
                 return Err(invalid(place(), message));
             }
             if let OperandKind::Weight(id) = operand.kind {
@@ -100,7 +104,7 @@ impl Program {
             return Err(format!("gives {} outputs, has {}", outputs.len(), step.outputs.len()));
         }
         for (role, &id) in step.op.input_roles().into_iter().zip(&step.inputs) {
-            self.check_role(role, entry.operands[id].kind)?;
+            self.check_role(role, &entry.operands[id])?;
         }
         for (fact, &id) in outputs.iter().zip(&step.outputs) {
             let operand =
@@ -115,14 +119,19 @@ impl Program {
         self.check_state(&step.op)
     }
 
-    fn check_role(&self, role: InputRole, kind: OperandKind) -> Result<(), String> {
-        let format = match kind {
+    fn check_role(&self, role: InputRole, operand: &Operand) -> Result<(), String> {
+        let given = operand.kind == OperandKind::Input && operand.fact.dtype == DType::F32;
+        let format = match operand.kind {
             OperandKind::Weight(id) => self.weights.get(id).map(|w| w.format),
             _ => None,
         };
         let fits = match role {
-            InputRole::Activation => format.is_none(),
-            InputRole::Matrix => format.is_some_and(|f| f.layout != Layout::Row),
+            InputRole::Activation => format.is_none() && !given,
+            InputRole::Given => given,
+            InputRole::Matrix => {
+                format.is_some_and(|f| ![Layout::Row, Layout::Channels].contains(&f.layout))
+            }
+            InputRole::AnyMatrix => format.is_some_and(|f| f.layout != Layout::Row),
             InputRole::Table => format.is_some(),
             InputRole::Vector => format == Some(PackFormat::F32_ROW),
         };
@@ -176,11 +185,29 @@ fn check_row(entry: &Entry, weight_bytes: u64) -> Result<(), Error> {
     let values = entry.operands.iter().filter(|o| !matches!(o.kind, OperandKind::Weight(_)));
     let columns = values.filter_map(|o| o.fact.shape.get(1).map_or(Some(1), Dim::as_const));
     let bytes = columns.fold(0u64, |sum, c| sum.saturating_add(c.saturating_mul(4)));
-    if bytes <= weight_bytes.saturating_add(SPARE_ROW_BYTES) {
+    // What takes images takes the rows of a whole one.
+    let rows = entry.steps().filter_map(|step| match &step.op {
+        Op::Patches(p) => p.rows(),
+        _ => None,
+    });
+    let image = bytes.saturating_mul(rows.max().unwrap_or(0) as u64);
+    let spare = weight_bytes.saturating_add(SPARE_ROW_BYTES);
+    if bytes <= spare && image <= spare.saturating_mul(MAX_IMAGE_ROWS) {
         return Ok(());
     }
     let message = format!("a row of its values takes {bytes} bytes, all weights {weight_bytes}");
     Err(invalid(format!("entry {:?}", entry.name), message))
+}
+
+/// Whether an entry may take such a value: ids of its tokens, or numbers of its sequences.
+fn is_input(fact: &Fact) -> bool {
+    match (fact.dtype, fact.shape.as_slice()) {
+        (DType::I32, [rows]) => *rows == Dim::symbol(Symbol::TOKENS),
+        (DType::F32, [rows, cols]) => {
+            *rows == Dim::symbol(Symbol::SEQUENCES) && cols.as_const().is_some()
+        }
+        _ => false,
+    }
 }
 
 fn check_weight(w: &Weight, section: u64) -> Result<(), Error> {

@@ -3,7 +3,7 @@
 
 use crate::check::invalid;
 use crate::error::Error;
-use crate::{Dim, Entry, Op, OperandKind, Program, Site, Step};
+use crate::{Dim, Entry, Op, OperandKind, Program, Site, SiteKind, Step};
 
 impl Program {
     /// Checks that each site has sound numbers and one step that chooses there, and that choices
@@ -50,6 +50,16 @@ impl Program {
                 }
                 Some(1)
             }
+            Op::SparseLinear(p) => {
+                let at = step.inputs.len().saturating_sub(2);
+                let Some(site) = choices(at) else {
+                    return Err("its choice is not one that a step made".into());
+                };
+                if (site.first, site.costs.len()) != (0, p.thresholds.len()) {
+                    return Err(format!("its thresholds are not the choices of {:?}", site.name));
+                }
+                Some(at)
+            }
             _ => None,
         };
         if let Some(index) =
@@ -57,15 +67,28 @@ impl Program {
         {
             return Err(format!("input {index} is a choice, which it cannot follow"));
         }
-        let Op::Choose(p) = &step.op else { return Ok(()) };
-        let site =
-            self.sites.get(p.site).ok_or_else(|| format!("site {} does not exist", p.site))?;
-        if std::mem::replace(&mut chosen[p.site], true) {
+        let (index, first, count) = match &step.op {
+            Op::Choose(p) => {
+                let gate = step.inputs.get(1).and_then(|id| entry.operands[*id].fact.shape.first());
+                (p.site, p.first, gate.and_then(Dim::as_const))
+            }
+            Op::MoeMlp(p) => (p.site, 1, Some(p.top_k as u64)),
+            Op::Level(p) => (p.site, 0, Some(p.gains.len() as u64)),
+            _ => return Ok(()),
+        };
+        let site = self.sites.get(index).ok_or_else(|| format!("site {index} does not exist"))?;
+        if std::mem::replace(&mut chosen[index], true) {
             return Err(format!("site {:?} is chosen at a second time", site.name));
         }
-        let gate = step.inputs.get(1).and_then(|id| entry.operands[*id].fact.shape.first());
-        if gate != Some(&Dim::from(site.costs.len())) || p.first != site.first {
+        let level = matches!(step.op, Op::Level(_));
+        if count != Some(site.costs.len() as u64)
+            || first != site.first
+            || (level && site.kind != SiteKind::Sparsity)
+        {
             return Err(format!("its choices are not those of site {:?}", site.name));
+        }
+        if matches!(step.op, Op::MoeMlp(_)) {
+            return Ok(());
         }
         if let Some(&id) = step.outputs.first() {
             if entry.operands[id].kind != OperandKind::Scratch {
@@ -162,6 +185,75 @@ mod tests {
         let mut program = program();
         change(&mut program);
         program.check(1 << 20).unwrap_err().to_string()
+    }
+
+    /// A mixture of 2 experts in the place of the choice and its MLP: `x` is the logits too.
+    fn mixture() -> Program {
+        let mut program = program();
+        let mut offset = 0;
+        for (weight, rows, cols) in [(0, 100, 2), (3, 2 * 16, 2), (4, 2 * 16, 16)] {
+            (program.weights[weight].rows, program.weights[weight].cols) = (rows, cols);
+        }
+        for weight in &mut program.weights {
+            weight.offset = offset;
+            weight.bytes = weight.format.byte_len(weight.rows, weight.cols).unwrap() as u64;
+            offset += weight.bytes.next_multiple_of(WEIGHT_ALIGN);
+        }
+        for (operand, cols) in [(6, 2), (8, 16)] {
+            program.entries[0].operands[operand].fact.shape[1] = Dim::Const(cols);
+        }
+        for operand in 1..6 {
+            let weight = &program.weights[operand - 1];
+            program.entries[0].operands[operand].fact.shape =
+                vec![Dim::from(weight.rows), Dim::from(weight.cols)];
+        }
+        program.entries[0].operands.remove(7);
+        let steps = steps(&mut program);
+        steps.remove(1);
+        steps[1].op = Op::MoeMlp(MoeMlp {
+            site: 0,
+            experts: 2,
+            top_k: 2,
+            activation: Activation::Relu,
+            gated: false,
+            weights: ExpertWeights::Renormalised,
+            capacity: None,
+            residual: false,
+        });
+        (steps[1].inputs, steps[1].outputs) = (vec![6, 6, 4, 5], vec![7]);
+        let site = &mut program.sites[0];
+        (site.kind, site.first, site.costs) = (SiteKind::Experts, 1, vec![0.5, 1.0]);
+        program
+    }
+
+    #[test]
+    fn a_mixture_chooses_at_a_site_of_its_own() {
+        let check = |change: fn(&mut Program)| {
+            let mut program = mixture();
+            change(&mut program);
+            program.check(1 << 20).map_err(|e| e.to_string())
+        };
+        check(|_| {}).unwrap();
+        let bad: [fn(&mut Program); 5] = [
+            |p| p.sites[0].first = 0,
+            |p| p.sites[0].costs.truncate(1),
+            |p| p.sites.clear(),
+            |p| {
+                let mut again = steps(p)[1].clone();
+                again.outputs = vec![8];
+                let y = p.entries[0].operands[7].clone();
+                p.entries[0].operands.push(y);
+                steps(p).push(again);
+            },
+            |p| {
+                let Op::MoeMlp(moe) = &mut steps(p)[1].op else { panic!("the mixture") };
+                moe.top_k = 1;
+            },
+        ];
+        for change in bad {
+            let message = check(change).unwrap_err();
+            assert!(message.contains("step \"mlp\"") && message.contains("site"), "{message}");
+        }
     }
 
     #[test]

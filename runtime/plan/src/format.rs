@@ -9,6 +9,10 @@ pub const QUANT_BLOCK: usize = 32;
 pub const PANEL_ROWS: usize = 16;
 /// Rows in one tile of [`Layout::Quads`].
 pub const QUAD_ROWS: usize = 8;
+/// Rows of a tile of [`Layout::Channels`] come in runs of this.
+pub const CHANNEL_RUN: usize = 32;
+/// Most rows of a tile of [`Layout::Channels`].
+const MAX_CHANNEL_TILE: usize = 1024;
 /// Rows of each kind that alternate in a gated weight (see [`crate::Linear::gated`]).
 pub const GATE_GROUP: usize = 8;
 
@@ -48,6 +52,18 @@ pub enum Layout {
     /// - `Q4`, `Q4m`: 128 bytes, byte `(quad % 4) * 32 + r * 4 + e`, low nibble for quads 0..4,
     ///   high nibble for quads 4..8; then 8 f16 scales; for `Q4m` then 8 f16 minima.
     Quads,
+    /// Tiles of [`channel_tile_rows`] rows, so that an input channel's values are contiguous and a
+    /// channel that is not needed need not be read. `Q4` and `Q4m` only; rows padded with zeros to
+    /// [`CHANNEL_RUN`] and columns to [`QUANT_BLOCK`]: for each tile, for each block of 32 columns,
+    /// one record.
+    ///
+    /// With `W` the tile's rows, a record is, for each of the 32 columns, `W / 2` bytes of values;
+    /// then `W` f16 scales; for `Q4m` then `W` f16 minima. The rows of a tile are cut into groups of
+    /// 128, the last of `32 L` where fewer are left (else `L = 4`), and of a column's bytes each
+    /// group has `16 L`: with `l < L`, `j < 4` and `t < 4`, byte `16 l + 4 j + t` holds row
+    /// `4 L j + 4 l + t` of the group in its low nibble and the row `16 L` after that in its high
+    /// one. Four columns interleaved byte by byte then give lanes of four in the order of rows.
+    Channels,
 }
 
 /// A pack format: values and layout of a two-dimensional weight `[rows, cols]`
@@ -97,6 +113,25 @@ impl Values {
     }
 }
 
+impl Values {
+    /// Bytes of one row of a [`Layout::Channels`] record (32 columns), `None` where there is none.
+    pub fn channel_row_bytes(self) -> Option<usize> {
+        match self {
+            Values::Q4 => Some(18),
+            Values::Q4m => Some(20),
+            _ => None,
+        }
+    }
+}
+
+/// Rows of each tile of a weight of `rows` in [`Layout::Channels`]; the last tile has what is left,
+/// rounded up to [`CHANNEL_RUN`]. An even number of tiles, as equal as can be, of at most 1024 rows:
+/// then a channel's run within a tile is several cache lines, and two threads share evenly.
+pub fn channel_tile_rows(rows: usize) -> usize {
+    let tiles = rows.div_ceil(2 * MAX_CHANNEL_TILE).max(1) * 2;
+    rows.div_ceil(tiles).max(1).next_multiple_of(CHANNEL_RUN)
+}
+
 impl PackFormat {
     /// Row-major f32: vectors (norm weights, biases, frequency tables).
     pub const F32_ROW: PackFormat = PackFormat { values: Values::F32, layout: Layout::Row };
@@ -116,19 +151,14 @@ impl PackFormat {
                 .checked_next_multiple_of(PANEL_ROWS)?
                 .checked_mul(cols)?
                 .checked_mul(self.values.float_bytes()?),
+            Layout::Channels => rows
+                .checked_next_multiple_of(CHANNEL_RUN)?
+                .checked_mul(cols.div_ceil(QUANT_BLOCK))?
+                .checked_mul(self.values.channel_row_bytes()?),
             Layout::Quads => rows
                 .div_ceil(QUAD_ROWS)
                 .checked_mul(cols.div_ceil(QUANT_BLOCK))?
                 .checked_mul(self.values.quad_record_bytes()?),
-        }
-    }
-
-    /// Rows of one tile: the unit in which packing streams and work is split.
-    pub fn tile_rows(self) -> usize {
-        match self.layout {
-            Layout::Row => 1,
-            Layout::Panels => PANEL_ROWS,
-            Layout::Quads => QUAD_ROWS,
         }
     }
 }
@@ -139,6 +169,7 @@ impl std::fmt::Display for PackFormat {
             Layout::Row => "row",
             Layout::Panels => "panels",
             Layout::Quads => "quads",
+            Layout::Channels => "channels",
         };
         write!(f, "{}/{layout}", self.values.name())
     }
@@ -155,11 +186,24 @@ mod tests {
         assert_eq!(q4.byte_len(9, 33), Some(144 * 4));
         assert_eq!(PackFormat::linear(Values::F16).byte_len(17, 3), Some(32 * 3 * 2));
         assert_eq!(PackFormat::F32_ROW.byte_len(3, 5), Some(60));
+        let channels = PackFormat { values: Values::Q4m, layout: Layout::Channels };
+        assert_eq!(channels.byte_len(33, 33), Some(64 * 2 * 20));
+    }
+
+    #[test]
+    fn channel_tiles_are_even_and_bounded() {
+        for (rows, tile) in [(1, 32), (64, 32), (576, 288), (960, 480), (3072, 768), (1536, 768)] {
+            assert_eq!(channel_tile_rows(rows), tile, "{rows} rows");
+        }
+        assert_eq!(channel_tile_rows(49152), 1024);
+        assert_eq!(channel_tile_rows(1030), 544);
     }
 
     #[test]
     fn impossible_or_huge_formats_have_no_size() {
         let bad = PackFormat { values: Values::Q8, layout: Layout::Row };
+        assert_eq!(bad.byte_len(8, 32), None);
+        let bad = PackFormat { values: Values::Q8, layout: Layout::Channels };
         assert_eq!(bad.byte_len(8, 32), None);
         assert_eq!(PackFormat::F32_ROW.byte_len(usize::MAX, 2), None);
     }

@@ -23,7 +23,10 @@ pub use check::WEIGHT_ALIGN;
 pub use dims::{Dim, Symbol};
 pub use error::{Error, ErrorKind};
 pub use file::{MAGIC, MAJOR, MINOR, PLAN_ALIGN, SECTION_ALIGN, Section, SectionKind};
-pub use format::{GATE_GROUP, Layout, PANEL_ROWS, PackFormat, QUAD_ROWS, QUANT_BLOCK, Values};
+pub use format::{
+    CHANNEL_RUN, GATE_GROUP, Layout, PANEL_ROWS, PackFormat, QUAD_ROWS, QUANT_BLOCK, Values,
+    channel_tile_rows,
+};
 pub use infer::InputRole;
 pub use manifest::{GenerationDefaults, Manifest, Provenance, SpecialTokens, Task};
 pub use ops::*;

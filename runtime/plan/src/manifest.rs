@@ -10,6 +10,8 @@ pub enum Task {
     Text,
     /// Maps text to vectors, entry [`Manifest::EMBED_ENTRY`].
     Embed,
+    /// Gives images a logit for each class, entry [`Manifest::CLASSIFY_ENTRY`].
+    Classify,
 }
 
 /// Token ids with a meaning of their own.
@@ -94,6 +96,9 @@ impl Manifest {
     /// Entry of an encoder: `input_ids [tokens]`, `positions [tokens]` to
     /// `last_hidden_state [tokens, hidden]` and `embedding [sequences, hidden]`.
     pub const EMBED_ENTRY: &'static str = "embed";
+    /// Entry of an image classifier: `pixel_values [sequences, channels height width]`, `positions
+    /// [tokens]` to `logits [sequences, classes]`.
+    pub const CLASSIFY_ENTRY: &'static str = "classify";
     /// Largest [`Manifest::context_length`].
     pub const MAX_CONTEXT: usize = 1 << 24;
 }

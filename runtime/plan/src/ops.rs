@@ -228,6 +228,145 @@ pub struct AdaptiveMlp {
     pub residual: bool,
 }
 
+/// What weighs the results of a token's experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpertWeights {
+    /// Their probabilities divided by the sum of those that are kept: a softmax over the kept
+    /// logits (Mixtral, DeepSpeed's top-2).
+    Renormalised,
+    /// Their probabilities among all experts (DeepSpeed's top-1).
+    Probabilities,
+}
+
+/// DeepSpeed's limit on the tokens of an expert: `max(ceil(T / experts * factor * top_k), min)`
+/// tokens of a call. First choices come first, in the order of the tokens, then second choices, and
+/// so on; what finds no room is dropped before weights are renormalised (`sharded_moe.py`, without
+/// its noise and random token selection).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Capacity {
+    /// Times an even share, > 0.
+    pub factor: f64,
+    /// Tokens that an expert takes at least.
+    pub min: usize,
+}
+
+/// A mixture of experts, MLPs of which each token uses a few.
+///
+/// `x [T, K], logits [T, experts], w1 [experts H1, K], w2 [experts M, H], (residual [T, M])? ->
+/// [T, M]`; `H1 = H`, or `2 H` when `gated`, with the rows of an expert interleaved as
+/// [`Linear::gated`] has them. Experts are stacked by rows; `H1` and `M` are multiples of 16.
+///
+/// `p = softmax(logits)`; experts are ranked by `p`, the smaller index first among equals. The op
+/// chooses at its own site how many a token keeps: the first always, rank `r` in `2..=top_k` while
+/// `p[r] / p[1] >= price * weight / top_k`. Then `y = sum_r w[r] act(x w1_r^T) w2_r^T + residual`
+/// over the kept ranks, in their order. A NaN logit ranks last; it makes all probabilities of the
+/// token NaN, which keeps every rank and gives NaN.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MoeMlp {
+    /// Index into [`crate::Program::sites`]; its choices are `1..=top_k`.
+    pub site: usize,
+    /// How many there are.
+    pub experts: usize,
+    /// How many a token uses at most.
+    pub top_k: usize,
+    /// Of the hidden units.
+    pub activation: Activation,
+    /// `act(gate) * up`.
+    pub gated: bool,
+    /// The weights of a token's experts.
+    pub weights: ExpertWeights,
+    /// With it a token depends on the others of its call: the results are not those of the token
+    /// alone.
+    #[serde(default)]
+    pub capacity: Option<Capacity>,
+    /// Whether a residual operand comes last.
+    pub residual: bool,
+}
+
+/// What [`Mix`] makes of its logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MixRule {
+    /// `1 / (1 + exp(-x))` of each.
+    Sigmoid,
+    /// Softmax over the parts.
+    Softmax,
+}
+
+/// A weighted sum of values: `logits [T, parts], part [T, H] (parts times), (residual [T, H])? ->
+/// [T, H]`, `y = sum_i rule(logits)[i] part_i + residual`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mix {
+    /// In 1..=16.
+    pub parts: usize,
+    /// Of the weights.
+    pub rule: MixRule,
+    /// Whether a residual operand comes last.
+    pub residual: bool,
+}
+
+/// Images as rows of patches that do not overlap: `pixels [sequences, channels height width] -> [T,
+/// channels patch patch]`.
+///
+/// Each image gives `lead` rows of zeros, in whose place a model puts tokens of its own, and then a
+/// row for each patch, left to right and top to bottom, its values channel by channel. `T` is
+/// `sequences` times those rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Patches {
+    /// Channels of an image.
+    pub channels: usize,
+    /// Height of an image, a multiple of `patch`.
+    pub height: usize,
+    /// Width of an image, a multiple of `patch`.
+    pub width: usize,
+    /// Side of a patch.
+    pub patch: usize,
+    /// Rows of zeros before those of an image.
+    pub lead: usize,
+}
+
+/// A site's choice by the price alone, the same for every token: `-> [T] i32`.
+///
+/// The choice is `argmax_k(gains[k] - price * weight * costs[k])` with the site's weight and costs;
+/// ties go to the smaller `k`. The last gain is above all others, so that a price of 0 is full
+/// compute.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Level {
+    /// Index into [`crate::Program::sites`]; its first choice is 0.
+    pub site: usize,
+    /// As many as the site has choices.
+    pub gains: Vec<f64>,
+}
+
+impl Level {
+    /// The choice at a price, for a site of these costs and this weight.
+    pub fn choose(&self, costs: &[f64], weight: f64, price: f64) -> usize {
+        let mut best: Option<(usize, f64)> = None;
+        for (k, (gain, cost)) in self.gains.iter().zip(costs).enumerate() {
+            let value = gain - price * weight * cost;
+            if !value.is_nan() && best.is_none_or(|(_, most)| value > most) {
+                best = Some((k, value));
+            }
+        }
+        best.map_or(self.gains.len().saturating_sub(1), |(k, _)| k)
+    }
+}
+
+/// A [`Linear`] that leaves out small input channels (TEAL, arXiv 2408.14690).
+///
+/// The linear's operands, then `choice [T] i32, channels [K] f32`, over the rows of the call. With
+/// `k` a row's choice, channel `j` of its `x` counts as 0 where `|x[j]| channels[j] <
+/// thresholds[k]`; NaN is kept. The multiply-adds of the others are what the step spends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SparseLinear {
+    /// What it is without thresholds. Its weight may be in channels.
+    #[serde(flatten)]
+    pub linear: Linear,
+    /// One for each of the site's choices, never rising; the last is 0.
+    pub thresholds: Vec<f32>,
+}
+
 macro_rules! ops {
     ($($variant:ident = $name:literal),* $(,)?) => {
         /// One step's operation.
@@ -281,6 +420,11 @@ ops! {
     SoftCap = "limbeck:soft_cap@1",
     Choose = "limbeck:choose@1",
     AdaptiveMlp = "limbeck:adaptive_mlp@1",
+    MoeMlp = "limbeck:moe_mlp@1",
+    Mix = "limbeck:mix@1",
+    Patches = "limbeck:patches@1",
+    Level = "limbeck:level@1",
+    SparseLinear = "limbeck:sparse_linear@1",
 }
 
 #[cfg(test)]

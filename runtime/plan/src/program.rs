@@ -168,10 +168,14 @@ pub enum SiteKind {
     Acm,
     /// Nested width of an MLP.
     Width,
+    /// How many experts of a mixture a token uses.
+    Experts,
+    /// Input channels that linears leave out.
+    Sparsity,
 }
 
-/// A place where compute can vary per token. One step chooses there ([`crate::Choose`]); others
-/// compute as it chose.
+/// A place where compute can vary per token. One step chooses there ([`crate::Choose`] or
+/// [`crate::MoeMlp`]); others compute as it chose.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Site {
     /// Name, for reports.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use limbeck_kernels::Span;
 use limbeck_plan::{
-    AdaptiveMlp, Attention, Dim, Entry, Op, OperandId, OperandKind, Program, Step, Symbol,
+    Attention, Dim, Entry, Op, OperandId, OperandKind, Program, SparseLinear, Step, Symbol,
 };
 
 use super::{Call, Choices, Spent};
@@ -22,17 +22,30 @@ pub(crate) struct Cost {
     /// Bytes of all weights that a run reads whole.
     bytes: u64,
     adaptive: Vec<Adaptive>,
+    sparse: Vec<Sparse>,
 }
 
-/// An op that follows a site's choices and spends their share of its learners.
+/// A linear that leaves out input channels: what it spends is counted as it runs.
+#[derive(Debug)]
+struct Sparse {
+    site: usize,
+    /// Per token, with every channel.
+    macs: u64,
+}
+
+/// An op that spends the share of its learners, or experts of a token, that a site chose.
 #[derive(Debug)]
 struct Adaptive {
     site: usize,
+    /// The largest choice.
     learners: u64,
-    /// With all learners.
+    /// At the largest choice.
     macs: Dim,
-    /// Of the weights that are read as far as the largest choice says.
+    /// Of all its weights.
     bytes: u64,
+    /// Weights are read of the experts that some token uses, of so many; otherwise as far as the
+    /// largest choice says.
+    experts: Option<u64>,
 }
 
 impl Cost {
@@ -44,8 +57,19 @@ impl Cost {
                 Op::Attention(Attention { window, causal, .. }) => (*window, *causal),
                 _ => (None, false),
             };
-            if let Op::AdaptiveMlp(p) = &step.op {
-                cost.adaptive.extend(Adaptive::new(program, entry, step, p, &sites));
+            let follows = || Some(*sites.get(step.inputs.get(1)?)?);
+            let adaptive = match &step.op {
+                Op::AdaptiveMlp(p) => follows().map(|site| (site, p.learners, None)),
+                Op::MoeMlp(p) => Some((p.site, p.top_k, Some(p.experts as u64))),
+                _ => None,
+            };
+            if let Some((site, learners, experts)) = adaptive {
+                let adaptive = Adaptive::new(program, entry, step, site, learners, experts);
+                cost.adaptive.push(adaptive);
+                continue;
+            }
+            if let Op::SparseLinear(p) = &step.op {
+                cost.add_sparse(program, entry, step, p, &sites);
                 continue;
             }
             cost.add(&step.macs, window, causal);
@@ -59,6 +83,31 @@ impl Cost {
             }
         }
         cost
+    }
+
+    fn add_sparse(
+        &mut self,
+        program: &Program,
+        entry: &Entry,
+        step: &Step,
+        params: &SparseLinear,
+        sites: &HashMap<OperandId, usize>,
+    ) {
+        let weight = |index: usize| match entry.operands.get(*step.inputs.get(index)?)?.kind {
+            OperandKind::Weight(w) => program.weights.get(w),
+            _ => None,
+        };
+        let site = (0..step.inputs.len()).find_map(|i| sites.get(step.inputs.get(i)?));
+        let (Some(w), Some(&site)) = (weight(1), site) else { return };
+        let macs = (w.rows as u64).saturating_mul(w.cols as u64);
+        // A norm in front is spent whatever the choice.
+        let bind = |name: &str| (name == Symbol::TOKENS).then_some(1);
+        let rest = step.macs.eval(&bind).unwrap_or(0).saturating_sub(macs);
+        self.per_token = self.per_token.saturating_add(rest);
+        self.sparse.push(Sparse { site, macs });
+        let bias = if params.linear.bias { weight(2).map_or(0, |w| w.bytes) } else { 0 };
+        let channels = weight(step.inputs.len() - 1).map_or(0, |w| w.bytes);
+        self.bytes = self.bytes.saturating_add(bias).saturating_add(channels);
     }
 
     fn add(&mut self, macs: &Dim, window: Option<usize>, causal: bool) {
@@ -92,6 +141,11 @@ impl Cost {
             least += macs * first as f64 / adaptive.learners.max(1) as f64;
             full += macs;
         }
+        for sparse in &self.sparse {
+            let costs = program.sites.get(sparse.site).map(|site| site.costs.as_slice());
+            least += sparse.macs as f64 * costs.and_then(|c| c.first()).unwrap_or(&1.0);
+            full += sparse.macs as f64;
+        }
         if full > 0.0 { (least / full).clamp(0.0, 1.0) } else { 1.0 }
     }
 
@@ -118,9 +172,29 @@ impl Cost {
         }
         let mut spent = Spent { macs, full_macs: macs, bytes: self.bytes, ..Spent::default() };
         for adaptive in &self.adaptive {
-            adaptive.add(tokens, choices.of(adaptive.site), &mut spent);
+            let site = adaptive.site;
+            adaptive.add(tokens, choices.of(site), choices.experts(site), &mut spent);
         }
+        let full = self.sparse.iter().fold(0u64, |sum, s| sum.saturating_add(s.macs));
+        let full = full.saturating_mul(tokens);
+        let (macs, bytes) = choices.spent();
+        spent.add([macs, full, macs, full, bytes]);
         spent
+    }
+}
+
+impl Spent {
+    /// Adds multiply-adds, those at full compute, both for sites alone, and bytes.
+    fn add(&mut self, [macs, full, site_macs, site_full, bytes]: [u64; 5]) {
+        for (sum, add) in [
+            (&mut self.macs, macs),
+            (&mut self.full_macs, full),
+            (&mut self.site_macs, site_macs),
+            (&mut self.site_full_macs, site_full),
+            (&mut self.bytes, bytes),
+        ] {
+            *sum = sum.saturating_add(add);
+        }
     }
 }
 
@@ -128,6 +202,7 @@ impl Cost {
 pub(super) fn choice_sites(entry: &Entry) -> HashMap<OperandId, usize> {
     let chosen = entry.steps().filter_map(|step| match &step.op {
         Op::Choose(p) => Some((*step.outputs.first()?, p.site)),
+        Op::Level(p) => Some((*step.outputs.first()?, p.site)),
         _ => None,
     });
     chosen.collect()
@@ -138,22 +213,20 @@ impl Adaptive {
         program: &Program,
         entry: &Entry,
         step: &Step,
-        params: &AdaptiveMlp,
-        sites: &HashMap<OperandId, usize>,
-    ) -> Option<Adaptive> {
+        site: usize,
+        learners: usize,
+        experts: Option<u64>,
+    ) -> Adaptive {
         let weights = step.inputs.iter().filter_map(|id| match entry.operands.get(*id)?.kind {
             OperandKind::Weight(w) => program.weights.get(w),
             _ => None,
         });
-        Some(Adaptive {
-            site: *sites.get(step.inputs.get(1)?)?,
-            learners: params.learners as u64,
-            macs: step.macs.clone(),
-            bytes: weights.map(|w| w.bytes).sum(),
-        })
+        let bytes = weights.map(|w| w.bytes).sum();
+        Adaptive { site, learners: learners as u64, macs: step.macs.clone(), bytes, experts }
     }
 
-    fn add(&self, tokens: u64, choices: &[i32], spent: &mut Spent) {
+    /// `used` experts' weights were read.
+    fn add(&self, tokens: u64, choices: &[i32], used: usize, spent: &mut Spent) {
         let bind = |name: &str| (name == Symbol::TOKENS).then_some(tokens);
         let full = self.macs.eval(&bind).unwrap_or(0);
         // The share of all learners, in whole numbers.
@@ -164,16 +237,11 @@ impl Adaptive {
         let all = tokens.saturating_mul(self.learners);
         let macs = share(full, chosen.clone().sum::<u64>().min(all), all);
         let most = chosen.max().unwrap_or(0).min(self.learners);
-        let bytes = share(self.bytes, most, self.learners);
-        for (sum, add) in [
-            (&mut spent.macs, macs),
-            (&mut spent.full_macs, full),
-            (&mut spent.site_macs, macs),
-            (&mut spent.site_full_macs, full),
-            (&mut spent.bytes, bytes),
-        ] {
-            *sum = sum.saturating_add(add);
-        }
+        let bytes = match self.experts {
+            Some(experts) => share(self.bytes, (used as u64).min(experts), experts),
+            None => share(self.bytes, most, self.learners),
+        };
+        spent.add([macs, full, macs, full, bytes]);
     }
 }
 
@@ -229,15 +297,24 @@ mod tests {
     #[test]
     fn an_adaptive_op_spends_the_share_of_its_learners() {
         let macs = Dim::symbol(Symbol::TOKENS).times(1000u64);
-        let op = Adaptive { site: 0, learners: 4, macs, bytes: 800 };
+        let op = Adaptive { site: 0, learners: 4, macs, bytes: 800, experts: None };
         let mut spent = Spent { macs: 5, full_macs: 5, bytes: 7, ..Spent::default() };
-        op.add(4, &[0, 1, 3, 1], &mut spent);
+        op.add(4, &[0, 1, 3, 1], 0, &mut spent);
         // 5 of 16 learners over 4 rows; the widest row reads 3 of 4 learners' weights.
         let found = (spent.macs, spent.full_macs, spent.site_macs, spent.site_full_macs);
         assert_eq!(found, (5 + 1250, 5 + 4000, 1250, 4000));
         assert_eq!(spent.bytes, 7 + 600);
         let mut none = Spent::default();
-        op.add(2, &[0, 0], &mut none);
+        op.add(2, &[0, 0], 0, &mut none);
         assert_eq!((none.macs, none.full_macs, none.bytes), (0, 2000, 0));
+    }
+
+    #[test]
+    fn experts_spend_what_tokens_keep_and_read_what_any_token_uses() {
+        let macs = Dim::symbol(Symbol::TOKENS).times(1000u64);
+        let op = Adaptive { site: 0, learners: 2, macs, bytes: 800, experts: Some(8) };
+        let mut spent = Spent::default();
+        op.add(3, &[1, 2, 1], 3, &mut spent);
+        assert_eq!((spent.macs, spent.full_macs, spent.bytes), (2000, 3000, 300));
     }
 }

@@ -5,12 +5,17 @@ use std::sync::Arc;
 
 use limbeck_kernels::reference::{self, Products};
 use limbeck_kernels::{
-    self as kernels, AdaptiveMlpArgs, AttentionArgs, ChooseArgs, KvCache, LinearArgs, NormArgs, Qkv,
+    self as kernels, AdaptiveMlpArgs, AttentionArgs, ChooseArgs, KvCache, LinearArgs, MixArgs,
+    MoeMlpArgs, NormArgs, Qkv, Sparsity,
 };
-use limbeck_plan::{Choose, Dim, Entry, Op, OperandId, OperandKind, Step, Symbol};
+use limbeck_plan::{
+    Choose, Dim, Entry, MoeMlp, Op, OperandId, OperandKind, SparseLinear, Step, Symbol,
+};
 
 use super::cost::{Cost, choice_sites};
-use super::{Backend, Bounds, Call, Choices, Matrix, PlanData, Prepared, Sequences, Spent, State};
+use super::{
+    Backend, Bounds, Call, Choices, Matrix, PlanData, Prepared, Sequences, Spent, State, given,
+};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Runs native segments with the reference kernels.
@@ -108,6 +113,20 @@ impl FakeState {
             self.choices.force(p.site, call.forced);
             return Ok(());
         }
+        if let Op::MoeMlp(p) = &step.op {
+            operands.moe_mlp(p, &mut self.choices, &mut out)?;
+            self.values[target] = out;
+            return Ok(());
+        }
+        if let Op::Level(p) = &step.op {
+            return self.choices.level(p, &shared.data.plan.program().sites, call);
+        }
+        if let Op::SparseLinear(p) = &step.op {
+            let (macs, bytes) = operands.sparse_linear(p, &self.choices, &mut out)?;
+            self.choices.spend(macs, bytes);
+            self.values[target] = out;
+            return Ok(());
+        }
         operands.compute(&mut self.cache, &self.choices, &mut out)?;
         self.values[target] = out;
         Ok(())
@@ -161,6 +180,10 @@ impl<'a> Operands<'a> {
         })
     }
 
+    fn floats(&self, index: usize) -> Result<&'a [f32]> {
+        given(self.call, &self.entry.operands[self.id(index)?].name)
+    }
+
     fn cols(&self, index: usize) -> Result<usize> {
         let shape = &self.entry.operands[self.id(index)?].fact.shape;
         let cols = shape.last().and_then(Dim::as_const);
@@ -184,6 +207,62 @@ impl<'a> Operands<'a> {
             out,
         };
         Ok(reference::choose(args)?)
+    }
+
+    fn moe_mlp(&self, params: &MoeMlp, choices: &mut Choices, out: &mut [f32]) -> Result<()> {
+        let data = &self.shared.data;
+        let site = data.plan.program().sites.get(params.site);
+        let site = site.ok_or_else(|| Error::new(ErrorKind::Plan, "its site does not exist"))?;
+        let (choice, forced) = choices.free_and_forced(params.site, self.call.forced);
+        let args = MoeMlpArgs {
+            params,
+            x: self.value(0)?,
+            logits: self.value(1)?,
+            w1: data.weight(self.weight(2)?)?,
+            w2: data.weight(self.weight(3)?)?,
+            residual: if params.residual { Some(self.value(4)?) } else { None },
+            weight: site.weight,
+            price: self.call.price,
+            forced,
+            choice,
+            out,
+        };
+        let used = reference::moe_mlp(args, Products::Quantised)?;
+        choices.set_experts(params.site, used);
+        Ok(())
+    }
+
+    /// Gives the multiply-adds and the bytes of weights that it spent.
+    fn sparse_linear(
+        &self,
+        params: &SparseLinear,
+        choices: &Choices,
+        out: &mut [f32],
+    ) -> Result<(u64, u64)> {
+        let p = &params.linear;
+        let choice = self.step.inputs.len().saturating_sub(2);
+        let site = choice_sites(self.entry).get(&self.id(choice)?).copied();
+        let site = site.ok_or_else(|| Error::new(ErrorKind::Plan, "its choice was not made"))?;
+        let w = self.shared.data.weight(self.weight(1)?)?;
+        let residual = 2 + usize::from(p.bias);
+        let args = LinearArgs {
+            x: self.value(0)?,
+            norm: None,
+            w,
+            bias: if p.bias { Some(self.vector(2)?) } else { None },
+            activation: p.activation,
+            gated: p.gated,
+            residual: if p.residual { Some(self.value(residual)?) } else { None },
+            precise: p.precise,
+            out,
+        };
+        let sparsity = Sparsity {
+            weights: self.vector(choice + 1)?,
+            thresholds: &params.thresholds,
+            choice: choices.of(site),
+        };
+        let read = reference::sparse_linear(args, Products::Quantised, &sparsity)?;
+        Ok((read.channels.saturating_mul(w.rows() as u64), read.bytes))
     }
 
     fn compute(&self, cache: &mut KvCache, choices: &Choices, out: &mut [f32]) -> Result<()> {
@@ -222,6 +301,7 @@ impl<'a> Operands<'a> {
             Op::Gate(p) => {
                 reference::gate(p.activation, self.value(0)?, self.value(1)?, out)?;
             }
+            Op::Patches(p) => kernels::patches(p, self.floats(0)?, out)?,
             Op::SoftCap(p) => reference::soft_cap(p.cap, self.value(0)?, out)?,
             Op::SelectRows(_) => {
                 let (x, cols) = (self.value(0)?, self.cols(0)?);
@@ -255,8 +335,17 @@ impl<'a> Operands<'a> {
                 };
                 reference::attention(args)?;
             }
-            // It makes integers.
-            Op::Choose(_) => {}
+            Op::Mix(p) => {
+                let parts: Vec<&[f32]> =
+                    (1..=p.parts).map(|i| self.value(i)).collect::<Result<_>>()?;
+                let residual = if p.residual { Some(self.value(1 + p.parts)?) } else { None };
+                let logits = self.value(0)?;
+                reference::mix(MixArgs { params: p, logits, parts: &parts, residual, out })?;
+            }
+            // They make choices.
+            Op::Choose(_) | Op::Level(_) | Op::MoeMlp(_) => {}
+            // It spends what it keeps.
+            Op::SparseLinear(_) => {}
             Op::AdaptiveMlp(p) => {
                 let site = choice_sites(self.entry).get(&self.id(1)?).copied();
                 let site =

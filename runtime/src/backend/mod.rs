@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use limbeck_kernels::{KvType, Rows, Span};
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 pub(crate) use choices::Choices;
 pub(crate) use data::PlanData;
@@ -34,6 +34,8 @@ pub(crate) struct Call<'a> {
     pub entry: usize,
     /// Input operands by name.
     pub inputs: &'a [(&'a str, &'a [i32])],
+    /// Input operands of f32 by name, `[sequences, ...]`.
+    pub floats: &'a [(&'a str, &'a [f32])],
     /// Rows of the call.
     pub tokens: usize,
     /// Which rows belong to which sequence, for attention.
@@ -46,6 +48,14 @@ pub(crate) struct Call<'a> {
     pub price: f32,
     /// Choices to follow in the place of the gates', `[sites, tokens]`; -1 leaves one free.
     pub forced: Option<&'a [i32]>,
+}
+
+/// The f32 input of a call that has this name.
+fn given<'a>(call: &Call<'a>, name: &str) -> Result<&'a [f32]> {
+    let found = call.floats.iter().find(|(n, _)| *n == name);
+    found
+        .map(|(_, values)| *values)
+        .ok_or_else(|| Error::new(ErrorKind::InvalidInput, format!("input {name:?} is missing")))
 }
 
 /// An output of the last run: f32, row-major.

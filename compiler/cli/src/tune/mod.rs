@@ -6,6 +6,7 @@ mod measure;
 mod plot;
 mod prices;
 mod search;
+mod sparsity;
 mod text;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +36,9 @@ pub fn execute(args: TuneArgs) -> Result<(), Failure> {
     check(&args, &output)?;
     let engine =
         Engine::new(EngineOptions { backend: args.backend.parse()?, threads: args.threads })?;
+    if args.sparsity {
+        return sparsity::execute(&args, &engine, &output);
+    }
     let mut model = engine.open(&args.plan)?;
     if model.plan().program().sites.is_empty() {
         let message = "the plan has no site: there is nothing to tune in a dense student";
@@ -43,6 +47,7 @@ pub fn execute(args: TuneArgs) -> Result<(), Failure> {
     let mut measure: Box<dyn Measure> = match model.manifest().task {
         Task::Embed => Box::new(Sentences::read(&model, &args)?),
         Task::Text => Box::new(Windows::read(&model, &args)?),
+        Task::Classify => return Err(Failure::new("classifiers cannot be tuned yet")),
     };
     let measure = measure.as_mut();
     let mut progress = Progress::new();

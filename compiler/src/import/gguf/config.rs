@@ -8,8 +8,10 @@ use crate::error::{At, Error, Result};
 /// What differs between the supported architectures.
 #[derive(Debug)]
 pub(super) struct Architecture {
-    /// `general.architecture`, the prefix of its keys, and Hugging Face's `model_type`.
+    /// `general.architecture`, the prefix of its keys.
     pub(super) name: &'static str,
+    /// Hugging Face's.
+    model_type: &'static str,
     /// Hugging Face's class.
     class: &'static str,
     /// Query and key rows are stored for RoPE on alternating pairs.
@@ -20,37 +22,90 @@ pub(super) struct Architecture {
     pub(super) output_bias: bool,
     /// The MLP may have biases.
     pub(super) mlp_bias: bool,
+    /// What experts are like, where the architecture has any.
+    experts: ExpertsOf,
 }
 
-const ARCHITECTURES: [Architecture; 3] = [
+/// The experts of an architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ExpertsOf {
+    None,
+    /// A dense architecture that is Mixtral with experts, whose size is the MLP's.
+    Mixtral,
+    /// Experts of a size of their own, in every layer.
+    Sized {
+        /// Hugging Face's `norm_topk_prob`, which llama.cpp knows by the architecture.
+        renormalised: bool,
+        /// A shared expert beside them.
+        shared: bool,
+    },
+}
+
+/// What a file says of its experts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Experts {
+    pub(super) count: usize,
+    used: usize,
+    /// Hidden units of an expert, and of the shared one.
+    pub(super) mlp: usize,
+    pub(super) shared: Option<usize>,
+}
+
+const ARCHITECTURES: [Architecture; 5] = [
     Architecture {
         name: "llama",
+        model_type: "llama",
         class: "LlamaForCausalLM",
         paired_rope: true,
         qk_norm: false,
         output_bias: true,
         mlp_bias: true,
+        experts: ExpertsOf::Mixtral,
     },
     Architecture {
         name: "qwen2",
+        model_type: "qwen2",
         class: "Qwen2ForCausalLM",
         paired_rope: false,
         qk_norm: false,
         output_bias: false,
         mlp_bias: false,
+        experts: ExpertsOf::None,
+    },
+    Architecture {
+        name: "qwen2moe",
+        model_type: "qwen2_moe",
+        class: "Qwen2MoeForCausalLM",
+        paired_rope: false,
+        qk_norm: false,
+        output_bias: false,
+        mlp_bias: false,
+        experts: ExpertsOf::Sized { renormalised: false, shared: true },
     },
     Architecture {
         name: "qwen3",
+        model_type: "qwen3",
         class: "Qwen3ForCausalLM",
         paired_rope: false,
         qk_norm: true,
         output_bias: true,
         mlp_bias: false,
+        experts: ExpertsOf::None,
+    },
+    Architecture {
+        name: "qwen3moe",
+        model_type: "qwen3_moe",
+        class: "Qwen3MoeForCausalLM",
+        paired_rope: false,
+        qk_norm: true,
+        output_bias: true,
+        mlp_bias: false,
+        experts: ExpertsOf::Sized { renormalised: true, shared: false },
     },
 ];
 
 /// Keys below the architecture's prefix that are read here or carry no meaning for the result.
-const KNOWN_KEYS: [&str; 26] = [
+const KNOWN_KEYS: [&str; 28] = [
     "attention.head_count",
     "attention.head_count_kv",
     "attention.key_length",
@@ -60,6 +115,8 @@ const KNOWN_KEYS: [&str; 26] = [
     "context_length",
     "embedding_length",
     "expert_count",
+    "expert_feed_forward_length",
+    "expert_shared_feed_forward_length",
     "expert_used_count",
     "feed_forward_length",
     "rope.dimension_count",
@@ -89,6 +146,7 @@ pub(super) struct Sizes {
     pub(super) heads: usize,
     pub(super) kv_heads: usize,
     pub(super) head_dim: usize,
+    pub(super) experts: Option<Experts>,
 }
 
 /// Reads keys below the architecture's prefix.
@@ -162,7 +220,7 @@ impl Sizes {
     pub(super) fn read(gguf: &Gguf<'_>) -> Result<Sizes> {
         let architecture = Architecture::of(gguf)?;
         let keys = Keys { gguf, prefix: architecture.name };
-        refuse_unknown_keys(&keys)?;
+        refuse_unknown_keys(&keys, architecture.experts != ExpertsOf::None)?;
         let layers = keys.required("block_count")?;
         if layers > gguf.tensors().len() {
             return Err(Error::mismatch(format!(
@@ -203,24 +261,50 @@ impl Sizes {
         if heads.checked_mul(head_dim).is_none() {
             return Err(Error::format("the size of all heads overflows").at("metadata"));
         }
+        let mlp = keys.required("feed_forward_length")?;
         Ok(Sizes {
             architecture,
             layers,
             hidden,
-            mlp: keys.required("feed_forward_length")?,
+            mlp,
             heads,
             kv_heads,
             head_dim,
+            experts: read_experts(&keys, architecture.experts, mlp)?,
         })
     }
 }
 
-fn refuse_unknown_keys(keys: &Keys<'_, '_>) -> Result<()> {
+/// The experts that a file has; an expert count of 0 says that it has none.
+fn read_experts(keys: &Keys<'_, '_>, of: ExpertsOf, mlp: usize) -> Result<Option<Experts>> {
+    let none = |name: &str| keys.gguf.u64(&keys.key(name)).map(|n| n.unwrap_or(0) == 0);
+    if of == ExpertsOf::None || (of == ExpertsOf::Mixtral && none("expert_count")?) {
+        return Ok(None);
+    }
+    let (count, used) = (keys.required("expert_count")?, keys.required("expert_used_count")?);
+    if used > count {
+        let message = format!("{used} experts of a token are more than {count}");
+        let key = keys.key("expert_used_count");
+        return Err(Error::mismatch(message).at(format_args!("key {key}")));
+    }
+    let ExpertsOf::Sized { shared, .. } = of else {
+        return Ok(Some(Experts { count, used, mlp, shared: None }));
+    };
+    let shared = match shared {
+        true => Some(keys.required("expert_shared_feed_forward_length")?),
+        false => None,
+    };
+    let mlp = keys.required("expert_feed_forward_length")?;
+    Ok(Some(Experts { count, used, mlp, shared }))
+}
+
+fn refuse_unknown_keys(keys: &Keys<'_, '_>, experts: bool) -> Result<()> {
     for (key, value) in keys.gguf.metadata() {
         let own = key.strip_prefix(keys.prefix).and_then(|rest| rest.strip_prefix('.'));
         let Some(own) = own else { continue };
         let known = match own {
-            "expert_count" | "expert_used_count" => value.as_u64() == Some(0),
+            "expert_count" | "expert_used_count" => value.as_u64() == Some(0) || experts,
+            "expert_feed_forward_length" | "expert_shared_feed_forward_length" => experts,
             "use_parallel_residual" => value.as_bool() == Some(false),
             "rope.scaling.yarn_ext_factor" => value.as_f64() == Some(1.0),
             _ => KNOWN_KEYS.contains(&own),
@@ -253,7 +337,7 @@ pub(super) fn hugging_face_config(gguf: &Gguf<'_>, sizes: &Sizes, found: &Found)
     let theta = keys.number("rope.freq_base")?.unwrap_or(10_000.0);
     let mut config = json!({
         "architectures": [architecture.class],
-        "model_type": architecture.name,
+        "model_type": architecture.model_type,
         "hidden_act": "silu",
         "hidden_size": sizes.hidden,
         "intermediate_size": sizes.mlp,
@@ -271,6 +355,7 @@ pub(super) fn hugging_face_config(gguf: &Gguf<'_>, sizes: &Sizes, found: &Found)
         "mlp_bias": found.mlp_bias,
     });
     if let Some(config) = config.as_object_mut() {
+        sizes.experts.iter().for_each(|experts| add_experts(config, architecture, experts));
         for (name, id) in
             [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")]
         {
@@ -280,6 +365,26 @@ pub(super) fn hugging_face_config(gguf: &Gguf<'_>, sizes: &Sizes, found: &Found)
         }
     }
     Ok(config)
+}
+
+fn add_experts(config: &mut Map<String, Json>, architecture: &Architecture, experts: &Experts) {
+    let mut set = |key: &str, value: Json| config.insert(key.into(), value);
+    set("num_experts_per_tok", experts.used.into());
+    match architecture.experts {
+        ExpertsOf::Sized { renormalised, .. } => {
+            set("num_experts", experts.count.into());
+            set("moe_intermediate_size", experts.mlp.into());
+            set("norm_topk_prob", renormalised.into());
+        }
+        _ => {
+            set("architectures", json!(["MixtralForCausalLM"]));
+            set("model_type", "mixtral".into());
+            set("num_local_experts", experts.count.into());
+        }
+    }
+    if let Some(shared) = experts.shared {
+        set("shared_expert_intermediate_size", shared.into());
+    }
 }
 
 /// Hugging Face's `rope_scaling`, or null. A factor without a type means linear, as in llama.cpp.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::blocks::BlockType;
-use super::config::{Found, Sizes};
+use super::config::{Experts, Found, Sizes};
 use super::reader::{Gguf, TensorInfo};
 use crate::error::{Error, Result};
 use crate::import::tensor::RowOrder;
@@ -182,13 +182,45 @@ fn layer_parts(sizes: &Sizes, found: &Found) -> Vec<Part> {
         linear("attn_v", "self_attn.v_proj", kv, hidden, bias, stored),
         linear("attn_output", "self_attn.o_proj", hidden, q, output_bias, stored),
         norm("ffn_norm", "post_attention_layernorm", hidden),
-        linear("ffn_gate", "mlp.gate_proj", mlp, hidden, found.mlp_bias, stored),
-        linear("ffn_up", "mlp.up_proj", mlp, hidden, found.mlp_bias, stored),
-        linear("ffn_down", "mlp.down_proj", hidden, mlp, found.mlp_bias, stored),
     ];
+    match &sizes.experts {
+        Some(experts) => parts.extend(expert_parts(experts, hidden)),
+        None => parts.extend([
+            linear("ffn_gate", "mlp.gate_proj", mlp, hidden, found.mlp_bias, stored),
+            linear("ffn_up", "mlp.up_proj", mlp, hidden, found.mlp_bias, stored),
+            linear("ffn_down", "mlp.down_proj", hidden, mlp, found.mlp_bias, stored),
+        ]),
+    }
     if sizes.architecture.qk_norm {
         parts.push(norm("attn_q_norm", "self_attn.q_norm", head_dim));
         parts.push(norm("attn_k_norm", "self_attn.k_norm", head_dim));
+    }
+    parts
+}
+
+/// A router and stacked experts `[count, rows, cols]`, with a shared expert where there is one.
+fn expert_parts(experts: &Experts, hidden: usize) -> Vec<Part> {
+    let Experts { count, mlp, shared, .. } = *experts;
+    let part = |file, name, shape: &[usize]| Part {
+        file,
+        name,
+        shape: shape.to_vec(),
+        bias: false,
+        order: RowOrder::Stored,
+    };
+    let mut parts = vec![
+        part("ffn_gate_inp", "mlp.gate", &[count, hidden]),
+        part("ffn_gate_exps", "mlp.experts.gate_proj", &[count, mlp, hidden]),
+        part("ffn_up_exps", "mlp.experts.up_proj", &[count, mlp, hidden]),
+        part("ffn_down_exps", "mlp.experts.down_proj", &[count, hidden, mlp]),
+    ];
+    if let Some(shared) = shared {
+        parts.extend([
+            part("ffn_gate_inp_shexp", "mlp.shared_expert_gate", &[hidden]),
+            part("ffn_gate_shexp", "mlp.shared_expert.gate_proj", &[shared, hidden]),
+            part("ffn_up_shexp", "mlp.shared_expert.up_proj", &[shared, hidden]),
+            part("ffn_down_shexp", "mlp.shared_expert.down_proj", &[hidden, shared]),
+        ]);
     }
     parts
 }

@@ -1,15 +1,22 @@
-//! Adaptive ops: the choice that a gate makes for each row, and an MLP of which each row uses the
-//! first learners that its choice says.
+//! Adaptive ops: the choice that a gate makes for each row, an MLP of which each row uses the
+//! first learners that its choice says, a mixture of experts, and a weighted sum.
 //!
 //! Rows are sorted by choice (a stable counting sort), and each run of equal choices is two plain
 //! linears: over the first rows of `w1` and the first columns of `w2`. So a row has the bits of
-//! the dense MLP of its width, and reads no more of the weights than that.
+//! the dense MLP of its width, and reads no more of the weights than that. Experts are sorted and run
+//! the same way, each over its own rows of both weights.
 
 mod choose;
+mod mix;
 mod mlp;
+mod moe;
+mod route;
 
 pub use choose::{ChooseArgs, choose};
+pub use mix::{MixArgs, mix};
 pub use mlp::{AdaptiveMlpArgs, adaptive_mlp};
+pub use moe::{MoeMlpArgs, MoeScratch, moe_mlp};
+pub(crate) use route::room;
 
 use crate::linear::LinearScratch;
 use crate::packed::Packed;

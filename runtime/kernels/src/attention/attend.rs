@@ -51,22 +51,6 @@ pub(crate) unsafe fn attend_task<S: Simd>(s: S, task: &AttendTask<'_>) {
     }
 }
 
-/// Loads 8 elements of the stored type, unscaled.
-///
-/// # Safety
-/// `base` points at elements of type `KIND`, of which `at..at + 8` exist.
-#[inline(always)]
-unsafe fn load<S: Simd, const KIND: u8>(s: S, base: *const u8, at: usize) -> S::V {
-    // SAFETY: the caller's contract.
-    unsafe {
-        match KIND {
-            0 => s.load(base.cast::<f32>().add(at)),
-            1 => s.load_f16(base.cast::<u16>().add(at)),
-            _ => s.load_i8(base.cast::<i8>().add(at)),
-        }
-    }
-}
-
 /// Loads 16 elements of the stored type, unscaled.
 ///
 /// # Safety
@@ -92,7 +76,7 @@ fn prefetch<S: Simd, const KIND: u8>(s: S, base: Option<*mut u8>, at: usize) {
     }
 }
 
-/// A head of the block at hand, and of the one after it.
+/// A head of the block at hand, and of the one that comes next.
 #[derive(Clone, Copy)]
 struct Blocks {
     head: Head,
@@ -143,24 +127,17 @@ unsafe fn attend<S: Simd, const KIND: u8>(s: S, call: &Call<'_>, tile: &Tile) {
     let start = rows.clone().map(|row| visible(call, row).start).min().unwrap_or(0);
     let end = rows.clone().map(|row| visible(call, row).end).max().unwrap_or(0);
     let mut wide = Wide::uninit();
-    for block in start / KV_BLOCK..end.div_ceil(KV_BLOCK) {
-        let mut row = rows.start;
-        while row < rows.end {
-            if visible_part(call, row, block).is_empty() {
-                row += 1;
-                continue;
-            }
-            // Rows of one span, or of sequences that share the block.
-            let count = run_of(row, rows.end, |row| {
-                let seen = !visible_part(call, row, block).is_empty();
-                seen.then(|| call.block(call.rows[row].span, block))
-            });
-            // SAFETY: these rows are the tile's and see the block.
-            unsafe {
-                attend_block::<S, KIND>(s, &queries, &mut softmax, &mut wide, block, row, count);
-            }
-            row += count;
-        }
+    let sees = |row: usize, block: usize| !visible_part(call, row, block).is_empty();
+    let mut next = part_from(start / KV_BLOCK, end.div_ceil(KV_BLOCK), &rows, rows.start, sees);
+    while let Some((block, row)) = next {
+        // Rows of one span, or of sequences that share the block.
+        let count = run_of(row, rows.end, |row| {
+            sees(row, block).then(|| call.block(call.rows[row].span, block))
+        });
+        next = part_from(block, end.div_ceil(KV_BLOCK), &rows, row + count, sees);
+        let part = Part { block, first_row: row, rows: count, ahead: next };
+        // SAFETY: these rows are the tile's and see the block; so does the row of the part ahead.
+        unsafe { attend_block::<S, KIND>(s, &queries, &mut softmax, &mut wide, part) };
     }
     for q in 0..tile.rows * tile.heads {
         let total = s.sum(s.load_some(&softmax.sum[q], 0));
@@ -173,30 +150,50 @@ unsafe fn attend<S: Simd, const KIND: u8>(s: S, call: &Call<'_>, tile: &Tile) {
     }
 }
 
-/// Adds one block to the queries of `count` rows from `first_row` on, for all of which it is the
-/// same memory.
+/// The first block and row, from `row` of `block` on, of which the row sees the block.
+fn part_from(
+    block: usize,
+    end: usize,
+    rows: &Range<usize>,
+    row: usize,
+    sees: impl Fn(usize, usize) -> bool,
+) -> Option<(usize, usize)> {
+    (block..end).find_map(|b| {
+        let from = if b == block { row } else { rows.start };
+        (from..rows.end).find(|row| sees(*row, b)).map(|row| (b, row))
+    })
+}
+
+/// A block and neighbouring rows that see it, for all of which it is the same memory.
+#[derive(Clone, Copy)]
+struct Part {
+    block: usize,
+    first_row: usize,
+    rows: usize,
+    /// Block and row of the part after it.
+    ahead: Option<(usize, usize)>,
+}
+
+/// Adds a part's block to the queries of its rows.
 ///
 /// # Safety
-/// As [`attend_task`]; the rows are the tile's and see the block.
+/// As [`attend_task`]; the rows are the tile's and see the block, and so it is ahead.
 #[inline(always)]
 unsafe fn attend_block<S: Simd, const KIND: u8>(
     s: S,
     queries: &Queries<'_>,
     softmax: &mut Softmax,
     wide: &mut Wide,
-    block: usize,
-    first_row: usize,
-    count: usize,
+    part: Part,
 ) {
     let Queries { call, tile } = *queries;
-    let span = call.rows[first_row].span;
+    let Part { block, first_row, rows: count, ahead } = part;
     let kv_head = tile.first_head / (call.params.heads / call.params.kv_heads);
-    let more = (block + 1) * KV_BLOCK < visible(call, first_row).end;
-    // SAFETY: the row sees positions of the block, which hence exists and fits the layout, and
-    // of the next one if there is more.
+    // SAFETY: the rows see positions of their blocks, which hence exist and fit the layout.
     let (head, ahead) = unsafe {
-        let head = |block| call.layout.head(call.block(span, block), kv_head);
-        (head(block), more.then(|| head(block + 1)))
+        let head =
+            |block, row: usize| call.layout.head(call.block(call.rows[row].span, block), kv_head);
+        (head(block, first_row), ahead.map(|(block, row)| head(block, row)))
     };
     let stride = call.layout.value_stride();
     // Many queries share one conversion of the block; it is exact, so it changes no bits.
@@ -247,13 +244,13 @@ unsafe fn widen_block<S: Simd, const KIND: u8>(
     // elements.
     unsafe {
         let values = keys.add(KV_BLOCK * stride);
-        for at in (0..KV_BLOCK * call.params.head_dim).step_by(LANES) {
+        for at in (0..KV_BLOCK * call.params.head_dim).step_by(WIDE) {
             prefetch::<S, KIND>(s, ahead.map(|head| head.keys), at);
-            s.store(keys.add(at), load::<S, KIND>(s, head.keys, at));
+            s.store_wide(keys.add(at), load_wide::<S, KIND>(s, head.keys, at));
         }
-        for at in (0..KV_BLOCK * stride).step_by(LANES) {
+        for at in (0..KV_BLOCK * stride).step_by(WIDE) {
             prefetch::<S, KIND>(s, ahead.map(|head| head.values), at);
-            s.store(values.add(at), load::<S, KIND>(s, head.values, at));
+            s.store_wide(values.add(at), load_wide::<S, KIND>(s, head.values, at));
         }
         (head.keys, head.values) = (keys.cast(), values.cast());
     }
@@ -371,14 +368,33 @@ unsafe fn step<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
                 &mut softmax.sum[state],
             );
         }
+        let mut results = [std::ptr::null_mut(); Q];
+        for q in 0..Q {
+            results[q] = queries.result(first + q).as_mut_ptr();
+        }
+        let of = |at: usize| results.map(|result: *mut f32| result.wrapping_add(at));
         let mut at = 0;
         while at + N * WIDE <= dim {
-            add_values::<S, KIND, N, Q>(s, queries, blocks, first, at, part, &weights, &decays);
+            add_values::<S, KIND, N, Q>(s, queries, blocks, at, of(at), part, &weights, &decays);
             at += N * WIDE;
         }
-        while at < dim {
-            add_values::<S, KIND, 1, Q>(s, queries, blocks, first, at, part, &weights, &decays);
+        while at + WIDE <= dim {
+            add_values::<S, KIND, 1, Q>(s, queries, blocks, at, of(at), part, &weights, &decays);
             at += WIDE;
+        }
+        if at < dim {
+            let mut padded = [[0.0f32; WIDE]; Q];
+            for q in 0..Q {
+                std::ptr::copy(results[q].add(at), padded[q].as_mut_ptr(), dim - at);
+            }
+            let mut out = [std::ptr::null_mut(); Q];
+            for q in 0..Q {
+                out[q] = padded[q].as_mut_ptr();
+            }
+            add_values::<S, KIND, 1, Q>(s, queries, blocks, at, out, part, &weights, &decays);
+            for q in 0..Q {
+                std::ptr::copy(padded[q].as_ptr(), results[q].add(at), dim - at);
+            }
         }
     }
 }
@@ -486,18 +502,20 @@ unsafe fn soften<S: Simd>(
     decay[0]
 }
 
-/// `result = result * decay + weights values` for `N` vectors of elements from `at` on.
+/// `result = result * decay + weights values` for `N` vectors of elements from `at` on, which
+/// `results` point at.
 ///
 /// # Safety
-/// As [`step`]; `at` is below the head's elements, and whole vectors of them are stored.
+/// As [`step`]; `at` is below the head's elements, whole vectors of them are stored, and the
+/// results have as many elements.
 #[allow(clippy::too_many_arguments, reason = "the inner loop of `step`, cut in two widths")]
 #[inline(always)]
 unsafe fn add_values<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
     s: S,
     queries: &Queries<'_>,
     blocks: Blocks,
-    first: usize,
     at: usize,
+    results: [*mut f32; Q],
     part: &Range<usize>,
     weights: &[[f32; KV_BLOCK]; Q],
     decays: &[f32; Q],
@@ -506,18 +524,19 @@ unsafe fn add_values<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
     let (values, ahead) = (blocks.head.values, blocks.ahead.map(|head| head.values));
     // SAFETY: the caller's contract.
     unsafe {
+        let mut pointers = [std::ptr::null(); Q];
         let mut sums = [[s.splat_wide(0.0); N]; Q];
         for q in 0..Q {
-            let out = queries.result(first + q);
+            pointers[q] = weights[q].as_ptr();
+            let decay = s.splat_wide(decays[q]);
             for n in 0..N {
-                sums[q][n] =
-                    s.mul_wide(s.load_some_wide(out, at + n * WIDE), s.splat_wide(decays[q]));
+                sums[q][n] = s.mul_wide(s.load_wide(results[q].add(n * WIDE)), decay);
             }
         }
         for j in part.clone() {
             let mut p = [s.splat_wide(0.0); Q];
             for q in 0..Q {
-                p[q] = s.splat_wide(weights[q][j]);
+                p[q] = s.splat_wide(*pointers[q].add(j));
             }
             prefetch::<S, KIND>(s, ahead, j * stride + at);
             for n in 0..N {
@@ -528,9 +547,8 @@ unsafe fn add_values<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
             }
         }
         for q in 0..Q {
-            let out = queries.result(first + q);
             for n in 0..N {
-                s.store_some_wide(out, at + n * WIDE, sums[q][n]);
+                s.store_wide(results[q].add(n * WIDE), sums[q][n]);
             }
         }
     }

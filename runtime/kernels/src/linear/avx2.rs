@@ -165,7 +165,7 @@ impl<const VALUES: u8> Avx2Quads<VALUES> {
 /// Whether both tiles of the unit exist.
 #[inline(always)]
 fn whole(task: &LinearTask<'_>, unit: usize) -> bool {
-    unit * UNIT + QUAD_ROWS < task.n
+    unit * UNIT + QUAD_ROWS < task.held()
 }
 
 impl<const VALUES: u8> Tile<Avx2> for Avx2Quads<VALUES> {

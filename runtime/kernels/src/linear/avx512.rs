@@ -19,9 +19,6 @@ use std::arch::x86_64::*;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// How far ahead several rows ask for records: found by measuring 8 rows.
-const RECORDS_AHEAD: usize = 48;
-
 /// Quads of the given values.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512Quads<const VALUES: u8>;
@@ -165,7 +162,7 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
             let mut units = [Unit { first: task.w.as_ptr(), apart: 0 }; UNITS];
             for u in 0..UNITS {
                 units[u].first = task.w.as_ptr().add(2 * (unit + u) * tile_bytes);
-                let both = (unit + u) * UNIT + QUAD_ROWS < task.n;
+                let both = (unit + u) * UNIT + QUAD_ROWS < task.held();
                 units[u].apart = if both { tile_bytes } else { 0 };
             }
             let mut q = q.as_ptr().add(row * per_row * QUANT_BLOCK);
@@ -178,11 +175,9 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
                     rows[r] = q.add(r * per_row * QUANT_BLOCK);
                     dots[r] = [_mm512_set1_epi32(Self::offset(&*blocks.add(r * per_row))); UNITS];
                 }
-                // Memory is the limit. One row asks for the same record of the next units; more
-                // rows take long enough over a record for the ones behind it to arrive.
-                let ahead = if ROWS == 1 { 2 * UNITS * tile_bytes } else { RECORDS_AHEAD * record };
+                // Memory is the limit: ask for the same record of the next units.
                 for unit in units {
-                    unit.prefetch(ahead, record);
+                    unit.prefetch(2 * UNITS * tile_bytes, record);
                 }
                 Self::dots(units, rows, &mut dots);
                 for u in 0..UNITS {
@@ -285,6 +280,12 @@ impl<const HALF: bool> Avx512Panels<HALF> {
             let x = x.as_ptr().add(row * k);
             let mut sums = [[_mm512_setzero_ps(); UNITS]; ROWS];
             for i in 0..k {
+                // The next unit's panel comes from memory while this one is used. A prefetch may
+                // point anywhere.
+                if ROWS > 1 {
+                    let ahead = w.wrapping_add((stored + i) * Self::PANEL_COLUMN);
+                    _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                }
                 for u in 0..UNITS {
                     let column = Self::load(w.add((u * stored + i) * Self::PANEL_COLUMN));
                     for r in 0..ROWS {

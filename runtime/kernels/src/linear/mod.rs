@@ -9,8 +9,11 @@ mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod channels;
 mod panels;
 mod portable;
+mod prologue;
+mod sparse;
 mod task;
 
 pub(crate) use activations::{ActBlock, QuantActs, quantise_row};
@@ -18,9 +21,19 @@ pub(crate) use activations::{ActBlock, QuantActs, quantise_row};
 pub(crate) use avx2::Avx2Quads;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::{Avx512Panels, Avx512Quads};
+pub(crate) use channels::{
+    ActiveBlock, ChannelTask, PortableChannels, RetileTask, find_active, retile_portable,
+    run as run_channels,
+};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use channels::{
+    Avx2Channels, Avx512Channels, find_active_avx2, find_active_avx512, retile_sse,
+};
 pub(crate) use panels::Panels;
 pub(crate) use portable::{PortableQuads, Q4, Q4M, Q8};
-pub(crate) use task::{Epilogue, Input, LinearTask, UNIT, run};
+pub(crate) use sparse::keep_row;
+pub use sparse::{Sparsity, SparsityRead, sparse_linear};
+pub(crate) use task::{Epilogue, LinearTask, UNIT, run};
 
 use crate::elementwise::SharedRows;
 use crate::error::{Error, ErrorKind, check_len};
@@ -28,12 +41,12 @@ use crate::norm::NormArgs;
 use crate::packed::Packed;
 use crate::pool::Pool;
 use crate::table::Kernels;
-use limbeck_plan::{Activation, Layout, QUANT_BLOCK};
+use limbeck_plan::{Activation, Layout, Values};
+use prologue::Prologue;
+use sparse::{ChannelScratch, channel_products};
 
 /// Multiply-adds below which a parallel region costs more than it saves.
 const SERIAL_MACS: usize = 64 * 1024;
-/// Elements of `x` from which the prologue (norm, quantisation) gets its own parallel region.
-const PARALLEL_PROLOGUE: usize = 4 * 1024;
 /// Rows up to which each thread gets one contiguous run of units.
 const FEW_ROWS: usize = 8;
 /// Bytes of `x` that one task goes through for each unit of the weight.
@@ -46,7 +59,7 @@ pub struct LinearArgs<'a> {
     pub x: &'a [f32],
     /// Applied to each row of `x` first, with the bits of [`crate::norm`].
     pub norm: Option<NormArgs<'a>>,
-    /// `[N, K]` in panels or quads.
+    /// `[N, K]` in any layout but rows.
     pub w: Packed<'a>,
     /// `[N]`.
     pub bias: Option<&'a [f32]>,
@@ -101,6 +114,7 @@ impl LinearArgs<'_> {
 pub struct LinearScratch {
     normed: Vec<f32>,
     acts: QuantActs,
+    channels: ChannelScratch,
 }
 
 impl LinearScratch {
@@ -112,6 +126,7 @@ impl LinearScratch {
             self.normed.resize(len, 0.0);
         }
         self.acts.reserve(rows, cols);
+        self.channels.reserve(rows, cols);
     }
 
     /// [`LinearScratch::reserve`] for calls without a norm.
@@ -135,51 +150,36 @@ pub fn linear(
     scratch: &mut LinearScratch,
     args: LinearArgs<'_>,
 ) -> Result<(), Error> {
+    run_linear(kernels, pool, scratch, args, None)?;
+    Ok(())
+}
+
+/// [`linear`], or [`sparse_linear`] where there is sparsity; gives the channels kept.
+fn run_linear(
+    kernels: &Kernels,
+    pool: &Pool,
+    scratch: &mut LinearScratch,
+    args: LinearArgs<'_>,
+    sparsity: Option<&Sparsity<'_>>,
+) -> Result<SparsityRead, Error> {
     let (m, n_out) = args.check()?;
     let (n, k) = (args.w.rows(), args.w.cols());
     let values = args.w.format().values;
-    if m == 0 {
-        return Ok(());
+    if let Some(sparsity) = sparsity {
+        sparsity.check(m, k)?;
     }
-    let LinearScratch { normed, acts } = scratch;
-    let mut x = args.x;
-    let region = |elements: usize| {
-        if elements < PARALLEL_PROLOGUE { None } else { Some(pool) }
-    };
-    if let Some(norm) = &args.norm {
-        if normed.len() < m * k {
-            normed.resize(m * k, 0.0);
-        }
-        let rows = SharedRows::new(&mut normed[..m * k]);
-        each_row(region(m * k), m, &|row| {
-            // SAFETY: each row is one task's alone.
-            let out = unsafe { rows.part(row * k, k) };
-            kernels.norm_row(norm, &args.x[row * k..][..k], out);
-        });
-        x = &normed[..m * k];
+    let mut read = SparsityRead { channels: (m * k) as u64, bytes: args.w.bytes().len() as u64 };
+    if m == 0 {
+        return Ok(read);
     }
     let parts = if args.precise && values.is_quantised() { 2 } else { 1 };
-    let input = if values.is_quantised() {
-        acts.reserve(m * parts, k);
-        let rows = acts.rows(m * parts, k);
-        each_row(region(m * k), m, &|row| {
-            let x = &x[row * k..][..k];
-            // SAFETY: each row is one task's alone.
-            let (q, blocks) = unsafe { rows.row(row * parts) };
-            if parts == 1 {
-                kernels.quantise_row(x, q, blocks);
-            } else {
-                // SAFETY: as above.
-                let (rest, rest_blocks) = unsafe { rows.row(row * parts + 1) };
-                quantise_in_two(kernels, x, (q, blocks), (rest, rest_blocks));
-            }
-        });
-        acts.input(m * parts, k)
-    } else {
-        Input::Floats(x)
-    };
+    let LinearScratch { normed, acts, channels } = scratch;
+    let prologue = Prologue { kernels, pool, args: &args, sparsity, rows: m, parts };
+    let (input, kept) = prologue.run(normed, acts);
+    if sparsity.is_some() {
+        read.channels = kept;
+    }
     let out = SharedRows::new(args.out);
-    let m = m * parts;
     let epilogue = Epilogue {
         parts,
         bias: args.bias,
@@ -189,74 +189,61 @@ pub fn linear(
         n_out,
         out: &out,
     };
-    let units = n.div_ceil(UNIT);
-    let threads = if m * n * k < SERIAL_MACS { 1 } else { pool.threads() };
+    let task = LinearTask {
+        input,
+        w: args.w.bytes(),
+        k,
+        stored: args.w.stored_cols(),
+        n,
+        rows: 0..m * parts,
+        units: 0..n.div_ceil(UNIT),
+        first_unit: 0,
+        epilogue: &epilogue,
+    };
+    if args.w.format().layout == Layout::Channels {
+        read.bytes = channel_products(kernels, pool, channels, values, &task);
+    } else {
+        products(kernels, pool, values, &task);
+    }
+    Ok(read)
+}
+
+/// Runs a task whose weight is in panels or quads, in parts.
+fn products(kernels: &Kernels, pool: &Pool, values: Values, whole: &LinearTask<'_>) {
+    let (m, k, units) = (whole.rows.len(), whole.k, whole.units.len());
+    let threads = if m * (units * UNIT) * k < SERIAL_MACS { 1 } else { pool.threads() };
     let (unit_chunk, row_chunk) = chunks(m, k, units, threads, values.is_quantised());
     let (unit_tasks, row_tasks) = (units.div_ceil(unit_chunk), m.div_ceil(row_chunk));
     pool.run(unit_tasks * row_tasks, &|index| {
-        let (first_unit, first_row) =
-            (index % unit_tasks * unit_chunk, index / unit_tasks * row_chunk);
+        let first_unit = whole.units.start + index % unit_tasks * unit_chunk;
+        let first_row = index / unit_tasks * row_chunk;
         // SAFETY: tasks write the disjoint outputs of their units and rows.
         unsafe {
             kernels.linear_task(
                 values,
                 &LinearTask {
-                    input,
-                    w: args.w.bytes(),
-                    k,
-                    stored: args.w.stored_cols(),
-                    n,
                     rows: first_row..m.min(first_row + row_chunk),
-                    units: first_unit..units.min(first_unit + unit_chunk),
-                    epilogue: &epilogue,
+                    units: first_unit..whole.units.end.min(first_unit + unit_chunk),
+                    ..*whole
                 },
             );
         }
     });
-    Ok(())
-}
-
-/// Quantises a row, and what its 8-bit form leaves over as a row of its own.
-fn quantise_in_two(
-    kernels: &Kernels,
-    x: &[f32],
-    first: (&mut [i8], &mut [ActBlock]),
-    second: (&mut [i8], &mut [ActBlock]),
-) {
-    kernels.quantise_row(x, first.0, first.1);
-    let quants = first.0.chunks_exact(QUANT_BLOCK).zip(second.0.chunks_exact_mut(QUANT_BLOCK));
-    let blocks = first.1.iter().zip(second.1.chunks_exact_mut(1));
-    for ((x, (q, rest)), (block, rest_block)) in x.chunks(QUANT_BLOCK).zip(quants).zip(blocks) {
-        let mut left = [0.0; QUANT_BLOCK];
-        for ((left, x), q) in left.iter_mut().zip(x).zip(q) {
-            *left = x - block.scale * f32::from(*q);
-        }
-        kernels.quantise_row(&left, rest, rest_block);
-    }
 }
 
 /// Units and rows per task.
 fn chunks(m: usize, k: usize, units: usize, threads: usize, quantised: bool) -> (usize, usize) {
-    if threads == 1 || m <= FEW_ROWS {
-        let row_bytes = if quantised { k * 2 } else { k * 4 };
-        let rows = (ROW_BLOCK_BYTES / row_bytes).next_multiple_of(12).max(12);
-        return (units.div_ceil(threads), if m <= FEW_ROWS { m } else { rows });
+    if m <= FEW_ROWS {
+        return (units.div_ceil(threads), m);
     }
     let row_bytes = if quantised { k * 2 } else { k * 4 };
-    let rows = (ROW_BLOCK_BYTES / row_bytes).next_multiple_of(12).max(12).min(m);
-    let row_tasks = m.div_ceil(rows);
+    let block = (ROW_BLOCK_BYTES / row_bytes).next_multiple_of(12).max(12);
+    // Blocks of nearly the same size, up to half as large again: each reads the whole weight.
+    let row_tasks = ((m + block / 2) / block).max(1);
+    let rows = m.div_ceil(row_tasks).next_multiple_of(2);
+    if threads == 1 {
+        return (units, rows);
+    }
     let unit_tasks = (threads * 8).div_ceil(row_tasks).min(units);
     (units.div_ceil(unit_tasks).max(2), rows)
-}
-
-/// Calls `body` with each row, over the pool's threads when there is one.
-fn each_row(pool: Option<&Pool>, rows: usize, body: &(dyn Fn(usize) + Sync)) {
-    let Some(pool) = pool else {
-        (0..rows).for_each(body);
-        return;
-    };
-    let chunk = rows.div_ceil(pool.threads() * 2);
-    pool.run(rows.div_ceil(chunk), &|task| {
-        (task * chunk..rows.min((task + 1) * chunk)).for_each(body);
-    });
 }

@@ -49,7 +49,16 @@ pub(crate) struct LinearTask<'a> {
     /// Of the input; whole rows of products.
     pub rows: Range<usize>,
     pub units: Range<usize>,
+    /// The unit that `w` begins with.
+    pub first_unit: usize,
     pub epilogue: &'a Epilogue<'a>,
+}
+
+impl LinearTask<'_> {
+    /// Rows of the weight from its first unit here on.
+    pub fn held(&self) -> usize {
+        self.n - self.first_unit * UNIT
+    }
 }
 
 /// Computes the products of a few rows with a few units.
@@ -59,7 +68,7 @@ pub(crate) trait Tile<S: Simd>: Copy {
     /// Rows that one unit takes at once, at most [`MAX_TILE`].
     const UNIT_ROWS: usize;
 
-    /// Writes `acc[u]`, the products of `row` with unit `unit + u`, for `u < UNITS`.
+    /// Writes `acc[u]`, the products of `row` with unit `unit + u` of `w`, for `u < UNITS`.
     ///
     /// # Safety
     /// The row and the units exist in the task's input and weight.
@@ -72,7 +81,7 @@ pub(crate) trait Tile<S: Simd>: Copy {
         acc: &mut Acc,
     );
 
-    /// Writes `acc[r]`, the products of row `row + r` with unit `unit`, for `r < ROWS`.
+    /// Writes `acc[r]`, the products of row `row + r` with unit `unit` of `w`, for `r < ROWS`.
     ///
     /// # Safety
     /// The rows and the unit exist in the task's input and weight.
@@ -99,12 +108,13 @@ pub(crate) unsafe fn run<S: Simd, T: Tile<S>>(s: S, tile: T, task: &LinearTask<'
         let mut unit = task.units.start;
         while unit < task.units.end {
             let take = if task.units.end - unit >= T::ROW_UNITS { T::ROW_UNITS } else { 1 };
+            let held = unit - task.first_unit;
             // SAFETY: the row and units lie within the task's ranges.
             unsafe {
                 match take {
-                    4 => tile.one_row::<4>(s, task, row, unit, &mut acc),
-                    2 => tile.one_row::<2>(s, task, row, unit, &mut acc),
-                    _ => tile.one_row::<1>(s, task, row, unit, &mut acc),
+                    4 => tile.one_row::<4>(s, task, row, held, &mut acc),
+                    2 => tile.one_row::<2>(s, task, row, held, &mut acc),
+                    _ => tile.one_row::<1>(s, task, row, held, &mut acc),
                 }
                 for (u, acc) in acc.iter().enumerate().take(take) {
                     finish(s, task, row, unit + u, acc);
@@ -115,6 +125,7 @@ pub(crate) unsafe fn run<S: Simd, T: Tile<S>>(s: S, tile: T, task: &LinearTask<'
         return;
     }
     for unit in task.units.clone() {
+        let held = unit - task.first_unit;
         let mut row = task.rows.start;
         while row < task.rows.end {
             let left = task.rows.end - row;
@@ -127,13 +138,13 @@ pub(crate) unsafe fn run<S: Simd, T: Tile<S>>(s: S, tile: T, task: &LinearTask<'
             unsafe {
                 match take {
                     // Tiles that no kernel has are no code.
-                    7.. if T::UNIT_ROWS > 6 => tall(s, tile, task, row, unit, take, &mut acc),
-                    6 => tile.one_unit::<6>(s, task, row, unit, &mut acc),
-                    5 => tile.one_unit::<5>(s, task, row, unit, &mut acc),
-                    4 => tile.one_unit::<4>(s, task, row, unit, &mut acc),
-                    3 => tile.one_unit::<3>(s, task, row, unit, &mut acc),
-                    2 => tile.one_unit::<2>(s, task, row, unit, &mut acc),
-                    _ => tile.one_unit::<1>(s, task, row, unit, &mut acc),
+                    7.. if T::UNIT_ROWS > 6 => tall(s, tile, task, row, held, take, &mut acc),
+                    6 => tile.one_unit::<6>(s, task, row, held, &mut acc),
+                    5 => tile.one_unit::<5>(s, task, row, held, &mut acc),
+                    4 => tile.one_unit::<4>(s, task, row, held, &mut acc),
+                    3 => tile.one_unit::<3>(s, task, row, held, &mut acc),
+                    2 => tile.one_unit::<2>(s, task, row, held, &mut acc),
+                    _ => tile.one_unit::<1>(s, task, row, held, &mut acc),
                 }
                 for r in (0..take).step_by(parts) {
                     if parts == 2 {
@@ -180,7 +191,13 @@ unsafe fn tall<S: Simd, T: Tile<S>>(
 /// # Safety
 /// As for [`run`].
 #[inline(always)]
-unsafe fn finish<S: Simd>(s: S, task: &LinearTask<'_>, row: usize, unit: usize, acc: &[f32; UNIT]) {
+pub(super) unsafe fn finish<S: Simd>(
+    s: S,
+    task: &LinearTask<'_>,
+    row: usize,
+    unit: usize,
+    acc: &[f32; UNIT],
+) {
     let e = task.epilogue;
     let first = unit * UNIT;
     let mut v = [s.load_some(acc, 0), s.load_some(acc, LANES)];

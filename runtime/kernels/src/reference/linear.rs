@@ -3,7 +3,7 @@
 use super::math;
 use crate::error::Error;
 use crate::isa::Portable;
-use crate::linear::{ActBlock, LinearArgs, quantise_row};
+use crate::linear::{ActBlock, LinearArgs, Sparsity, SparsityRead, quantise_row};
 use limbeck_plan::{GATE_GROUP, QUANT_BLOCK};
 
 /// What the activations are when they meet a quantised weight.
@@ -60,6 +60,37 @@ pub fn linear(args: LinearArgs<'_>, products: Products) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// See [`crate::sparse_linear`]: the channels left out are zeroed, then it is [`linear`].
+///
+/// # Errors
+/// As there.
+pub fn sparse_linear(
+    args: LinearArgs<'_>,
+    products: Products,
+    sparsity: &Sparsity<'_>,
+) -> Result<SparsityRead, Error> {
+    let (m, _) = args.check()?;
+    let k = args.w.cols();
+    sparsity.check(m, k)?;
+    let mut x = args.x.to_vec();
+    if let Some(norm) = &args.norm {
+        super::norm(args.x, norm, &mut x)?;
+    }
+    let mut read = SparsityRead { channels: 0, bytes: args.w.bytes().len() as u64 };
+    for (x, choice) in x.chunks_exact_mut(k).zip(sparsity.choice) {
+        let threshold = sparsity.thresholds[*choice as usize];
+        for (x, weight) in x.iter_mut().zip(sparsity.weights) {
+            if threshold > 0.0 && x.abs() * weight < threshold {
+                *x = 0.0;
+            } else {
+                read.channels += 1;
+            }
+        }
+    }
+    linear(LinearArgs { x: &x, norm: None, ..args }, products)?;
+    Ok(read)
 }
 
 /// Replaces a row by what its 8-bit form stands for.

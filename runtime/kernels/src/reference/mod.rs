@@ -7,10 +7,12 @@ mod adaptive;
 mod attention;
 mod linear;
 mod math;
+mod moe;
 
 pub use adaptive::{adaptive_mlp, choose};
 pub use attention::attention;
-pub use linear::{Products, linear};
+pub use linear::{Products, linear, sparse_linear};
+pub use moe::{mix, moe_mlp};
 
 use crate::error::{Error, check_len};
 use crate::norm::NormArgs;

@@ -160,40 +160,6 @@ pub(crate) trait Simd: Copy {
         }
     }
 
-    /// The first `n <= 16` elements of `x` from `at`, zeros after.
-    #[inline(always)]
-    fn load_some_wide(self, x: &[f32], at: usize) -> Self::W {
-        match x.get(at..at + WIDE) {
-            // SAFETY: the slice holds 16 f32.
-            Some(full) => unsafe { self.load_wide(full.as_ptr()) },
-            None => {
-                let mut padded = [0.0; WIDE];
-                let rest = x.get(at..).unwrap_or(&[]);
-                padded[..rest.len()].copy_from_slice(rest);
-                // SAFETY: the array holds 16 f32.
-                unsafe { self.load_wide(padded.as_ptr()) }
-            }
-        }
-    }
-
-    /// Writes the lanes of `v` that fall within `out` from `at`.
-    #[inline(always)]
-    fn store_some_wide(self, out: &mut [f32], at: usize, v: Self::W) {
-        match out.get_mut(at..at + WIDE) {
-            // SAFETY: the slice holds 16 f32.
-            Some(full) => unsafe { self.store_wide(full.as_mut_ptr(), v) },
-            None => {
-                let mut padded = [0.0; WIDE];
-                // SAFETY: the array holds 16 f32.
-                unsafe { self.store_wide(padded.as_mut_ptr(), v) };
-                if let Some(rest) = out.get_mut(at..) {
-                    let n = rest.len();
-                    rest.copy_from_slice(&padded[..n]);
-                }
-            }
-        }
-    }
-
     /// Writes the lanes of `v` that fall within `out` from `at`.
     #[inline(always)]
     fn store_some(self, out: &mut [f32], at: usize, v: Self::V) {

@@ -5,7 +5,7 @@ use crate::ops::*;
 use crate::{DType, Dim, Fact, QUANT_BLOCK, Symbol};
 
 /// Most choices of a site and learners of an MLP.
-const MAX_CHOICES: usize = 4096;
+pub(super) const MAX_CHOICES: usize = 4096;
 
 /// One choice per token of the call.
 pub(super) fn choices() -> Fact {

@@ -2,6 +2,9 @@
 //! by the reader to check a plan.
 
 mod adaptive;
+mod moe;
+mod patches;
+mod sparse;
 
 use crate::ops::*;
 use crate::{DType, Dim, Fact, GATE_GROUP, Symbol};
@@ -14,8 +17,12 @@ const MAX_HEADS: usize = 4096;
 pub enum InputRole {
     /// A value of the call.
     Activation,
+    /// An f32 value that the caller gives.
+    Given,
     /// A weight in a pack format made for matrix products (panels or quads).
     Matrix,
+    /// The same, or one in channels.
+    AnyMatrix,
     /// A weight in any pack format, read row by row.
     Table,
     /// A weight in f32, one row.
@@ -45,6 +52,14 @@ impl Op {
                 .collect(),
             Op::Activate(_) | Op::SelectRows(_) | Op::Pool(_) | Op::SoftCap(_) => vec![Activation],
             Op::Choose(_) => vec![Activation, Matrix, Vector],
+            Op::Patches(_) => vec![Given],
+            Op::Level(_) => Vec::new(),
+            Op::SparseLinear(p) => [Activation, AnyMatrix]
+                .into_iter()
+                .chain(optional(p.linear.bias, Vector))
+                .chain(optional(p.linear.residual, Activation))
+                .chain([Activation, Vector])
+                .collect(),
             Op::AdaptiveMlp(p) => [Activation, Activation, Matrix]
                 .into_iter()
                 .chain(optional(p.bias, Vector))
@@ -52,6 +67,14 @@ impl Op {
                 .chain(optional(p.out_bias, Table))
                 .chain(optional(p.residual, Activation))
                 .collect(),
+            Op::MoeMlp(p) => [Activation, Activation, Matrix, Matrix]
+                .into_iter()
+                .chain(optional(p.residual, Activation))
+                .collect(),
+            Op::Mix(p) => {
+                let values = p.parts.min(moe::MAX_PARTS) + 1 + usize::from(p.residual);
+                vec![Activation; values]
+            }
         }
     }
 
@@ -93,6 +116,11 @@ impl Op {
             }
             Op::Choose(p) => adaptive::choose(p, inputs)?,
             Op::AdaptiveMlp(p) => adaptive::adaptive_mlp(p, inputs)?,
+            Op::MoeMlp(p) => moe::moe_mlp(p, inputs)?,
+            Op::Mix(p) => moe::mix(p, inputs)?,
+            Op::Patches(p) => patches::patches(p, inputs)?,
+            Op::Level(p) => sparse::level(p)?,
+            Op::SparseLinear(p) => sparse::sparse_linear(p, inputs)?,
         };
         Ok(vec![fact])
     }

@@ -4,8 +4,8 @@
 use std::collections::{HashMap, HashSet};
 
 use limbeck_plan::{
-    Activation, AdaptiveMlp, Attention, Choose, Embedding, Entry, Linear, Norm, Op, OperandId,
-    OperandKind, Pool, Program, Step,
+    Activation, AdaptiveMlp, Attention, Choose, Embedding, Entry, Level, Linear, Mix, MoeMlp, Norm,
+    Op, OperandId, OperandKind, Patches, Pool, Program, SparseLinear, Step,
 };
 
 use super::slots::{Slots, Value};
@@ -83,6 +83,12 @@ pub(super) enum Instruction {
         x: Value,
         out: Value,
     },
+    Patches {
+        params: Patches,
+        /// Index of the input.
+        pixels: usize,
+        out: Value,
+    },
     SoftCap {
         cap: f32,
         x: Value,
@@ -94,6 +100,21 @@ pub(super) enum Instruction {
         gate: usize,
         bias: usize,
     },
+    Level {
+        params: Level,
+    },
+    SparseLinear {
+        params: SparseLinear,
+        x: Value,
+        norm: Option<NormCall>,
+        weight: usize,
+        bias: Option<usize>,
+        residual: Option<Value>,
+        /// Whose choices it follows.
+        site: usize,
+        channels: usize,
+        out: Value,
+    },
     AdaptiveMlp {
         params: AdaptiveMlp,
         x: Value,
@@ -103,6 +124,22 @@ pub(super) enum Instruction {
         b1: Option<usize>,
         w2: usize,
         out_bias: Option<usize>,
+        residual: Option<Value>,
+        out: Value,
+    },
+    MoeMlp {
+        params: MoeMlp,
+        x: Value,
+        logits: Value,
+        w1: usize,
+        w2: usize,
+        residual: Option<Value>,
+        out: Value,
+    },
+    Mix {
+        params: Mix,
+        logits: Value,
+        parts: Vec<Value>,
         residual: Option<Value>,
         out: Value,
     },
@@ -149,7 +186,7 @@ impl Lowered {
         let outputs = entry.operands_of(OperandKind::Output);
         let outputs = outputs.filter_map(|(id, o)| Some((o.name.clone(), values[id]?)));
         let widest = instructions.iter().filter_map(|i| match &i.instruction {
-            Instruction::Linear { x, .. } => Some(x.cols),
+            Instruction::Linear { x, .. } | Instruction::SparseLinear { x, .. } => Some(x.cols),
             _ => None,
         });
         Ok(Lowered {
@@ -179,7 +216,7 @@ fn fuse_norms(entry: &Entry) -> Fused {
     let steps: Vec<&Step> = entry.steps().collect();
     let mut reads = vec![0usize; entry.operands.len()];
     steps.iter().flat_map(|s| &s.inputs).for_each(|id| reads[*id] += 1);
-    let linears = steps.iter().filter(|s| matches!(s.op, Op::Linear(_)));
+    let linears = steps.iter().filter(|s| matches!(s.op, Op::Linear(_) | Op::SparseLinear(_)));
     let linear_inputs: HashSet<OperandId> =
         linears.filter_map(|s| s.inputs.first()).copied().collect();
     let mut prologue_of = HashMap::new();
@@ -256,6 +293,9 @@ impl Context<'_> {
                 bias: self.weight(inputs.next())?,
             });
         }
+        if let Op::Level(params) = &step.op {
+            return Some(Instruction::Level { params: params.clone() });
+        }
         let out = self.value(step.outputs.first())?;
         Some(match &step.op {
             Op::Embedding(Embedding { scale }) => Instruction::Embedding {
@@ -322,10 +362,29 @@ impl Context<'_> {
             Op::Pool(params) => {
                 Instruction::Pool { params: params.clone(), x: self.value(inputs.next())?, out }
             }
+            Op::Patches(params) => Instruction::Patches {
+                params: params.clone(),
+                pixels: *self.input_index.get(inputs.next()?)?,
+                out,
+            },
             Op::SoftCap(p) => {
                 Instruction::SoftCap { cap: p.cap, x: self.value(inputs.next())?, out }
             }
-            Op::Choose(_) => return None,
+            Op::Choose(_) | Op::Level(_) => return None,
+            Op::SparseLinear(params) => {
+                let Linear { bias, residual, .. } = params.linear;
+                Instruction::SparseLinear {
+                    x: self.value(inputs.next())?,
+                    weight: self.weight(inputs.next())?,
+                    bias: if bias { Some(self.weight(inputs.next())?) } else { None },
+                    residual: if residual { Some(self.value(inputs.next())?) } else { None },
+                    site: *self.sites.get(inputs.next()?)?,
+                    channels: self.weight(inputs.next())?,
+                    params: params.clone(),
+                    norm,
+                    out,
+                }
+            }
             Op::AdaptiveMlp(p) => Instruction::AdaptiveMlp {
                 x: self.value(inputs.next())?,
                 site: *self.sites.get(inputs.next()?)?,
@@ -333,6 +392,22 @@ impl Context<'_> {
                 b1: if p.bias { Some(self.weight(inputs.next())?) } else { None },
                 w2: self.weight(inputs.next())?,
                 out_bias: if p.out_bias { Some(self.weight(inputs.next())?) } else { None },
+                residual: if p.residual { Some(self.value(inputs.next())?) } else { None },
+                params: p.clone(),
+                out,
+            },
+            Op::MoeMlp(p) => Instruction::MoeMlp {
+                x: self.value(inputs.next())?,
+                logits: self.value(inputs.next())?,
+                w1: self.weight(inputs.next())?,
+                w2: self.weight(inputs.next())?,
+                residual: if p.residual { Some(self.value(inputs.next())?) } else { None },
+                params: p.clone(),
+                out,
+            },
+            Op::Mix(p) => Instruction::Mix {
+                logits: self.value(inputs.next())?,
+                parts: (0..p.parts).map(|_| self.value(inputs.next())).collect::<Option<_>>()?,
                 residual: if p.residual { Some(self.value(inputs.next())?) } else { None },
                 params: p.clone(),
                 out,

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use limbeck_kernels as kernels;
 use limbeck_kernels::{
     AdaptiveMlpArgs, AdaptiveScratch, AttentionArgs, AttentionScratch, ChooseArgs, KvCache,
-    LinearArgs, LinearScratch, NormArgs, Qkv,
+    LinearArgs, LinearScratch, MixArgs, MoeMlpArgs, MoeScratch, NormArgs, Qkv, Sparsity,
 };
 
 use super::Shared;
 use super::lower::{Instruction, NormCall, QkvValue};
 use super::slots::{RowCount, Value};
-use crate::backend::{Bounds, Call, Choices, Matrix, Sequences, Spent, State};
+use crate::backend::{Bounds, Call, Choices, Matrix, Sequences, Spent, State, given};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Buffers, scratch and cache of one session.
@@ -24,6 +24,7 @@ pub(super) struct CpuState {
     linear: LinearScratch,
     attention: AttentionScratch,
     adaptive: AdaptiveScratch,
+    moe: MoeScratch,
     choices: Choices,
     /// The entry and sizes of the last run.
     last: Option<(usize, Sizes)>,
@@ -62,6 +63,7 @@ impl CpuState {
             linear: LinearScratch::default(),
             attention: AttentionScratch::default(),
             adaptive: AdaptiveScratch::default(),
+            moe: MoeScratch::default(),
             choices: Choices::default(),
             last: None,
         }
@@ -109,6 +111,7 @@ impl State for CpuState {
             linear: &mut self.linear,
             attention: &mut self.attention,
             adaptive: &mut self.adaptive,
+            moe: &mut self.moe,
             choices: &mut self.choices,
         };
         for named in &entry.instructions {
@@ -151,6 +154,7 @@ struct Runner<'a> {
     linear: &'a mut LinearScratch,
     attention: &'a mut AttentionScratch,
     adaptive: &'a mut AdaptiveScratch,
+    moe: &'a mut MoeScratch,
     choices: &'a mut Choices,
 }
 
@@ -167,7 +171,15 @@ impl Runner<'_> {
             | Instruction::SelectRows { out, .. }
             | Instruction::Pool { out, .. }
             | Instruction::SoftCap { out, .. }
-            | Instruction::AdaptiveMlp { out, .. } => *out,
+            | Instruction::SparseLinear { out, .. }
+            | Instruction::Patches { out, .. }
+            | Instruction::AdaptiveMlp { out, .. }
+            | Instruction::MoeMlp { out, .. }
+            | Instruction::Mix { out, .. } => *out,
+            Instruction::Level { params } => {
+                let sites = &self.shared.data.plan.program().sites;
+                return self.choices.level(params, sites, self.call);
+            }
             Instruction::Choose { .. } => return self.choose(instruction),
         };
         let len = self.sizes.len(out);
@@ -233,11 +245,60 @@ impl Runner<'_> {
             Instruction::SoftCap { cap, x, .. } => {
                 kernels::soft_cap(k, pool, *cap, self.value(*x), out)?;
             }
+            Instruction::Patches { params, pixels, .. } => {
+                let name = self.inputs.get(*pixels).map_or("", String::as_str);
+                kernels::patches(params, given(self.call, name)?, out)?;
+            }
             Instruction::Linear { .. } => self.linear(instruction, out)?,
             Instruction::Attention { .. } => self.attention(instruction, out)?,
             Instruction::AdaptiveMlp { .. } => self.adaptive_mlp(instruction, out)?,
-            Instruction::Choose { .. } => {}
+            Instruction::MoeMlp { .. } => self.moe_mlp(instruction, out)?,
+            Instruction::Mix { .. } => self.mix(instruction, out)?,
+            Instruction::SparseLinear { .. } => self.sparse_linear(instruction, out)?,
+            Instruction::Choose { .. } | Instruction::Level { .. } => {}
         }
+        Ok(())
+    }
+
+    fn sparse_linear(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {
+        let Instruction::SparseLinear {
+            params,
+            x,
+            norm,
+            weight,
+            bias,
+            residual,
+            site,
+            channels,
+            ..
+        } = instruction
+        else {
+            return Ok(());
+        };
+        let shared = self.shared;
+        let norm = norm.as_ref().map(|call| Self::norm(shared, call)).transpose()?;
+        let slot =
+            |value: Value| self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default();
+        let w = shared.weight(*weight)?;
+        let args = LinearArgs {
+            x: slot(*x),
+            norm,
+            w,
+            bias: bias.map(|id| shared.vector(id)).transpose()?,
+            activation: params.linear.activation,
+            gated: params.linear.gated,
+            residual: residual.map(slot),
+            precise: params.linear.precise,
+            out,
+        };
+        let sparsity = Sparsity {
+            weights: shared.vector(*channels)?,
+            thresholds: &params.thresholds,
+            choice: self.choices.of(*site),
+        };
+        let (kernels, pool) = (&shared.kernels, &*shared.pool);
+        let read = kernels::sparse_linear(kernels, pool, self.linear, args, &sparsity)?;
+        self.choices.spend(read.channels.saturating_mul(w.rows() as u64), read.bytes);
         Ok(())
     }
 
@@ -308,6 +369,53 @@ impl Runner<'_> {
             out,
         };
         Ok(kernels::adaptive_mlp(&shared.kernels, &shared.pool, self.adaptive, args)?)
+    }
+
+    fn moe_mlp(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {
+        let Instruction::MoeMlp { params, x, logits, w1, w2, residual, .. } = instruction else {
+            return Ok(());
+        };
+        let shared = self.shared;
+        let site = shared.data.plan.program().sites.get(params.site);
+        let site = site.ok_or_else(|| Error::new(ErrorKind::Plan, "its site does not exist"))?;
+        let slot =
+            |value: Value| self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default();
+        let (choice, forced) = self.choices.free_and_forced(params.site, self.call.forced);
+        let args = MoeMlpArgs {
+            params,
+            x: slot(*x),
+            logits: slot(*logits),
+            w1: shared.weight(*w1)?,
+            w2: shared.weight(*w2)?,
+            residual: residual.map(slot),
+            weight: site.weight,
+            price: self.call.price,
+            forced,
+            choice,
+            out,
+        };
+        let used = kernels::moe_mlp(&shared.kernels, &shared.pool, self.moe, args)?;
+        self.choices.set_experts(params.site, used);
+        Ok(())
+    }
+
+    fn mix(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {
+        let Instruction::Mix { params, logits, parts: values, residual, .. } = instruction else {
+            return Ok(());
+        };
+        let slot =
+            |value: Value| self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default();
+        // At most as many as shape rules let pass, so that nothing is allocated.
+        let mut parts = [&[][..]; 16];
+        parts.iter_mut().zip(values).for_each(|(part, value)| *part = slot(*value));
+        let args = MixArgs {
+            params,
+            logits: slot(*logits),
+            parts: parts.get(..values.len()).unwrap_or_default(),
+            residual: residual.map(slot),
+            out,
+        };
+        Ok(kernels::mix(&self.shared.pool, args)?)
     }
 
     fn attention(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {

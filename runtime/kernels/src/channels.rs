@@ -1,0 +1,172 @@
+//! The geometry of [`Layout::Channels`], and the repacking of quads into it.
+
+use crate::error::{Error, ErrorKind};
+use crate::packed::Packed;
+use limbeck_plan::{CHANNEL_RUN, Layout, QUAD_ROWS, QUANT_BLOCK, Values, channel_tile_rows};
+
+/// Rows of a whole group.
+pub(crate) const GROUP: usize = 4 * CHANNEL_RUN;
+
+/// One tile of a weight in channels.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ChannelTile {
+    pub first_row: usize,
+    /// Rows, a multiple of 32.
+    pub width: usize,
+    /// Of its first record.
+    pub offset: usize,
+    /// Of one record, and of all.
+    pub record: usize,
+    pub bytes: usize,
+}
+
+/// Where a row's values are in each record of its tile.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub row: usize,
+    /// From the start of a channel.
+    pub byte: usize,
+    pub high: bool,
+}
+
+impl ChannelTile {
+    /// Tile `index` of a weight of `rows x cols`, which it has.
+    pub fn of(values: Values, rows: usize, cols: usize, index: usize) -> ChannelTile {
+        let row_bytes = values.channel_row_bytes().unwrap_or(0);
+        let blocks = cols.div_ceil(QUANT_BLOCK);
+        let most = channel_tile_rows(rows);
+        let first_row = index * most;
+        let width = most.min(rows.saturating_sub(first_row).next_multiple_of(CHANNEL_RUN));
+        ChannelTile {
+            first_row,
+            width,
+            offset: first_row * row_bytes * blocks,
+            record: width * row_bytes,
+            bytes: width * row_bytes * blocks,
+        }
+    }
+
+    /// Bytes of one channel's values.
+    pub fn channel(&self) -> usize {
+        self.width / 2
+    }
+
+    /// Where a record's scales begin.
+    pub fn scales(&self) -> usize {
+        self.channel() * QUANT_BLOCK
+    }
+
+    /// Where a record's minima begin.
+    pub fn mins(&self) -> usize {
+        self.scales() + 2 * self.width
+    }
+
+    /// Groups of 128 rows, the last one of what is left.
+    pub fn groups(&self) -> usize {
+        self.width.div_ceil(GROUP)
+    }
+
+    /// `L` of a group that the tile has.
+    pub fn lanes(&self, group: usize) -> usize {
+        ((self.width - group * GROUP) / CHANNEL_RUN).min(4)
+    }
+
+    /// Where a row of the tile is.
+    pub fn place(&self, row: usize) -> Place {
+        let (group, within) = (row / GROUP, row % GROUP);
+        let lanes = self.lanes(group);
+        let high = within >= 16 * lanes;
+        let low = within - if high { 16 * lanes } else { 0 };
+        let (j, lane, t) = (low / (4 * lanes), low % (4 * lanes) / 4, low % 4);
+        Place { row, byte: group * GROUP / 2 + 16 * lane + 4 * j + t, high }
+    }
+}
+
+/// Appends tile `index` of a weight in quads to `out` in the channels layout, value for value.
+///
+/// # Errors
+/// `Format` for a weight that is not in 4-bit quads, `Range` when it has no such tile.
+pub fn repack_tile(w: &Packed<'_>, index: usize, out: &mut Vec<u8>) -> Result<(), Error> {
+    let format = w.format();
+    let (values, rows, cols) = (format.values, w.rows(), w.cols());
+    let (Layout::Quads, Some(_)) = (format.layout, values.channel_row_bytes()) else {
+        let message = format!("a weight in {format} cannot be repacked into channels");
+        return Err(Error::new(ErrorKind::Format, message));
+    };
+    if index >= rows.div_ceil(channel_tile_rows(rows)) {
+        return Err(Error::range(format!("a weight of {rows} rows has no tile {index}")));
+    }
+    let tile = ChannelTile::of(values, rows, cols, index);
+    let quad_record = values.quad_record_bytes().unwrap_or(1);
+    let quad_tile = w.stored_cols().div_ceil(QUANT_BLOCK) * quad_record;
+    let start = out.len();
+    out.resize(start + tile.bytes, 0);
+    let last = rows.min(tile.first_row + tile.width);
+    for row in tile.first_row..last {
+        let at = tile.place(row - tile.first_row);
+        let (quads, r) = (&w.bytes()[row / QUAD_ROWS * quad_tile..], row % QUAD_ROWS);
+        let records = out[start..].chunks_exact_mut(tile.record);
+        for (record, from) in records.zip(quads.chunks_exact(quad_record)) {
+            for c in 0..QUANT_BLOCK {
+                let byte = from[c / 4 % 4 * 32 + r * 4 + c % 4];
+                let q = if c < 16 { byte & 15 } else { byte >> 4 };
+                record[c * tile.channel() + at.byte] |= if at.high { q << 4 } else { q };
+            }
+            let mut copy = |to: usize, from_at: usize| {
+                record[to..to + 2].copy_from_slice(&from[from_at..from_at + 2]);
+            };
+            copy(tile.scales() + 2 * at.row, 128 + 2 * r);
+            if values == Values::Q4m {
+                copy(tile.mins() + 2 * at.row, 144 + 2 * r);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packed::pack_rows;
+    use limbeck_plan::PackFormat;
+
+    #[test]
+    fn channels_hold_the_values_of_the_quads_they_came_from() {
+        for values in [Values::Q4, Values::Q4m] {
+            for (n, cols) in [(1, 32), (33, 64), (100, 40), (288, 32), (576, 96), (1030, 33)] {
+                let quads = PackFormat { values, layout: Layout::Quads };
+                let data: Vec<f32> = (0..n * cols).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
+                let (mut from, mut to) = (Vec::new(), Vec::new());
+                pack_rows(quads, cols, &data, &mut from).unwrap();
+                let format = PackFormat { values, layout: Layout::Channels };
+                pack_rows(format, cols, &data, &mut to).unwrap();
+                let (from, to) = (
+                    Packed::new(quads, n, cols, &from).unwrap(),
+                    Packed::new(format, n, cols, &to).unwrap(),
+                );
+                let (mut a, mut b) = (vec![0.0; cols], vec![0.0; cols]);
+                for r in 0..n {
+                    from.unpack_row(r, &mut a).unwrap();
+                    to.unpack_row(r, &mut b).unwrap();
+                    assert_eq!(a, b, "{values:?} {n} x {cols} row {r}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_repacked_is_refused() {
+        let q8 = PackFormat { values: Values::Q8, layout: Layout::Quads };
+        let bytes = vec![0; 272];
+        let packed = Packed::new(q8, 8, 32, &bytes).unwrap();
+        assert_eq!(repack_tile(&packed, 0, &mut Vec::new()).unwrap_err().kind(), ErrorKind::Format);
+        let q4 = PackFormat { values: Values::Q4, layout: Layout::Quads };
+        let packed = Packed::new(q4, 8, 32, &bytes[..144]).unwrap();
+        assert_eq!(repack_tile(&packed, 1, &mut Vec::new()).unwrap_err().kind(), ErrorKind::Range);
+        let channels = PackFormat { values: Values::Q4, layout: Layout::Channels };
+        let bytes = vec![0; 32 * 18];
+        let packed = Packed::new(channels, 8, 32, &bytes).unwrap();
+        assert!(packed.first_rows(16).is_err() && packed.first_cols(16).is_err());
+        assert!(packed.first_rows(8).is_ok());
+    }
+}

@@ -57,7 +57,7 @@ impl Dial {
     /// Follows a line, if it is one that turns the dial.
     fn turn(&self, line: &str) -> bool {
         match line.trim().split_once(char::is_whitespace).unwrap_or((line.trim(), "")) {
-            ("/budget", text) => self.set_budget(text.trim()).unwrap_or_else(|e| note(e)),
+            ("/budget", text) => self.set_budget(text.trim()).unwrap_or_else(note),
             ("/stop", _) => self.stop.store(true, Ordering::Relaxed),
             _ => return false,
         }

@@ -41,7 +41,7 @@ fn to_json(plan: &Plan, verified: bool) -> Value {
         "manifest": plan.manifest(),
         "sections": sections.collect::<Vec<_>>(),
         "program": plan.program(),
-        "sites": [],
+        "sites": plan.program().sites,
     })
 }
 

@@ -630,7 +630,7 @@ fn images_that_the_entry_does_not_take_are_refused() {
     assert!(dtype.contains("pixel_values"), "{dtype}");
     let size = refusal(&TINY[3], |p| operand(p, "pixel_values")["shape"][1] = 1727.into());
     assert!(size.contains("step \"patches\""), "{size}");
-    for (key, value) in [("lead", 1 << 20), ("patch", 0), ("patch", 5), ("height", 1 << 40)] {
+    for (key, value) in [("lead", 1u64 << 20), ("patch", 0), ("patch", 5), ("height", 1 << 40)] {
         let message = refusal(&TINY[3], |p| {
             let steps = &mut p.program["entries"][0]["segments"][0]["steps"];
             steps[0]["params"][key] = value.into();

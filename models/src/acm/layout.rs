@@ -137,12 +137,12 @@ impl Settings {
         }
         let settings = self.of(role);
         settings.used.set(true);
+        role.check_first(name, settings.min_choice)?;
         let hidden = rows(tensors, &at("w1"))?;
         let gate = gate(tensors, &at("gate"), k)?;
         let choices = gate.last().map_or(0, |(weight, _)| weight.rows());
         let learners = settings.learners(&at("gate"), choices)?;
         check_learners(&at("w1"), hidden, learners)?;
-        role.check_first(name, settings.min_choice)?;
         let up = (tensors.matrix(&at("w1"), hidden, k)?, optional(tensors, &at("b1"), hidden)?);
         let gated = tensors.has(&at("w1_gate"));
         if gated && role != Role::Mlp {

@@ -53,6 +53,10 @@ impl Released {
         let gate = nested.as_ref().unwrap_or(&acm);
         // It only gives the sizes that the tensors have.
         acm.get::<f64>("block_flops_factor")?;
+        // Those of training.
+        acm.get::<Value>("dropout")?;
+        gate.get::<Value>("gs_tau")?;
+        gate.get::<Value>("gs_hard")?;
         let activation = |key: &str, default: Activation| match acm.get::<String>(key)? {
             Some(name) => activation_named(&acm, key, &name),
             None => Ok(default),
@@ -148,6 +152,7 @@ impl Released {
     ) -> Result<Vec<super::Affine>, Error> {
         let single = format!("{name}.gating_network.fc");
         let deep = format!("{name}.gating_network.net");
+        tensors.discard(&format!("{name}.gating_network.gs_tau"));
         let found = match tensors.has(&format!("{single}.weight")) {
             true => gate(tensors, &single, width)?,
             false => gate(tensors, &deep, width)?,

@@ -5,6 +5,7 @@ mod blocks;
 mod config;
 mod cursor;
 mod dequant;
+mod experts;
 mod names;
 mod reader;
 mod tokenizer;

@@ -23,8 +23,9 @@ fn decode(student: &str) {
         // With one thread every allocation is this thread's, which is the one that is counted.
         let model = plan.open(BackendKind::Cpu, 1);
         let mut session = model.session(SessionOptions::default()).expect("a session");
-        // A name, a count for each choice.
-        let report = model.plan().program().sites.len() * 128;
+        // A name and a count for each choice, in a list that doubles.
+        let sites = model.plan().program().sites.len();
+        let report = if sites == 0 { 0 } else { (sites + 4) * 128 };
         let sequence = session.sequence();
         let mut most = 0.0f32;
         let mut step = |tokens: &[u32]| {

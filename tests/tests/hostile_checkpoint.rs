@@ -292,13 +292,13 @@ fn configurations_of_any_value_never_panic() {
 #[test]
 fn configurations_of_mixtures_never_panic() {
     let mut tried = 0;
-    for (name, seed) in ["mixtral", "qwen2_moe", "qwen3_moe", "llava_f"].into_iter().zip(20..) {
+    for (name, seed) in ["qwen2_moe", "llava_f"].into_iter().zip(20..) {
         let mut folder = Folder::copy_of(&golden().join("moe").join(name));
         assert_eq!(folder.compile(), Ok(()));
         folder.each_mutation_of("config.json", seed);
         tried += folder.tally.tried;
     }
-    assert!(tried > 1_500, "{tried}");
+    assert!(tried > 800, "{tried}");
 }
 
 #[test]

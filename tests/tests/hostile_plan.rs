@@ -461,9 +461,25 @@ fn mixtures_of_any_value_never_panic() {
     let mut tally = Tally::default();
     check(&mut tally, "unspoiled", parts.write());
     assert_eq!(tally.accepted, 1);
-    each_mutation(&parts.program, 15, |name, program| {
-        let parts = Parts { program: program.clone(), ..parts.clone() };
-        check(&mut tally, &format!("program {name}"), parts.write());
+    // The rest of the program is as other students have it.
+    let steps = parts.program["entries"][0]["segments"][0]["steps"].clone();
+    let find = |op: &str| {
+        let mut steps = steps.as_array().expect("steps").iter();
+        steps.position(|step| step["op"] == op).expect("the op")
+    };
+    let (moe, mix) = (find("limbeck:moe_mlp@1"), find("limbeck:mix@1"));
+    let own = json!({
+        "moe": steps[moe], "mix": steps[mix], "logits": steps[moe - 1],
+        "sites": parts.program["sites"],
+    });
+    each_mutation(&own, 15, |name, own| {
+        let mut program = parts.program.clone();
+        program["sites"] = own["sites"].clone();
+        let steps = &mut program["entries"][0]["segments"][0]["steps"];
+        for (at, part) in [(moe, "moe"), (mix, "mix"), (moe - 1, "logits")] {
+            steps[at] = own[part].clone();
+        }
+        check(&mut tally, name, Parts { program, ..parts.clone() }.write());
     });
     let mut noise = Noise::new(16);
     for round in 0..20 {
@@ -474,7 +490,7 @@ fn mixtures_of_any_value_never_panic() {
         let plan: Arc<[u8]> = Parts { program, ..parts }.write().into();
         tally.check(&name, plan.len(), || open_and_run(&FAKE, &plan));
     }
-    assert!(tally.tried > 5_000 && tally.accepted > 200, "{tally:?}");
+    assert!(tally.tried > 700 && tally.accepted > 60, "{tally:?}");
 }
 
 #[test]

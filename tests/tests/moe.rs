@@ -322,3 +322,30 @@ fn experts_that_do_not_fit_are_refused_by_name() {
     let error = compile(&options, &mut |_, _, _| {}).unwrap_err().to_string();
     assert!(error.contains("mixtral") && error.contains("limited"), "{error}");
 }
+
+#[test]
+fn gguf_files_whose_experts_do_not_fit_are_refused_by_name() {
+    let original = std::fs::read(golden().join("moe/gguf_mixtral/model.gguf")).expect("a file");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // Puts bytes in the place of the first that are found, `after` bytes behind their end.
+    let refuse = |found: &str, after: usize, new: &[u8]| {
+        let mut bytes = original.clone();
+        let mut windows = bytes.windows(found.len());
+        let at = windows.position(|w| w == found.as_bytes()).expect(found) + found.len() + after;
+        bytes[at..at + new.len()].copy_from_slice(new);
+        let path = folder.path().join("student.gguf");
+        std::fs::write(&path, bytes).expect("a file");
+        Plan::try_new(&path, Quant::F32, true).err().expect("a refusal")
+    };
+    // A key is followed by its type, of 4 bytes, and its value.
+    let used = refuse("llama.expert_used_count", 4, &5u32.to_le_bytes());
+    assert!(used.contains("llama.expert_used_count") && used.contains('5'), "{used}");
+    let none = refuse("llama.expert_used_count", 4, &0u32.to_le_bytes());
+    assert!(none.contains("llama.expert_used_count"), "{none}");
+    let count = refuse("llama.expert_count", 4, &3u32.to_le_bytes());
+    assert!(count.contains("blk.0.ffn_gate_inp.weight"), "{count}");
+    let dense = refuse("llama.expert_count", 4, &0u32.to_le_bytes());
+    assert!(dense.contains("expert") || dense.contains("ffn_gate"), "{dense}");
+    let missing = refuse("blk.1.ffn_up_ex", 0, b"qs");
+    assert!(missing.contains("blk.1.ffn_up_exps.weight"), "{missing}");
+}

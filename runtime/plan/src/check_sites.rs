@@ -199,8 +199,8 @@ mod tests {
             weight.bytes = weight.format.byte_len(weight.rows, weight.cols).unwrap() as u64;
             offset += weight.bytes.next_multiple_of(WEIGHT_ALIGN);
         }
-        for (operand, cols) in [(6, 2), (8, 16)] {
-            program.entries[0].operands[operand].fact.shape[1] = Dim::Const(cols);
+        for (operand, cols) in [(6, 2u64), (8, 16)] {
+            program.entries[0].operands[operand].fact.shape[1] = Dim::from(cols);
         }
         for operand in 1..6 {
             let weight = &program.weights[operand - 1];

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Number, Value as Json, json};
 
+use super::experts::{Experts, ExpertsOf, add_experts, read_experts};
 use super::reader::Gguf;
 use crate::error::{At, Error, Result};
 
@@ -24,31 +25,6 @@ pub(super) struct Architecture {
     pub(super) mlp_bias: bool,
     /// What experts are like, where the architecture has any.
     experts: ExpertsOf,
-}
-
-/// The experts of an architecture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ExpertsOf {
-    None,
-    /// A dense architecture that is Mixtral with experts, whose size is the MLP's.
-    Mixtral,
-    /// Experts of a size of their own, in every layer.
-    Sized {
-        /// Hugging Face's `norm_topk_prob`, which llama.cpp knows by the architecture.
-        renormalised: bool,
-        /// A shared expert beside them.
-        shared: bool,
-    },
-}
-
-/// What a file says of its experts.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Experts {
-    pub(super) count: usize,
-    used: usize,
-    /// Hidden units of an expert, and of the shared one.
-    pub(super) mlp: usize,
-    pub(super) shared: Option<usize>,
 }
 
 const ARCHITECTURES: [Architecture; 5] = [
@@ -150,13 +126,13 @@ pub(super) struct Sizes {
 }
 
 /// Reads keys below the architecture's prefix.
-struct Keys<'a, 'f> {
-    gguf: &'a Gguf<'f>,
+pub(super) struct Keys<'a, 'f> {
+    pub(super) gguf: &'a Gguf<'f>,
     prefix: &'static str,
 }
 
 impl Keys<'_, '_> {
-    fn key(&self, name: &str) -> String {
+    pub(super) fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.prefix)
     }
 
@@ -186,7 +162,7 @@ impl Keys<'_, '_> {
             })
     }
 
-    fn required(&self, name: &str) -> Result<usize> {
+    pub(super) fn required(&self, name: &str) -> Result<usize> {
         self.size(name)?
             .ok_or_else(|| Error::missing(format!("no key {}", self.key(name))).at("metadata"))
     }
@@ -275,29 +251,6 @@ impl Sizes {
     }
 }
 
-/// The experts that a file has; an expert count of 0 says that it has none.
-fn read_experts(keys: &Keys<'_, '_>, of: ExpertsOf, mlp: usize) -> Result<Option<Experts>> {
-    let none = |name: &str| keys.gguf.u64(&keys.key(name)).map(|n| n.unwrap_or(0) == 0);
-    if of == ExpertsOf::None || (of == ExpertsOf::Mixtral && none("expert_count")?) {
-        return Ok(None);
-    }
-    let (count, used) = (keys.required("expert_count")?, keys.required("expert_used_count")?);
-    if used > count {
-        let message = format!("{used} experts of a token are more than {count}");
-        let key = keys.key("expert_used_count");
-        return Err(Error::mismatch(message).at(format_args!("key {key}")));
-    }
-    let ExpertsOf::Sized { shared, .. } = of else {
-        return Ok(Some(Experts { count, used, mlp, shared: None }));
-    };
-    let shared = match shared {
-        true => Some(keys.required("expert_shared_feed_forward_length")?),
-        false => None,
-    };
-    let mlp = keys.required("expert_feed_forward_length")?;
-    Ok(Some(Experts { count, used, mlp, shared }))
-}
-
 fn refuse_unknown_keys(keys: &Keys<'_, '_>, experts: bool) -> Result<()> {
     for (key, value) in keys.gguf.metadata() {
         let own = key.strip_prefix(keys.prefix).and_then(|rest| rest.strip_prefix('.'));
@@ -355,7 +308,7 @@ pub(super) fn hugging_face_config(gguf: &Gguf<'_>, sizes: &Sizes, found: &Found)
         "mlp_bias": found.mlp_bias,
     });
     if let Some(config) = config.as_object_mut() {
-        sizes.experts.iter().for_each(|experts| add_experts(config, architecture, experts));
+        sizes.experts.iter().for_each(|experts| add_experts(config, architecture.experts, experts));
         for (name, id) in
             [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")]
         {
@@ -365,26 +318,6 @@ pub(super) fn hugging_face_config(gguf: &Gguf<'_>, sizes: &Sizes, found: &Found)
         }
     }
     Ok(config)
-}
-
-fn add_experts(config: &mut Map<String, Json>, architecture: &Architecture, experts: &Experts) {
-    let mut set = |key: &str, value: Json| config.insert(key.into(), value);
-    set("num_experts_per_tok", experts.used.into());
-    match architecture.experts {
-        ExpertsOf::Sized { renormalised, .. } => {
-            set("num_experts", experts.count.into());
-            set("moe_intermediate_size", experts.mlp.into());
-            set("norm_topk_prob", renormalised.into());
-        }
-        _ => {
-            set("architectures", json!(["MixtralForCausalLM"]));
-            set("model_type", "mixtral".into());
-            set("num_local_experts", experts.count.into());
-        }
-    }
-    if let Some(shared) = experts.shared {
-        set("shared_expert_intermediate_size", shared.into());
-    }
 }
 
 /// Hugging Face's `rope_scaling`, or null. A factor without a type means linear, as in llama.cpp.

@@ -5,6 +5,7 @@ mod blocks;
 mod config;
 mod cursor;
 mod dequant;
+mod experts;
 mod names;
 mod reader;
 mod tokenizer;
@@ -26,7 +27,8 @@ use super::tensor::Tensor;
 use crate::error::{At, Error, Result};
 use names::Entry;
 
-/// An opened GGUF checkpoint of a supported architecture (`llama`, `qwen2`, `qwen3`).
+/// An opened GGUF checkpoint of a supported architecture (`llama`, `qwen2`, `qwen2moe`, `qwen3`,
+/// `qwen3moe`).
 #[derive(Debug)]
 pub struct GgufCheckpoint {
     file: FileBytes,

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::blocks::BlockType;
-use super::config::{Experts, Found, Sizes};
+use super::config::{Found, Sizes};
+use super::experts::expert_parts;
 use super::reader::{Gguf, TensorInfo};
 use crate::error::{Error, Result};
 use crate::import::tensor::RowOrder;
@@ -141,12 +142,12 @@ pub(super) fn directory(gguf: &Gguf<'_>, sizes: &Sizes) -> Result<Directory> {
 }
 
 /// One module of a layer.
-struct Part {
-    file: &'static str,
-    name: &'static str,
-    shape: Vec<usize>,
-    bias: bool,
-    order: RowOrder,
+pub(super) struct Part {
+    pub(super) file: &'static str,
+    pub(super) name: &'static str,
+    pub(super) shape: Vec<usize>,
+    pub(super) bias: bool,
+    pub(super) order: RowOrder,
 }
 
 fn layer_parts(sizes: &Sizes, found: &Found) -> Vec<Part> {
@@ -194,33 +195,6 @@ fn layer_parts(sizes: &Sizes, found: &Found) -> Vec<Part> {
     if sizes.architecture.qk_norm {
         parts.push(norm("attn_q_norm", "self_attn.q_norm", head_dim));
         parts.push(norm("attn_k_norm", "self_attn.k_norm", head_dim));
-    }
-    parts
-}
-
-/// A router and stacked experts `[count, rows, cols]`, with a shared expert where there is one.
-fn expert_parts(experts: &Experts, hidden: usize) -> Vec<Part> {
-    let Experts { count, mlp, shared, .. } = *experts;
-    let part = |file, name, shape: &[usize]| Part {
-        file,
-        name,
-        shape: shape.to_vec(),
-        bias: false,
-        order: RowOrder::Stored,
-    };
-    let mut parts = vec![
-        part("ffn_gate_inp", "mlp.gate", &[count, hidden]),
-        part("ffn_gate_exps", "mlp.experts.gate_proj", &[count, mlp, hidden]),
-        part("ffn_up_exps", "mlp.experts.up_proj", &[count, mlp, hidden]),
-        part("ffn_down_exps", "mlp.experts.down_proj", &[count, hidden, mlp]),
-    ];
-    if let Some(shared) = shared {
-        parts.extend([
-            part("ffn_gate_inp_shexp", "mlp.shared_expert_gate", &[hidden]),
-            part("ffn_gate_shexp", "mlp.shared_expert.gate_proj", &[shared, hidden]),
-            part("ffn_up_shexp", "mlp.shared_expert.up_proj", &[shared, hidden]),
-            part("ffn_down_shexp", "mlp.shared_expert.down_proj", &[hidden, shared]),
-        ]);
     }
     parts
 }

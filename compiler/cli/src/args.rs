@@ -246,6 +246,9 @@ pub struct BenchArgs {
     /// Repetitions; the median is printed.
     #[arg(short = 'r', long, default_value_t = 3)]
     pub repeat: usize,
+    /// Write each decoded step's milliseconds, fraction, price and target.
+    #[arg(long, value_name = "OUT.csv")]
+    pub trace: Option<PathBuf>,
 }
 
 #[derive(Args)]

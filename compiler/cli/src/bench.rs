@@ -1,14 +1,15 @@
 //! `limbeck bench`: prefill, decode, load time and memory.
 
+use std::path::Path;
 use std::time::Instant;
 
 use limbeck::plan::Task;
-use limbeck::{EncoderInput, Model, SessionOptions, Usage, Wanted, Work};
+use limbeck::{EncoderInput, Model, SessionOptions, Status, Usage, Wanted, Work};
 use serde_json::{Value, json};
 
 use crate::args::BenchArgs;
 use crate::memory;
-use crate::output::{Failure, print_json, print_line};
+use crate::output::{Failure, at_file, print_json, print_line};
 
 /// Most sequences decoded together.
 const MAX_BATCH: usize = 1024;
@@ -49,10 +50,12 @@ pub fn execute(args: BenchArgs) -> Result<(), Failure> {
     print_line(format!("prefill  {:.1} tokens/s ({tokens} tokens)", rate("prefill")))?;
     if report["decode"].is_object() {
         print_line(format!(
-            "decode   {:.1} tokens/s ({} tokens, batch {})",
+            "decode   {:.1} tokens/s ({} tokens, batch {}; {:.2} ms in the median, {:.2} ms at 95 %)",
             rate("decode"),
             args.decode,
-            args.batch
+            args.batch,
+            report["decode"]["median_ms"].as_f64().unwrap_or(0.0),
+            report["decode"]["p95_ms"].as_f64().unwrap_or(0.0),
         ))?;
     }
     print_line(format!(
@@ -69,9 +72,31 @@ fn some_ids(count: usize, vocab: usize) -> Vec<u32> {
     (0..count).map(|i| ((i * 7919 + 13) % vocab) as u32).collect()
 }
 
-fn median(values: &mut [f64]) -> f64 {
+/// The value below which this share of the others lie; 0 of none.
+fn quantile(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
+    values.get((values.len() as f64 * share) as usize).copied().unwrap_or(0.0)
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    quantile(values, 0.5)
+}
+
+/// One step of decoding.
+struct Step {
+    ms: f64,
+    fraction: f64,
+    price: f32,
+    target: f64,
+}
+
+/// Writes the steps as comma-separated values with a heading.
+fn write_trace(path: &Path, steps: &[Step]) -> Result<(), Failure> {
+    let mut text = String::from("step,ms,fraction,price,target\n");
+    for (i, Step { ms, fraction, price, target }) in steps.iter().enumerate() {
+        text += &format!("{i},{ms:.4},{fraction:.4},{price:.6},{target:.4}\n");
+    }
+    at_file(path, std::fs::write(path, text))
 }
 
 fn text(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
@@ -87,6 +112,7 @@ fn text(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
     let options = SessionOptions { context, cache_tokens, ..SessionOptions::default() };
     let mut session = args.plan.session(model, options)?;
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    let mut trace = Vec::new();
     let mut usage = Usage::default();
     let mut kv_bytes = 0;
     // One more than asked for: the first warms up and is not counted.
@@ -107,7 +133,12 @@ fn text(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
                 .iter()
                 .map(|s| Work { sequence: *s, tokens: &tokens, wanted: Wanted::Last })
                 .collect();
-            usage.add(&session.step(&work, |_, _| {})?);
+            let spent = session.step(&work, |_, _| {})?;
+            if round > 0 {
+                let Status { price, target, .. } = session.status();
+                trace.push(Step { ms: spent.ms, fraction: spent.fraction, price, target });
+            }
+            usage.add(&spent);
         }
         let decode_seconds = start.elapsed().as_secs_f64();
         kv_bytes = session.cache_bytes();
@@ -117,12 +148,18 @@ fn text(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
             decode.push((args.decode * args.batch) as f64 / decode_seconds);
         }
     }
+    if let Some(path) = &args.trace {
+        write_trace(path, &trace)?;
+    }
+    let mut ms: Vec<f64> = trace.iter().map(|step| step.ms).collect();
     let report = json!({
         "prefill": {"tokens": args.prompt, "tokens_per_second": median(&mut prefill)},
         "decode": {
             "tokens": args.decode,
             "batch": args.batch,
             "tokens_per_second": median(&mut decode),
+            "median_ms": quantile(&mut ms, 0.5),
+            "p95_ms": quantile(&mut ms, 0.95),
         },
         "memory": {"kv_cache_bytes": kv_bytes, "kv": args.plan.kv},
     });

@@ -114,19 +114,25 @@ struct Tiny {
 }
 
 /// One plan in each kind of pack format.
-static TINY: LazyLock<[Tiny; 3]> = LazyLock::new(|| {
-    [("llama", Quant::F16, TEXT_TOKENIZER), ("qwen3", Quant::Q8, ""), ("bert", Quant::Q4, WORDS)]
-        .map(|(name, quant, tokenizer)| {
-            let compiled = Compiled::new(&golden().join("tiny").join(name), quant, true);
-            let mut parts = Parts::of(&std::fs::read(compiled.path()).expect("the plan"));
-            if !tokenizer.is_empty() {
-                parts.tokenizer = Some(tokenizer.into());
-                parts.manifest["chat_template"] =
-                    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}".into();
-                parts.manifest["special"] = json!({"bos": 0, "eos": [1], "pad": null});
-            }
-            Tiny { name, plan: parts.write(), parts }
-        })
+static TINY: LazyLock<[Tiny; 4]> = LazyLock::new(|| {
+    let tiny = |name| golden().join("tiny").join(name);
+    let sparse = Compiled::sparse(&tiny("llama"), &[0.2, 0.1]);
+    [
+        ("llama", Compiled::new(&tiny("llama"), Quant::F16, true), TEXT_TOKENIZER),
+        ("qwen3", Compiled::new(&tiny("qwen3"), Quant::Q8, true), ""),
+        ("bert", Compiled::new(&tiny("bert"), Quant::Q4, true), WORDS),
+        ("sparse", sparse, TEXT_TOKENIZER),
+    ]
+    .map(|(name, compiled, tokenizer)| {
+        let mut parts = Parts::of(&std::fs::read(compiled.path()).expect("the plan"));
+        if !tokenizer.is_empty() {
+            parts.tokenizer = Some(tokenizer.into());
+            parts.manifest["chat_template"] =
+                "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}".into();
+            parts.manifest["special"] = json!({"bos": 0, "eos": [1], "pad": null});
+        }
+        Tiny { name, plan: parts.write(), parts }
+    })
 });
 
 /// Bytes with a few merges.

@@ -144,7 +144,8 @@ fn choose(program: &Program) -> HashMap<usize, ()> {
         let format = program.weights[*w].format;
         format.layout == Layout::Quads && format.values.channel_row_bytes().is_some()
     };
-    let chosen = readers.into_iter().filter(|(w, (count, linear))| *count == 1 && *linear && fits(w));
+    let chosen =
+        readers.into_iter().filter(|(w, (count, linear))| *count == 1 && *linear && fits(w));
     chosen.map(|(w, _)| (w, ())).collect()
 }
 

@@ -12,11 +12,9 @@ mod npz;
 
 use std::path::{Path, PathBuf};
 
-use limbeck::{BackendKind, Engine, EngineOptions, Model, SessionOptions, Wanted, Work};
 use limbeck::plan::Plan;
-use limbeck_compiler::{
-    Options, Quant, SparsityLevel, compile, rewrite, set_levels, sparsify,
-};
+use limbeck::{BackendKind, Engine, EngineOptions, Model, SessionOptions, Wanted, Work};
+use limbeck_compiler::{Options, Quant, SparsityLevel, compile, rewrite, set_levels, sparsify};
 
 pub use npz::Npz;
 

@@ -202,7 +202,8 @@ fn programs_that_break_a_rule_are_refused() {
     let plain = refuse(&|program| {
         for step in &mut program.entries[0].segments[0].steps {
             if let Op::SparseLinear(p) = &step.op {
-                step.op = Op::Linear(Linear { activation: Activation::Identity, ..p.linear.clone() });
+                step.op =
+                    Op::Linear(Linear { activation: Activation::Identity, ..p.linear.clone() });
                 step.inputs.truncate(step.inputs.len() - 2);
             }
         }

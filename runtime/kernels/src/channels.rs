@@ -2,9 +2,7 @@
 
 use crate::error::{Error, ErrorKind};
 use crate::packed::Packed;
-use limbeck_plan::{
-    CHANNEL_RUN, Layout, QUAD_ROWS, QUANT_BLOCK, Values, channel_tile_rows,
-};
+use limbeck_plan::{CHANNEL_RUN, Layout, QUAD_ROWS, QUANT_BLOCK, Values, channel_tile_rows};
 
 /// Rows of a whole group.
 pub(crate) const GROUP: usize = 4 * CHANNEL_RUN;

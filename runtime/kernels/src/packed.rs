@@ -1,10 +1,10 @@
 //! A weight in a pack format: its bytes as a checked view, one row of it as floats, and the
 //! packing of rows into it. The byte layouts are defined in `limbeck_plan::Layout`.
 
+use crate::channels::{ChannelTile, repack_tile};
 use crate::error::{Error, ErrorKind};
 use crate::quantise::{QuantRows, quantise_rows};
 use half::f16;
-use crate::channels::{ChannelTile, repack_tile};
 use limbeck_plan::{
     Layout, PANEL_ROWS, PackFormat, QUAD_ROWS, QUANT_BLOCK, Values, channel_tile_rows,
 };

@@ -218,8 +218,15 @@ entries!(
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 );
 entries!(
-    portable, Isa::Portable, "portable", Portable::TOKEN, Panels, PortableQuads,
-    PortableChannels, find_active, retile_portable
+    portable,
+    Isa::Portable,
+    "portable",
+    Portable::TOKEN,
+    Panels,
+    PortableQuads,
+    PortableChannels,
+    find_active,
+    retile_portable
 );
 
 /// Rows of instruction sets whose kernels are not written.

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use limbeck_kernels::Span;
 use limbeck_plan::{
-    AdaptiveMlp, Attention, Dim, Entry, Op, OperandId, OperandKind, Program, SparseLinear, Step, Symbol,
+    AdaptiveMlp, Attention, Dim, Entry, Op, OperandId, OperandKind, Program, SparseLinear, Step,
+    Symbol,
 };
 
 use super::{Call, Choices, Spent};

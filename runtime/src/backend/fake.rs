@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use limbeck_kernels::reference::{self, Products};
 use limbeck_kernels::{
-    self as kernels, AdaptiveMlpArgs, AttentionArgs, ChooseArgs, KvCache, LinearArgs, NormArgs, Qkv, Sparsity,
+    self as kernels, AdaptiveMlpArgs, AttentionArgs, ChooseArgs, KvCache, LinearArgs, NormArgs,
+    Qkv, Sparsity,
 };
-use limbeck_plan::{
-    Choose, Dim, Entry, Op, OperandId, OperandKind, SparseLinear, Step, Symbol,
-};
+use limbeck_plan::{Choose, Dim, Entry, Op, OperandId, OperandKind, SparseLinear, Step, Symbol};
 
 use super::cost::{Cost, choice_sites};
 use super::{Backend, Bounds, Call, Choices, Matrix, PlanData, Prepared, Sequences, Spent, State};

@@ -83,7 +83,8 @@ impl Curve {
     /// last line goes on.
     fn at(&self, share: f64, of: impl Fn(&(f64, f32, f64)) -> f64) -> f64 {
         let next = self.points.iter().position(|p| p.0 >= share).unwrap_or(self.points.len() - 1);
-        let [a, b] = [next.max(1) - 1, next.max(1)].map(|i| self.points[i.min(self.points.len() - 1)]);
+        let [a, b] =
+            [next.max(1) - 1, next.max(1)].map(|i| self.points[i.min(self.points.len() - 1)]);
         if b.0 <= a.0 {
             return of(&a);
         }

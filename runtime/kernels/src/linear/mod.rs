@@ -5,11 +5,11 @@
 //! task takes a range of units and a range of rows of `x`; which ones has no influence on bits.
 
 mod activations;
-mod channels;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod channels;
 mod panels;
 mod portable;
 mod sparse;
@@ -30,8 +30,8 @@ pub(crate) use channels::{
 };
 pub(crate) use panels::Panels;
 pub(crate) use portable::{PortableQuads, Q4, Q4M, Q8};
-pub use sparse::{Sparsity, SparsityRead, sparse_linear};
 pub(crate) use sparse::keep_row;
+pub use sparse::{Sparsity, SparsityRead, sparse_linear};
 pub(crate) use task::{Epilogue, Input, LinearTask, UNIT, run};
 
 use crate::elementwise::SharedRows;

@@ -236,8 +236,7 @@ fn retiled_products(
             let tile = ChannelTile::of(values, n, k, group / per_tile);
             let rows: Range<usize> = group_start(n, group)..end_of(group);
             // SAFETY: groups have rows of their own.
-            let out =
-                unsafe { out.part((rows.start - start) * row_bytes, rows.len() * row_bytes) };
+            let out = unsafe { out.part((rows.start - start) * row_bytes, rows.len() * row_bytes) };
             let group = group % per_tile;
             kernels.retile(&mut RetileTask { w: task.w, values, tile: &tile, group, out });
         });

@@ -30,9 +30,7 @@ pub(super) fn sparse_linear(p: &SparseLinear, inputs: &[Fact]) -> Result<Fact, S
     if p.thresholds.last() != Some(&0.0) || p.thresholds.len() > MAX_CHOICES {
         return Err("its thresholds do not end with 0".into());
     }
-    if p.thresholds.iter().any(|t| !t.is_finite())
-        || !p.thresholds.is_sorted_by(|a, b| a >= b)
-    {
+    if p.thresholds.iter().any(|t| !t.is_finite()) || !p.thresholds.is_sorted_by(|a, b| a >= b) {
         return Err("its thresholds are not numbers that never rise".into());
     }
     Ok(out)

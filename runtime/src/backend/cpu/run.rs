@@ -249,7 +249,15 @@ impl Runner<'_> {
 
     fn sparse_linear(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {
         let Instruction::SparseLinear {
-            params, x, norm, weight, bias, residual, site, channels, ..
+            params,
+            x,
+            norm,
+            weight,
+            bias,
+            residual,
+            site,
+            channels,
+            ..
         } = instruction
         else {
             return Ok(());

@@ -52,9 +52,8 @@ impl<const VALUES: u8> Avx512Channels<VALUES> {
             for quad in 0..active.quads as usize {
                 ahead.ask(quad);
                 let channels = active.channels.as_ptr().add(4 * quad);
-                let at = |e: usize| {
-                    load(group.data.add(usize::from(*channels.add(e)) * group.stride))
-                };
+                let at =
+                    |e: usize| load(group.data.add(usize::from(*channels.add(e)) * group.stride));
                 let (a, b, c, d) = (at(0), at(1), at(2), at(3));
                 let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
                 let (ab_high, cd_high) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
@@ -127,15 +126,16 @@ pub(crate) unsafe fn find_active_avx512(_: Avx512, q: &[i8], out: &mut [ActiveBl
             let (low, high) = (mask as u16, (mask >> 16) as u16);
             let first = _mm512_set1_epi32(mask.trailing_zeros() as i32 & 31);
             let numbers = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-            let compress = |mask: u16, from: i32, values: __m128i, to: usize, out: &mut ActiveBlock| {
-                let numbers = _mm512_add_epi32(numbers, _mm512_set1_epi32(from));
-                let numbers = _mm512_mask_compress_epi32(first, mask, numbers);
-                let values = _mm512_maskz_compress_epi32(mask, _mm512_cvtepi8_epi32(values));
-                let at = out.channels.as_mut_ptr().add(to);
-                _mm_storeu_si128(at.cast(), _mm512_cvtepi32_epi8(numbers));
-                let at = out.values.as_mut_ptr().add(to);
-                _mm_storeu_si128(at.cast(), _mm512_cvtepi32_epi8(values));
-            };
+            let compress =
+                |mask: u16, from: i32, values: __m128i, to: usize, out: &mut ActiveBlock| {
+                    let numbers = _mm512_add_epi32(numbers, _mm512_set1_epi32(from));
+                    let numbers = _mm512_mask_compress_epi32(first, mask, numbers);
+                    let values = _mm512_maskz_compress_epi32(mask, _mm512_cvtepi8_epi32(values));
+                    let at = out.channels.as_mut_ptr().add(to);
+                    _mm_storeu_si128(at.cast(), _mm512_cvtepi32_epi8(numbers));
+                    let at = out.values.as_mut_ptr().add(to);
+                    _mm_storeu_si128(at.cast(), _mm512_cvtepi32_epi8(values));
+                };
             // The channels that fill up the last quad may lie beyond the second half's.
             compress(0, 0, _mm_setzero_si128(), 16, out);
             compress(low, 0, _mm256_castsi256_si128(all), 0, out);

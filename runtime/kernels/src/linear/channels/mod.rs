@@ -292,9 +292,10 @@ mod tests {
             let starts: Vec<usize> = (0..count).map(|g| group_start(n, g)).collect();
             assert!(starts.is_sorted_by(|a, b| a < b) && starts[count - 1] < n);
         }
-        assert_eq!((0..6).map(|g| group_start(576, g)).collect::<Vec<_>>(), [
-            0, 128, 256, 288, 416, 544
-        ]);
+        assert_eq!(
+            (0..6).map(|g| group_start(576, g)).collect::<Vec<_>>(),
+            [0, 128, 256, 288, 416, 544]
+        );
     }
 
     #[test]

@@ -474,7 +474,7 @@ fn a_tokenizer_of_another_student_is_refused_in_one_sentence() {
 
 #[test]
 fn interfaces_that_the_task_does_not_know_are_refused() {
-    let [llama, _, bert] = &*TINY;
+    let [llama, _, bert, _] = &*TINY;
     let message = refusal(llama, |p| operand(p, "input_ids")["name"] = "pixels".into());
     assert!(message.contains("\"pixels\""), "{message}");
     let message = refusal(llama, |p| operand(p, "logits")["name"] = "answers".into());
@@ -499,7 +499,7 @@ fn interfaces_that_the_task_does_not_know_are_refused() {
 /// Positions of a session are what its attention layers have stored, so each must store them.
 #[test]
 fn attention_that_the_task_does_not_know_is_refused() {
-    let [llama, _, bert] = &*TINY;
+    let [llama, _, bert, _] = &*TINY;
     let change = |parts: &mut Parts, key: &str, value: Value| {
         let steps = parts.program["entries"][0]["segments"][0]["steps"].as_array_mut();
         let mut steps = steps.expect("steps").iter_mut().rev();

@@ -1,6 +1,6 @@
 //! Dense plans turned into plans whose linears can leave out input channels.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use limbeck_kernels::{Packed, repack_tile};
@@ -49,7 +49,7 @@ pub fn sparsify(
             let data = plan.weight_bytes(bytes, &weight);
             let offset = writer.begin_weight()?;
             program.weights[id].offset = offset;
-            if !chosen.contains_key(&id) {
+            if !chosen.contains(&id) {
                 data.chunks(COPY_BYTES).try_for_each(|part| writer.append(part))?;
                 continue;
             }
@@ -128,7 +128,7 @@ fn steps_mut(program: &mut Program) -> impl Iterator<Item = &mut Step> {
 }
 
 /// The weights in 4-bit quads that one linear over the call's tokens reads, and nothing else.
-fn choose(program: &Program) -> HashMap<usize, ()> {
+fn choose(program: &Program) -> HashSet<usize> {
     let mut readers: HashMap<usize, (usize, bool)> = HashMap::new();
     for entry in &program.entries {
         for step in entry.steps() {
@@ -146,7 +146,7 @@ fn choose(program: &Program) -> HashMap<usize, ()> {
     };
     let chosen =
         readers.into_iter().filter(|(w, (count, linear))| *count == 1 && *linear && fits(w));
-    chosen.map(|(w, _)| (w, ())).collect()
+    chosen.map(|(w, _)| w).collect()
 }
 
 fn is_sparse_able(entry: &Entry, step: &Step) -> bool {

@@ -13,8 +13,9 @@ mod npz;
 
 use std::path::{Path, PathBuf};
 
+use limbeck::plan::Plan;
 use limbeck::{BackendKind, Engine, EngineOptions, Model, SessionOptions, Wanted, Work};
-use limbeck_compiler::{Options, Quant, compile};
+use limbeck_compiler::{Options, Quant, SparsityLevel, compile, rewrite, set_levels, sparsify};
 
 pub use npz::Npz;
 
@@ -81,6 +82,31 @@ impl Compiled {
         let overlays = overlays.to_vec();
         let options = Options { passes, overlays, ..Options::new(source, compiled.path(), quant) };
         compile(&options, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{e}"));
+        compiled
+    }
+
+    /// Compiles a checkpoint to 4 bits with activation sparsity at these thresholds, the same for
+    /// each sparse linear; the levels cost and lose evenly.
+    ///
+    /// # Panics
+    /// When it does not compile.
+    pub fn sparse(source: &Path, thresholds: &[f32]) -> Compiled {
+        let compiled = Compiled::new(source, Quant::Q4, true);
+        let bytes = std::fs::read(compiled.path()).expect("the plan");
+        let plan = Plan::parse(&bytes).expect("a plan");
+        sparsify(&plan, &bytes, &compiled.path(), &mut |_, _, _| {})
+            .unwrap_or_else(|e| panic!("{e}"));
+        let bytes = std::fs::read(compiled.path()).expect("the plan");
+        let plan = Plan::parse(&bytes).expect("a plan");
+        let mut program = plan.program().clone();
+        let count = thresholds.len() as f64;
+        let levels = thresholds.iter().enumerate().map(|(i, threshold)| SparsityLevel {
+            gain: -(count - i as f64).powi(2),
+            cost: (i + 1) as f64 / (count + 1.0),
+            thresholds: vec![*threshold; 64],
+        });
+        set_levels(&mut program, &levels.collect::<Vec<_>>());
+        rewrite(&plan, &bytes, &program, None, &compiled.path()).unwrap_or_else(|e| panic!("{e}"));
         compiled
     }
 

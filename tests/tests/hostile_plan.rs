@@ -118,15 +118,17 @@ struct Tiny {
 }
 
 /// One plan in each kind of pack format.
-static TINY: LazyLock<[Tiny; 4]> = LazyLock::new(|| {
+static TINY: LazyLock<[Tiny; 5]> = LazyLock::new(|| {
+    let of = |name: &str, quant| Compiled::new(&golden().join(name), quant, true);
+    let sparse = Compiled::sparse(&golden().join("tiny/llama"), &[0.2, 0.1]);
     [
-        ("tiny/llama", Quant::F16, TEXT_TOKENIZER),
-        ("tiny/qwen3", Quant::Q8, ""),
-        ("tiny/bert", Quant::Q4, WORDS),
-        ("acm/vit_gelu", Quant::F32, ""),
+        ("tiny/llama", of("tiny/llama", Quant::F16), TEXT_TOKENIZER),
+        ("tiny/qwen3", of("tiny/qwen3", Quant::Q8), ""),
+        ("tiny/bert", of("tiny/bert", Quant::Q4), WORDS),
+        ("acm/vit_gelu", of("acm/vit_gelu", Quant::F32), ""),
+        ("sparse", sparse, TEXT_TOKENIZER),
     ]
-    .map(|(name, quant, tokenizer)| {
-        let compiled = Compiled::new(&golden().join(name), quant, true);
+    .map(|(name, compiled, tokenizer)| {
         let mut parts = Parts::of(&std::fs::read(compiled.path()).expect("the plan"));
         if !tokenizer.is_empty() {
             parts.tokenizer = Some(tokenizer.into());

@@ -255,7 +255,9 @@ pub struct BenchArgs {
 pub struct TuneArgs {
     /// Plan file.
     pub plan: PathBuf,
-    /// Text to measure on: sentences, one a line, for an encoder; running text for a text student.
+    /// What to measure on: for an encoder sentences, one a line; for a text student running text;
+    /// for a classifier an .npz file with `pixel_values` `[images, channels, height, width]` of f32
+    /// and, where they are known, `labels` `[images]` of i32 or i64.
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
     /// Plan file to write [default: the plan itself].

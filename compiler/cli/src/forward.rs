@@ -97,19 +97,9 @@ fn classifier(
     model: &Model,
     inputs: &mut Inputs,
 ) -> Result<(Usage, Vec<Output>), Failure> {
-    let pixels = inputs.floats("pixel_values")?;
-    let pixels =
-        pixels.ok_or_else(|| Failure::new("the inputs have no tensor \"pixel_values\""))?;
     let mut classifier = args.plan.classifier(model)?;
-    let (image, shape) = (classifier.image(), &pixels.shape);
-    let batch = match shape.split_first() {
-        Some((batch, rest)) if rest == image && *batch > 0 => *batch,
-        _ => {
-            let [c, h, w] = image;
-            let message = format!("pixel_values has shape {shape:?}, not [batch, {c}, {h}, {w}]");
-            return Err(Failure::new(message));
-        }
-    };
+    let pixels = inputs.images(classifier.image())?;
+    let batch = pixels.shape[0];
     let tokens = batch * classifier.tokens();
     if let Some(route) = route(inputs, model, tokens)? {
         classifier.force_route(route);

@@ -80,6 +80,30 @@ impl Inputs {
         Ok(Some(Floats { shape, values: values.map_err(|e| fail(e.to_string()))? }))
     }
 
+    /// The images `[images, channels, height, width]` of the tensor `pixel_values`: at least one,
+    /// and all numbers.
+    pub fn images(&mut self, [c, h, w]: [usize; 3]) -> Result<Floats, Failure> {
+        let name = "pixel_values";
+        let fail = failure(self.path.clone(), name);
+        let Some(images) = self.floats(name)? else {
+            return Err(Failure::new(format!("{}: there is no tensor {name:?}", self.path)));
+        };
+        let Floats { shape, values } = &images;
+        if shape.len() != 4 || shape[1..] != [c, h, w] {
+            return Err(fail(format!("its shape {shape:?} is not [batch, {c}, {h}, {w}]")));
+        }
+        if values.is_empty() {
+            return Err(fail("it holds no image".into()));
+        }
+        match values.iter().position(|v| !v.is_finite()) {
+            Some(at) => {
+                let (image, value) = (at / (c * h * w), at % (c * h * w));
+                Err(fail(format!("value {value} of image {image} is {}", values[at])))
+            }
+            None => Ok(images),
+        }
+    }
+
     /// The array of a tensor, of a size and an order that are read.
     fn array(&mut self, name: &str) -> Result<Option<npyz::NpyFile<Entry<'_>>>, Failure> {
         let fail = failure(self.path.clone(), name);

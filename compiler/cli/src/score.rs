@@ -15,11 +15,23 @@ pub fn read_text(file: &Path) -> Result<String, Failure> {
     at_file(file, String::from_utf8(text).map_err(|e| e.utf8_error()))
 }
 
+/// Refuses a plan without a tokenizer: its student cannot read text.
+pub fn need_tokenizer(model: &Model) -> Result<(), Failure> {
+    match model.plan().tokenizer(model.bytes()) {
+        Some(_) => Ok(()),
+        None => Err(Failure::new(
+            "the plan has no tokenizer to read text with: compile its checkpoint with a \
+             tokenizer.json",
+        )),
+    }
+}
+
 /// The windows of a file, each of `context` tokens.
 pub fn windows(model: &Model, file: &Path, context: usize) -> Result<Vec<Vec<u32>>, Failure> {
     if context < 4 {
         return Err(Failure::new(format!("a context of {context} is too short to score")));
     }
+    need_tokenizer(model)?;
     let tokens = model.tokenizer()?.encode(&read_text(file)?, false)?;
     let bos = model.manifest().special.bos.filter(|_| model.manifest().add_bos);
     let windows = tokens.chunks_exact(context).map(|window| {

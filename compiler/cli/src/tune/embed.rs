@@ -6,7 +6,7 @@ use limbeck::{Encoded, Encoder, EncoderInput, Model, Usage};
 use super::measure::{Measure, Measured, mean, median, set_price};
 use crate::args::TuneArgs;
 use crate::output::Failure;
-use crate::score::read_text;
+use crate::score::{need_tokenizer, read_text};
 
 /// Sentences encoded at a time.
 const BATCH: usize = 32;
@@ -24,6 +24,7 @@ pub struct Sentences {
 impl Sentences {
     /// Reads the file and embeds its lines at price 0. Empty lines are left out.
     pub fn read(model: &Model, args: &TuneArgs) -> Result<Sentences, Failure> {
+        need_tokenizer(model)?;
         let text = read_text(&args.data)?;
         let encoder = Encoder::new(model)?;
         let most = args.max_tokens.unwrap_or(usize::MAX);
@@ -79,8 +80,8 @@ impl Measure for Sentences {
         QualityKind::Cosine
     }
 
-    fn pieces(&self) -> &[Vec<u32>] {
-        &self.ids
+    fn pieces(&self) -> Vec<usize> {
+        self.ids.iter().map(Vec::len).collect()
     }
 
     fn run(&mut self, model: &Model, price: f64, pieces: &[usize]) -> Result<Measured, Failure> {

@@ -11,8 +11,8 @@ pub trait Measure {
     /// What the quality is.
     fn quality(&self) -> QualityKind;
 
-    /// The data as token ids, in pieces that are run independently.
-    fn pieces(&self) -> &[Vec<u32>];
+    /// The tokens of each piece of the data; pieces are run independently.
+    fn pieces(&self) -> Vec<usize>;
 
     /// Runs some of the pieces, by index.
     fn run(&mut self, model: &Model, price: f64, pieces: &[usize]) -> Result<Measured, Failure>;
@@ -36,9 +36,10 @@ pub struct Measured {
 /// The first pieces, up to this many tokens, at least one piece.
 pub fn sample(measure: &dyn Measure, tokens: usize) -> Vec<usize> {
     let mut sum = 0;
-    let fits = measure.pieces().iter().take_while(|piece| {
+    let pieces = measure.pieces();
+    let fits = pieces.iter().take_while(|piece| {
         let before = sum;
-        sum += piece.len();
+        sum += **piece;
         before == 0 || sum <= tokens
     });
     (0..fits.count()).collect()

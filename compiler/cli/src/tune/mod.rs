@@ -2,6 +2,7 @@
 
 mod embed;
 mod frontier;
+mod images;
 mod measure;
 mod plot;
 mod prices;
@@ -21,6 +22,7 @@ use crate::args::TuneArgs;
 use crate::calibration;
 use crate::output::{Failure, at_file, print, print_json, say};
 use embed::Sentences;
+use images::Images;
 use measure::{Measure, Measured, Progress};
 use search::{Search, search};
 use text::Windows;
@@ -47,7 +49,7 @@ pub fn execute(args: TuneArgs) -> Result<(), Failure> {
     let mut measure: Box<dyn Measure> = match model.manifest().task {
         Task::Embed => Box::new(Sentences::read(&model, &args)?),
         Task::Text => Box::new(Windows::read(&model, &args)?),
-        Task::Classify => return Err(Failure::new("classifiers cannot be tuned yet")),
+        Task::Classify => Box::new(Images::read(&model, &args)?),
     };
     let measure = measure.as_mut();
     let mut progress = Progress::new();
@@ -140,7 +142,7 @@ fn table(
     Calibration {
         quality: measure.quality(),
         data,
-        tokens: measure.pieces().iter().map(|piece| piece.len() as u64).sum(),
+        tokens: measure.pieces().iter().map(|tokens| *tokens as u64).sum(),
         machine: Some(machine(model)),
         points: points.iter().map(point).collect(),
     }

@@ -144,7 +144,7 @@ fn halves(measure: &dyn Measure) -> (Vec<usize>, Vec<usize>) {
         return (vec![0], vec![0]);
     }
     let (fit, other): (Vec<usize>, Vec<usize>) = (0..pieces.len()).partition(|i| i % 2 == 0);
-    let tokens: usize = fit.iter().map(|i| pieces[*i].len()).sum();
+    let tokens: usize = fit.iter().map(|i| pieces[*i]).sum();
     (fit.into_iter().step_by(tokens.div_ceil(TRIAL_TOKENS)).collect(), other)
 }
 

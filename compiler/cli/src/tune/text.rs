@@ -69,8 +69,8 @@ impl Measure for Windows {
         QualityKind::Perplexity
     }
 
-    fn pieces(&self) -> &[Vec<u32>] {
-        &self.windows
+    fn pieces(&self) -> Vec<usize> {
+        self.windows.iter().map(Vec::len).collect()
     }
 
     fn run(&mut self, model: &Model, price: f64, pieces: &[usize]) -> Result<Measured, Failure> {

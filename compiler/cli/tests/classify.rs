@@ -2,8 +2,7 @@
 
 mod common;
 
-use common::{Place, golden, limbeck, relative_error, tensor};
-use npyz::WriterBuilder;
+use common::{Place, Run, array, golden, limbeck, numbers, relative_error, stored_table, tensor};
 use npyz::npz::NpzWriter;
 
 const IMAGE: [u64; 4] = [3, 3, 24, 24];
@@ -14,18 +13,6 @@ fn adaptive(name: &str) -> Place {
     let source = golden("acm").join(name).display().to_string();
     limbeck(["compile", &source, "-o", &place.plan(), "--quant", "f32"]).ok();
     place
-}
-
-fn array<T: npyz::AutoSerialize + Copy>(
-    npz: &mut NpzWriter<std::io::BufWriter<std::fs::File>>,
-    name: &str,
-    shape: &[u64],
-    values: &[T],
-) {
-    let array = npz.array(name, Default::default()).expect("an array");
-    let mut array = array.default_dtype().shape(shape).begin_nd().expect("an array");
-    array.extend(values.iter().copied()).expect("values");
-    array.finish().expect("an end");
 }
 
 fn write(place: &Place, shape: &[u64], pixels: &[f32], choices: Option<&[i64]>) {
@@ -114,4 +101,143 @@ fn an_adaptive_decoder_needs_no_tokenizer() {
     let source = golden("acm/decoder").display().to_string();
     limbeck(["compile", &source, "-o", &folded, "--fold-gates"]).ok();
     assert!(limbeck(["inspect", &folded]).ok().contains("mlp"));
+}
+
+/// A file of images for `tune`, with labels where they are given.
+fn data(place: &Place, shape: &[u64], pixels: &[f32], labels: Option<&[i32]>) {
+    let mut npz = NpzWriter::create(place.path("in.npz")).expect("a file");
+    array(&mut npz, "pixel_values", shape, pixels);
+    if let Some(labels) = labels {
+        array(&mut npz, "labels", &[labels.len() as u64], labels);
+    }
+}
+
+fn tune(place: &Place, more: &[&str]) -> Run {
+    let (plan, data) = (place.plan(), place.arg("in.npz"));
+    limbeck([&["tune", &plan, "--data", &data][..], more].concat())
+}
+
+/// The classes that PyTorch finds at the golden's prices are the labels: accuracy is 1 where the
+/// table comes by that price, and agreement with price 0 falls.
+#[test]
+fn a_classifier_is_tuned_on_labelled_images() {
+    let place = adaptive("vit");
+    let expected = golden("acm/vit/expected.npz");
+    let (_, pixels) = tensor::<f32>(&expected, "pixel_values");
+    let top = |i: usize| -> Vec<i32> {
+        let (_, logits) = tensor::<f32>(&expected, &format!("outputs_{i}"));
+        let by_value = |a: &(i32, &f32), b: &(i32, &f32)| a.1.total_cmp(b.1);
+        let rows = logits.chunks_exact(10);
+        rows.map(|row| (0..).zip(row).max_by(by_value).expect("a class").0).collect()
+    };
+    let (full, less) = (top(0), top(1));
+    let same = full.iter().zip(&less).filter(|(a, b)| a == b).count();
+    assert!(same < 3, "the golden's classes do not move");
+    let tuned = place.arg("tuned.lbk");
+    let tune = |labels: &[i32]| {
+        data(&place, &IMAGE, &pixels, Some(labels));
+        let report = tune(&place, &["-o", &tuned, "--json"]).json();
+        assert_eq!(report["calibration"]["quality"], "accuracy");
+        let agreement = numbers(&report["calibration"], "agreement");
+        (stored_table(&report, &tuned, &["agreement"]), agreement)
+    };
+    let (table, agreement) = tune(&full);
+    let (prices, quality) = (numbers(&table, "price"), numbers(&table, "quality"));
+    assert_eq!((table["tokens"].as_u64(), prices[0], quality[0]), (Some(30), 0.0, 1.0));
+    assert_eq!(quality, agreement);
+    let (table, agreement) = tune(&less);
+    let (prices, quality) = (numbers(&table, "price"), numbers(&table, "quality"));
+    assert_eq!(quality[0], same as f64 / 3.0);
+    assert_eq!(agreement[0], 1.0);
+    let after = prices.iter().position(|price| *price > 1.6).expect("a price above the golden's");
+    assert_eq!(quality[after - 1..=after], [1.0, 1.0], "{table}");
+
+    // Each price spends what `forward` spends at it.
+    let fractions = numbers(&table, "fraction");
+    assert!(fractions.is_sorted_by(|a, b| a >= b) && fractions[15] < fractions[0] * 0.9);
+    write(&place, &IMAGE, &pixels, None);
+    let spent = |plan: &str, budget: &str| {
+        let (input, output) = (place.arg("in.npz"), place.arg("out.npz"));
+        let files = ["--inputs", &input, "--outputs", &output];
+        let args = [&["forward", plan, "--budget", budget, "--json"][..], &files].concat();
+        limbeck(args).json()["usage"]["fraction"].as_f64().expect("a fraction")
+    };
+    for i in [0, 7, 15] {
+        assert_eq!(spent(&place.plan(), &format!("price:{}", prices[i])), fractions[i]);
+    }
+    // A fraction is met by the table at once, and missed without it.
+    let (mut plain, mut off) = (0.0, 0.0);
+    for target in [0.7, 0.65, 0.6] {
+        let error = |plan: &str| (spent(plan, &target.to_string()) / target - 1.0).abs();
+        (plain, off) = (plain + error(&place.plan()), off + error(&tuned));
+    }
+    assert!(off < 0.06 && off < plain / 2.0, "{off} with the table, {plain} without");
+}
+
+#[test]
+fn a_classifier_is_tuned_without_labels_in_place() {
+    let place = adaptive("vit");
+    let (_, pixels) = tensor::<f32>(&golden("acm/vit/expected.npz"), "pixel_values");
+    data(&place, &IMAGE, &pixels, None);
+    let plot = place.arg("plot.svg");
+    let report = tune(&place, &["--plot", &plot, "--json"]).json();
+    let table = stored_table(&report, &place.plan(), &[]);
+    assert_eq!(table["quality"], "agreement");
+    assert_eq!(numbers(&table, "quality")[0], 1.0);
+    roxmltree::Document::parse(&String::from_utf8(place.read("plot.svg")).expect("text"))
+        .expect("XML");
+    assert!(limbeck(["inspect", &place.plan()]).ok().contains("agreement on \"in.npz\""));
+    // Two of the images, and the weights of the sites fitted to them.
+    let report =
+        tune(&place, &["--max-tokens", "29", "--search", "--search-rounds", "1", "--json"]);
+    let report = report.json();
+    assert_eq!(stored_table(&report, &place.plan(), &[])["tokens"], 20);
+    assert_eq!(report["search"]["sites"].as_array().map(Vec::len), Some(10));
+}
+
+#[test]
+fn images_that_cannot_be_tuned_on_are_refused_and_the_plan_stays() {
+    let place = adaptive("vit");
+    let before = place.read("student.lbk");
+    let (_, pixels) = tensor::<f32>(&golden("acm/vit/expected.npz"), "pixel_values");
+    let refused = |words: &[&str]| tune(&place, &[]).fails(words);
+    refused(&["in.npz", "No such file"]);
+    place.write("in.npz", "no archive");
+    refused(&["in.npz", "archive"]);
+    for shape in [&[3, 24, 24, 3][..], &[3, 3, 12, 48], &[9, 24, 24], &[1, 3, 3, 24, 24]] {
+        data(&place, shape, &pixels, None);
+        refused(&["in.npz", "pixel_values", "[batch, 3, 24, 24]"]);
+    }
+    data(&place, &[0, 3, 24, 24], &[], None);
+    refused(&["pixel_values", "no image"]);
+    data(&place, &[0, 3, 24, 24], &[], Some(&[]));
+    refused(&["pixel_values", "no image"]);
+    for value in [f32::NAN, f32::INFINITY] {
+        let mut broken = pixels.clone();
+        broken[2 * 1728 + 5] = value;
+        data(&place, &IMAGE, &broken, None);
+        refused(&["pixel_values", "value 5 of image 2", &value.to_string()]);
+    }
+    for (labels, word) in [(&[1, 10, 2][..], "10 of image 1"), (&[1, 2, -1], "-1 of image 2")] {
+        data(&place, &IMAGE, &pixels, Some(labels));
+        refused(&["labels", word, "10 classes"]);
+    }
+    data(&place, &IMAGE, &pixels, Some(&[1, 2]));
+    refused(&["labels", "[2]", "[3]"]);
+    data(&place, &IMAGE, &pixels, Some(&[1, 2, 3]));
+    tune(&place, &["--max-tokens", "9"]).fails(&["--max-tokens", "10 tokens"]);
+    write(&place, &IMAGE, &pixels, Some(&[1; 300]));
+    refused(&["choices", "labels"]);
+    place.npz::<i64>("in.npz", &[("pixel_values", &IMAGE, &[1; 5184])]);
+    refused(&["pixel_values", "f32"]);
+    place.npz::<f32>("in.npz", &[("pixel_values", &IMAGE, &pixels), ("labels", &[3], &[1.0; 3])]);
+    refused(&["labels", "i64"]);
+    place.npz::<i64>("in.npz", &[("labels", &[3], &[1; 3])]);
+    refused(&["no tensor", "pixel_values"]);
+    assert_eq!(place.read("student.lbk"), before);
+
+    let dense = adaptive("vit_dense");
+    data(&dense, &IMAGE, &pixels, None);
+    tune(&dense, &[]).fails(&["no site"]);
+    tune(&dense, &["--sparsity", "-o", &dense.arg("o.lbk")]).fails(&["continues text"]);
 }

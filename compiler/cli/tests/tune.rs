@@ -2,18 +2,12 @@
 
 mod common;
 
-use common::{Place, Run, limbeck, limbeck_with};
+use common::{Place, Run, limbeck, limbeck_with, numbers, stored_table, tokenizer};
 use limbeck_tests::{MINILM, MINILM_ACM, sentences, student};
-use serde_json::Value;
 
 fn tune(place: &Place, more: &[&str]) -> Run {
     let (plan, data) = (place.plan(), place.arg("data.txt"));
     limbeck([&["tune", &plan, "--data", &data][..], more].concat())
-}
-
-fn numbers(table: &Value, name: &str) -> Vec<f64> {
-    let points = table["points"].as_array().expect("points").iter();
-    points.map(|p| p[name].as_f64().unwrap_or_else(|| panic!("{name} of {p}"))).collect()
 }
 
 /// All gates of this student choose alike: 2 learners, 1, and none as the price grows.
@@ -85,7 +79,82 @@ fn what_cannot_be_tuned_is_refused_and_the_plan_stays() {
     let place = Place::checkpoint("bert");
     common::acm(&place);
     place.write("data.txt", "a b\n");
-    tune(&place, &[]).fails(&["no tokenizer"]);
+    tune(&place, &[]).fails(&["no tokenizer", "tokenizer.json"]);
+    for golden in ["acm/decoder", "moe/mixtral"] {
+        let place = Place::golden(golden);
+        place.compile().ok();
+        place.write("data.txt", "a b\n");
+        tune(&place, &[]).fails(&["no tokenizer", "tokenizer.json"]);
+        place.write("student/tokenizer.json", tokenizer(7).to_string());
+        place.compile().ok();
+        tune(&place, &[]).fails(&["data.txt", "do not fill a context of 512"]);
+    }
+}
+
+/// Letters without an order.
+fn letters(seed: u32, count: usize) -> String {
+    let mut state = seed;
+    let mut letter = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        ['a', 'b', 'c', ' '][(state >> 30) as usize]
+    };
+    (0..count).map(|_| letter()).collect()
+}
+
+/// An adaptive golden is tuned on letters: its table holds what `perplexity` measures, and budgets
+/// are nearer to their targets in the first call, on other letters.
+fn tune_text(golden: &str, targets: [f64; 4]) {
+    let place = Place::golden(golden);
+    place.write("student/tokenizer.json", tokenizer(7).to_string());
+    place.compile().ok();
+    let (plan, tuned, data) = (place.plan(), place.arg("tuned.lbk"), place.arg("data.txt"));
+    place.write("data.txt", letters(1, 1200));
+    let report = tune(&place, &["--context", "64", "-o", &tuned, "--json"]).json();
+    let table = stored_table(&report, &tuned, &["agreement"]);
+    assert_eq!((&table["quality"], &table["data"]), (&"perplexity".into(), &"data.txt".into()));
+    assert!(table["tokens"].as_u64().is_some_and(|n| n > 512 && n % 64 == 0), "{table}");
+    let (prices, fractions) = (numbers(&table, "price"), numbers(&table, "fraction"));
+    let shares = numbers(&table, "site_fraction");
+    assert_eq!((prices.len(), prices[0]), (16, 0.0));
+    assert!(prices.is_sorted_by(|a, b| a < b), "{prices:?}");
+    assert!(fractions.is_sorted_by(|a, b| a >= b), "{fractions:?}");
+    assert!(fractions[15] < fractions[0] * 0.85 && shares[15] < shares[0] * 0.6, "{table}");
+    let agreement = numbers(&report["calibration"], "agreement");
+    assert!(agreement[0] == 1.0 && agreement[15] < 0.9, "{agreement:?}");
+    let quality = numbers(&table, "quality");
+    for i in [0, 8, 15] {
+        let price = format!("price:{}", prices[i]);
+        let args = ["perplexity", &plan, "--file", &data, "--context", "64", "--budget", &price];
+        let found = limbeck([&args[..], &["--json"]].concat()).json();
+        let perplexity = found["perplexity"].as_f64().expect("a perplexity");
+        assert!((perplexity / quality[i] - 1.0).abs() < 1e-6, "{perplexity} {}", quality[i]);
+        assert_eq!(found["usage"]["fraction"].as_f64(), Some(fractions[i]));
+    }
+
+    let prompt = letters(9, 100);
+    let (mut plain, mut off) = (0.0, 0.0);
+    for target in targets {
+        let budget = target.to_string();
+        let error = |plan: &str| {
+            let args = ["run", plan, "--prompt", &prompt, "--max-tokens", "1", "--json"];
+            let report = limbeck([&args[..], &["--budget", &budget]].concat()).json();
+            let fraction = report["usage"]["fraction"].as_f64().expect("a fraction");
+            (fraction / target - 1.0).abs()
+        };
+        (plain, off) = (plain + error(&plan), off + error(&tuned));
+    }
+    println!("{golden}: off in the first call: {plain:.3} without the table, {off:.3} with it");
+    assert!(off < 0.1 && off < plain / 2.0, "{off} with the table, {plain} without");
+}
+
+#[test]
+fn an_adaptive_decoder_is_tuned_on_text() {
+    tune_text("acm/decoder", [0.7, 0.68, 0.65, 0.62]);
+}
+
+#[test]
+fn a_mixture_of_experts_is_tuned_on_text() {
+    tune_text("moe/mixtral", [0.95, 0.9, 0.85, 0.8]);
 }
 
 /// Sentences of one kind calibrate, others are embedded under budgets: the first batch is close to

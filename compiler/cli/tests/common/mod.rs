@@ -144,10 +144,15 @@ impl Place {
         Place { folder: tempfile::tempdir().expect("a temporary folder") }
     }
 
-    /// A copy of a golden checkpoint in `student`.
+    /// A copy of a tiny golden checkpoint in `student`.
     pub fn checkpoint(name: &str) -> Place {
+        Place::golden(&format!("tiny/{name}"))
+    }
+
+    /// A copy of any golden checkpoint in `student`.
+    pub fn golden(name: &str) -> Place {
         let place = Place::empty();
-        copy(&golden("tiny").join(name), &place.path("student"));
+        copy(&golden(name), &place.path("student"));
         place
     }
 
@@ -213,12 +218,51 @@ impl Place {
     pub fn npz<T: npyz::AutoSerialize + Copy>(&self, file: &str, tensors: &[(&str, &[u64], &[T])]) {
         let mut npz = NpzWriter::create(self.path(file)).expect("a file");
         for (name, shape, values) in tensors {
-            let array = npz.array(name, Default::default()).expect("an array");
-            let mut array = array.default_dtype().shape(shape).begin_nd().expect("an array");
-            array.extend(values.iter().copied()).expect("values");
-            array.finish().expect("an end");
+            array(&mut npz, name, shape, values);
         }
     }
+}
+
+/// Adds a tensor to an archive.
+pub fn array<T: npyz::AutoSerialize + Copy>(
+    npz: &mut NpzWriter<std::io::BufWriter<File>>,
+    name: &str,
+    shape: &[u64],
+    values: &[T],
+) {
+    let array = npz.array(name, Default::default()).expect("an array");
+    let mut array = array.default_dtype().shape(shape).begin_nd().expect("an array");
+    array.extend(values.iter().copied()).expect("values");
+    array.finish().expect("an end");
+}
+
+/// A column of the points of a calibration table in JSON.
+pub fn numbers(table: &Value, name: &str) -> Vec<f64> {
+    let points = table["points"].as_array().expect("points").iter();
+    points.map(|p| p[name].as_f64().unwrap_or_else(|| panic!("{name} of {p}"))).collect()
+}
+
+/// The table of a report of `tune`, which must be of the promised shape; `inspect` must show the
+/// same table without what only the report holds of each point.
+pub fn stored_table(report: &Value, plan: &str, only_reported: &[&str]) -> Value {
+    let keys = |value: &Value| -> Vec<String> {
+        value.as_object().expect("an object").keys().cloned().collect()
+    };
+    assert_eq!(keys(report), ["plan", "calibration", "search", "plot", "seconds"]);
+    assert_eq!(report["plan"], plan);
+    assert!(report["seconds"].as_f64().is_some_and(|s| s > 0.0), "{report}");
+    let mut table = report["calibration"].clone();
+    assert_eq!(keys(&table), ["quality", "data", "tokens", "machine", "points"]);
+    for point in table["points"].as_array_mut().expect("points") {
+        let point = point.as_object_mut().expect("a point");
+        for name in only_reported {
+            assert!(point.remove(*name).is_some_and(|v| v.is_number()), "no {name}: {point:?}");
+        }
+        let names: Vec<&str> = point.keys().map(String::as_str).collect();
+        assert_eq!(names, ["price", "fraction", "site_fraction", "quality", "ms_per_token"]);
+    }
+    assert_eq!(limbeck(["inspect", plan, "--json", "--verify"]).json()["calibration"], table);
+    table
 }
 
 /// ACMs of two learners over the tiny encoder, whose gates prefer all learners by their bias alone.

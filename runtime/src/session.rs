@@ -310,15 +310,38 @@ impl Session {
         work: &[Work<'_>],
         sink: impl FnMut(LogitsRow, &[f32]),
     ) -> Result<Usage> {
-        self.route.begin(work.iter().map(|w| w.tokens.len()).sum())?;
-        self.check(work)?;
-        let tokens = work.iter().map(|w| w.tokens.len()).sum();
-        self.call(tokens, |session| session.run(work, sink))
+        let mut usage = Usage { fraction: 1.0, ..Usage::default() };
+        self.step_onto(&mut usage, work, sink)?;
+        Ok(usage)
     }
 
-    fn run(&mut self, work: &[Work<'_>], mut sink: impl FnMut(LogitsRow, &[f32])) -> Result<Usage> {
+    /// [`Session::step`] that adds what it spends to `usage`, also where it fails on the way. A
+    /// decode step takes no memory then, once `usage` knows the sites.
+    ///
+    /// # Errors
+    /// As [`Session::step`].
+    pub fn step_onto(
+        &mut self,
+        usage: &mut Usage,
+        work: &[Work<'_>],
+        sink: impl FnMut(LogitsRow, &[f32]),
+    ) -> Result<()> {
+        let tokens = work.iter().map(|w| w.tokens.len()).sum();
+        self.route.begin(tokens)?;
+        self.check(work)?;
         let start = Instant::now();
-        let mut usage = Usage { fraction: 1.0, ..Usage::default() };
+        let result = self.call(tokens, |session| session.run(usage, work, sink));
+        usage.ms += start.elapsed().as_secs_f64() * 1e3;
+        usage.unmet = self.pace.status().unmet;
+        result
+    }
+
+    fn run(
+        &mut self,
+        usage: &mut Usage,
+        work: &[Work<'_>],
+        mut sink: impl FnMut(LogitsRow, &[f32]),
+    ) -> Result<()> {
         let (mut item, mut done) = (0, 0);
         while item < work.len() {
             (item, done) = self.fill(work, item, done)?;
@@ -334,9 +357,7 @@ impl Session {
                 self.buffers.outputs.iter().zip(rows).for_each(|(o, row)| sink(*o, row));
             }
         }
-        usage.ms = start.elapsed().as_secs_f64() * 1e3;
-        usage.unmet = self.pace.status().unmet;
-        Ok(usage)
+        Ok(())
     }
 
     fn check(&self, work: &[Work<'_>]) -> Result<()> {

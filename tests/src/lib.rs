@@ -45,8 +45,11 @@ pub fn student(path: &str) -> Option<PathBuf> {
 pub const SMOLLM2: &str = "smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 /// The folder of all-MiniLM-L6-v2.
 pub const MINILM: &str = "minilm";
-/// The folder of adaptive modules for it.
-pub const MINILM_ACM: &str = "minilm-acm";
+
+/// The folder of adaptive modules for it, which lies in the repository.
+pub fn minilm_acm() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("students/minilm-acm")
+}
 
 /// Sentences of English, from docstrings of Python's library.
 ///

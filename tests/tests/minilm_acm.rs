@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use limbeck::{BackendKind, Budget, Encoder, Limits, Model, Usage};
 use limbeck_compiler::Quant;
-use limbeck_tests::{Compiled, MINILM, MINILM_ACM, cosine, sentences, student};
+use limbeck_tests::{Compiled, MINILM, cosine, minilm_acm, sentences, student};
 
 /// What the modules' makers give, on 1,000 sentences that they do not name: lambda, share of the
 /// FFNs' compute, mean cosine to the unchanged student. A price is 4 lambda: they price a learner,
@@ -19,7 +19,7 @@ const CURVE: [(f64, f64, f64); 5] = [
 const ALL_LEARNERS: f64 = 0.984;
 
 fn sources() -> Option<(PathBuf, PathBuf)> {
-    Some((student(MINILM)?, student(MINILM_ACM)?))
+    Some((student(MINILM)?, minilm_acm()))
 }
 
 fn embed(model: &Model, texts: &[&str], price: f64) -> (Vec<Vec<f32>>, Usage) {

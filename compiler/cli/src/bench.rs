@@ -133,12 +133,14 @@ fn text(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
                 .iter()
                 .map(|s| Work { sequence: *s, tokens: &tokens, wanted: Wanted::Last })
                 .collect();
-            let spent = session.step(&work, |_, _| {})?;
+            let before = (usage.ms, usage.macs, usage.full_macs);
+            session.step_onto(&mut usage, &work, |_, _| {})?;
             if round > 0 {
                 let Status { price, target, .. } = session.status();
-                trace.push(Step { ms: spent.ms, fraction: spent.fraction, price, target });
+                let spent = (usage.macs - before.1) as f64;
+                let fraction = spent / (usage.full_macs - before.2).max(1) as f64;
+                trace.push(Step { ms: usage.ms - before.0, fraction, price, target });
             }
-            usage.add(&spent);
         }
         let decode_seconds = start.elapsed().as_secs_f64();
         kv_bytes = session.cache_bytes();

@@ -191,12 +191,12 @@ fn run(
             })
             .collect();
         let mut failure = None;
-        decode.add(&session.step(&work, |row, logits| {
+        session.step_onto(&mut decode, &work, |row, logits| {
             let stream = &mut streams[live[row.work]];
             if let Err(e) = stream.advance(logits, &rules, &mut on_piece) {
                 failure.get_or_insert(e);
             }
-        })?);
+        })?;
         if let Some(e) = failure {
             return Err(e);
         }

@@ -1,8 +1,7 @@
-//! `demo`: two real students from checkpoint to plan to result, with what it costs.
+//! `demo`: real students from checkpoint to plan to result, with what it costs, and the dial.
 
-use std::io::Write;
+use std::fs;
 use std::path::Path;
-use std::process::Stdio;
 
 use serde_json::Value;
 
@@ -28,11 +27,14 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     let students = fetch::students(workspace)?;
     let limbeck = Limbeck::build(workspace)?;
     let text = workspace.target("demo/smollm2.lbk");
-    let embed = workspace.target("demo/minilm.lbk");
+    let minilm = workspace.target("demo/minilm.lbk");
+    let adaptive = workspace.target("demo/minilm-acm.lbk");
 
     heading("Compile: checkpoint -> plan");
     limbeck.compile(&fetch::smollm2(&students), &text, None)?;
-    limbeck.compile(&fetch::minilm(&students), &embed, None)?;
+    limbeck.compile(&fetch::minilm(&students), &minilm, None)?;
+    let modules = workspace.root().join("tests/students/minilm-acm");
+    limbeck.overlay(&fetch::minilm(&students), &modules, &adaptive)?;
 
     heading("Generate text (SmolLM2-135M-Instruct)");
     println!("> {PROMPT}\n");
@@ -46,9 +48,55 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     println!("{}", figures(&report)?);
 
     heading("Compare sentences (all-MiniLM-L6-v2)");
-    let vectors = embed_sentences(&limbeck, &embed)?;
+    let (_, vectors) = embed(&limbeck, &minilm, &[], &SENTENCES.join("\n"))?;
     println!("{}", similarities(&vectors)?);
+
+    heading("Turn the dial (all-MiniLM-L6-v2 with Adaptive Computation Modules)");
+    let data = workspace.golden().join("docstrings.txt");
+    let text = fs::read_to_string(&data).doing("read", &data)?;
+    let mut tune = limbeck.command("tune");
+    tune.arg(&adaptive).arg("--data").arg(&data);
+    tune.args(["--prices", "12", "--max-tokens", "6000"]);
+    process::run(&mut tune)?;
+    println!();
+    println!("{}", dial(&limbeck, &adaptive, &text)?);
     Ok(())
+}
+
+/// The same sentences at falling budgets: time, compute, and the cosine to the full student's
+/// vectors. A first run, which is not shown, warms up.
+fn dial(limbeck: &Limbeck, plan: &Path, text: &str) -> Result<String> {
+    let mut table =
+        Table::new(["budget", "sentences/s", "of full compute", "at the sites", "cosine", "met"]);
+    let sentences = text.lines().count();
+    let mut full = Vec::new();
+    for (shown, budget) in
+        [(false, "full"), (true, "full"), (true, "0.8"), (true, "0.6"), (true, "0.45")]
+    {
+        let (report, vectors) = embed(limbeck, plan, &["--budget", budget], text)?;
+        if full.is_empty() {
+            full.clone_from(&vectors);
+        }
+        if !shown {
+            continue;
+        }
+        let sum: f64 = vectors.iter().zip(&full).map(|(a, b)| cosine(a, b)).sum();
+        let seconds = limbeck::number(&report, "usage.ms")? / 1e3;
+        table.row([
+            budget.to_owned(),
+            format!("{:.0}", sentences as f64 / seconds),
+            format!("{:.3}", limbeck::number(&report, "usage.fraction")?),
+            format!("{:.3}", limbeck::number(&report, "usage.site_fraction")?),
+            format!("{:.4}", sum / vectors.len().max(1) as f64),
+            report["budget"]["met"].to_string(),
+        ]);
+    }
+    Ok(table.markdown())
+}
+
+fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
 fn heading(title: &str) {
@@ -72,31 +120,23 @@ fn figures(report: &Value) -> Result<String> {
     Ok(table.markdown())
 }
 
-/// One vector of unit length for each sentence.
-fn embed_sentences(limbeck: &Limbeck, plan: &Path) -> Result<Vec<Vec<f64>>> {
+/// Embeds lines with more arguments: the report, and a vector for each line.
+fn embed(
+    limbeck: &Limbeck,
+    plan: &Path,
+    arguments: &[&str],
+    text: &str,
+) -> Result<(Value, Vec<Vec<f64>>)> {
     let mut command = limbeck.command("embed");
-    command.arg(plan).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| process::not_started(&command, &error))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A program that stops early is reported by its status below.
-        let _ = writeln!(stdin, "{}", SENTENCES.join("\n"));
+    command.arg(plan).arg("--json").args(arguments);
+    let mut report = limbeck::json_with_input(&mut command, text)?;
+    let vectors: Vec<Vec<f64>> = serde_json::from_value(report["embeddings"].take())
+        .map_err(|error| Failure::new(format!("`limbeck embed` gave no vectors: {error}")))?;
+    let (given, got) = (text.lines().count(), vectors.len());
+    if got == given {
+        return Ok((report, vectors));
     }
-    let output = child.wait_with_output().doing("embed with", plan)?;
-    if !output.status.success() {
-        return Err(Failure::new(format!("`limbeck embed` failed: {}", output.status)));
-    }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let vectors: Vec<Vec<f64>> = text
-        .lines()
-        .map(serde_json::from_str)
-        .collect::<std::result::Result<_, _>>()
-        .map_err(|error| Failure::new(format!("`limbeck embed` printed no vector: {error}")))?;
-    if vectors.len() == SENTENCES.len() {
-        Ok(vectors)
-    } else {
-        let (given, got) = (SENTENCES.len(), vectors.len());
-        Err(Failure::new(format!("`limbeck embed` gave {got} vectors for {given} sentences")))
-    }
+    Err(Failure::new(format!("`limbeck embed` gave {got} vectors for {given} sentences")))
 }
 
 /// The cosine of each pair of sentences.
@@ -105,8 +145,6 @@ fn similarities(vectors: &[Vec<f64>]) -> Result<String> {
     if width == 0 || vectors.iter().any(|vector| vector.len() != width) {
         return Err(Failure::new("`limbeck embed` gave vectors of different lengths"));
     }
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    let cosine = |a: &[f64], b: &[f64]| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
     let numbers = (1..=vectors.len()).map(|number| number.to_string());
     let mut table = Table::new(std::iter::once("cosine".to_owned()).chain(numbers));
     for (number, (sentence, a)) in SENTENCES.iter().zip(vectors).enumerate() {

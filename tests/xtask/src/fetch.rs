@@ -80,24 +80,6 @@ const PACKAGES: [Package; 2] = [
     },
 ];
 
-/// Adaptive modules of MiniLM. No package carries them: they lie beside the repository, or whoever
-/// has them puts them into the folder of students.
-const ACM: Local = Local {
-    student: "minilm-acm",
-    beside: "../shared/students/minilm-acm",
-    file: "model.safetensors",
-    sha256: "251850255df8bdd5c408017f5a159908d0a6580e0ffe4842bd0849b39646cdc8",
-};
-
-/// A student's file that is copied from a folder on this machine.
-struct Local {
-    student: &'static str,
-    /// Folder, from the workspace's root.
-    beside: &'static str,
-    file: &'static str,
-    sha256: &'static str,
-}
-
 /// The SmolLM2 checkpoint inside a folder of students.
 pub fn smollm2(students: &Path) -> PathBuf {
     students.join("smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
@@ -123,25 +105,7 @@ pub fn students(workspace: &Workspace) -> Result<PathBuf> {
         let _ = fs::remove_dir_all(&part);
         fetched?;
     }
-    copy(&ACM, workspace.root(), &students)?;
     Ok(students)
-}
-
-/// Copies what lies on this machine, where it does; tests that need it say when it is missing.
-fn copy(local: &Local, root: &Path, students: &Path) -> Result<()> {
-    let (from, folder) = (root.join(local.beside), students.join(local.student));
-    let to = folder.join(local.file);
-    if to.is_file() || !from.is_dir() {
-        return Ok(());
-    }
-    process::make_dir(&folder)?;
-    let part = folder.join(format!(".{}.{}", local.file, std::process::id()));
-    let copied = fs::copy(from.join(local.file), &part).doing("copy to", &part);
-    let placed = copied
-        .and_then(|_| verify(&part, local.sha256))
-        .and_then(|()| fs::rename(&part, &to).doing("put in place", &to));
-    let _ = fs::remove_file(&part);
-    placed
 }
 
 fn present(package: &Package, students: &Path) -> bool {
@@ -282,23 +246,6 @@ mod tests {
         fs::write(&path, "abd").unwrap();
         let failure = verify(&path, sha256).unwrap_err().to_string();
         assert!(failure.starts_with("abc is not the file that was pinned"), "{failure}");
-        fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[test]
-    fn a_file_of_this_machine_is_copied_once_and_only_if_it_is_the_pinned_one() {
-        let folder = scratch("copy");
-        let (beside, students) = (folder.join("beside"), folder.join("students"));
-        let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        let local = Local { student: "s", beside: "beside", file: "f", sha256 };
-        assert!(copy(&local, &folder, &students).is_ok() && !students.exists());
-        fs::create_dir_all(&beside).unwrap();
-        fs::write(beside.join("f"), "other").unwrap();
-        assert!(copy(&local, &folder, &students).is_err());
-        assert_eq!(fs::read_dir(students.join("s")).unwrap().count(), 0);
-        fs::write(beside.join("f"), "abc").unwrap();
-        copy(&local, &folder, &students).unwrap();
-        assert_eq!(fs::read(students.join("s/f")).unwrap(), b"abc");
         fs::remove_dir_all(folder).unwrap();
     }
 

@@ -39,15 +39,25 @@ impl Limbeck {
 
     /// Compiles a checkpoint to a plan; `quant` as the command line takes it.
     pub fn compile(&self, checkpoint: &Path, plan: &Path, quant: Option<&str>) -> Result<()> {
+        let mut command = self.compilation(checkpoint, plan)?;
+        if let Some(quant) = quant {
+            command.args(["--quant", quant]);
+        }
+        process::run(&mut command)
+    }
+
+    /// Compiles a checkpoint with a folder's tensors over it.
+    pub fn overlay(&self, checkpoint: &Path, overlay: &Path, plan: &Path) -> Result<()> {
+        process::run(self.compilation(checkpoint, plan)?.arg("--with").arg(overlay))
+    }
+
+    fn compilation(&self, checkpoint: &Path, plan: &Path) -> Result<Command> {
         if let Some(folder) = plan.parent() {
             process::make_dir(folder)?;
         }
         let mut command = self.command("compile");
         command.arg(checkpoint).arg("-o").arg(plan);
-        if let Some(quant) = quant {
-            command.args(["--quant", quant]);
-        }
-        process::run(&mut command)
+        Ok(command)
     }
 }
 
@@ -61,10 +71,20 @@ pub fn cargo(workspace: &Workspace) -> Command {
 /// Runs a command that prints one JSON value and reads it.
 pub fn json_of(command: &mut Command) -> Result<Value> {
     let text = process::stdout_of(command)?;
-    serde_json::from_str(&text).map_err(|error| {
+    parsed(command, &text)
+}
+
+fn parsed(command: &Command, text: &str) -> Result<Value> {
+    serde_json::from_str(text).map_err(|error| {
         let line = process::line(command);
         Failure::new(format!("`{line}` did not print one JSON value: {error}"))
     })
+}
+
+/// [`json_of`] of a command that reads `input`.
+pub fn json_with_input(command: &mut Command, input: &str) -> Result<Value> {
+    let text = process::stdout_with_input(command, input)?;
+    parsed(command, &text)
 }
 
 /// A number inside a JSON value, by a dotted path such as `decode.tokens_per_second`.

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -61,6 +61,25 @@ pub fn stdout_of(command: &mut Command) -> Result<String> {
     if !output.status.success() {
         let sentence = format!("`{}` failed: {}", line(command), output.status);
         return Err(Failure::new(sentence));
+    }
+    Ok(text(&output.stdout))
+}
+
+/// [`stdout_of`] of a program that reads `input`.
+pub fn stdout_with_input(command: &mut Command, input: &str) -> Result<String> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let mut child = command.spawn().map_err(|error| not_started(command, &error))?;
+    let stdin = child.stdin.take();
+    let output = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // A program that stops early is reported by its status below.
+            let _ = stdin.map(|mut stdin| stdin.write_all(input.as_bytes()));
+        });
+        child.wait_with_output()
+    });
+    let output = output.map_err(|error| not_started(command, &error))?;
+    if !output.status.success() {
+        return Err(Failure::new(format!("`{}` failed: {}", line(command), output.status)));
     }
     Ok(text(&output.stdout))
 }

@@ -2,7 +2,7 @@
 
 use super::{AdaptiveScratch, sort};
 use crate::error::{Error, check_len};
-use crate::linear::{LinearArgs, linear};
+use crate::linear::{LinearArgs, Places, linear_of_rows};
 use crate::packed::Packed;
 use crate::pool::Pool;
 use crate::table::Kernels;
@@ -124,9 +124,9 @@ impl Run<'_, '_> {
     /// The rows `order[range]`, which all chose `choice`.
     fn compute(&mut self, choice: usize, range: Range<usize>) -> Result<(), Error> {
         let Run { kernels, pool, args, scratch } = self;
-        let AdaptiveScratch { linear: linears, order, x, hidden, y, bias, .. } = &mut **scratch;
+        let AdaptiveScratch { linear: linears, order, hidden, bias, .. } = &mut **scratch;
         let (order, count) = (&order[range.clone()], range.len());
-        let (cols, m) = (args.w1.cols(), args.w2.rows());
+        let m = args.w2.rows();
         let bias = match &args.out_bias {
             Some(table) => {
                 table.unpack_row(choice, &mut bias[..m])?;
@@ -134,8 +134,6 @@ impl Run<'_, '_> {
             }
             None => None,
         };
-        let first = order.first().copied().unwrap_or_default();
-        let together = order.last().is_none_or(|last| last - first + 1 == count);
         if choice == 0 {
             for row in order {
                 let at = row * m..(row + 1) * m;
@@ -150,20 +148,11 @@ impl Run<'_, '_> {
             }
             return Ok(());
         }
-        let x = if together {
-            &args.x[first * cols..][..count * cols]
-        } else {
-            let x = &mut x[..count * cols];
-            for (x, row) in x.chunks_exact_mut(cols).zip(order) {
-                x.copy_from_slice(&args.x[row * cols..][..cols]);
-            }
-            x
-        };
         let width = args.w2.cols() / args.learners * choice;
         let w1 = args.w1.first_rows(width * args.row_factor())?;
         let hidden = &mut hidden[..count * width];
         let up = LinearArgs {
-            x,
+            x: args.x,
             norm: None,
             w: w1,
             bias: args.b1.map(|b1| &b1[..w1.rows()]),
@@ -173,7 +162,11 @@ impl Run<'_, '_> {
             residual: None,
             out: hidden,
         };
-        linear(kernels, pool, linears, up)?;
+        // SAFETY: rows are written in order.
+        unsafe {
+            let places = Places { from: Some(order), to: None };
+            linear_of_rows(kernels, pool, linears, up, places)?;
+        }
         let down = LinearArgs {
             x: hidden,
             norm: None,
@@ -182,28 +175,13 @@ impl Run<'_, '_> {
             activation: Activation::Identity,
             gated: false,
             precise: false,
-            residual: None,
-            out: &mut [],
+            residual: args.residual,
+            out: &mut *args.out,
         };
-        if together {
-            let at = first * m..(first + count) * m;
-            let residual = args.residual.map(|r| &r[at.clone()]);
-            let down = LinearArgs { residual, out: &mut args.out[at.clone()], ..down };
-            return linear(kernels, pool, linears, down);
+        // SAFETY: `order` is sorted from all rows, each of which it has once.
+        unsafe {
+            let places = Places { from: None, to: Some(order) };
+            linear_of_rows(kernels, pool, linears, down, places)
         }
-        let y = &mut y[..count * m];
-        linear(kernels, pool, linears, LinearArgs { out: y, ..down })?;
-        for (y, row) in y.chunks_exact(m).zip(order) {
-            let at = row * m..(row + 1) * m;
-            let out = &mut args.out[at.clone()];
-            match args.residual {
-                Some(residual) => {
-                    let sums = out.iter_mut().zip(y).zip(&residual[at]);
-                    sums.for_each(|((out, y), r)| *out = y + r);
-                }
-                None => out.copy_from_slice(y),
-            }
-        }
-        Ok(())
     }
 }

@@ -33,10 +33,8 @@ pub struct AdaptiveScratch {
     /// Rows by choice, and where each choice's rows end.
     order: Vec<usize>,
     ends: Vec<usize>,
-    /// A run's `[rows, K]`, `[rows, H]` and `[rows, M]`.
-    x: Vec<f32>,
+    /// A run's `[rows, H]`.
     hidden: Vec<f32>,
-    y: Vec<f32>,
     /// `[M]`.
     bias: Vec<f32>,
 }
@@ -61,12 +59,12 @@ impl AdaptiveScratch {
         grow(&mut self.ends, learners.saturating_add(1));
         grow(&mut self.hidden, rows.saturating_mul(w2.cols()));
         grow(&mut self.bias, w2.rows());
-        // One row is read and written where it is.
-        if rows > 1 {
-            grow(&mut self.x, rows.saturating_mul(w1.cols()));
-            grow(&mut self.y, rows.saturating_mul(w2.rows()));
+        let cols = w1.cols().max(w2.cols());
+        if w1.format().values.is_quantised() {
+            self.linear.reserve_acts(rows, cols);
+        } else {
+            self.linear.reserve(rows, cols);
         }
-        self.linear.reserve_acts(rows, w1.cols().max(w2.cols()));
     }
 }
 

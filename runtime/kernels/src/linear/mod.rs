@@ -79,6 +79,13 @@ pub struct LinearArgs<'a> {
 impl LinearArgs<'_> {
     /// Checks every shape; returns `(T, N')`.
     pub(crate) fn check(&self) -> Result<(usize, usize), Error> {
+        let (m, n_out) = self.check_operands()?;
+        check_len("the linear's result", self.out.len(), m.saturating_mul(n_out))?;
+        Ok((m, n_out))
+    }
+
+    /// Checks everything but the rows of the result; returns the rows of `x` and `N'`.
+    fn check_operands(&self) -> Result<(usize, usize), Error> {
         let (n, k) = (self.w.rows(), self.w.cols());
         if self.w.format().layout == Layout::Row {
             return Err(Error::new(
@@ -100,12 +107,36 @@ impl LinearArgs<'_> {
         if let Some(bias) = self.bias {
             check_len("the bias", bias.len(), n)?;
         }
-        let results = m.saturating_mul(n_out);
         if let Some(residual) = self.residual {
-            check_len("the residual", residual.len(), results)?;
+            check_len("the residual", residual.len(), self.out.len())?;
         }
-        check_len("the linear's result", self.out.len(), results)?;
         Ok((m, n_out))
+    }
+}
+
+/// Which rows of `x` a call takes and which rows of its result it writes, where those are not all
+/// rows in order.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Places<'a> {
+    /// Rows of `x`.
+    pub from: Option<&'a [usize]>,
+    /// Rows of the result, and of the residual.
+    pub to: Option<&'a [usize]>,
+}
+
+impl Places<'_> {
+    /// Checks every shape; returns the rows of the call and `N'`.
+    fn check(&self, args: &LinearArgs<'_>) -> Result<(usize, usize), Error> {
+        let (x_rows, n_out) = args.check_operands()?;
+        let m = self.from.map_or(x_rows, <[usize]>::len);
+        let results = self.to.map_or(m, |_| args.out.len() / n_out);
+        check_len("the linear's result", args.out.len(), results.saturating_mul(n_out))?;
+        check_len("the rows of the result", self.to.map_or(m, <[usize]>::len), m)?;
+        let within = |rows: Option<&[usize]>, end| rows.unwrap_or(&[]).iter().all(|row| *row < end);
+        if within(self.from, x_rows) && within(self.to, results) {
+            return Ok((m, n_out));
+        }
+        Err(Error::range("a linear's rows lie outside its operands"))
     }
 }
 
@@ -150,19 +181,43 @@ pub fn linear(
     scratch: &mut LinearScratch,
     args: LinearArgs<'_>,
 ) -> Result<(), Error> {
-    run_linear(kernels, pool, scratch, args, None)?;
+    // SAFETY: rows are written in order.
+    unsafe { run_linear(kernels, pool, scratch, args, None, Places::default())? };
+    Ok(())
+}
+
+/// [`linear`] of rows that lie apart.
+///
+/// # Safety
+/// No row of the result comes twice.
+///
+/// # Errors
+/// As there; `Range` for a row that does not exist.
+pub(crate) unsafe fn linear_of_rows(
+    kernels: &Kernels,
+    pool: &Pool,
+    scratch: &mut LinearScratch,
+    args: LinearArgs<'_>,
+    places: Places<'_>,
+) -> Result<(), Error> {
+    // SAFETY: the caller's contract.
+    unsafe { run_linear(kernels, pool, scratch, args, None, places)? };
     Ok(())
 }
 
 /// [`linear`], or [`sparse_linear`] where there is sparsity; gives the channels kept.
-fn run_linear(
+///
+/// # Safety
+/// No row of the result comes twice in `places`.
+unsafe fn run_linear(
     kernels: &Kernels,
     pool: &Pool,
     scratch: &mut LinearScratch,
     args: LinearArgs<'_>,
     sparsity: Option<&Sparsity<'_>>,
+    places: Places<'_>,
 ) -> Result<SparsityRead, Error> {
-    let (m, n_out) = args.check()?;
+    let (m, n_out) = places.check(&args)?;
     let (n, k) = (args.w.rows(), args.w.cols());
     let values = args.w.format().values;
     if let Some(sparsity) = sparsity {
@@ -174,7 +229,8 @@ fn run_linear(
     }
     let parts = if args.precise && values.is_quantised() { 2 } else { 1 };
     let LinearScratch { normed, acts, channels } = scratch;
-    let prologue = Prologue { kernels, pool, args: &args, sparsity, rows: m, parts };
+    let from = places.from;
+    let prologue = Prologue { kernels, pool, args: &args, sparsity, rows: m, from, parts };
     let (input, kept) = prologue.run(normed, acts);
     if sparsity.is_some() {
         read.channels = kept;
@@ -187,6 +243,7 @@ fn run_linear(
         gated: args.gated,
         residual: args.residual,
         n_out,
+        to: places.to,
         out: &out,
     };
     let task = LinearTask {
@@ -240,6 +297,8 @@ fn chunks(m: usize, k: usize, units: usize, threads: usize, quantised: bool) -> 
     let block = (ROW_BLOCK_BYTES / row_bytes).next_multiple_of(12).max(12);
     // Blocks of nearly the same size, up to half as large again: each reads the whole weight.
     let row_tasks = ((m + block / 2) / block).max(1);
+    // Where there are few units, rows are what threads share.
+    let row_tasks = row_tasks.max(threads.div_ceil(units)).min(m);
     let rows = m.div_ceil(row_tasks).next_multiple_of(2);
     if threads == 1 {
         return (units, rows);

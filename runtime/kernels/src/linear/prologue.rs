@@ -20,6 +20,8 @@ pub(super) struct Prologue<'a, 'b> {
     pub args: &'a LinearArgs<'b>,
     pub sparsity: Option<&'a Sparsity<'a>>,
     pub rows: usize,
+    /// Which rows of `x` these are, if not the first ones in order.
+    pub from: Option<&'a [usize]>,
     /// Rows that each row is quantised to: 1, or 2 for precise products.
     pub parts: usize,
 }
@@ -32,7 +34,9 @@ impl<'b> Prologue<'_, 'b> {
     {
         let Prologue { args, sparsity, rows: m, parts, .. } = *self;
         let (k, quantised) = (args.w.cols(), args.w.format().values.is_quantised());
-        let changed = args.norm.is_some() || sparsity.is_some();
+        // What is not quantised is read where it is, row after row.
+        let moved = self.from.is_some() && !quantised;
+        let changed = args.norm.is_some() || sparsity.is_some() || moved;
         let x: &'b [f32] = args.x;
         if !changed && !quantised {
             return (Input::Floats(x), 0);
@@ -47,7 +51,7 @@ impl<'b> Prologue<'_, 'b> {
         let normed_rows = SharedRows::new(if changed { &mut normed[..m * k] } else { &mut [] });
         let quant_rows = quantised.then(|| acts.rows(m * parts, k));
         self.each_row(k, &|row| {
-            let mut x = &x[row * k..][..k];
+            let mut x = &x[self.from.map_or(row, |from| from[row]) * k..][..k];
             if changed {
                 // SAFETY: each row is one task's alone.
                 let out = unsafe { normed_rows.part(row * k, k) };

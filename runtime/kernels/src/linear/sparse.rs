@@ -2,7 +2,7 @@
 
 use super::channels::{ActiveBlock, ChannelTask, RetileTask, group_count, group_start};
 use super::task::{Input, LinearTask, UNIT};
-use super::{LinearArgs, LinearScratch, SERIAL_MACS, products, run_linear};
+use super::{LinearArgs, LinearScratch, Places, SERIAL_MACS, products, run_linear};
 use crate::channels::{ChannelTile, GROUP};
 use crate::elementwise::SharedRows;
 use crate::error::{Error, check_len};
@@ -84,7 +84,8 @@ pub fn sparse_linear(
     args: LinearArgs<'_>,
     sparsity: &Sparsity<'_>,
 ) -> Result<SparsityRead, Error> {
-    run_linear(kernels, pool, scratch, args, Some(sparsity))
+    // SAFETY: rows are written in order.
+    unsafe { run_linear(kernels, pool, scratch, args, Some(sparsity), Places::default()) }
 }
 
 /// Memory of products with weights in channels.

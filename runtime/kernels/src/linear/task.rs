@@ -35,6 +35,8 @@ pub(crate) struct Epilogue<'a> {
     pub residual: Option<&'a [f32]>,
     /// Columns of `out` and `residual`.
     pub n_out: usize,
+    /// The row of `out` and `residual` for each row of products, if not the same.
+    pub to: Option<&'a [usize]>,
     pub out: &'a SharedRows<'a>,
 }
 
@@ -206,6 +208,7 @@ pub(super) unsafe fn finish<S: Simd>(
         v[1] = s.add(v[1], s.load_some(bias, first + LANES));
     }
     v[0] = math::apply(s, e.activation, v[0]);
+    let row = e.to.map_or(row, |to| to[row]);
     let (at, count) = if e.gated {
         v[0] = s.mul(v[0], v[1]);
         (row * e.n_out + first / 2, LANES)

@@ -46,7 +46,8 @@ impl Linear {
 impl Trial {
     pub fn new(model: Model, args: &TuneArgs) -> Result<Trial, Failure> {
         let mut pieces = Vec::new();
-        for piece in PIECE {
+        let longest = model.manifest().context_length;
+        for piece in PIECE.map(|piece| piece.min(longest)) {
             pieces = windows(&model, &args.data, piece)?;
             if pieces.len() >= PIECES {
                 break;

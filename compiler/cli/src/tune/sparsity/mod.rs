@@ -1,10 +1,8 @@
 //! `limbeck tune --sparsity`: which input channels linears may leave out, by measured loss.
 //!
-//! Each linear alone is made to leave out some shares of its channels, and what that does to the
-//! student's predictions is measured: the mean divergence of its distribution of the next token
-//! from the dense one's (Kullback-Leibler, nats). Then shares are given out greedily, the next step
-//! always to the linear that loses least for the multiply-adds saved. Points on that way are the
-//! site's levels; their losses are measured together, not added.
+//! `trial` measures what thresholds do to the student's predictions, `fit` finds how the linears'
+//! thresholds go together. A scale for all of them makes the site's levels, whose losses are
+//! measured together, not added.
 
 mod fit;
 mod trial;
@@ -25,6 +23,7 @@ use trial::Trial;
 /// Levels, and the share of multiply-adds between two.
 const LEVELS: usize = 15;
 const LEVEL_STEP: f64 = 0.04;
+
 pub fn execute(args: &TuneArgs, engine: &Engine, output: &Path) -> Result<(), Failure> {
     let start = Instant::now();
     check_output(output)?;
@@ -59,6 +58,7 @@ impl Drop for Repacked {
     }
 }
 
+/// The levels by rising cost: the share left out grows evenly.
 fn levels(
     trial: &Trial,
     ratios: &[f64],

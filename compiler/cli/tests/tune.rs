@@ -103,7 +103,8 @@ fn sparsity_makes_levels_that_save_more_and_lose_more() {
     };
     let report = tune("one.lbk");
     let levels = report["levels"].as_array().expect("levels");
-    let column = |name: &str| levels.iter().map(|l| l[name].as_f64().expect("a number"));
+    let column =
+        |name: &'static str| levels.iter().map(move |l| l[name].as_f64().expect("a number"));
     assert!(levels.len() > 2, "{report}");
     assert!(column("cost").is_sorted_by(|a, b| a < b) && column("cost").all(|c| c < 1.0));
     assert!(column("loss").is_sorted_by(|a, b| a > b) && column("loss").all(|l| l > 0.0));

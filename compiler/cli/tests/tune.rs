@@ -160,6 +160,34 @@ fn a_mixture_of_experts_is_tuned_on_text() {
 /// Sentences of one kind calibrate, others are embedded under budgets: the first batch is close to
 /// its target, and so is the mean.
 #[test]
+fn sparsity_makes_levels_that_save_more_and_lose_more() {
+    let place = Place::text();
+    place.write("data.txt", "a b ab b ba a b b a ".repeat(40));
+    let dense = place.arg("q4.lbk");
+    limbeck(["compile", &place.arg("student"), "-o", &dense, "--quant", "q4"]).ok();
+    let (data, before) = (place.arg("data.txt"), place.read("q4.lbk"));
+    let tune = |to: &str| {
+        let to = place.arg(to);
+        limbeck(["tune", "--sparsity", &dense, "--data", &data, "-o", &to, "--json"]).json()
+    };
+    let report = tune("one.lbk");
+    let levels = report["levels"].as_array().expect("levels");
+    let column =
+        |name: &'static str| levels.iter().map(move |l| l[name].as_f64().expect("a number"));
+    assert!(levels.len() > 2, "{report}");
+    assert!(column("cost").is_sorted_by(|a, b| a < b) && column("cost").all(|c| c < 1.0));
+    assert!(column("loss").is_sorted_by(|a, b| a > b) && column("loss").all(|l| l > 0.0));
+    tune("two.lbk");
+    assert_eq!(place.read("one.lbk"), place.read("two.lbk"));
+    assert_eq!(place.read("q4.lbk"), before);
+    let names = place.names();
+    assert!(!names.iter().any(|name| name.contains("repacked")), "{names:?}");
+
+    let again = limbeck(["tune", "--sparsity", &place.arg("one.lbk"), "--data", &data]);
+    again.fails(&["sparsity already"]);
+}
+
+#[test]
 fn a_real_student_meets_budgets_sooner_with_its_table() {
     let Some(minilm) = student(MINILM) else { return };
     let acm = minilm_acm();

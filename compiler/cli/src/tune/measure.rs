@@ -1,10 +1,12 @@
 //! What a kind of student must offer to be measured, and how the work is shown.
 
+use std::time::{Duration, Instant};
+
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use limbeck::plan::QualityKind;
 use limbeck::{Budget, Control, Limits, Model, Usage};
 
-use crate::output::Failure;
+use crate::output::{Failure, say};
 
 /// A student's data, and how well the student does on it at a price.
 pub trait Measure {
@@ -65,9 +67,14 @@ pub fn median(values: &mut [f64]) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// Tells the person at the terminal how far the work is.
+/// How often a line tells where the work is, when no terminal shows it.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Tells how far the work is: a bar at a terminal, otherwise a line now and then.
 pub struct Progress {
     bar: ProgressBar,
+    /// When a line was last written where there is no terminal.
+    last: Instant,
 }
 
 impl Progress {
@@ -77,7 +84,7 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template("{prefix} {pos}/{len} {wide_msg}") {
             bar.set_style(style);
         }
-        Progress { bar }
+        Progress { bar, last: Instant::now() }
     }
 
     /// A part of the work of this many steps begins.
@@ -94,6 +101,12 @@ impl Progress {
 
     /// What is at hand.
     pub fn say(&mut self, text: String) {
+        if self.bar.is_hidden() && self.last.elapsed() >= LINE_EVERY {
+            let bar = &self.bar;
+            let (at, len) = (bar.position(), bar.length().unwrap_or(0));
+            say(format_args!("{} {at}/{len} {text}", bar.prefix()));
+            self.last = Instant::now();
+        }
         self.bar.set_message(text);
     }
 

@@ -30,7 +30,7 @@ impl<const VALUES: u8> Avx2Channels<VALUES> {
         lane: usize,
         block: &ActBlock,
         active: &ActiveBlock,
-        ahead: &Ahead<'_>,
+        ahead: &mut Ahead<'_>,
         sums: *mut f32,
     ) {
         // SAFETY: the caller's contract: 16 bytes of each channel for a lane, and four scales,
@@ -54,7 +54,7 @@ impl<const VALUES: u8> Avx2Channels<VALUES> {
                 let mut partial = [_mm256_setzero_si256(); 4];
                 for pair in start..pairs.min(start + PAIRS) {
                     if lane == 0 && pair % 2 == 0 {
-                        ahead.ask(pair / 2);
+                        ahead.ask();
                     }
                     let channels = active.channels.as_ptr().add(2 * pair);
                     let (a, b) = (load(*channels), load(*channels.add(1)));
@@ -86,7 +86,7 @@ impl<const VALUES: u8> Avx2Channels<VALUES> {
                 }
             };
             if lane == 0 {
-                (active.quads as usize..8).for_each(|part| ahead.ask(part));
+                (active.quads as usize..8).for_each(|_| ahead.ask());
             }
             let scale = _mm256_set1_ps(block.scale);
             let scaled_sum = _mm256_set1_ps(block.scaled_sum);
@@ -121,7 +121,7 @@ impl<const VALUES: u8> ChannelKernel<Avx2> for Avx2Channels<VALUES> {
         group: &Group,
         block: &ActBlock,
         active: &ActiveBlock,
-        ahead: &Ahead<'_>,
+        ahead: &mut Ahead<'_>,
         sums: *mut f32,
     ) {
         // SAFETY: the caller's contract; the token proves the CPU's features.

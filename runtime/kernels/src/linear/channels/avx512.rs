@@ -24,7 +24,7 @@ impl<const VALUES: u8> Avx512Channels<VALUES> {
         group: &Group,
         block: &ActBlock,
         active: &ActiveBlock,
-        ahead: &Ahead<'_>,
+        ahead: &mut Ahead<'_>,
         sums: *mut f32,
     ) {
         let bytes: u64 = if LANES == 4 { u64::MAX } else { (1 << (16 * LANES)) - 1 };
@@ -50,7 +50,7 @@ impl<const VALUES: u8> Avx512Channels<VALUES> {
             let mut dots = [_mm512_set1_epi32(offset); 8];
             let nibble = _mm512_set1_epi8(15);
             for quad in 0..active.quads as usize {
-                ahead.ask(quad);
+                ahead.ask();
                 let channels = active.channels.as_ptr().add(4 * quad);
                 let at =
                     |e: usize| load(group.data.add(usize::from(*channels.add(e)) * group.stride));
@@ -72,7 +72,7 @@ impl<const VALUES: u8> Avx512Channels<VALUES> {
                     dots[4 + j] = _mm512_dpbusd_epi32(dots[4 + j], high, q);
                 }
             }
-            (active.quads as usize..8).for_each(|part| ahead.ask(part));
+            (active.quads as usize..8).for_each(|_| ahead.ask());
             let scale = _mm512_set1_ps(block.scale);
             let scaled_sum = _mm512_set1_ps(block.scaled_sum);
             for j in 0..8 {
@@ -97,7 +97,7 @@ impl<const VALUES: u8> ChannelKernel<Avx512> for Avx512Channels<VALUES> {
         group: &Group,
         block: &ActBlock,
         active: &ActiveBlock,
-        ahead: &Ahead<'_>,
+        ahead: &mut Ahead<'_>,
         sums: *mut f32,
     ) {
         // SAFETY: the caller's contract; the token proves the CPU's features.

@@ -110,29 +110,46 @@ pub(crate) struct Group {
     pub lanes: usize,
 }
 
-/// What to ask for while a group is computed: its share of the channels of a record ahead.
+/// What to ask for while a block is computed: the channels of a record ahead, in order.
 pub(crate) struct Ahead<'a> {
-    pub active: &'a ActiveBlock,
+    channels: &'a [u8],
     /// The first channel's first byte, from one channel to the next, and how far.
-    pub data: *const u8,
-    pub stride: usize,
-    pub bytes: usize,
-    /// This group among how many.
-    pub group: usize,
-    pub groups: usize,
+    data: *const u8,
+    stride: usize,
+    bytes: usize,
+    /// Where the next line is in the first channel of `channels`.
+    line: usize,
+    /// Lines of one part of a group.
+    share: usize,
 }
 
-impl Ahead<'_> {
-    /// Part `part` of the 8 that the group's share is asked for in.
+impl<'a> Ahead<'a> {
+    /// Parts that a group asks for its share in.
+    const PARTS: usize = 8;
+
+    /// Asks for `bytes` of each active channel while `groups` groups are computed.
+    fn new(
+        active: &'a ActiveBlock,
+        data: *const u8,
+        stride: usize,
+        bytes: usize,
+        groups: usize,
+    ) -> Ahead<'a> {
+        let channels = &active.channels[..active.mask.count_ones() as usize];
+        let lines = channels.len() * bytes.div_ceil(LINE);
+        let share = (lines as u32).div_ceil((Self::PARTS * groups).max(1) as u32) as usize;
+        Ahead { channels, data, stride, bytes, line: 0, share }
+    }
+
+    /// Asks for the next part.
     #[inline(always)]
-    fn ask(&self, part: usize) {
-        let slot = 8 * self.group + part;
-        let count = 4 * self.active.quads as usize;
-        let (from, to) = (4 * slot / self.groups, 4 * (slot + 1) / self.groups);
-        for c in &self.active.channels[from.min(count)..to.min(count)] {
-            let channel = self.data.wrapping_add(usize::from(*c) * self.stride);
-            for line in (0..self.bytes).step_by(LINE) {
-                prefetch(channel.wrapping_add(line));
+    fn ask(&mut self) {
+        for _ in 0..self.share {
+            let Some((first, others)) = self.channels.split_first() else { return };
+            prefetch(self.data.wrapping_add(usize::from(*first) * self.stride + self.line));
+            self.line += LINE;
+            if self.line >= self.bytes {
+                (self.line, self.channels) = (0, others);
             }
         }
     }
@@ -152,7 +169,7 @@ pub(crate) trait ChannelKernel<S: Simd>: Copy {
         group: &Group,
         block: &ActBlock,
         active: &ActiveBlock,
-        ahead: &Ahead<'_>,
+        ahead: &mut Ahead<'_>,
         sums: *mut f32,
     );
 }
@@ -220,14 +237,10 @@ unsafe fn run_tile<S: Simd, C: ChannelKernel<S>>(
             // What comes after the last block is the next tile's first.
             let ahead = row * per_row + (b + RECORDS_AHEAD) % per_row;
             let (block, active) = (&blocks[at], &task.active[at]);
-            let mut ahead = Ahead {
-                active: &task.active[ahead],
-                data: next.wrapping_add(groups.start * GROUP / 2),
-                stride,
-                bytes: stride.min(groups.end * GROUP / 2) - groups.start * GROUP / 2,
-                group: 0,
-                groups: groups.len(),
-            };
+            let from = groups.start * GROUP / 2;
+            let bytes = stride.min(groups.end * GROUP / 2) - from;
+            let data = next.wrapping_add(from);
+            let mut ahead = Ahead::new(&task.active[ahead], data, stride, bytes, groups.len());
             for g in groups.clone() {
                 let floats = 2 * g * GROUP;
                 for part in (0..2 * GROUP).step_by(LINE) {
@@ -245,9 +258,15 @@ unsafe fn run_tile<S: Simd, C: ChannelKernel<S>>(
                 };
                 // SAFETY: the caller's contract; a tile has at most 512 rows.
                 unsafe {
-                    kernel.add(s, &group, block, active, &ahead, sums[g * GROUP..].as_mut_ptr());
+                    kernel.add(
+                        s,
+                        &group,
+                        block,
+                        active,
+                        &mut ahead,
+                        sums[g * GROUP..].as_mut_ptr(),
+                    );
                 }
-                ahead.group += 1;
             }
         }
     }

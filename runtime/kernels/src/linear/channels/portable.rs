@@ -19,7 +19,7 @@ impl<const VALUES: u8> ChannelKernel<Portable> for PortableChannels<VALUES> {
         group: &Group,
         block: &ActBlock,
         active: &ActiveBlock,
-        _: &Ahead<'_>,
+        _: &mut Ahead<'_>,
         sums: *mut f32,
     ) {
         let half = 16 * group.lanes;

@@ -274,7 +274,7 @@ pub struct TuneArgs {
     pub search: bool,
     /// Instead of measuring prices, make a dense text student's 4-bit linears leave out small input
     /// channels, with thresholds fitted to the data.
-    #[arg(long, conflicts_with_all = ["search", "plot"])]
+    #[arg(long, conflicts_with_all = ["search", "plot", "prices", "context", "max_tokens"])]
     pub sparsity: bool,
     /// Rounds of the search over all sites, at most.
     #[arg(long, default_value_t = 3, value_name = "N", requires = "search")]

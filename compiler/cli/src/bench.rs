@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::args::BenchArgs;
 use crate::memory;
-use crate::output::{Failure, at_file, print_json, print_line};
+use crate::output::{Failure, print_json, print_line, write_result};
 
 /// Most sequences decoded together.
 const MAX_BATCH: usize = 1024;
@@ -96,7 +96,7 @@ fn write_trace(path: &Path, steps: &[Step]) -> Result<(), Failure> {
     for (i, Step { ms, fraction, price, target }) in steps.iter().enumerate() {
         text += &format!("{i},{ms:.4},{fraction:.4},{price:.6},{target:.4}\n");
     }
-    at_file(path, std::fs::write(path, text))
+    write_result(path, text)
 }
 
 fn text(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {

@@ -147,8 +147,8 @@ fn encoder(
         let message = format!("input_ids has shape {:?}, not [batch, tokens]", ids.shape);
         return Err(Failure::new(message));
     };
-    if batch == 0 {
-        return Err(Failure::new("input_ids holds no sequence"));
+    if batch == 0 || tokens == 0 {
+        return Err(Failure::new("input_ids holds no tokens"));
     }
     let mask = match inputs.integers("attention_mask")? {
         None => vec![1; ids.values.len()],

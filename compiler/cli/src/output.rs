@@ -1,7 +1,7 @@
 //! What commands print, and how they fail.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 
 use serde::Serialize;
 
@@ -65,4 +65,15 @@ pub fn note(text: impl fmt::Display) {
 /// Names the file that an operation failed on.
 pub fn at_file<T, E: fmt::Display>(path: &std::path::Path, r: Result<T, E>) -> Result<T, Failure> {
     r.map_err(|e| Failure::new(format!("{}: {e}", path.display())))
+}
+
+/// Writes a result, which must not take the place of a plan.
+pub fn write_result(path: &std::path::Path, bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
+    let mut start = [0; limbeck::plan::MAGIC.len()];
+    let begins = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    if begins.is_ok() && start == limbeck::plan::MAGIC {
+        let message = "this is a plan: it is not replaced by another kind of file";
+        return Err(Failure::new(format!("{}: {message}", path.display())));
+    }
+    at_file(path, std::fs::write(path, bytes))
 }

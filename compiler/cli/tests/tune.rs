@@ -157,6 +157,21 @@ fn a_mixture_of_experts_is_tuned_on_text() {
     tune_text("moe/mixtral", [0.95, 0.9, 0.85, 0.8]);
 }
 
+#[test]
+fn a_plot_does_not_take_the_place_of_what_is_read_or_written() {
+    let place = Place::adaptive();
+    place.write("data.txt", "a b\nab a\n");
+    let plan = place.plan();
+    for file in ["student.lbk", "data.txt"] {
+        let before = place.read(file);
+        tune(&place, &["--plot", &place.arg(file)]).fails(&["--plot would replace"]);
+        assert_eq!(place.read(file), before);
+    }
+    let other = place.arg("other.lbk");
+    std::fs::copy(&plan, &other).expect("a copy");
+    tune(&place, &["--plot", &other]).fails(&["is a plan"]);
+}
+
 /// Sentences of one kind calibrate, others are embedded under budgets: the first batch is close to
 /// its target, and so is the mean.
 #[test]

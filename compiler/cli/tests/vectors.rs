@@ -284,7 +284,7 @@ fn an_encoder_refuses_batches_that_do_not_fit() {
     place.npz::<i64>("in.npz", &[("input_ids", &[1, 41], &[1; 41])]);
     forward(&place, &[]).fails(&["beyond the context of 40"]);
     place.npz::<i64>("in.npz", &[("input_ids", &[2, 0], &[])]);
-    forward(&place, &[]).fails(&["sequence 0", "no tokens"]);
+    forward(&place, &[]).fails(&["input_ids holds no tokens"]);
     assert!(!place.path("out.npz").exists());
     place.npz::<i64>("in.npz", &[("input_ids", &[0, 2], &[])]);
     forward(&place, &[]).fails(&["no sequence"]);
@@ -335,4 +335,51 @@ fn choices_are_given_follow_the_price_and_can_be_forced() {
     // A dense plan has none to give or take.
     place.compile().ok();
     forward("forced.npz", "full").fails(&["choices"]);
+}
+
+/// An archive with one tensor of this header and no data.
+fn write_header(place: &Place, file: &str, header: &str) {
+    use std::io::Write;
+    let mut array = b"\x93NUMPY\x02\x00".to_vec();
+    array.extend((header.len() as u32).to_le_bytes());
+    array.extend(header.as_bytes());
+    let mut zip = npyz::zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    zip.start_file("input_ids.npy", Default::default()).expect("an entry");
+    zip.write_all(&array).expect("a header");
+    place.write(file, zip.finish().expect("an archive").into_inner());
+}
+
+#[test]
+fn headers_of_tensors_are_not_trusted() {
+    let place = Place::encoder();
+    let run = |header: &str| {
+        write_header(&place, "in.npz", header);
+        let (plan, inputs) = (place.plan(), place.arg("in.npz"));
+        limbeck(["forward", &plan, "--inputs", &inputs, "--outputs", &place.arg("out.npz")])
+    };
+    let with_shape =
+        |shape: &str| format!("{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}, }}\n");
+    for shape in ["(4611686018427387904, 0)", "(1073741824, 0)", "(0, 1099511627776)"] {
+        run(&with_shape(shape)).fails(&["input_ids", "too large"]);
+    }
+    for shape in ["(3, 0)", "(0, 3)"] {
+        run(&with_shape(shape)).fails(&["input_ids holds no tokens"]);
+    }
+    // A parser that tries every way through these would take days.
+    for bracket in ["{", "[", "("] {
+        let start = std::time::Instant::now();
+        run(&bracket.repeat(40)).fails(&["input_ids", "header"]);
+        run(&bracket.repeat(40_000)).fails(&["input_ids", "header"]);
+        assert!(start.elapsed().as_secs() < 10);
+    }
+}
+
+#[test]
+fn results_do_not_take_the_place_of_plans() {
+    let place = Place::encoder();
+    place.npz("in.npz", &[("input_ids", &[1, 3], &[1i64, 2, 3])]);
+    let (plan, before) = (place.plan(), place.read("student.lbk"));
+    let inputs = place.arg("in.npz");
+    limbeck(["forward", &plan, "--inputs", &inputs, "--outputs", &plan]).fails(&["is a plan"]);
+    assert_eq!(place.read("student.lbk"), before);
 }

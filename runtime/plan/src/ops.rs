@@ -344,7 +344,8 @@ impl Level {
     pub fn choose(&self, costs: &[f64], weight: f64, price: f64) -> usize {
         let mut best: Option<(usize, f64)> = None;
         for (k, (gain, cost)) in self.gains.iter().zip(costs).enumerate() {
-            let value = gain - price * weight * cost;
+            // A price beyond all numbers still leaves what costs nothing free.
+            let value = gain - (price * weight).min(f64::MAX) * cost;
             if !value.is_nan() && best.is_none_or(|(_, most)| value > most) {
                 best = Some((k, value));
             }

@@ -222,7 +222,7 @@ impl Controller {
             let all = settings.budget == Budget::Full && reach.high >= curve.highest();
             let price = if all { 0.0 } else { tracker.price(target, self.chunk.0) };
             self.status.target = target;
-            self.status.price = price as f32;
+            self.status.price = price.min(f64::from(f32::MAX)) as f32;
         }
         self.status.unmet = self.judge(reach);
         self.status.price

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::args::TuneArgs;
 use crate::calibration;
-use crate::output::{Failure, at_file, print, print_json, say};
+use crate::output::{Failure, at_file, print, print_json, say, write_result};
 use embed::Sentences;
 use images::Images;
 use measure::{Measure, Measured, Progress};
@@ -71,7 +71,7 @@ pub fn execute(args: TuneArgs) -> Result<(), Failure> {
     let drawn = drawn.transpose()?;
     rewrite(model.plan(), model.bytes(), model.plan().program(), Some(&table), &output)?;
     if let (Some(path), Some(svg)) = (&args.plot, drawn) {
-        at_file(path, std::fs::write(path, svg))?;
+        write_result(path, svg)?;
     }
     report(&args, &output, &table, &points, found.as_ref(), start.elapsed().as_secs_f64())
 }
@@ -84,6 +84,16 @@ fn check(args: &TuneArgs, output: &Path) -> Result<(), Failure> {
     }
     if args.output.is_some() {
         check_output(output)?;
+    }
+    let is = |path: &Path, other: &Path| {
+        path == other
+            || path.canonicalize().is_ok_and(|p| Ok(p) == other.canonicalize().map_err(drop))
+    };
+    if let Some(plot) = &args.plot
+        && [&args.data, &args.plan, output].iter().any(|other| is(plot, other))
+    {
+        let message = "--plot would replace what the command reads or writes";
+        return Err(Failure::new(format!("{}: {message}", plot.display())));
     }
     let folder = |path: &PathBuf| path.parent().map(Path::to_path_buf);
     for folder in [args.plot.as_ref().and_then(folder), folder(&output.into())] {

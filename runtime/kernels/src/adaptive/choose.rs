@@ -58,7 +58,8 @@ impl ChooseArgs<'_> {
     }
 
     pub(crate) fn charge(&self, cost: f64) -> f32 {
-        (f64::from(self.price) * self.weight * cost) as f32
+        // A price beyond all numbers still leaves what costs nothing free.
+        ((f64::from(self.price) * self.weight).min(f64::MAX) * cost) as f32
     }
 }
 

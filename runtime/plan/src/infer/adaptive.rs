@@ -6,6 +6,8 @@ use crate::{DType, Dim, Fact, QUANT_BLOCK, Symbol};
 
 /// Most choices of a site and learners of an MLP.
 pub(super) const MAX_CHOICES: usize = 4096;
+/// Largest first choice: reports count tokens per choice from 0 on.
+const MAX_FIRST: usize = 64;
 
 /// One choice per token of the call.
 pub(super) fn choices() -> Fact {
@@ -18,7 +20,7 @@ pub(super) fn choose(p: &Choose, inputs: &[Fact]) -> Result<Fact, String> {
     if k != gate_k {
         return Err(format!("input has {k} columns, the gate takes {gate_k}"));
     }
-    if count == 0 || count > MAX_CHOICES || p.first > MAX_CHOICES {
+    if count == 0 || count > MAX_CHOICES || p.first > MAX_FIRST {
         return Err(format!("{count} choices from {} on are out of range", p.first));
     }
     vector(&inputs[2], count, "gate bias")?;

@@ -118,8 +118,8 @@ impl Inputs {
             return Ok(None);
         };
         // A size of 0 does not make the others small.
-        let sizes = array.shape().iter().map(|d| (*d).max(1));
-        if sizes.fold(Some(1u64), |n, d| n?.checked_mul(d)).is_none_or(|n| n > MAX_ELEMENTS) {
+        let mut sizes = array.shape().iter().map(|d| (*d).max(1));
+        if sizes.try_fold(1u64, |n, d| n.checked_mul(d)).is_none_or(|n| n > MAX_ELEMENTS) {
             return Err(fail(format!("its shape {:?} is too large", array.shape())));
         }
         if array.order() != npyz::Order::C && array.shape().len() > 1 {

@@ -148,7 +148,8 @@ fn encoder(
         return Err(Failure::new(message));
     };
     if batch == 0 || tokens == 0 {
-        return Err(Failure::new("input_ids holds no tokens"));
+        let what = if batch == 0 { "sequence" } else { "tokens" };
+        return Err(Failure::new(format!("input_ids holds no {what}")));
     }
     let mask = match inputs.integers("attention_mask")? {
         None => vec![1; ids.values.len()],

@@ -116,6 +116,17 @@ mod tests {
     }
 
     #[test]
+    fn a_first_call_saves_compute_only_where_its_time_is_short() {
+        for (deadline, price) in [(100_000, 0.0), (10, 2.0)] {
+            let mut pace = adaptive();
+            let budget = Budget::Deadline(std::time::Duration::from_millis(deadline));
+            pace.control().set_budget(budget, Limits::default()).unwrap();
+            pace.begin_call(8);
+            assert_eq!(pace.next(8, 8).unwrap(), price, "{deadline} ms");
+        }
+    }
+
+    #[test]
     fn a_cancelled_pace_gives_no_price_until_reset() {
         let mut pace = adaptive();
         pace.control().cancel();

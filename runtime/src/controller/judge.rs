@@ -1,7 +1,9 @@
 //! What a budget asks for, and whether it is kept.
 
 use super::timing::Fit;
-use super::{BLIND_SHARE, Controller, FRACTION_TOLERANCE, Reach, TIME_TOLERANCE, Unmet};
+use super::{
+    BLIND_SECONDS, BLIND_SHARE, Controller, FRACTION_TOLERANCE, Reach, TIME_TOLERANCE, Unmet,
+};
 use crate::budget::Budget;
 
 impl Controller {
@@ -16,7 +18,8 @@ impl Controller {
                 let left = (self.call.expected - self.call.done).max(tokens);
                 let share = tokens / left;
                 let seconds = (t.as_secs_f64() - self.elapsed()) * share / steps;
-                let blind = if share > BLIND_SHARE { reach.low } else { reach.high };
+                let tight = share > BLIND_SHARE && seconds * steps < tokens * BLIND_SECONDS;
+                let blind = if tight { reach.low } else { reach.high };
                 self.fit().fraction(seconds).unwrap_or(blind)
             }
         };

@@ -29,8 +29,9 @@ const FRACTION_TOLERANCE: f64 = 0.02;
 /// Relative tolerance of a time.
 const TIME_TOLERANCE: f64 = 0.05;
 /// A call whose speed is not known yet begins at the lowest fraction where its first chunk is more
-/// than this share of it.
+/// than this share of it, and a token of that chunk has less time than this many seconds.
 const BLIND_SHARE: f64 = 0.125;
+const BLIND_SECONDS: f64 = 0.05;
 
 /// Why a budget is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -3,13 +3,12 @@
 
 use limbeck_graph::{Graph, TensorExpr, ValueId};
 use limbeck_plan::{
-    Activate, Add, Attention, DType, Dim, Embedding, Manifest, Norm, NormKind, Op, Pool, Pooling,
-    Symbol, Task,
+    Activate, Add, Attention, DType, Dim, Embedding, Manifest, Op, Pool, Pooling, Symbol, Task,
 };
 
 use crate::acm::{Role, Settings, overlaid_mlp};
 use crate::config::Config;
-use crate::decoder::{activation, linear};
+use crate::decoder::{activation, layer_norm, linear};
 use crate::{Description, EmbeddingRule, Error, Student, TensorIndex};
 
 /// What plain BERT gives when no pooling is described.
@@ -184,10 +183,6 @@ impl Bert<'_> {
     }
 
     fn norm(&mut self, name: &str, x: ValueId) -> Result<ValueId, Error> {
-        let weight = self.tensors.vector(&format!("{name}.weight"), self.hidden)?;
-        let bias = self.tensors.vector(&format!("{name}.bias"), self.hidden)?;
-        let inputs = [x, self.graph.weight(weight), self.graph.weight(bias)];
-        let op = Op::Norm(Norm { kind: NormKind::Layer, eps: self.eps, bias: true });
-        Ok(self.graph.node(name, op, &inputs)?)
+        layer_norm(&mut self.graph, self.tensors, name, x, self.hidden, self.eps)
     }
 }

@@ -284,6 +284,22 @@ impl Builder<'_> {
     }
 }
 
+/// A layer norm from `{name}.weight` and `{name}.bias`.
+pub(crate) fn layer_norm(
+    graph: &mut Graph,
+    tensors: &TensorIndex,
+    name: &str,
+    x: ValueId,
+    width: usize,
+    eps: f32,
+) -> Result<ValueId, Error> {
+    let weight = tensors.vector(&format!("{name}.weight"), width)?;
+    let bias = tensors.vector(&format!("{name}.bias"), width)?;
+    let inputs = [x, graph.weight(weight), graph.weight(bias)];
+    let op = Op::Norm(Norm { kind: NormKind::Layer, eps, bias: true });
+    Ok(graph.node(name, op, &inputs)?)
+}
+
 /// A linear from `{name}.weight` and, when it has one, `{name}.bias`.
 pub(crate) fn linear(
     graph: &mut Graph,

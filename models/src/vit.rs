@@ -3,13 +3,13 @@
 
 use limbeck_graph::{Graph, TensorExpr, ValueId};
 use limbeck_plan::{
-    Activate, Activation, Add, Attention, DType, Dim, Embedding, Manifest, Norm, NormKind, Op,
-    Patches, Pool, Pooling, Symbol, Task,
+    Activate, Activation, Add, Attention, DType, Dim, Embedding, Manifest, Op, Patches, Pool,
+    Pooling, Symbol, Task,
 };
 
 use crate::acm::{Released, Role};
 use crate::config::Config;
-use crate::decoder::{linear, plain_linear};
+use crate::decoder::{layer_norm, linear, plain_linear};
 use crate::{Description, Error, Student, TensorIndex};
 
 /// Of every norm, as torchvision has it.
@@ -189,10 +189,6 @@ impl Vit<'_> {
     }
 
     fn norm(&mut self, name: &str, x: ValueId) -> Result<ValueId, Error> {
-        let weight = self.tensors.vector(&format!("{name}.weight"), self.hidden)?;
-        let bias = self.tensors.vector(&format!("{name}.bias"), self.hidden)?;
-        let inputs = [x, self.graph.weight(weight), self.graph.weight(bias)];
-        let op = Op::Norm(Norm { kind: NormKind::Layer, eps: EPS, bias: true });
-        Ok(self.graph.node(name, op, &inputs)?)
+        layer_norm(&mut self.graph, self.tensors, name, x, self.hidden, EPS)
     }
 }

@@ -421,8 +421,7 @@ impl Session {
         Ok((item, done))
     }
 
-    /// Runs the buffered chunk at the price of [`Session::status`] and commits its positions.
-    /// Backends run every op whole: they take no price.
+    /// Runs the buffered chunk at this price and commits its positions.
     fn run_chunk(&mut self, price: f32) -> Result<crate::backend::Spent> {
         let b = &self.buffers;
         for span in &b.spans {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::args::BenchArgs;
 use crate::memory;
-use crate::output::{Failure, print_json, print_line, write_result};
+use crate::output::{Failure, check_result, print_json, print_line, write_result};
 
 /// Most sequences decoded together.
 const MAX_BATCH: usize = 1024;
@@ -19,6 +19,7 @@ pub fn execute(args: BenchArgs) -> Result<(), Failure> {
         let message = format!("-p, -r and --batch must be at least 1, --batch at most {MAX_BATCH}");
         return Err(Failure::new(message));
     }
+    args.trace.as_deref().map_or(Ok(()), check_result)?;
     let start = Instant::now();
     let model = args.plan.open()?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::args::ForwardArgs;
 use crate::npz::{self, Inputs, Integers, Output, OutputValues};
-use crate::output::{Failure, print_json};
+use crate::output::{Failure, check_result, print_json};
 
 /// The tensor of choices.
 const CHOICES: &str = "choices";
@@ -22,6 +22,7 @@ const CHOICES: &str = "choices";
 pub fn execute(args: ForwardArgs) -> Result<(), Failure> {
     let model = args.plan.open()?;
     args.plan.budget()?;
+    check_result(&args.outputs)?;
     let mut inputs = Inputs::open(&args.inputs)?;
     let task = model.manifest().task;
     let (entry, known): (_, &[&str]) = match task {

@@ -67,13 +67,19 @@ pub fn at_file<T, E: fmt::Display>(path: &std::path::Path, r: Result<T, E>) -> R
     r.map_err(|e| Failure::new(format!("{}: {e}", path.display())))
 }
 
-/// Writes a result, which must not take the place of a plan.
-pub fn write_result(path: &std::path::Path, bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
+/// Refuses a place for a result where a plan stands.
+pub fn check_result(path: &std::path::Path) -> Result<(), Failure> {
     let mut start = [0; limbeck::plan::MAGIC.len()];
     let begins = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
     if begins.is_ok() && start == limbeck::plan::MAGIC {
         let message = "this is a plan: it is not replaced by another kind of file";
         return Err(Failure::new(format!("{}: {message}", path.display())));
     }
+    Ok(())
+}
+
+/// Writes a result, which must not take the place of a plan.
+pub fn write_result(path: &std::path::Path, bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
+    check_result(path)?;
     at_file(path, std::fs::write(path, bytes))
 }

@@ -67,7 +67,8 @@ impl fmt::Display for Unmet {
 pub struct Status {
     /// Why the budget is not kept; `None` where it is. Judged by running estimates, with a
     /// tolerance of 2 % for fractions (or one token's compute, while that is more) and of 5 % for
-    /// times. Spending less than allowed at price 0 keeps a budget, and so does being early.
+    /// times. Spending less than allowed at price 0 keeps a budget, and so does being early. A plan
+    /// without sites keeps no fraction below 1 and no time, however fast it is: nothing can be turned.
     pub unmet: Option<Unmet>,
     /// The fraction that is aimed at.
     pub target: f64,

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::args::TuneArgs;
 use crate::calibration;
-use crate::output::{Failure, at_file, print, print_json, say, write_result};
+use crate::output::{Failure, at_file, check_result, print, print_json, say, write_result};
 use embed::Sentences;
 use images::Images;
 use measure::{Measure, Measured, Progress};
@@ -85,15 +85,13 @@ fn check(args: &TuneArgs, output: &Path) -> Result<(), Failure> {
     if args.output.is_some() {
         check_output(output)?;
     }
-    let is = |path: &Path, other: &Path| {
-        path == other
-            || path.canonicalize().is_ok_and(|p| Ok(p) == other.canonicalize().map_err(drop))
-    };
-    if let Some(plot) = &args.plot
-        && [&args.data, &args.plan, output].iter().any(|other| is(plot, other))
-    {
-        let message = "--plot would replace what the command reads or writes";
-        return Err(Failure::new(format!("{}: {message}", plot.display())));
+    if let Some(plot) = &args.plot {
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        if [&args.data, &args.plan, output].iter().any(|other| real(plot) == real(other)) {
+            let message = "--plot would replace what the command reads or writes";
+            return Err(Failure::new(format!("{}: {message}", plot.display())));
+        }
+        check_result(plot)?;
     }
     let folder = |path: &PathBuf| path.parent().map(Path::to_path_buf);
     for folder in [args.plot.as_ref().and_then(folder), folder(&output.into())] {

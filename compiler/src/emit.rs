@@ -45,10 +45,11 @@ pub(crate) fn emit<W: Write + Seek>(
         program.weights.push(weight);
     }
     progress(uses.len(), uses.len(), "");
+    let four_bits = packing.formats.iter().any(|f| matches!(f.0, Values::Q4 | Values::Q4m));
     let index = |expr: &TensorExpr| uses.iter().position(|(e, _)| e == expr).unwrap_or(0);
     for (name, graph) in entries {
         let first = (program.states.len(), program.sites.len());
-        let entry = entry(name, graph, quant, first, &index);
+        let entry = entry(name, graph, (quant, four_bits), first, &index);
         program.states.extend(graph.states().iter().cloned());
         program.sites.extend(graph.sites().iter().cloned());
         program.entries.push(entry);
@@ -81,9 +82,6 @@ fn block_type(name: &str) -> Option<BlockType> {
 fn collect_uses(entries: &[(String, Graph)]) -> Vec<(TensorExpr, WeightUse)> {
     let mut uses: Vec<(TensorExpr, WeightUse)> = Vec::new();
     for (_, graph) in entries {
-        let is_logits = |value: ValueId| {
-            graph.outputs().iter().any(|(name, v)| name == "logits" && *v == value)
-        };
         for node in graph.nodes() {
             for (role, &value) in node.op.input_roles().into_iter().zip(&node.inputs) {
                 let Some(expr) = graph.weight_expr(value) else { continue };
@@ -94,7 +92,7 @@ fn collect_uses(entries: &[(String, Graph)]) -> Vec<(TensorExpr, WeightUse)> {
                 let matrix = role == InputRole::Matrix;
                 let encoder = graph.states().is_empty();
                 let stream = if matrix && encoder { stream_use(graph, node, value) } else { None };
-                uses[at].1.add(role, matrix && is_logits(node.output), stream);
+                uses[at].1.add(role, matrix && gives_logits(graph, node), stream);
                 uses[at].1.exact |= match &node.op {
                     Op::Choose(_) => true,
                     Op::AdaptiveMlp(_) => role == InputRole::Table,
@@ -107,6 +105,15 @@ fn collect_uses(entries: &[(String, Graph)]) -> Vec<(TensorExpr, WeightUse)> {
         }
     }
     uses
+}
+
+/// Whether a node's result is the student's logits, but for a cap.
+fn gives_logits(graph: &Graph, node: &Node) -> bool {
+    let is_logits = |value| graph.outputs().iter().any(|(n, v)| n == "logits" && *v == value);
+    let capped = |n: &Node| {
+        matches!(n.op, Op::SoftCap(_)) && n.inputs.contains(&node.output) && is_logits(n.output)
+    };
+    is_logits(node.output) || graph.nodes().iter().any(capped)
 }
 
 /// Whether a value is logits by which others are chosen or weighed.
@@ -178,7 +185,7 @@ fn weigh_sites(program: &mut Program) {
 fn entry(
     name: &str,
     graph: &Graph,
-    quant: Quant,
+    (quant, four_bits): (Quant, bool),
     (first_state, first_site): (usize, usize),
     weight_index: &dyn Fn(&TensorExpr) -> usize,
 ) -> Entry {
@@ -202,7 +209,7 @@ fn entry(
             Op::MoeMlp(p) => p.site += first_site,
             Op::Linear(p) => {
                 let stream = node.inputs.get(1).and_then(|w| stream_use(graph, node, *w));
-                p.precise |= needs_precision(quant, stream);
+                p.precise = needs_precision(quant, four_bits, gives_logits(graph, node), stream);
             }
             _ => (),
         }

@@ -89,7 +89,7 @@ impl Vit<'_> {
         let shape = [h, CHANNELS, patch, patch];
         let kernel = self.tensors.take("conv_proj.weight", &shape, h, cols)?;
         let kernel = self.graph.weight(kernel);
-        let x = self.graph.node("conv_proj", plain_linear(false, false), &[x, kernel])?;
+        let x = self.graph.node("conv_proj", plain_linear(false), &[x, kernel])?;
         let bias = self.tensors.vector("conv_proj.bias", h)?;
         let class = self.tensors.take("class_token", &[1, 1, h], 1, h)?;
         let place = self.tensors.take("encoder.pos_embedding", &[1, rows, h], rows, h)?;
@@ -133,7 +133,7 @@ impl Vit<'_> {
             let weight = self.tensors.matrix(&at("in_proj_weight"), 3 * h, h)?;
             let bias = self.tensors.vector(&at("in_proj_bias"), 3 * h)?;
             let inputs = [x, self.graph.weight(weight), self.graph.weight(bias)];
-            vec![self.graph.node(&at("in_proj"), plain_linear(true, false), &inputs)?]
+            vec![self.graph.node(&at("in_proj"), plain_linear(true), &inputs)?]
         } else {
             let mut inputs = Vec::with_capacity(3);
             for role in [Role::Query, Role::Key, Role::Value] {

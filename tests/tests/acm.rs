@@ -169,7 +169,9 @@ fn quantised_plans_follow_the_same_routes() {
                 let error = relative_error(&cpu.outputs, &want.outputs);
                 println!("{name} {quant}, price {}: relative error {error:.3}", want.price);
                 assert!(error < most, "{name} {quant}: relative error {error:.3}");
-                assert!(relative_error(&cpu.outputs, &fake.outputs) < 1e-2, "{name} {quant}");
+                // Sums in another order round some activations to the other neighbour of 127 steps.
+                let apart = relative_error(&cpu.outputs, &fake.outputs);
+                assert!(apart < 2e-2, "{name} {quant}: backends are {apart:.4} apart");
             }
         }
     }

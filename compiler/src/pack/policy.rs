@@ -104,10 +104,16 @@ pub fn choose_format(quant: Quant, used: WeightUse, storage: Option<BlockType>) 
 }
 
 /// Whether activations keep more than 8 bits where they meet a quantised weight of this use: what
-/// 8-bit plans are chosen for is quality, and by measure the projections to queries, keys and
-/// values lose most of it.
-pub fn needs_precision(quant: Quant, stream: Option<StreamUse>) -> bool {
-    quant == Quant::Q8 && stream == Some(StreamUse::Attention)
+/// 8-bit plans are chosen for is quality, and by measure the head and the projections to queries,
+/// keys and values lose most of it. Beside weights of 4 bits the head's share of the loss is small,
+/// and its work is a third of a batch's.
+pub fn needs_precision(
+    quant: Quant,
+    four_bits: bool,
+    gives_logits: bool,
+    stream: Option<StreamUse>,
+) -> bool {
+    (gives_logits && !four_bits) || (quant == Quant::Q8 && stream == Some(StreamUse::Attention))
 }
 
 /// The pack format nearest to how a checkpoint stores values.
@@ -138,13 +144,17 @@ mod tests {
     }
 
     #[test]
-    fn only_8_bit_plans_pay_for_precise_queries_keys_and_values() {
-        assert!(needs_precision(Quant::Q8, Some(StreamUse::Attention)));
+    fn only_8_bit_plans_pay_for_precision() {
+        assert!(needs_precision(Quant::Q8, false, false, Some(StreamUse::Attention)));
         for quant in [Quant::F32, Quant::F16, Quant::Q4, Quant::Keep] {
-            assert!(!needs_precision(quant, Some(StreamUse::Attention)));
+            assert!(!needs_precision(quant, false, false, Some(StreamUse::Attention)));
         }
-        assert!(!needs_precision(Quant::Q8, Some(StreamUse::Mlp)));
-        assert!(!needs_precision(Quant::Q8, None));
+        assert!(!needs_precision(Quant::Q8, false, false, Some(StreamUse::Mlp)));
+        assert!(!needs_precision(Quant::Q8, false, false, None));
+        for quant in [Quant::Q8, Quant::Keep] {
+            assert!(needs_precision(quant, false, true, None));
+            assert!(!needs_precision(quant, true, true, None));
+        }
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl Module {
                     let op = Op::Choose(Choose { site, transform, first });
                     (op, format!("{}.gate", self.name))
                 }
-                false => (plain_linear(true, false), format!("{}.gate.{i}", self.name)),
+                false => (plain_linear(true), format!("{}.gate.{i}", self.name)),
             };
             x = graph.node(&name, op, &inputs)?;
         }

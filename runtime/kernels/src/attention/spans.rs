@@ -3,6 +3,7 @@
 use super::{AttentionArgs, Span};
 use crate::error::{Error, ErrorKind};
 use crate::kv::{HeadLayout, KV_BLOCK, KvCache};
+use std::ops::Range;
 
 /// Queries that one task holds at once.
 pub(super) const MAX_QUERIES: usize = 48;
@@ -122,24 +123,26 @@ pub(super) fn fill_tiles(tiles: &mut Vec<Tile>, args: &AttentionArgs<'_>, thread
         macs = macs.saturating_add(together * span.rows.saturating_mul(keys).saturating_mul(work));
         let total = span.rows + together - 1;
         let most = MAX_QUERIES / heads;
-        // Rows that only share loads are spread over the threads first.
-        let rows = if together == 1 {
-            most
-        } else {
-            most.min(total.div_ceil((2 * threads).div_ceil(p.kv_heads)))
-        };
-        for tile in (0..total.div_ceil(rows)).rev() {
-            let first = tile * rows;
-            for kv_head in 0..p.kv_heads {
-                for offset in (0..group).step_by(heads) {
-                    tiles.push(Tile {
-                        first_row: span.first_row + first,
-                        rows: rows.min(total - first),
-                        first_head: kv_head * group + offset,
-                        heads: heads.min(group - offset),
-                    });
-                }
+        let mut push = |kv_heads: Range<usize>, rows: usize| {
+            for tile in (0..total.div_ceil(rows)).rev() {
+                let first = tile * rows;
+                let heads_of = |kv_head| (0..group).step_by(heads).map(move |o| (kv_head, o));
+                tiles.extend(kv_heads.clone().flat_map(heads_of).map(|(kv_head, offset)| Tile {
+                    first_row: span.first_row + first,
+                    rows: rows.min(total - first),
+                    first_head: kv_head * group + offset,
+                    heads: heads.min(group - offset),
+                }));
             }
+        };
+        // Rows that only share loads lose them where they part: only key heads that are too few
+        // for the threads are cut.
+        let odd = if together == 1 { 0 } else { p.kv_heads % threads };
+        push(0..p.kv_heads - odd, most);
+        if odd > 0 {
+            let parts =
+                if threads.is_multiple_of(odd) { threads } else { 2 * threads }.div_ceil(odd);
+            push(p.kv_heads - odd..p.kv_heads, most.min(total.div_ceil(parts)));
         }
         spans = &spans[together..];
     }

@@ -53,7 +53,7 @@ impl fmt::Display for Quant {
 /// How a weight is used, over all its uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WeightUse {
-    /// It is read as an f32 vector.
+    /// It is read as f32 vectors.
     pub vector: bool,
     /// It decides choices, or is the bias of one: it stays in f32.
     pub exact: bool,
@@ -76,7 +76,7 @@ pub enum StreamUse {
 impl WeightUse {
     /// Adds a use.
     pub fn add(&mut self, role: InputRole, gives_logits: bool, stream: Option<StreamUse>) {
-        self.vector |= role == InputRole::Vector;
+        self.vector |= matches!(role, InputRole::Vector | InputRole::Rows);
         self.embedding_or_head |= role == InputRole::Table || gives_logits;
         self.encoder_stream = self.encoder_stream.or(stream);
     }

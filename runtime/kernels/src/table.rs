@@ -1,5 +1,6 @@
 //! The kernel table: one row per op, values and instruction set, and the choice among its rows.
 
+use crate::adaptive::{Gate, gains_row};
 use crate::attention::{AttendTask, PrepareTask, attend_task, prepare_task};
 use crate::elementwise::{activate_row, add_row, gate_row, soft_cap_row};
 use crate::error::{Error, ErrorKind};
@@ -46,6 +47,8 @@ pub enum KernelOp {
     Gate,
     /// Soft cap.
     SoftCap,
+    /// What a site's gate makes of a row.
+    Gains,
     /// Norm, rotation and storing of queries, keys and values.
     AttentionPrepare,
     /// Attention over stored keys and values.
@@ -67,6 +70,7 @@ enum Function {
     Activate(unsafe fn(Activation, &[f32], &mut [f32])),
     Gate(unsafe fn(Activation, &[f32], &[f32], &mut [f32])),
     SoftCap(unsafe fn(f32, &[f32], &mut [f32])),
+    Gains(unsafe fn(&[f32], Gate<'_>, &mut [f32])),
     AttentionPrepare(unsafe fn(&PrepareTask<'_>)),
     Attend(unsafe fn(&AttendTask<'_>)),
     /// The instruction set is named, but has no kernel here.
@@ -148,6 +152,7 @@ macro_rules! entries {
                 gate(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32])
                     = gate_row(activation, gate, up, out);
                 soft_cap(cap: f32, x: &[f32], out: &mut [f32]) = soft_cap_row(cap, x, out);
+                gains(x: &[f32], gate: Gate<'_>, out: &mut [f32]) = gains_row(x, gate, out);
                 prepare(task: &PrepareTask<'_>) = prepare_task(task);
                 attend(task: &AttendTask<'_>) = attend_task(task);
             );
@@ -173,6 +178,7 @@ macro_rules! entries {
                 entries!(@row $isa, $prefix, "activate", Activate, None, activate),
                 entries!(@row $isa, $prefix, "gate", Gate, None, gate),
                 entries!(@row $isa, $prefix, "soft-cap", SoftCap, None, soft_cap),
+                entries!(@row $isa, $prefix, "gains", Gains, None, gains),
                 entries!(@row $isa, $prefix, "prepare", AttentionPrepare, None, prepare),
                 entries!(@row $isa, $prefix, "attend", Attend, None, attend),
             ];
@@ -288,6 +294,7 @@ pub struct Kernels {
     activate: unsafe fn(Activation, &[f32], &mut [f32]),
     gate: unsafe fn(Activation, &[f32], &[f32], &mut [f32]),
     soft_cap: unsafe fn(f32, &[f32], &mut [f32]),
+    gains: unsafe fn(&[f32], Gate<'_>, &mut [f32]),
     prepare: unsafe fn(&PrepareTask<'_>),
     attend: unsafe fn(&AttendTask<'_>),
 }
@@ -353,6 +360,7 @@ impl Kernels {
             activate: portable::activate,
             gate: portable::gate,
             soft_cap: portable::soft_cap,
+            gains: portable::gains,
             prepare: portable::prepare,
             attend: portable::attend,
         };
@@ -370,6 +378,7 @@ impl Kernels {
                 (Function::Activate(f), _) => kernels.activate = f,
                 (Function::Gate(f), _) => kernels.gate = f,
                 (Function::SoftCap(f), _) => kernels.soft_cap = f,
+                (Function::Gains(f), _) => kernels.gains = f,
                 (Function::AttentionPrepare(f), _) => kernels.prepare = f,
                 (Function::Attend(f), _) => kernels.attend = f,
                 (Function::Linear(_) | Function::Channels(_), None) => {}
@@ -445,6 +454,13 @@ impl Kernels {
     pub(crate) fn soft_cap(&self, cap: f32, x: &[f32], out: &mut [f32]) {
         // SAFETY: only kernels of an available instruction set are chosen.
         unsafe { (self.soft_cap)(cap, x, out) }
+    }
+
+    /// Gains of one row of the gate's columns; `out` has its rows.
+    pub(crate) fn gains(&self, x: &[f32], gate: Gate<'_>, out: &mut [f32]) {
+        gate.check(x, out);
+        // SAFETY: only kernels of an available instruction set are chosen; lengths are checked.
+        unsafe { (self.gains)(x, gate, out) }
     }
 
     /// # Safety

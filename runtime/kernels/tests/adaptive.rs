@@ -234,10 +234,9 @@ fn choices_follow_gains_and_prices() {
     let pool = Pool::new(2);
     let mut random = Random::new(5);
     let (rows, cols, count) = (17, 70, 5);
-    let format = PackFormat::linear(Values::F32);
     let (x, bias) = (random.floats(rows * cols), random.floats(count));
-    let gate = pack(format, cols, &random.floats(count * cols));
-    let gate = Packed::new(format, count, cols, &gate).unwrap();
+    let gate = f32_rows(&random.floats(count * cols));
+    let gate = Packed::new(PackFormat::F32_ROW, count, cols, &gate).unwrap();
     for kernels in all_kernels() {
         for transform in [GateTransform::Identity, GateTransform::NegExp2] {
             let mut last = vec![i32::MAX; rows];
@@ -267,6 +266,81 @@ fn choices_follow_gains_and_prices() {
             assert_eq!(last, vec![1; rows]);
         }
     }
+}
+
+fn f32_rows(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+/// A gate that has one gain per choice and adds up whole numbers, which no order rounds.
+#[test]
+fn gains_of_any_shape_are_exact_sums() {
+    let pool = Pool::new(2);
+    for kernels in all_kernels() {
+        for (rows, cols) in [(1, 1), (3, 15), (2, 16), (5, 17), (40, 768)] {
+            for count in 1..=9 {
+                let whole = |i: usize| ((i * 7919) % 17) as f32 - 8.0;
+                let x: Vec<f32> = (0..rows * cols).map(whole).collect();
+                let gate: Vec<f32> = (0..count * cols).map(|i| whole(i + 5)).collect();
+                let bias: Vec<f32> = (0..count).map(|k| k as f32 / 16.0).collect();
+                let bytes = f32_rows(&gate);
+                let args = |out| ChooseArgs {
+                    x: &x,
+                    gate: Packed::new(PackFormat::F32_ROW, count, cols, &bytes).unwrap(),
+                    bias: &bias,
+                    transform: GateTransform::Identity,
+                    first: 0,
+                    costs: &[0.0; 9][..count],
+                    weight: 1.0,
+                    price: 0.0,
+                    out,
+                };
+                let mut found = vec![-1; rows];
+                choose(&kernels, &pool, &mut AdaptiveScratch::default(), args(&mut found)).unwrap();
+                for (row, found) in found.iter().enumerate() {
+                    let gain = |k: &usize| -> f32 {
+                        let x = &x[row * cols..][..cols];
+                        let w = &gate[k * cols..][..cols];
+                        x.iter().zip(w).map(|(x, w)| x * w).sum::<f32>() + bias[*k]
+                    };
+                    let best = (0..count).max_by(|a, b| gain(a).total_cmp(&gain(b))).unwrap();
+                    assert_eq!(*found, best as i32, "{} {rows} x {cols}, {count}", kernels.isa());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gate_that_does_not_fit_is_refused() {
+    let (kernels, pool) = (Kernels::detect(), Pool::new(1));
+    let panels = pack(PackFormat::linear(Values::F32), 8, &[0.5; 24]);
+    let rows = f32_rows(&[0.5; 24]);
+    let refuse = |format, bytes, change: &dyn Fn(&mut ChooseArgs<'_>)| {
+        let mut out = [7; 2];
+        let mut args = ChooseArgs {
+            x: &[1.0; 16],
+            gate: Packed::new(format, 3, 8, bytes).unwrap(),
+            bias: &[0.0; 3],
+            transform: GateTransform::Identity,
+            first: 0,
+            costs: &[0.0; 3],
+            weight: 1.0,
+            price: 0.0,
+            out: &mut out,
+        };
+        change(&mut args);
+        let kind = choose(&kernels, &pool, &mut AdaptiveScratch::default(), args);
+        assert_eq!(out, [7; 2], "something was written");
+        kind.unwrap_err().kind()
+    };
+    let in_panels = refuse(PackFormat::linear(Values::F32), &panels, &|_| {});
+    assert_eq!(in_panels, ErrorKind::Format);
+    let refuse = |change| refuse(PackFormat::F32_ROW, &rows, change);
+    assert_eq!(refuse(&|a| a.x = &[1.0; 15]), ErrorKind::Shape);
+    assert_eq!(refuse(&|a| a.bias = &[0.0; 2]), ErrorKind::Shape);
+    assert_eq!(refuse(&|a| a.costs = &[0.0; 4]), ErrorKind::Shape);
+    assert_eq!(refuse(&|a| a.first = usize::MAX), ErrorKind::Range);
 }
 
 #[test]

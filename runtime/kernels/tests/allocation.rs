@@ -68,12 +68,12 @@ fn a_decode_step_allocates_nothing_after_reserving() {
     // A precise row counts twice.
     linears.reserve(6, 256);
     attentions.reserve(&params, 3, 1, true);
-    let (mut down, mut gate) = (Vec::new(), Vec::new());
+    let (mut down, mut gate) = (Vec::new(), Vec::<u8>::new());
     pack_rows(format, 384, &random.floats(256 * 384), &mut down).unwrap();
-    pack_rows(PackFormat::linear(Values::F32), 256, &random.floats(5 * 256), &mut gate).unwrap();
+    gate.extend(random.floats(5 * 256).into_iter().flat_map(f32::to_le_bytes));
     let w1 = Packed::new(format, 384, 256, &weight).unwrap();
     let w2 = Packed::new(format, 256, 384, &down).unwrap();
-    let gate = Packed::new(PackFormat::linear(Values::F32), 5, 256, &gate).unwrap();
+    let gate = Packed::new(PackFormat::F32_ROW, 5, 256, &gate).unwrap();
     let (mut adaptive, mut choice) = (AdaptiveScratch::default(), [0; 3]);
     adaptive.reserve_gate(3, &gate);
     adaptive.reserve_mlp(3, &w1, &w2, 4);

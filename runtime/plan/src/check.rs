@@ -133,7 +133,7 @@ impl Program {
             }
             InputRole::AnyMatrix => format.is_some_and(|f| f.layout != Layout::Row),
             InputRole::Table => format.is_some(),
-            InputRole::Vector => format == Some(PackFormat::F32_ROW),
+            InputRole::Vector | InputRole::Rows => format == Some(PackFormat::F32_ROW),
         };
         if fits {
             return Ok(());

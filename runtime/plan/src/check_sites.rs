@@ -128,7 +128,7 @@ mod tests {
     fn program() -> Program {
         let tokens = || Dim::symbol(Symbol::TOKENS);
         let shapes = [(100, 8), (3, 8), (1, 3), (64, 8), (8, 64)];
-        let formats = [true, false, true, false, false];
+        let formats = [true, true, true, false, false];
         let mut offset = 0;
         let weights = shapes.into_iter().zip(formats).map(|((rows, cols), vector)| {
             let format = if vector { PackFormat::F32_ROW } else { PackFormat::linear(Values::F32) };

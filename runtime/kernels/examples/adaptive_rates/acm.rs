@@ -39,7 +39,10 @@ impl Bench {
         let format = PackFormat::linear(values);
         let layer = |i| -> Result<Layer, Error> {
             Ok(Layer {
-                gate: pack(PackFormat::linear(Values::F32), HIDDEN, LEARNERS + 1, i)?,
+                gate: numbers((LEARNERS + 1) * HIDDEN, i)
+                    .into_iter()
+                    .flat_map(f32::to_le_bytes)
+                    .collect(),
                 w1: pack(format, HIDDEN, INNER, i)?,
                 w2: pack(format, INNER, HIDDEN, i + 1)?,
             })
@@ -82,7 +85,7 @@ impl Bench {
         let sorting = self.pass(x, &vec![0; tokens], out)?;
         let start = Instant::now();
         for layer in &self.layers {
-            let gate = PackFormat::linear(Values::F32);
+            let gate = PackFormat::F32_ROW;
             let args = ChooseArgs {
                 x,
                 gate: Packed::new(gate, LEARNERS + 1, HIDDEN, &layer.gate)?,

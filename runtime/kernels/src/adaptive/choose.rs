@@ -1,19 +1,19 @@
 //! The choice that a gate makes for each row.
 
 use super::AdaptiveScratch;
-use crate::error::{Error, check_len};
-use crate::linear::{LinearArgs, linear};
+use super::gains::{Gate, gains};
+use crate::error::{Error, ErrorKind, check_len};
 use crate::packed::Packed;
 use crate::pool::Pool;
 use crate::table::Kernels;
-use limbeck_plan::{Activation, GateTransform};
+use limbeck_plan::{GateTransform, PackFormat};
 
 /// The operands of [`choose`].
 #[derive(Debug)]
 pub struct ChooseArgs<'a> {
     /// `[T, K]`.
     pub x: &'a [f32],
-    /// `[C, K]` in panels or quads.
+    /// `[C, K]` in f32 rows.
     pub gate: Packed<'a>,
     /// `[C]`.
     pub bias: &'a [f32],
@@ -33,28 +33,23 @@ pub struct ChooseArgs<'a> {
 
 impl ChooseArgs<'_> {
     pub(crate) fn check(&self) -> Result<(), Error> {
+        self.gate().map(|_| ())
+    }
+
+    /// The gate, when everything fits.
+    fn gate(&self) -> Result<Gate<'_>, Error> {
         let (count, k) = (self.gate.rows(), self.gate.cols());
         check_len("the site's costs", self.costs.len(), count)?;
+        check_len("the gate's bias", self.bias.len(), count)?;
         check_len("the gate's input", self.x.len(), self.out.len().saturating_mul(k))?;
         if i32::try_from(self.first.saturating_add(count)).is_err() {
             return Err(Error::range(format!("a first choice of {} is too large", self.first)));
         }
-        Ok(())
-    }
-
-    /// The linear that gives the gains before their transform.
-    pub(crate) fn linear<'a>(&'a self, gains: &'a mut [f32]) -> LinearArgs<'a> {
-        LinearArgs {
-            x: self.x,
-            norm: None,
-            w: self.gate,
-            bias: Some(self.bias),
-            activation: Activation::Identity,
-            gated: false,
-            precise: false,
-            residual: None,
-            out: gains,
-        }
+        let gate = Gate::new(self.gate.bytes(), self.bias, k);
+        gate.filter(|_| self.gate.format() == PackFormat::F32_ROW).ok_or_else(|| {
+            let format = self.gate.format();
+            Error::new(ErrorKind::Format, format!("a gate cannot be a weight in {format}"))
+        })
     }
 
     pub(crate) fn charge(&self, cost: f64) -> f32 {
@@ -83,25 +78,24 @@ fn best(gains: &[f32], charges: &[f32], transform: GateTransform) -> usize {
 /// Chooses for each row; see [`limbeck_plan::Choose`] for the rule.
 ///
 /// # Errors
-/// `Shape` when the operands do not fit each other, `Format` for a gate in row layout, `Range`
-/// for choices beyond i32.
+/// `Shape` when the operands do not fit each other, `Format` for a gate that is not in f32 rows,
+/// `Range` for choices beyond i32.
 pub fn choose(
     kernels: &Kernels,
     pool: &Pool,
     scratch: &mut AdaptiveScratch,
     args: ChooseArgs<'_>,
 ) -> Result<(), Error> {
-    args.check()?;
+    let gate = args.gate()?;
     let (rows, count) = (args.out.len(), args.gate.rows());
     scratch.reserve_gate(rows, &args.gate);
-    let AdaptiveScratch { linear: linears, gains, charges, .. } = scratch;
-    let gains = &mut gains[..rows * count];
-    linear(kernels, pool, linears, args.linear(gains))?;
-    let charges = &mut charges[..count];
+    let found = &mut scratch.gains[..rows * count];
+    gains(kernels, pool, args.x, gate, found);
+    let charges = &mut scratch.charges[..count];
     for (charge, cost) in charges.iter_mut().zip(args.costs) {
         *charge = args.charge(*cost);
     }
-    for (out, gains) in args.out.iter_mut().zip(gains.chunks_exact(count)) {
+    for (out, gains) in args.out.iter_mut().zip(found.chunks_exact(count)) {
         *out = (args.first + best(gains, charges, args.transform)) as i32;
     }
     Ok(())

@@ -7,12 +7,14 @@
 //! the same way, each over its own rows of both weights.
 
 mod choose;
+mod gains;
 mod mix;
 mod mlp;
 mod moe;
 mod route;
 
 pub use choose::{ChooseArgs, choose};
+pub(crate) use gains::{Gate, gains_row};
 pub use mix::{MixArgs, mix};
 pub use mlp::{AdaptiveMlpArgs, adaptive_mlp};
 pub use moe::{MoeMlpArgs, MoeScratch, moe_mlp};
@@ -50,7 +52,6 @@ impl AdaptiveScratch {
     pub fn reserve_gate(&mut self, rows: usize, gate: &Packed<'_>) {
         grow(&mut self.gains, rows.saturating_mul(gate.rows()));
         grow(&mut self.charges, gate.rows());
-        self.linear.reserve_acts(rows, gate.cols());
     }
 
     /// Makes room for MLPs of up to `rows` rows with these weights, so that they do not allocate.

@@ -13,8 +13,15 @@ use limbeck_plan::{Activation, GateTransform};
 pub fn choose(args: ChooseArgs<'_>) -> Result<(), Error> {
     args.check()?;
     let count = args.gate.rows();
+    let (cols, mut weight) = (args.gate.cols(), vec![0.0; args.gate.cols()]);
     let mut gains = vec![0.0; args.out.len() * count];
-    linear(args.linear(&mut gains), Products::Quantised)?;
+    for k in 0..count {
+        args.gate.unpack_row(k, &mut weight)?;
+        for (gains, x) in gains.chunks_exact_mut(count).zip(args.x.chunks_exact(cols)) {
+            let dot: f64 = x.iter().zip(&weight).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+            gains[k] = (dot + f64::from(args.bias[k])) as f32;
+        }
+    }
     for (row, gains) in gains.chunks_exact(count).enumerate() {
         let values = gains.iter().zip(args.costs).map(|(gain, cost)| {
             let gain = match args.transform {

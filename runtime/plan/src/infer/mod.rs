@@ -27,6 +27,8 @@ pub enum InputRole {
     Table,
     /// A weight in f32, one row.
     Vector,
+    /// A weight in f32, row after row.
+    Rows,
 }
 
 impl Op {
@@ -51,7 +53,7 @@ impl Op {
                 .chain(optional(p.rope.is_some(), Vector))
                 .collect(),
             Op::Activate(_) | Op::SelectRows(_) | Op::Pool(_) | Op::SoftCap(_) => vec![Activation],
-            Op::Choose(_) => vec![Activation, Matrix, Vector],
+            Op::Choose(_) => vec![Activation, Rows, Vector],
             Op::Patches(_) => vec![Given],
             Op::Level(_) => Vec::new(),
             Op::SparseLinear(p) => [Activation, AnyMatrix]

@@ -1,6 +1,6 @@
 //! Arguments of every command.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use limbeck::text::SamplerOptions;
@@ -258,8 +258,8 @@ pub struct TuneArgs {
     /// What to measure on: for an encoder sentences, one a line; for a text student running text;
     /// for a classifier an .npz file with `pixel_values` `[images, channels, height, width]` of f32
     /// and, where they are known, `labels` `[images]` of i32 or i64.
-    #[arg(long, value_name = "FILE")]
-    pub data: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "levels")]
+    data: Option<PathBuf>,
     /// Plan file to write [default: the plan itself].
     #[arg(short, long, value_name = "OUT.lbk")]
     pub output: Option<PathBuf>,
@@ -276,6 +276,10 @@ pub struct TuneArgs {
     /// channels, with thresholds fitted to the data.
     #[arg(long, conflicts_with_all = ["search", "plot", "prices", "context", "max_tokens"])]
     pub sparsity: bool,
+    /// With --sparsity: take thresholds from a file, the JSON object that an earlier run for the
+    /// same student printed with --json, instead of fitting them.
+    #[arg(long, value_name = "FILE.json", requires = "sparsity", conflicts_with = "data")]
+    pub levels: Option<PathBuf>,
     /// Rounds of the search over all sites, at most.
     #[arg(long, default_value_t = 3, value_name = "N", requires = "search")]
     pub search_rounds: usize,
@@ -297,6 +301,13 @@ pub struct TuneArgs {
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
+}
+
+impl TuneArgs {
+    /// The data; empty where stored levels stand in for it.
+    pub fn data(&self) -> &Path {
+        self.data.as_deref().unwrap_or(Path::new(""))
+    }
 }
 
 #[derive(Args)]

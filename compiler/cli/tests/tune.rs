@@ -4,6 +4,7 @@ mod common;
 
 use common::{Place, Run, limbeck, limbeck_with, numbers, stored_table, tokenizer};
 use limbeck_tests::{MINILM, minilm_acm, sentences, student};
+use serde_json::json;
 
 fn tune(place: &Place, more: &[&str]) -> Run {
     let (plan, data) = (place.plan(), place.arg("data.txt"));
@@ -172,8 +173,6 @@ fn a_plot_does_not_take_the_place_of_what_is_read_or_written() {
     tune(&place, &["--plot", &other]).fails(&["is a plan"]);
 }
 
-/// Sentences of one kind calibrate, others are embedded under budgets: the first batch is close to
-/// its target, and so is the mean.
 #[test]
 fn sparsity_makes_levels_that_save_more_and_lose_more() {
     let place = Place::text();
@@ -198,10 +197,30 @@ fn sparsity_makes_levels_that_save_more_and_lose_more() {
     let names = place.names();
     assert!(!names.iter().any(|name| name.contains("repacked")), "{names:?}");
 
+    let stored = |levels: &serde_json::Value| {
+        place.write("levels.json", levels.to_string());
+        let (to, levels) = (place.arg("three.lbk"), place.arg("levels.json"));
+        limbeck(["tune", "--sparsity", &dense, "--levels", &levels, "-o", &to, "--json"])
+    };
+    assert_eq!(stored(&report).json()["levels"], report["levels"]);
+    assert_eq!(place.read("one.lbk"), place.read("three.lbk"));
+    let changed = |pointer: &str, value: serde_json::Value| {
+        let mut levels = report.clone();
+        *levels.pointer_mut(pointer).expect("a part of the report") = value;
+        levels
+    };
+    stored(&changed("/linears/0", json!("other"))).fails(&["levels.json", "another student"]);
+    stored(&changed("/levels/1/cost", json!(0.0))).fails(&["levels.json", "level 1"]);
+    stored(&changed("/levels/0/loss", json!(-1))).fails(&["level 0"]);
+    stored(&changed("/levels/2/thresholds/0", json!(-1))).fails(&["level 2"]);
+    stored(&changed("/levels/2/thresholds", json!([]))).fails(&["level 2"]);
+    stored(&changed("/levels", json!("x"))).fails(&["levels.json"]);
     let again = limbeck(["tune", "--sparsity", &place.arg("one.lbk"), "--data", &data]);
     again.fails(&["sparsity already"]);
 }
 
+/// Sentences of one kind calibrate, others are embedded under budgets: the first batch is close to
+/// its target, and so is the mean.
 #[test]
 fn a_real_student_meets_budgets_sooner_with_its_table() {
     let Some(minilm) = student(MINILM) else { return };

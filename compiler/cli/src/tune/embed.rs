@@ -25,7 +25,7 @@ impl Sentences {
     /// Reads the file and embeds its lines at price 0. Empty lines are left out.
     pub fn read(model: &Model, args: &TuneArgs) -> Result<Sentences, Failure> {
         need_tokenizer(model)?;
-        let text = read_text(&args.data)?;
+        let text = read_text(args.data())?;
         let encoder = Encoder::new(model)?;
         let most = args.max_tokens.unwrap_or(usize::MAX);
         let (mut ids, mut tokens) = (Vec::new(), 0);
@@ -39,7 +39,7 @@ impl Sentences {
         }
         if ids.is_empty() {
             let message = "there is no sentence in it";
-            return Err(Failure::new(format!("{}: {message}", args.data.display())));
+            return Err(Failure::new(format!("{}: {message}", args.data().display())));
         }
         let longest = ids.iter().map(Vec::len).max().unwrap_or(0);
         let positions = (0..longest as u32).collect();

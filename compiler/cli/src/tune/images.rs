@@ -39,13 +39,13 @@ impl Images {
             let message = format!("--max-tokens is less than the {tokens} tokens of an image");
             return Err(Failure::new(message));
         }
-        let mut inputs = Inputs::open(&args.data)?;
+        let mut inputs = Inputs::open(args.data())?;
         if let Some(name) = inputs.names().iter().find(|n| !TENSORS.contains(&n.as_str())) {
             let message = format!("{name:?} is not among {}", TENSORS.join(", "));
-            return Err(Failure::new(format!("{}: {message}", args.data.display())));
+            return Err(Failure::new(format!("{}: {message}", args.data().display())));
         }
         let found = inputs.images(classifier.image())?;
-        let labels = labels(&mut inputs, &args.data, found.shape[0], classifier.classes())?;
+        let labels = labels(&mut inputs, args.data(), found.shape[0], classifier.classes())?;
         let size = found.values.len() / found.shape[0];
         let pixels = found.values.chunks_exact(size).take(most).map(<[f32]>::to_vec).collect();
         let mut images = Images { pixels, labels, full: Vec::new(), tokens, times: Vec::new() };

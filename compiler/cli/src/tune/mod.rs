@@ -87,7 +87,7 @@ fn check(args: &TuneArgs, output: &Path) -> Result<(), Failure> {
     }
     if let Some(plot) = &args.plot {
         let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        if [&args.data, &args.plan, output].iter().any(|other| real(plot) == real(other)) {
+        if [args.data(), &args.plan, output].iter().any(|other| real(plot) == real(other)) {
             let message = "--plot would replace what the command reads or writes";
             return Err(Failure::new(format!("{}: {message}", plot.display())));
         }
@@ -139,7 +139,7 @@ fn table(
     measure: &dyn Measure,
     points: &[(f64, Measured)],
 ) -> Calibration {
-    let data = args.data.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let data = args.data().file_name().unwrap_or_default().to_string_lossy().into_owned();
     let point = |(price, found): &(f64, Measured)| CalibrationPoint {
         price: *price,
         fraction: found.usage.fraction,

@@ -25,7 +25,7 @@ pub struct Windows {
 impl Windows {
     /// Reads and cuts the file.
     pub fn read(model: &Model, args: &TuneArgs) -> Result<Windows, Failure> {
-        let mut windows = windows(model, &args.data, args.context)?;
+        let mut windows = windows(model, args.data(), args.context)?;
         windows.truncate((args.max_tokens.unwrap_or(usize::MAX) / args.context).max(1));
         let likeliest = vec![None; windows.len()];
         Ok(Windows { windows, likeliest, context: args.context, kv: args.kv.parse()? })

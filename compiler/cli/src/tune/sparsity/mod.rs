@@ -5,19 +5,21 @@
 //! measured together, not added.
 
 mod fit;
+mod levels;
 mod trial;
 
 use std::path::Path;
 use std::time::Instant;
 
-use limbeck::Engine;
 use limbeck::plan::Task;
+use limbeck::{Engine, Model};
 use limbeck_compiler::{SparsityLevel, check_output, rewrite, set_levels, sparsify};
 use serde_json::json;
 
 use super::measure::Progress;
 use crate::args::TuneArgs;
 use crate::output::{Failure, print, print_json, say};
+use levels::Levels;
 use trial::Trial;
 
 /// Levels, and the share of multiply-adds between two.
@@ -37,15 +39,29 @@ pub fn execute(args: &TuneArgs, engine: &Engine, output: &Path) -> Result<(), Fa
         progress.say(format!("repacking {name}"));
     })?;
     let model = engine.open(&repacked.0)?;
-    let trial = Trial::new(model, args)?;
-    let ratios = fit::ratios(&trial, &mut progress)?;
-    let ratios = fit::refine(&trial, ratios, &mut progress)?;
-    let levels = levels(&trial, &ratios, &mut progress)?;
+    let levels = match &args.levels {
+        Some(file) => Levels::read(file, &model)?,
+        None => fitted(model.clone(), args, &mut progress)?,
+    };
     progress.finish();
-    let mut program = trial.model.plan().program().clone();
+    let mut program = model.plan().program().clone();
     set_levels(&mut program, &levels);
-    rewrite(trial.model.plan(), trial.model.bytes(), &program, None, output)?;
-    report(args, output, &levels, start.elapsed().as_secs_f64())
+    // Levels of a file may be too many for a plan.
+    model.with_program(program.clone())?;
+    rewrite(model.plan(), model.bytes(), &program, None, output)?;
+    report(args, output, &model, &levels, start.elapsed().as_secs_f64())
+}
+
+/// The levels that suit the data best.
+fn fitted(
+    model: Model,
+    args: &TuneArgs,
+    progress: &mut Progress,
+) -> Result<Vec<SparsityLevel>, Failure> {
+    let trial = Trial::new(model, args)?;
+    let ratios = fit::ratios(&trial, progress)?;
+    let ratios = fit::refine(&trial, ratios, progress)?;
+    levels(&trial, &ratios, progress)
 }
 
 /// The plan between the dense one and the tuned one, which goes in the end.
@@ -88,16 +104,15 @@ fn levels(
 fn report(
     args: &TuneArgs,
     output: &Path,
+    model: &Model,
     levels: &[SparsityLevel],
     seconds: f64,
 ) -> Result<(), Failure> {
     if args.json {
-        let levels = levels.iter().map(|l| json!({"cost": l.cost, "loss": -l.gain}));
-        return print_json(&json!({
-            "plan": output.display().to_string(),
-            "levels": levels.collect::<Vec<_>>(),
-            "seconds": seconds,
-        }));
+        let mut report = json!(Levels::new(model, levels));
+        report["plan"] = json!(output.display().to_string());
+        report["seconds"] = json!(seconds);
+        return print_json(&report);
     }
     let mut text = String::from("left out  loss (nats)\n");
     for level in levels.iter().rev() {

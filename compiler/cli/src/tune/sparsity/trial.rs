@@ -48,7 +48,7 @@ impl Trial {
         let mut pieces = Vec::new();
         let longest = model.manifest().context_length;
         for piece in PIECE.map(|piece| piece.min(longest)) {
-            pieces = windows(&model, &args.data, piece)?;
+            pieces = windows(&model, args.data(), piece)?;
             if pieces.len() >= PIECES {
                 break;
             }

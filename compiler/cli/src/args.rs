@@ -5,12 +5,18 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use limbeck::text::SamplerOptions;
 use limbeck::{
-    BackendKind, Budget, Classifier, Encoder, Engine, EngineOptions, KvFormat, Limits, Model,
-    Session, SessionOptions, Unmet, Usage,
+    Budget, Classifier, Encoder, Engine, EngineOptions, KvFormat, Limits, MAX_CHUNK, MAX_THREADS,
+    Model, Session, SessionOptions, Unmet, Usage,
 };
 use limbeck_compiler::Quant;
 
 use crate::output::{Failure, note};
+use crate::score::LEAST_CONTEXT;
+use crate::tune::PRICES;
+use crate::values::{self, Requested, at_least, within};
+
+/// Most continuations of a prompt, and most sequences that are decoded together.
+const MAX_BATCH: usize = 1024;
 
 /// Compile distilled students to plan files and run them.
 #[derive(Parser)]
@@ -97,25 +103,25 @@ pub struct PlanArgs {
     /// Plan file.
     pub plan: PathBuf,
     /// What computes: cpu, wgpu or fake (slow reference kernels).
-    #[arg(long, default_value = "cpu")]
+    #[arg(long, default_value = "cpu", value_parser = values::backend)]
     pub backend: String,
     /// Execution provider of ONNX Runtime for the plan's onnx segments.
     #[arg(long, value_name = "NAME")]
     pub ep: Option<String>,
     /// Threads; 0 takes one per core.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = within(0..=MAX_THREADS))]
     pub threads: usize,
     /// How keys and values are kept: f32, f16 or q8.
     #[arg(long, default_value = "f16")]
-    pub kv: String,
+    pub kv: KvFormat,
     /// Compute allowed: full, 0.6, price:0.02, latency:8ms or deadline:400ms.
     #[arg(long, default_value = "full")]
-    pub budget: String,
+    pub budget: Requested,
     /// Lowest fraction of compute, whatever the budget.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = values::limit)]
     pub floor: f64,
     /// Highest fraction of compute, whatever the budget.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = values::limit)]
     pub ceiling: f64,
     /// Print one JSON object.
     #[arg(long)]
@@ -125,28 +131,28 @@ pub struct PlanArgs {
 #[derive(Args, Clone)]
 pub struct SamplingArgs {
     /// Temperature; 0 takes the likeliest token [default: the student's, else 0].
-    #[arg(long)]
+    #[arg(long, value_parser = values::temperature)]
     pub temp: Option<f32>,
     /// Keep the K likeliest tokens; 0 keeps all.
     #[arg(long)]
     pub top_k: Option<usize>,
     /// Keep the smallest set of tokens with this probability.
-    #[arg(long)]
+    #[arg(long, value_parser = values::top_p)]
     pub top_p: Option<f32>,
     /// Keep tokens with at least this share of the likeliest one's probability.
-    #[arg(long)]
+    #[arg(long, value_parser = values::min_p)]
     pub min_p: Option<f32>,
     /// Divide the logits of tokens seen.
-    #[arg(long)]
+    #[arg(long, value_parser = values::repetition_penalty)]
     pub repetition_penalty: Option<f32>,
     /// Subtract from the logits of tokens seen.
-    #[arg(long)]
+    #[arg(long, value_parser = values::presence_penalty)]
     pub presence_penalty: Option<f32>,
     /// Seed of the sampling.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Text that ends the answer; may be repeated.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = values::stop)]
     pub stop: Vec<String>,
 }
 
@@ -167,7 +173,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub chat: bool,
     /// Continuations to sample; they share the prompt and are decoded as one batch.
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = within(1..=MAX_BATCH))]
     pub samples: usize,
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -196,7 +202,7 @@ pub struct EmbedArgs {
     #[command(flatten)]
     pub plan: PlanArgs,
     /// Lines embedded at a time.
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, value_parser = at_least(1))]
     pub batch: usize,
 }
 
@@ -208,7 +214,7 @@ pub struct PerplexityArgs {
     #[arg(long)]
     pub file: PathBuf,
     /// Tokens of one window; the second half of each is scored.
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 512, value_parser = at_least(LEAST_CONTEXT))]
     pub context: usize,
 }
 
@@ -226,7 +232,7 @@ pub struct ForwardArgs {
     #[arg(long)]
     pub entry: Option<String>,
     /// Tokens computed at a time.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = within(1..=MAX_CHUNK))]
     pub chunk: usize,
 }
 
@@ -235,16 +241,18 @@ pub struct BenchArgs {
     #[command(flatten)]
     pub plan: PlanArgs,
     /// Tokens of the prompt.
-    #[arg(short = 'p', long = "prompt-tokens", default_value_t = 512)]
+    #[arg(
+        short = 'p', long = "prompt-tokens", default_value_t = 512, value_parser = at_least(1)
+    )]
     pub prompt: usize,
     /// Tokens to decode.
     #[arg(short = 'n', long = "decode-tokens", default_value_t = 64)]
     pub decode: usize,
     /// Sequences decoded as one batch.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = within(1..=MAX_BATCH))]
     pub batch: usize,
     /// Repetitions; the median is printed.
-    #[arg(short = 'r', long, default_value_t = 3)]
+    #[arg(short = 'r', long, default_value_t = 3, value_parser = at_least(1))]
     pub repeat: usize,
     /// Write each decoded step's milliseconds, fraction, price and target.
     #[arg(long, value_name = "OUT.csv")]
@@ -267,7 +275,7 @@ pub struct TuneArgs {
     #[arg(long, value_name = "OUT.svg")]
     pub plot: Option<PathBuf>,
     /// Prices to measure, 0 among them.
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = within(PRICES))]
     pub prices: usize,
     /// Fit the weights of the sites to the data first.
     #[arg(long)]
@@ -280,20 +288,20 @@ pub struct TuneArgs {
     #[arg(long, default_value_t = 3, value_name = "N", requires = "search")]
     pub search_rounds: usize,
     /// Tokens of one window of a text student; the second half of each is scored.
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 512, value_parser = at_least(LEAST_CONTEXT))]
     pub context: usize,
     /// Most tokens of the data to use.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least(1))]
     pub max_tokens: Option<usize>,
     /// What computes: cpu, wgpu or fake (slow reference kernels).
-    #[arg(long, default_value = "cpu")]
+    #[arg(long, default_value = "cpu", value_parser = values::backend)]
     pub backend: String,
     /// Threads; 0 takes one per core.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = within(0..=MAX_THREADS))]
     pub threads: usize,
     /// How keys and values are kept: f32, f16 or q8.
     #[arg(long, default_value = "f16")]
-    pub kv: String,
+    pub kv: KvFormat,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -306,11 +314,16 @@ pub struct DevicesArgs {
     pub json: bool,
 }
 
+/// An engine over the backend of this name.
+pub fn engine(backend: &str, threads: usize) -> Result<Engine, Failure> {
+    Ok(Engine::new(EngineOptions { backend: backend.parse()?, threads })?)
+}
+
 impl PlanArgs {
     /// Opens the plan with the backend that was asked for.
     pub fn open(&self) -> Result<Model, Failure> {
-        let backend: BackendKind = self.backend.parse()?;
-        let engine = Engine::new(EngineOptions { backend, threads: self.threads })?;
+        self.budget()?;
+        let engine = engine(&self.backend, self.threads)?;
         if self.ep.is_some() {
             note("the plan has no onnx segments: --ep has no effect");
         }
@@ -319,14 +332,15 @@ impl PlanArgs {
 
     /// The budget with its limits, checked.
     pub fn budget(&self) -> Result<(Budget, Limits), Failure> {
-        Ok((self.budget.parse()?, Limits::new(self.floor, self.ceiling)?))
+        let limits = Limits::new(self.floor, self.ceiling).map_err(Failure::usage)?;
+        Ok((self.budget.budget, limits))
     }
 
     /// How the budget fared by the usage of the last call, with a note where it was not kept.
     pub fn report(&self, usage: &Usage) -> BudgetReport {
-        note_unmet(&self.budget, usage);
+        note_unmet(&self.budget.text, usage);
         BudgetReport {
-            requested: self.budget.clone(),
+            requested: self.budget.text.clone(),
             met: usage.unmet.is_none(),
             unmet: usage.unmet,
         }
@@ -334,8 +348,7 @@ impl PlanArgs {
 
     /// A session with these options and the budget that was asked for.
     pub fn session(&self, model: &Model, options: SessionOptions) -> Result<Session, Failure> {
-        let kv: KvFormat = self.kv.parse()?;
-        let session = model.session(SessionOptions { kv, ..options })?;
+        let session = model.session(SessionOptions { kv: self.kv, ..options })?;
         let (budget, limits) = self.budget()?;
         session.control().set_budget(budget, limits)?;
         Ok(session)

@@ -20,7 +20,6 @@ const HELP: &str = "/budget B changes the budget (full, 0.6, price:0.02, latency
 
 pub fn execute(args: ChatArgs) -> Result<(), Failure> {
     let model = args.plan.open()?;
-    args.plan.budget()?;
     model.chat_template()?;
     let mut chat = Chat::new(&args, &model)?;
     let terminal = std::io::stdin().is_terminal();

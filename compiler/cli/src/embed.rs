@@ -16,7 +16,7 @@ pub fn execute(args: EmbedArgs) -> Result<(), Failure> {
     let mut all = Vec::new();
     loop {
         let mut batch = Vec::new();
-        for line in lines.by_ref().take(args.batch.max(1)) {
+        for line in lines.by_ref().take(args.batch) {
             batch.push(line.map_err(|e| Failure::new(format!("stdin: {e}")))?);
         }
         if batch.is_empty() {

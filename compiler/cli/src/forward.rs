@@ -21,7 +21,6 @@ const CHOICES: &str = "choices";
 
 pub fn execute(args: ForwardArgs) -> Result<(), Failure> {
     let model = args.plan.open()?;
-    args.plan.budget()?;
     check_result(&args.outputs)?;
     let mut inputs = Inputs::open(&args.inputs)?;
     let task = model.manifest().task;

@@ -62,14 +62,10 @@ fn what_cannot_be_tuned_is_refused_and_the_plan_stays() {
     tune(&place, &[]).fails(&["data.txt", "utf-8"]);
     place.write("data.txt", "a b\n");
     tune(&place, &["--max-tokens", "1"]).fails(&["data.txt", "no sentence"]);
-    for prices in ["0", "11", "5000"] {
-        tune(&place, &["--prices", prices]).fails(&["--prices", "12..=4096"]);
-    }
     tune(&place, &["--search-rounds", "1"]).usage(&["--search"]);
     tune(&place, &["-o", &place.arg("data.txt")]).fails(&["data.txt", "not a plan"]);
     tune(&place, &["-o", &place.arg("no/where.lbk")]).fails(&["no"]);
     tune(&place, &["--plot", &place.arg("no/plot.svg")]).fails(&["no"]);
-    tune(&place, &["--backend", "abacus"]).fails(&["abacus"]);
     assert_eq!(place.read("student.lbk"), before);
 
     for dense in [Place::encoder(), Place::text()] {

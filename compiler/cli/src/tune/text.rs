@@ -28,7 +28,7 @@ impl Windows {
         let mut windows = windows(model, &args.data, args.context)?;
         windows.truncate((args.max_tokens.unwrap_or(usize::MAX) / args.context).max(1));
         let likeliest = vec![None; windows.len()];
-        Ok(Windows { windows, likeliest, context: args.context, kv: args.kv.parse()? })
+        Ok(Windows { windows, likeliest, context: args.context, kv: args.kv })
     }
 
     fn session(&self, model: &Model, price: f64) -> Result<Session, Failure> {

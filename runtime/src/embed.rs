@@ -58,7 +58,7 @@ impl Encoder {
         let rows = MAX_ROWS.max(model.manifest().context_length);
         let bounds = Bounds { tokens: rows, cache_tokens: 0, kv: KvType::F32 };
         let state = model.prepared().state(&bounds)?;
-        let pace = Pace::new(model.curve());
+        let pace = Pace::per_call(model.curve());
         let route = Route::new(model.plan().program().sites.len());
         Ok(Encoder { model: model.clone(), state, entry, rows, pace, route })
     }

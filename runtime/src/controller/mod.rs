@@ -170,8 +170,18 @@ impl Reach {
 impl Controller {
     /// A controller for a plan with this curve; without one for a plan that has no site.
     pub fn new(curve: Option<Curve>) -> Controller {
+        Controller::with(curve.map(Tracker::new))
+    }
+
+    /// The same for students whose calls stand by themselves, encoders and classifiers: a fraction is
+    /// the mean of all calls, but no call departs far from it to make up for others.
+    pub fn per_call(curve: Option<Curve>) -> Controller {
+        Controller::with(curve.map(Tracker::per_call))
+    }
+
+    fn with(tracker: Option<Tracker>) -> Controller {
         Controller {
-            tracker: curve.map(Tracker::new),
+            tracker,
             fits: [Fit::default(), Fit::default()],
             cold: true,
             settings: Settings::default(),

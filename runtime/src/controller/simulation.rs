@@ -227,6 +227,33 @@ fn what_a_prompt_spent_too_much_is_paid_back_while_decoding() {
     }
 }
 
+/// An encoder's calls: large ones, then a small one, which must not pay for what they spent.
+#[test]
+fn a_small_last_call_is_served_near_the_target() {
+    type Truth = fn(f64) -> f64;
+    let truths: [(&str, Truth); 3] = [
+        ("exact", |p| student_curve().fraction(p)),
+        ("power", |p| student_curve().fraction(p).powf(1.2)),
+        ("twice", |p| student_curve().fraction(2.0 * p)),
+    ];
+    for (name, truth) in truths {
+        for calls in [1, 2, 5, 10] {
+            for target in [0.45, 0.6, 0.8] {
+                let mut s = Simulation::new(7, student_curve(), truth);
+                s.controller = Controller::per_call(Some(student_curve()));
+                s.jitter = 0.0;
+                s.set(Budget::Fraction(target));
+                let large: Vec<Token> = (0..calls).map(|_| s.chunk(400)).collect();
+                let last = s.chunk(8).fraction;
+                let what = format!("{name}, {calls} calls at {target}");
+                assert!((last / target - 1.0).abs() < 0.07, "{what}: {last}");
+                let mean = mean(&large, |t| t.fraction);
+                assert!(calls < 10 || (mean / target - 1.0).abs() < 0.02, "{what}: {mean}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_budget_set_anew_restarts_the_mean() {
     let mut s = Simulation::exact(1);
@@ -497,10 +524,13 @@ proptest! {
         seen in prop::collection::vec(
             (absurd(), absurd(), 0..5usize, 0..5usize, any::<u64>(), any::<u64>()), 1..40),
         expected in any::<usize>(),
+        per_call in any::<bool>(),
     ) {
         let curve = Curve::uncalibrated(lowest).unwrap();
         let most = curve.max_price() as f32;
-        let mut controller = Controller::new(Some(curve));
+        let curve = Some(curve);
+        let mut controller =
+            if per_call { Controller::per_call(curve) } else { Controller::new(curve) };
         let limits = Limits { floor: limits.0.min(limits.1), ceiling: limits.0.max(limits.1) };
         for (i, (now, seconds, tokens, steps, macs, full_macs)) in seen.into_iter().enumerate() {
             let budget = if i % 16 < 8 { budget } else { other };

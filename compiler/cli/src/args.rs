@@ -35,9 +35,10 @@ pub enum Command {
     /// Continue a prompt.
     Run(RunArgs),
     /// Talk with a text student, a line at a time. Lines that begin with a slash are commands: /budget B,
-    /// /stop, /reset, /quit.
+    /// /stop, /reset, /quit. With --json one object at the end holds all answers, their usage and the budget.
     Chat(ChatArgs),
-    /// Embed the lines of standard input, a JSON array a line.
+    /// Embed the lines of standard input, a JSON array a line. Lines beyond the student's context are
+    /// cut, which is said on stderr.
     Embed(EmbedArgs),
     /// Measure a text student's perplexity on a text.
     Perplexity(PerplexityArgs),
@@ -172,7 +173,8 @@ pub struct RunArgs {
     /// Put the prompt through the student's chat template as a user's message.
     #[arg(long)]
     pub chat: bool,
-    /// Continuations to sample; they share the prompt and are decoded as one batch.
+    /// Continuations to sample; they share the prompt and are decoded as one batch. At temperature 0
+    /// they are equal.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = within(1..=MAX_BATCH))]
     pub samples: usize,
     #[command(flatten)]
@@ -339,11 +341,7 @@ impl PlanArgs {
     /// How the budget fared by the usage of the last call, with a note where it was not kept.
     pub fn report(&self, usage: &Usage) -> BudgetReport {
         note_unmet(&self.budget.text, usage);
-        BudgetReport {
-            requested: self.budget.text.clone(),
-            met: usage.unmet.is_none(),
-            unmet: usage.unmet,
-        }
+        BudgetReport::new(&self.budget.text, usage)
     }
 
     /// A session with these options and the budget that was asked for.
@@ -387,6 +385,14 @@ pub struct BudgetReport {
     pub met: bool,
     /// Why not.
     pub unmet: Option<Unmet>,
+}
+
+impl BudgetReport {
+    /// How a budget fared by a usage.
+    pub fn new(requested: impl std::fmt::Display, usage: &Usage) -> BudgetReport {
+        let requested = requested.to_string();
+        BudgetReport { requested, met: usage.unmet.is_none(), unmet: usage.unmet }
+    }
 }
 
 impl SamplingArgs {

@@ -28,6 +28,9 @@ pub fn execute(args: RunArgs) -> Result<(), Failure> {
         stop: args.sampling.stop.clone(),
         ..GenerateOptions::default()
     };
+    if args.samples > 1 && options.sampler.temperature == 0.0 {
+        note("the samples are equal: at temperature 0 each takes the likeliest tokens");
+    }
     // One continuation streams; several are printed when they are done.
     let streams = args.samples == 1 && !args.plan.json;
     let generation = stream(&mut session, &prompt, args.samples, &options, streams)?;

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Place, limbeck, limbeck_with};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn run(place: &Place, more: &[&str]) -> common::Run {
     let plan = place.plan();
@@ -34,8 +34,12 @@ fn a_continuation_is_reported_in_json() {
     check_usage(&report);
     assert_eq!(run(&place, &args).json()["tokens"], report["tokens"]);
 
+    let equal = run(&place, &[&args[..], &["--samples", "2"]].concat());
+    assert!(equal.stderr.contains("samples are equal"), "{equal:?}");
     let samples = [&args[..], &["--samples", "3", "--temp", "1", "--seed", "7"]].concat();
-    let report = run(&place, &samples).json();
+    let report = run(&place, &samples);
+    assert!(!report.stderr.contains("equal"), "{report:?}");
+    let report = report.json();
     let samples = report["samples"].as_array().expect("samples").clone();
     assert_eq!(samples.len(), 3);
     assert!(
@@ -201,15 +205,23 @@ fn a_conversation_needs_a_template_and_text() {
     place.compile().ok();
     let plan = place.plan();
     let chat = |stdin: &[u8]| limbeck_with(["chat", &plan, "--max-tokens", "3", "--json"], stdin);
-    assert_eq!(chat(b"").ok(), "");
-    let answers =
-        chat(b"ab\n\n/reset\n/budget 0.5\n/budget nonsense\n/what\nc a\n/quit\nab\n").ok();
-    let answers: Vec<Value> = serde_json::Deserializer::from_str(&answers)
-        .into_iter()
-        .map(|v| v.expect("JSON"))
-        .collect();
+    let none = chat(b"").json();
+    assert_eq!((&none["answers"], &none["budget"]["met"]), (&json!([]), &true.into()));
+    let report =
+        chat(b"ab\n\n/reset\n/budget 0.5\n/budget nonsense\n/what\nc a\n/quit\nab\n").json();
+    let answers = report["answers"].as_array().expect("answers");
     assert_eq!(answers.len(), 2);
     assert!(answers.iter().all(|a| a["finish"] == "max_tokens"));
+    check_usage(&report);
+    let sum: u64 = answers.iter().filter_map(|a| a["usage"]["tokens"].as_u64()).sum();
+    assert_eq!(report["usage"]["tokens"], sum);
+    // The budget was turned between the two, and a dense plan keeps no fraction.
+    let budget = |report: &Value| report["budget"]["requested"].clone();
+    assert_eq!([&answers[0], &answers[1], &report].map(budget), ["full", "0.5", "0.5"]);
+    assert_eq!(
+        (&answers[0]["budget"]["met"], &report["budget"]["met"]),
+        (&true.into(), &false.into())
+    );
     chat(b"\xff\xfe\n").fails(&["stdin", "UTF-8"]);
     chat(format!("{}\n", "a b ".repeat(200)).as_bytes()).fails(&["beyond the context of 128"]);
 }

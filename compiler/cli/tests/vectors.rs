@@ -26,9 +26,17 @@ fn each_line_becomes_a_vector() {
         serde_json::from_value(report["embeddings"].clone()).expect("vectors");
     assert_eq!(json, lines);
     assert!(report["usage"]["macs"].as_u64().is_some_and(|v| v > 0));
-    // More words than positions are cut.
+    // More words than positions are cut, which is said once.
     let long = format!("{}\n", "a ".repeat(500));
-    assert_eq!(embed(&place, long.as_bytes(), &[]).ok().lines().count(), 1);
+    let found = embed(&place, long.as_bytes(), &[]);
+    assert_eq!(found.stderr, "limbeck: note: 1 line was cut at 40 tokens\n");
+    assert_eq!(found.ok().lines().count(), 1);
+    let found = embed(&place, format!("{long}a\n{long}").as_bytes(), &["--batch", "1", "--json"]);
+    assert_eq!(found.stderr, "limbeck: note: 2 lines were cut at 40 tokens\n");
+    assert_eq!(found.json()["cut_lines"], 2);
+    // As many as there is room for are not.
+    let full = "a ".repeat(38);
+    assert_eq!(embed(&place, full.as_bytes(), &[]).stderr, "");
 }
 
 #[test]

@@ -77,6 +77,7 @@ impl Tracker {
     /// Forgets what is owed, not what was learned.
     pub fn restart(&mut self) {
         self.debt = 0.0;
+        self.most_step = if self.per_call { CALL_MAX_SHIFT_STEP } else { MAX_STEP };
     }
 
     /// The price for the next `tokens` tokens.

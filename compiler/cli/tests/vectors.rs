@@ -40,6 +40,26 @@ fn each_line_becomes_a_vector() {
 }
 
 #[test]
+fn a_latency_is_judged_by_a_single_call() {
+    let encoder = Place::adaptive();
+    let decoder = Place::golden("acm/decoder");
+    decoder.write("student/tokenizer.json", common::tokenizer(7).to_string());
+    decoder.compile().ok();
+    decoder.write("text.txt", "ab c a b ".repeat(5));
+    let (plan, file) = (decoder.plan(), decoder.arg("text.txt"));
+    for (budget, met) in [("latency:1us", false), ("latency:60s", true)] {
+        let report = embed(&encoder, b"a b\n", &["--budget", budget, "--json"]).json();
+        assert_eq!(report["budget"]["met"], met, "{report}");
+        let args = ["perplexity", &plan, "--file", &file, "--context", "32", "--json"];
+        let report = limbeck([&args[..], &["--budget", budget]].concat()).json();
+        assert_eq!((&report["tokens"], &report["budget"]["met"]), (&15.into(), &met.into()));
+        let args = ["run", &plan, "--prompt", "ab", "--max-tokens", "1", "--json"];
+        let report = limbeck([&args[..], &["--budget", budget]].concat()).json();
+        assert_eq!(report["budget"]["met"], met, "{report}");
+    }
+}
+
+#[test]
 fn input_that_cannot_be_embedded_is_refused() {
     let place = Place::encoder();
     embed(&place, b"", &[]).fails(&["stdin"]);

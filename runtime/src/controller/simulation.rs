@@ -396,6 +396,41 @@ fn what_cannot_be_met_is_held_at_the_nearest_end_and_said() {
     }
 }
 
+/// A student that spends 0.8 of its compute at price 0, by its calibration or as it turns out.
+#[test]
+fn a_floor_above_what_full_compute_spends_is_unmet() {
+    let scaled = |p: f64| 0.8 * student_curve().fraction(p);
+    let points: Vec<_> = (0..40).map(|i| 0.2 * f64::from(i)).map(|p| (p, scaled(p))).collect();
+    for curve in [Curve::new(&points).unwrap(), student_curve()] {
+        for budget in [Budget::Full, Budget::Price(0.0), Budget::Latency(Duration::from_secs(1))] {
+            for (floor, unmet) in [(0.9, Some(Unmet::BelowFloor)), (0.79, None), (0.5, None)] {
+                let mut s = Simulation::new(3, curve.clone(), scaled);
+                s.jitter = 0.0;
+                s.settings.limits = Limits { floor, ceiling: 1.0 };
+                s.set(budget);
+                s.run(100);
+                assert_eq!(s.controller.status().unmet, unmet, "{budget} {floor}");
+                assert_eq!(s.controller.status().price, 0.0, "{budget} {floor}");
+            }
+        }
+    }
+    // A floor that binds a small fraction is as unmet.
+    let mut s = Simulation::new(3, Curve::new(&points).unwrap(), scaled);
+    s.settings.limits = Limits { floor: 0.9, ceiling: 1.0 };
+    s.set(Budget::Fraction(0.95));
+    s.run(100);
+    assert_eq!(s.controller.status().unmet, Some(Unmet::BelowFloor));
+}
+
+#[test]
+fn a_latency_is_judged_by_a_single_chunk() {
+    for (tokens, limit, met) in [(128, 9, false), (128, 11, true), (1, 9, false), (1, 11, true)] {
+        let mut s = Simulation::exact(2);
+        s.set(Budget::Latency(Duration::from_millis(limit)));
+        assert_eq!(s.chunk(tokens).met, met, "{tokens} tokens in {limit} ms each");
+    }
+}
+
 #[test]
 fn more_than_everything_is_met_with_everything() {
     for budget in [

@@ -144,6 +144,47 @@ fn tune_text(golden: &str, targets: [f64; 4]) {
 }
 
 #[test]
+fn the_last_window_is_cut_where_tokens_end() {
+    let place = Place::golden("acm/decoder");
+    place.write("student/tokenizer.json", tokenizer(7).to_string());
+    place.compile().ok();
+    place.write("data.txt", letters(1, 1200));
+    let tune = |most: &str| {
+        tune(
+            &place,
+            &["--context", "64", "--max-tokens", most, "-o", &place.arg("o.lbk"), "--json"],
+        )
+    };
+    for (most, used) in [("4", 4), ("50", 50), ("64", 64), ("67", 64), ("150", 150)] {
+        assert_eq!(tune(most).json()["calibration"]["tokens"], used, "{most}");
+    }
+    tune("3").fails(&["--max-tokens", "fewer than 4"]);
+}
+
+/// The plan on the way has no name while the student is measured.
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_is_left_of_a_search_for_thresholds_that_is_killed() {
+    let place = Place::text();
+    place.write("data.txt", "a b ab b ba a b b a ".repeat(40));
+    let (dense, data, to) = (place.arg("q4.lbk"), place.arg("data.txt"), place.arg("o.lbk"));
+    limbeck(["compile", &place.arg("student"), "-o", &dense, "--quant", "q4"]).ok();
+    let before = place.names();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_limbeck"));
+    command.args(["tune", "--sparsity", &dense, "--data", &data, "-o", &to]);
+    let mut child = command.stdout(std::process::Stdio::null()).spawn().expect("a process");
+    let maps = format!("/proc/{}/maps", child.id());
+    let nameless =
+        || std::fs::read_to_string(&maps).is_ok_and(|m| m.contains("repacked (deleted)"));
+    while !nameless() {
+        assert!(child.try_wait().expect("a status").is_none(), "it ended before it was seen");
+    }
+    child.kill().expect("killed");
+    child.wait().expect("an end");
+    assert_eq!(place.names(), before);
+}
+
+#[test]
 fn an_adaptive_decoder_is_tuned_on_text() {
     tune_text("acm/decoder", [0.7, 0.68, 0.65, 0.62]);
 }
@@ -168,8 +209,6 @@ fn a_plot_does_not_take_the_place_of_what_is_read_or_written() {
     tune(&place, &["--plot", &other]).fails(&["is a plan"]);
 }
 
-/// Sentences of one kind calibrate, others are embedded under budgets: the first batch is close to
-/// its target, and so is the mean.
 #[test]
 fn sparsity_makes_levels_that_save_more_and_lose_more() {
     let place = Place::text();
@@ -194,10 +233,17 @@ fn sparsity_makes_levels_that_save_more_and_lose_more() {
     let names = place.names();
     assert!(!names.iter().any(|name| name.contains("repacked")), "{names:?}");
 
+    // Keys and values in 8 bits lose otherwise.
+    let to = place.arg("three.lbk");
+    let args = ["tune", "--sparsity", &dense, "--data", &data, "-o", &to, "--json", "--kv", "q8"];
+    assert_ne!(limbeck(args).json()["levels"], report["levels"]);
+
     let again = limbeck(["tune", "--sparsity", &place.arg("one.lbk"), "--data", &data]);
     again.fails(&["sparsity already"]);
 }
 
+/// Sentences of one kind calibrate, others are embedded under budgets: the first batch is close to
+/// its target, and so is the mean.
 #[test]
 fn a_real_student_meets_budgets_sooner_with_its_table() {
     let Some(minilm) = student(MINILM) else { return };

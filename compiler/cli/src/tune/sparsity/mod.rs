@@ -37,6 +37,8 @@ pub fn execute(args: &TuneArgs, engine: &Engine, output: &Path) -> Result<(), Fa
         progress.say(format!("repacking {name}"));
     })?;
     let model = engine.open(&repacked.0)?;
+    // Where the system lets go of the name of a mapped file, nothing is left over however this ends.
+    repacked.remove();
     let trial = Trial::new(model, args)?;
     let ratios = fit::ratios(&trial, &mut progress)?;
     let ratios = fit::refine(&trial, ratios, &mut progress)?;
@@ -48,13 +50,19 @@ pub fn execute(args: &TuneArgs, engine: &Engine, output: &Path) -> Result<(), Fa
     report(args, output, &levels, start.elapsed().as_secs_f64())
 }
 
-/// The plan between the dense one and the tuned one, which goes in the end.
+/// The plan between the dense one and the tuned one, which goes as soon as it can.
 struct Repacked(std::path::PathBuf);
+
+impl Repacked {
+    /// Takes its name away. What is left over is only untidy.
+    fn remove(&self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
 
 impl Drop for Repacked {
     fn drop(&mut self) {
-        // What is left over is only untidy.
-        let _ = std::fs::remove_file(&self.0);
+        self.remove();
     }
 }
 

@@ -65,7 +65,7 @@ pub struct CompileArgs {
     /// Folder of safetensors (adaptive modules) to lay over the checkpoint; may be repeated.
     #[arg(long, value_name = "DIR")]
     pub with: Vec<PathBuf>,
-    /// Who runs the dense parts: native kernels or ONNX Runtime.
+    /// Who runs the dense parts: native kernels. Not available in this build: ONNX Runtime.
     #[arg(long, value_parser = ["native", "onnx"], default_value = "native")]
     pub prefer: String,
     /// Configuration key to ignore, where it does not change the computation; may be repeated.
@@ -103,10 +103,10 @@ pub struct InspectArgs {
 pub struct PlanArgs {
     /// Plan file.
     pub plan: PathBuf,
-    /// What computes: cpu, wgpu or fake (slow reference kernels).
+    /// What computes: cpu or fake (slow reference kernels). Not available in this build: wgpu.
     #[arg(long, default_value = "cpu", value_parser = values::backend)]
     pub backend: String,
-    /// Execution provider of ONNX Runtime for the plan's onnx segments.
+    /// Not available in this build: execution provider of ONNX Runtime for onnx segments.
     #[arg(long, value_name = "NAME")]
     pub ep: Option<String>,
     /// Threads; 0 takes one per core.
@@ -164,7 +164,7 @@ pub struct RunArgs {
     /// Text to continue.
     #[arg(long)]
     pub prompt: String,
-    /// Image that the prompt speaks of.
+    /// Not available in this build: an image that the prompt speaks of.
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
     /// Most tokens to make.
@@ -224,7 +224,10 @@ pub struct PerplexityArgs {
 pub struct ForwardArgs {
     #[command(flatten)]
     pub plan: PlanArgs,
-    /// Tensors to give, by name.
+    /// Tensors to give: `input_ids` `[tokens]` for a text student; `input_ids` and, where some are
+    /// padding, `attention_mask`, both `[batch, tokens]`, for an encoder; `pixel_values` `[batch,
+    /// channels, height, width]` for a classifier. Where the plan has sites, `choices` forces theirs.
+    /// `inspect` shows the names and shapes of a plan.
     #[arg(long, value_name = "IN.npz")]
     pub inputs: PathBuf,
     /// Where the results go.
@@ -295,7 +298,7 @@ pub struct TuneArgs {
     /// Most tokens of the data to use.
     #[arg(long, value_name = "N", value_parser = at_least(1))]
     pub max_tokens: Option<usize>,
-    /// What computes: cpu, wgpu or fake (slow reference kernels).
+    /// What computes: cpu or fake (slow reference kernels). Not available in this build: wgpu.
     #[arg(long, default_value = "cpu", value_parser = values::backend)]
     pub backend: String,
     /// Threads; 0 takes one per core.
@@ -325,11 +328,10 @@ impl PlanArgs {
     /// Opens the plan with the backend that was asked for.
     pub fn open(&self) -> Result<Model, Failure> {
         self.budget()?;
-        let engine = engine(&self.backend, self.threads)?;
-        if self.ep.is_some() {
-            note("the plan has no onnx segments: --ep has no effect");
+        if let Some(name) = &self.ep {
+            return Err(Failure::new(format!("--ep {name}: this build has no ONNX Runtime")));
         }
-        Ok(engine.open(&self.plan)?)
+        Ok(engine(&self.backend, self.threads)?.open(&self.plan)?)
     }
 
     /// The budget with its limits, checked.

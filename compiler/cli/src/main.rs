@@ -13,6 +13,7 @@ mod devices;
 mod embed;
 mod forward;
 mod inspect;
+mod interface;
 mod lines;
 mod memory;
 mod npz;

@@ -133,6 +133,38 @@ fn a_decoder_gives_its_logits_for_ids_of_either_width() {
     }
 }
 
+/// What `inspect` says that `forward` takes and gives is what it takes and gives.
+#[test]
+fn the_names_of_forward_are_shown() {
+    let (text, encoder) = (Place::text(), Place::adaptive());
+    for (place, inputs, outputs) in [
+        (&text, &["input_ids"][..], &["logits"][..]),
+        (
+            &encoder,
+            &["attention_mask", "choices", "input_ids"],
+            &["choices", "embedding", "last_hidden_state"],
+        ),
+    ] {
+        let plan = place.plan();
+        let shown = limbeck(["inspect", &plan, "--json"]).json();
+        let names = |part: &str| -> Vec<String> {
+            let names = shown["forward"][part].as_object().expect("names");
+            names.keys().cloned().collect()
+        };
+        assert_eq!(names("inputs"), inputs);
+        assert_eq!(names("outputs"), outputs);
+        place.npz("in.npz", &[("input_ids", &[1, 3], &[1i64, 2, 3])]);
+        forward(place, &[]).ok();
+        let npz = npyz::npz::NpzArchive::<std::io::BufReader<_>>::open(place.path("out.npz"));
+        let npz = npz.expect("an archive");
+        let mut given: Vec<&str> = npz.array_names().collect();
+        given.sort_unstable();
+        assert_eq!(given, outputs);
+        let text = limbeck(["inspect", &plan]).ok();
+        assert!(outputs.iter().chain(inputs).all(|name| text.contains(name)), "{text}");
+    }
+}
+
 #[test]
 fn tensors_that_do_not_fit_are_refused_and_nothing_is_written() {
     let place = Place::checkpoint("llama");

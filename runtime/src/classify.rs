@@ -67,7 +67,7 @@ impl Classifier {
         let together = (MAX_ROWS / tokens.max(1)).max(1);
         let bounds = Bounds { tokens: together * tokens, cache_tokens: 0, kv: KvType::F32 };
         let state = model.prepared().state(&bounds)?;
-        let pace = Pace::new(model.curve());
+        let pace = Pace::per_call(model.curve());
         let route = Route::new(model.plan().program().sites.len());
         let (model, entry) = (model.clone(), index);
         Ok(Classifier {

@@ -37,6 +37,7 @@ pub struct Encoder {
     rows: usize,
     pace: Pace,
     route: Route,
+    cut: usize,
 }
 
 /// What an encoder gives for one sequence.
@@ -58,9 +59,9 @@ impl Encoder {
         let rows = MAX_ROWS.max(model.manifest().context_length);
         let bounds = Bounds { tokens: rows, cache_tokens: 0, kv: KvType::F32 };
         let state = model.prepared().state(&bounds)?;
-        let pace = Pace::new(model.curve());
+        let pace = Pace::per_call(model.curve());
         let route = Route::new(model.plan().program().sites.len());
-        Ok(Encoder { model: model.clone(), state, entry, rows, pace, route })
+        Ok(Encoder { model: model.clone(), state, entry, rows, pace, route, cut: 0 })
     }
 
     /// The handle that cancels this encoder's calls and sets its budget, from any thread. A new
@@ -90,15 +91,31 @@ impl Encoder {
     /// # Errors
     /// A plan without a tokenizer.
     pub fn tokenize(&self, text: &str) -> Result<Vec<u32>> {
-        let most = self.model.manifest().context_length;
+        Ok(self.tokenize_cut(text)?.0)
+    }
+
+    /// Tokens that a sequence may have.
+    pub fn context(&self) -> usize {
+        self.model.manifest().context_length
+    }
+
+    /// How many texts of the last call of [`Encoder::embed`] were cut at the context length.
+    pub fn cut(&self) -> usize {
+        self.cut
+    }
+
+    /// The tokens of a text, and whether there are more than the context length holds.
+    fn tokenize_cut(&self, text: &str) -> Result<(Vec<u32>, bool)> {
+        let most = self.context();
         let mut ids = self.model.tokenizer()?.encode(text, true)?;
-        if ids.len() > most {
+        let cut = ids.len() > most;
+        if cut {
             // The closing special token stays.
             let last = ids.last().copied();
             ids.truncate(most);
             ids.iter_mut().next_back().zip(last).into_iter().for_each(|(end, last)| *end = last);
         }
-        Ok(ids)
+        Ok((ids, cut))
     }
 
     /// Embeds texts: `[texts, embedding]`.
@@ -106,8 +123,10 @@ impl Encoder {
     /// # Errors
     /// A plan without a tokenizer, or a text that gives no token.
     pub fn embed(&mut self, texts: &[&str]) -> Result<(Vec<Vec<f32>>, Usage)> {
-        let ids: Vec<Vec<u32>> =
-            texts.iter().map(|text| self.tokenize(text)).collect::<Result<_>>()?;
+        let tokens = texts.iter().map(|text| self.tokenize_cut(text));
+        let (ids, cut): (Vec<Vec<u32>>, Vec<bool>) =
+            tokens.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        self.cut = cut.into_iter().filter(|cut| *cut).count();
         let longest = ids.iter().map(Vec::len).max().unwrap_or(0);
         let positions: Vec<u32> = (0..longest as u32).collect();
         let inputs: Vec<EncoderInput<'_>> = ids

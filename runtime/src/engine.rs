@@ -17,7 +17,7 @@ use crate::model::Model;
 pub const ISA_VARIABLE: &str = "LIMBECK_ISA";
 
 /// Most threads that an engine starts.
-const MAX_THREADS: usize = 256;
+pub const MAX_THREADS: usize = 256;
 
 /// What runs native segments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -27,9 +27,11 @@ pub use classify::Classifier;
 pub use control::{Control, Settings};
 pub use controller::{Status, Unmet};
 pub use embed::{Encoded, Encoder, EncoderInput};
-pub use engine::{BackendKind, Engine, EngineOptions, ISA_VARIABLE};
+pub use engine::{BackendKind, Engine, EngineOptions, ISA_VARIABLE, MAX_THREADS};
 pub use error::{Error, ErrorKind, Result};
 pub use limbeck_plan as plan;
 pub use model::Model;
-pub use session::{KvFormat, LogitsRow, Sequence, Session, SessionOptions, Wanted, Work};
+pub use session::{
+    KvFormat, LogitsRow, MAX_CHUNK, Sequence, Session, SessionOptions, Wanted, Work,
+};
 pub use usage::{SiteUsage, Usage};

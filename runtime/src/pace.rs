@@ -20,10 +20,19 @@ pub(crate) struct Pace {
 impl Pace {
     /// With the curve of the plan; `None` for a plan without sites.
     pub fn new(curve: Option<Curve>) -> Pace {
+        Pace::with(Controller::new(curve))
+    }
+
+    /// The same for calls that stand by themselves.
+    pub fn per_call(curve: Option<Curve>) -> Pace {
+        Pace::with(Controller::per_call(curve))
+    }
+
+    fn with(controller: Controller) -> Pace {
         Pace {
             control: Control::default(),
             settings: Settings::default(),
-            controller: Controller::new(curve),
+            controller,
             origin: Instant::now(),
             in_call: false,
             chunk: Ahead { now: 0.0, tokens: 1, steps: 1 },

@@ -14,6 +14,9 @@ use crate::pace::Pace;
 use crate::route::Route;
 use crate::usage::Usage;
 
+/// Most tokens that are computed at a time.
+pub const MAX_CHUNK: usize = 1 << 16;
+
 /// How keys and values are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KvFormat {
@@ -24,6 +27,17 @@ pub enum KvFormat {
     F16,
     /// 8-bit integers with a scale per position and head.
     Q8,
+}
+
+impl KvFormat {
+    /// Its name, as it is parsed.
+    pub fn name(self) -> &'static str {
+        match self {
+            KvFormat::F32 => "f32",
+            KvFormat::F16 => "f16",
+            KvFormat::Q8 => "q8",
+        }
+    }
 }
 
 impl std::str::FromStr for KvFormat {
@@ -142,7 +156,7 @@ impl Session {
         if context > most {
             return invalid(format!("a context of {context} is beyond the student's {most}"));
         }
-        if options.chunk == 0 || options.chunk > 1 << 16 {
+        if options.chunk == 0 || options.chunk > MAX_CHUNK {
             return invalid(format!("a chunk of {} tokens is out of range", options.chunk));
         }
         let bounds = Bounds {

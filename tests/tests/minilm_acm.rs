@@ -84,3 +84,35 @@ fn it_is_faster_as_the_fraction_falls() {
     println!("of the full time: {:.2} at 0.04, {:.2} at 0.16", middle / full, low / full);
     assert!(middle < full && low < 0.8 * full, "{quickest:?} ms");
 }
+
+/// What large calls spent too much or too little is not made up for by a small one after them: its
+/// vectors are as good as theirs. The plan has no calibration, so that the first calls are off.
+#[test]
+fn a_small_last_call_keeps_to_the_target() {
+    let Some((minilm, acm)) = sources() else { return };
+    let sentences = sentences();
+    let texts: Vec<&str> = sentences.iter().take(324).map(String::as_str).collect();
+    let model = Compiled::with(&minilm, &[acm], Quant::F32, true).open(BackendKind::Cpu, 0);
+    let (full, _) = embed(&model, &texts, 0.0);
+    for target in [0.5, 0.6, 0.8] {
+        let mut encoder = Encoder::new(&model).expect("an encoder");
+        let budget = Budget::Fraction(target);
+        encoder.control().set_budget(budget, Limits::default()).expect("a budget");
+        let (mut all, mut found) = (Usage::default(), Vec::new());
+        let mut last = 1.0;
+        for batch in texts.chunks(32) {
+            let (embeddings, usage) = encoder.embed(batch).expect("embeddings");
+            found.extend(embeddings);
+            last = usage.fraction;
+            all.add(&usage);
+        }
+        let cosines: Vec<f64> = found.iter().zip(&full).map(|(a, b)| cosine(a, b)).collect();
+        let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
+        let (before, after) = (mean(&cosines[..320]), mean(&cosines[320..]));
+        let whole = all.fraction;
+        println!("{target}: {whole:.4}, at last {last:.4}; cosines {before:.4}, {after:.4}");
+        assert!((whole / target - 1.0).abs() <= 0.04, "{target}: {whole}");
+        assert!((last / target - 1.0).abs() <= 0.06, "{target}: at last {last}");
+        assert!(after > before - 0.03, "{target}: cosine {after} after {before}");
+    }
+}

@@ -5,12 +5,18 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 use limbeck::text::SamplerOptions;
 use limbeck::{
-    BackendKind, Budget, Classifier, Encoder, Engine, EngineOptions, KvFormat, Limits, Model,
-    Session, SessionOptions, Unmet, Usage,
+    Budget, Classifier, Encoder, Engine, EngineOptions, KvFormat, Limits, MAX_CHUNK, MAX_THREADS,
+    Model, Session, SessionOptions, Unmet, Usage,
 };
 use limbeck_compiler::Quant;
 
 use crate::output::{Failure, note};
+use crate::score::LEAST_CONTEXT;
+use crate::tune::PRICES;
+use crate::values::{self, Requested, at_least, within};
+
+/// Most continuations of a prompt, and most sequences that are decoded together.
+const MAX_BATCH: usize = 1024;
 
 /// Compile distilled students to plan files and run them.
 #[derive(Parser)]
@@ -29,9 +35,10 @@ pub enum Command {
     /// Continue a prompt.
     Run(RunArgs),
     /// Talk with a text student, a line at a time. Lines that begin with a slash are commands: /budget B,
-    /// /stop, /reset, /quit.
+    /// /stop, /reset, /quit. With --json one object at the end holds all answers, their usage and the budget.
     Chat(ChatArgs),
-    /// Embed the lines of standard input, a JSON array a line.
+    /// Embed the lines of standard input, a JSON array a line. Lines beyond the student's context are
+    /// cut, which is said on stderr.
     Embed(EmbedArgs),
     /// Measure a text student's perplexity on a text.
     Perplexity(PerplexityArgs),
@@ -58,7 +65,7 @@ pub struct CompileArgs {
     /// Folder of safetensors (adaptive modules) to lay over the checkpoint; may be repeated.
     #[arg(long, value_name = "DIR")]
     pub with: Vec<PathBuf>,
-    /// Who runs the dense parts: native kernels or ONNX Runtime.
+    /// Who runs the dense parts: native kernels. Not available in this build: ONNX Runtime.
     #[arg(long, value_parser = ["native", "onnx"], default_value = "native")]
     pub prefer: String,
     /// Configuration key to ignore, where it does not change the computation; may be repeated.
@@ -96,26 +103,26 @@ pub struct InspectArgs {
 pub struct PlanArgs {
     /// Plan file.
     pub plan: PathBuf,
-    /// What computes: cpu, wgpu or fake (slow reference kernels).
-    #[arg(long, default_value = "cpu")]
+    /// What computes: cpu or fake (slow reference kernels). Not available in this build: wgpu.
+    #[arg(long, default_value = "cpu", value_parser = values::backend)]
     pub backend: String,
-    /// Execution provider of ONNX Runtime for the plan's onnx segments.
+    /// Not available in this build: execution provider of ONNX Runtime for onnx segments.
     #[arg(long, value_name = "NAME")]
     pub ep: Option<String>,
     /// Threads; 0 takes one per core.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = within(0..=MAX_THREADS))]
     pub threads: usize,
     /// How keys and values are kept: f32, f16 or q8.
     #[arg(long, default_value = "f16")]
-    pub kv: String,
+    pub kv: KvFormat,
     /// Compute allowed: full, 0.6, price:0.02, latency:8ms or deadline:400ms.
     #[arg(long, default_value = "full")]
-    pub budget: String,
+    pub budget: Requested,
     /// Lowest fraction of compute, whatever the budget.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = values::limit)]
     pub floor: f64,
     /// Highest fraction of compute, whatever the budget.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = values::limit)]
     pub ceiling: f64,
     /// Print one JSON object.
     #[arg(long)]
@@ -125,28 +132,28 @@ pub struct PlanArgs {
 #[derive(Args, Clone)]
 pub struct SamplingArgs {
     /// Temperature; 0 takes the likeliest token [default: the student's, else 0].
-    #[arg(long)]
+    #[arg(long, value_parser = values::temperature)]
     pub temp: Option<f32>,
     /// Keep the K likeliest tokens; 0 keeps all.
     #[arg(long)]
     pub top_k: Option<usize>,
     /// Keep the smallest set of tokens with this probability.
-    #[arg(long)]
+    #[arg(long, value_parser = values::top_p)]
     pub top_p: Option<f32>,
     /// Keep tokens with at least this share of the likeliest one's probability.
-    #[arg(long)]
+    #[arg(long, value_parser = values::min_p)]
     pub min_p: Option<f32>,
     /// Divide the logits of tokens seen.
-    #[arg(long)]
+    #[arg(long, value_parser = values::repetition_penalty)]
     pub repetition_penalty: Option<f32>,
     /// Subtract from the logits of tokens seen.
-    #[arg(long)]
+    #[arg(long, value_parser = values::presence_penalty)]
     pub presence_penalty: Option<f32>,
     /// Seed of the sampling.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Text that ends the answer; may be repeated.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = values::stop)]
     pub stop: Vec<String>,
 }
 
@@ -157,7 +164,7 @@ pub struct RunArgs {
     /// Text to continue.
     #[arg(long)]
     pub prompt: String,
-    /// Image that the prompt speaks of.
+    /// Not available in this build: an image that the prompt speaks of.
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
     /// Most tokens to make.
@@ -166,8 +173,9 @@ pub struct RunArgs {
     /// Put the prompt through the student's chat template as a user's message.
     #[arg(long)]
     pub chat: bool,
-    /// Continuations to sample; they share the prompt and are decoded as one batch.
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    /// Continuations to sample; they share the prompt and are decoded as one batch. At temperature 0
+    /// they are equal.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = within(1..=MAX_BATCH))]
     pub samples: usize,
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -196,7 +204,7 @@ pub struct EmbedArgs {
     #[command(flatten)]
     pub plan: PlanArgs,
     /// Lines embedded at a time.
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, value_parser = at_least(1))]
     pub batch: usize,
 }
 
@@ -208,7 +216,7 @@ pub struct PerplexityArgs {
     #[arg(long)]
     pub file: PathBuf,
     /// Tokens of one window; the second half of each is scored.
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 512, value_parser = at_least(LEAST_CONTEXT))]
     pub context: usize,
 }
 
@@ -216,7 +224,10 @@ pub struct PerplexityArgs {
 pub struct ForwardArgs {
     #[command(flatten)]
     pub plan: PlanArgs,
-    /// Tensors to give, by name.
+    /// Tensors to give: `input_ids` `[tokens]` for a text student; `input_ids` and, where some are
+    /// padding, `attention_mask`, both `[batch, tokens]`, for an encoder; `pixel_values` `[batch,
+    /// channels, height, width]` for a classifier. Where the plan has sites, `choices` forces theirs.
+    /// `inspect` shows the names and shapes of a plan.
     #[arg(long, value_name = "IN.npz")]
     pub inputs: PathBuf,
     /// Where the results go.
@@ -226,7 +237,7 @@ pub struct ForwardArgs {
     #[arg(long)]
     pub entry: Option<String>,
     /// Tokens computed at a time.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = within(1..=MAX_CHUNK))]
     pub chunk: usize,
 }
 
@@ -235,16 +246,18 @@ pub struct BenchArgs {
     #[command(flatten)]
     pub plan: PlanArgs,
     /// Tokens of the prompt.
-    #[arg(short = 'p', long = "prompt-tokens", default_value_t = 512)]
+    #[arg(
+        short = 'p', long = "prompt-tokens", default_value_t = 512, value_parser = at_least(1)
+    )]
     pub prompt: usize,
     /// Tokens to decode.
     #[arg(short = 'n', long = "decode-tokens", default_value_t = 64)]
     pub decode: usize,
     /// Sequences decoded as one batch.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = within(1..=MAX_BATCH))]
     pub batch: usize,
     /// Repetitions; the median is printed.
-    #[arg(short = 'r', long, default_value_t = 3)]
+    #[arg(short = 'r', long, default_value_t = 3, value_parser = at_least(1))]
     pub repeat: usize,
     /// Write each decoded step's milliseconds, fraction, price and target.
     #[arg(long, value_name = "OUT.csv")]
@@ -267,7 +280,7 @@ pub struct TuneArgs {
     #[arg(long, value_name = "OUT.svg")]
     pub plot: Option<PathBuf>,
     /// Prices to measure, 0 among them.
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = within(PRICES))]
     pub prices: usize,
     /// Fit the weights of the sites to the data first.
     #[arg(long)]
@@ -284,20 +297,20 @@ pub struct TuneArgs {
     #[arg(long, default_value_t = 3, value_name = "N", requires = "search")]
     pub search_rounds: usize,
     /// Tokens of one window of a text student; the second half of each is scored.
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 512, value_parser = at_least(LEAST_CONTEXT))]
     pub context: usize,
     /// Most tokens of the data to use.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least(1))]
     pub max_tokens: Option<usize>,
-    /// What computes: cpu, wgpu or fake (slow reference kernels).
-    #[arg(long, default_value = "cpu")]
+    /// What computes: cpu or fake (slow reference kernels). Not available in this build: wgpu.
+    #[arg(long, default_value = "cpu", value_parser = values::backend)]
     pub backend: String,
     /// Threads; 0 takes one per core.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = within(0..=MAX_THREADS))]
     pub threads: usize,
     /// How keys and values are kept: f32, f16 or q8.
     #[arg(long, default_value = "f16")]
-    pub kv: String,
+    pub kv: KvFormat,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -317,36 +330,36 @@ pub struct DevicesArgs {
     pub json: bool,
 }
 
+/// An engine over the backend of this name.
+pub fn engine(backend: &str, threads: usize) -> Result<Engine, Failure> {
+    Ok(Engine::new(EngineOptions { backend: backend.parse()?, threads })?)
+}
+
 impl PlanArgs {
     /// Opens the plan with the backend that was asked for.
     pub fn open(&self) -> Result<Model, Failure> {
-        let backend: BackendKind = self.backend.parse()?;
-        let engine = Engine::new(EngineOptions { backend, threads: self.threads })?;
-        if self.ep.is_some() {
-            note("the plan has no onnx segments: --ep has no effect");
+        self.budget()?;
+        if let Some(name) = &self.ep {
+            return Err(Failure::new(format!("--ep {name}: this build has no ONNX Runtime")));
         }
-        Ok(engine.open(&self.plan)?)
+        Ok(engine(&self.backend, self.threads)?.open(&self.plan)?)
     }
 
     /// The budget with its limits, checked.
     pub fn budget(&self) -> Result<(Budget, Limits), Failure> {
-        Ok((self.budget.parse()?, Limits::new(self.floor, self.ceiling)?))
+        let limits = Limits::new(self.floor, self.ceiling).map_err(Failure::usage)?;
+        Ok((self.budget.budget, limits))
     }
 
     /// How the budget fared by the usage of the last call, with a note where it was not kept.
     pub fn report(&self, usage: &Usage) -> BudgetReport {
-        note_unmet(&self.budget, usage);
-        BudgetReport {
-            requested: self.budget.clone(),
-            met: usage.unmet.is_none(),
-            unmet: usage.unmet,
-        }
+        note_unmet(&self.budget.text, usage);
+        BudgetReport::new(&self.budget.text, usage)
     }
 
     /// A session with these options and the budget that was asked for.
     pub fn session(&self, model: &Model, options: SessionOptions) -> Result<Session, Failure> {
-        let kv: KvFormat = self.kv.parse()?;
-        let session = model.session(SessionOptions { kv, ..options })?;
+        let session = model.session(SessionOptions { kv: self.kv, ..options })?;
         let (budget, limits) = self.budget()?;
         session.control().set_budget(budget, limits)?;
         Ok(session)
@@ -385,6 +398,14 @@ pub struct BudgetReport {
     pub met: bool,
     /// Why not.
     pub unmet: Option<Unmet>,
+}
+
+impl BudgetReport {
+    /// How a budget fared by a usage.
+    pub fn new(requested: impl std::fmt::Display, usage: &Usage) -> BudgetReport {
+        let requested = requested.to_string();
+        BudgetReport { requested, met: usage.unmet.is_none(), unmet: usage.unmet }
+    }
 }
 
 impl SamplingArgs {

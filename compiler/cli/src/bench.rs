@@ -11,20 +11,12 @@ use crate::args::BenchArgs;
 use crate::memory;
 use crate::output::{Failure, check_result, print_json, print_line, write_result};
 
-/// Most sequences decoded together.
-const MAX_BATCH: usize = 1024;
-
 pub fn execute(args: BenchArgs) -> Result<(), Failure> {
-    if args.prompt == 0 || args.repeat == 0 || args.batch == 0 || args.batch > MAX_BATCH {
-        let message = format!("-p, -r and --batch must be at least 1, --batch at most {MAX_BATCH}");
-        return Err(Failure::new(message));
-    }
     args.trace.as_deref().map_or(Ok(()), check_result)?;
     let start = Instant::now();
     let model = args.plan.open()?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
     let open_bytes = memory::resident().map(|m| m.0);
-    args.plan.budget()?;
     let (mut report, usage) = match model.manifest().task {
         Task::Text => text(&args, &model)?,
         Task::Embed => encoder(&args, &model)?,
@@ -164,7 +156,7 @@ fn text(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
             "median_ms": quantile(&mut ms, 0.5),
             "p95_ms": quantile(&mut ms, 0.95),
         },
-        "memory": {"kv_cache_bytes": kv_bytes, "kv": args.plan.kv},
+        "memory": {"kv_cache_bytes": kv_bytes, "kv": args.plan.kv.name()},
     });
     Ok((report, usage))
 }

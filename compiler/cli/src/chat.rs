@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use limbeck::text::{ChatMessage, GenerateOptions, generate};
 use limbeck::{Control, Model, Sequence, Session, SessionOptions, Usage};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::args::{ChatArgs, note_unmet};
+use crate::args::{BudgetReport, ChatArgs, note_unmet};
 use crate::lines::Lines;
 use crate::output::{Failure, note, print, print_json, print_line};
 use crate::run::{render, summary};
@@ -20,7 +20,6 @@ const HELP: &str = "/budget B changes the budget (full, 0.6, price:0.02, latency
 
 pub fn execute(args: ChatArgs) -> Result<(), Failure> {
     let model = args.plan.open()?;
-    args.plan.budget()?;
     model.chat_template()?;
     let mut chat = Chat::new(&args, &model)?;
     let terminal = std::io::stdin().is_terminal();
@@ -42,7 +41,7 @@ pub fn execute(args: ChatArgs) -> Result<(), Failure> {
             _ => chat.answer(&line)?,
         }
     }
-    Ok(())
+    if args.plan.json { print_json(&chat.report()) } else { Ok(()) }
 }
 
 /// What lines may touch while an answer streams, from another thread.
@@ -81,6 +80,9 @@ struct Chat<'a> {
     ids: Vec<u32>,
     /// Role and content.
     messages: Vec<(&'static str, String)>,
+    /// All answers in JSON, and what they spent.
+    answers: Vec<Value>,
+    usage: Usage,
 }
 
 impl<'a> Chat<'a> {
@@ -89,7 +91,8 @@ impl<'a> Chat<'a> {
         let sequence = session.sequence();
         let dial = Dial { control: session.control(), stop: Arc::default() };
         let (ids, messages) = (Vec::new(), Vec::new());
-        let mut chat = Chat { args, model, session, sequence, dial, ids, messages };
+        let (answers, usage) = (Vec::new(), Usage { fraction: 1.0, ..Usage::default() });
+        let mut chat = Chat { args, model, session, sequence, dial, ids, messages, answers, usage };
         chat.reset();
         Ok(chat)
     }
@@ -143,17 +146,26 @@ impl<'a> Chat<'a> {
         self.ids.extend(&answer.tokens);
         self.ids.truncate(self.session.position(self.sequence)?);
         self.messages.push(("assistant", answer.text.clone()));
+        self.usage.add(&usage);
         if self.args.plan.json {
-            return print_json(&json!({
+            self.answers.push(json!({
                 "text": answer.text,
                 "finish": answer.finish.name(),
-                "usage": generation.decode,
+                "usage": usage,
+                "budget": BudgetReport::new(self.dial.control.settings().budget, &usage),
             }));
+            return Ok(());
         }
         print_line("")?;
         summary(&generation);
         self.spend(&generation.decode);
         Ok(())
+    }
+
+    /// All answers with their usage in sum and the last one's budget.
+    fn report(&self) -> Value {
+        let budget = BudgetReport::new(self.dial.control.settings().budget, &self.usage);
+        json!({"answers": self.answers, "usage": self.usage, "budget": budget})
     }
 
     /// What the answer spent, where that can vary.

@@ -6,7 +6,7 @@ use limbeck::Usage;
 use serde_json::json;
 
 use crate::args::EmbedArgs;
-use crate::output::{Failure, print_json, print_line};
+use crate::output::{Failure, note, print_json, print_line};
 
 pub fn execute(args: EmbedArgs) -> Result<(), Failure> {
     let model = args.plan.open()?;
@@ -14,9 +14,10 @@ pub fn execute(args: EmbedArgs) -> Result<(), Failure> {
     let mut lines = std::io::stdin().lock().lines();
     let mut usage = Usage::default();
     let mut all = Vec::new();
+    let mut cut = 0;
     loop {
         let mut batch = Vec::new();
-        for line in lines.by_ref().take(args.batch.max(1)) {
+        for line in lines.by_ref().take(args.batch) {
             batch.push(line.map_err(|e| Failure::new(format!("stdin: {e}")))?);
         }
         if batch.is_empty() {
@@ -25,6 +26,7 @@ pub fn execute(args: EmbedArgs) -> Result<(), Failure> {
         let texts: Vec<&str> = batch.iter().map(String::as_str).collect();
         let (embeddings, spent) = encoder.embed(&texts)?;
         usage.add(&spent);
+        cut += encoder.cut();
         if args.plan.json {
             all.extend(embeddings);
             continue;
@@ -36,9 +38,19 @@ pub fn execute(args: EmbedArgs) -> Result<(), Failure> {
     if usage.tokens == 0 {
         return Err(Failure::new("stdin: there is no line to embed"));
     }
+    if cut > 0 {
+        let (lines, most) = (if cut == 1 { "line was" } else { "lines were" }, encoder.context());
+        note(format!("{cut} {lines} cut at {most} tokens"));
+    }
     let budget = args.plan.report(&usage);
     if args.plan.json {
-        return print_json(&json!({"embeddings": all, "usage": usage, "budget": budget}));
+        let report = json!({
+            "embeddings": all,
+            "cut_lines": cut,
+            "usage": usage,
+            "budget": budget,
+        });
+        return print_json(&report);
     }
     Ok(())
 }

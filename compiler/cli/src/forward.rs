@@ -8,35 +8,26 @@
 //! Where a plan has sites, `choices` `[sites, tokens]` (`[sites, batch * tokens]` of an encoder or a
 //! classifier, an image's class token being its first; -1 for padding) is given too, and forces them where it is an input; -1 leaves a choice to its gate.
 
-use limbeck::plan::{Manifest, Task};
+use limbeck::plan::Task;
 use limbeck::{EncoderInput, Model, SessionOptions, Usage, Wanted, Work};
 use serde_json::json;
 
 use crate::args::ForwardArgs;
+use crate::interface::{CHOICES, Interface, listed};
 use crate::npz::{self, Inputs, Integers, Output, OutputValues};
 use crate::output::{Failure, check_result, print_json};
 
-/// The tensor of choices.
-const CHOICES: &str = "choices";
-
 pub fn execute(args: ForwardArgs) -> Result<(), Failure> {
     let model = args.plan.open()?;
-    args.plan.budget()?;
     check_result(&args.outputs)?;
     let mut inputs = Inputs::open(&args.inputs)?;
     let task = model.manifest().task;
-    let (entry, known): (_, &[&str]) = match task {
-        Task::Text => (Manifest::TEXT_ENTRY, &["input_ids"]),
-        Task::Embed => (Manifest::EMBED_ENTRY, &["input_ids", "attention_mask"]),
-        Task::Classify => (Manifest::CLASSIFY_ENTRY, &["pixel_values"]),
-    };
+    let Interface { entry, inputs: known, .. } = Interface::of(model.plan());
     if let Some(name) = args.entry.as_deref().filter(|name| *name != entry) {
         return Err(Failure::new(format!("the plan has no entry {name:?}, only {entry:?}")));
     }
-    let sites = model.plan().program().sites.len();
-    let known = || known.iter().copied().chain((sites > 0).then_some(CHOICES));
-    if let Some(name) = inputs.names().iter().find(|n| known().all(|k| k != n.as_str())) {
-        let known = known().collect::<Vec<_>>().join(", ");
+    if let Some(name) = inputs.names().iter().find(|n| known.iter().all(|k| k.0 != n.as_str())) {
+        let known = listed(&known);
         return Err(Failure::new(format!("entry {entry:?} takes no {name:?}, only {known}")));
     }
     let (usage, outputs) = match task {

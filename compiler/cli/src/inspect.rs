@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::args::InspectArgs;
 use crate::calibration;
+use crate::interface::{Interface, listed};
 use crate::memory;
 use crate::output::{Failure, at_file, print, print_json};
 
@@ -34,6 +35,10 @@ fn to_json(plan: &Plan, verified: bool) -> Value {
         })
     });
     let (major, minor) = plan.version();
+    let forward = Interface::of(plan);
+    let names = |tensors: &[(&'static str, &'static str)]| -> BTreeMap<_, _> {
+        tensors.iter().copied().collect()
+    };
     json!({
         "version": format!("{major}.{minor}"),
         "hash": format!("{:016x}", plan.hash()),
@@ -42,6 +47,7 @@ fn to_json(plan: &Plan, verified: bool) -> Value {
         "manifest": plan.manifest(),
         "sections": sections.collect::<Vec<_>>(),
         "program": plan.program(),
+        "forward": {"entry": forward.entry, "inputs": names(&forward.inputs), "outputs": names(&forward.outputs)},
         "sites": plan.program().sites,
         "calibration": plan.calibration(),
     })
@@ -131,6 +137,10 @@ fn write_text(plan: &Plan, verified: bool, out: &mut String) -> std::fmt::Result
             writeln!(out, "  {count:5} x {op}")?;
         }
     }
+    let forward = Interface::of(plan);
+    writeln!(out, "\nforward (the names that `limbeck forward` takes and gives)")?;
+    writeln!(out, "  takes  {}", listed(&forward.inputs))?;
+    writeln!(out, "  gives  {}", listed(&forward.outputs))?;
     if !sites.is_empty() {
         writeln!(out, "\nsites")?;
     }

@@ -13,6 +13,7 @@ mod devices;
 mod embed;
 mod forward;
 mod inspect;
+mod interface;
 mod lines;
 mod memory;
 mod npz;
@@ -21,6 +22,7 @@ mod perplexity;
 mod run;
 mod score;
 mod tune;
+mod values;
 
 use std::process::ExitCode;
 
@@ -43,11 +45,11 @@ fn main() -> ExitCode {
         Command::Tune(args) => tune::execute(args),
         Command::Devices(args) => devices::execute(args),
     };
-    match result {
-        Ok(()) | Err(Failure::ClosedPipe) => ExitCode::SUCCESS,
-        Err(Failure::Message(message)) => {
-            say(format_args!("limbeck: {message}"));
-            ExitCode::from(1)
-        }
-    }
+    let (message, status) = match result {
+        Ok(()) | Err(Failure::ClosedPipe) => return ExitCode::SUCCESS,
+        Err(Failure::Message(message)) => (message, 1),
+        Err(Failure::Usage(message)) => (message, 2),
+    };
+    say(format_args!("limbeck: {message}"));
+    ExitCode::from(status)
 }

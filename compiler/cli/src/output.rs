@@ -10,6 +10,8 @@ use serde::Serialize;
 pub enum Failure {
     /// One sentence for stderr.
     Message(String),
+    /// Options that do not go together: one sentence for stderr.
+    Usage(String),
     /// Whoever read stdout has gone: no failure of ours.
     ClosedPipe,
 }
@@ -18,6 +20,11 @@ impl Failure {
     /// A failure with this sentence.
     pub fn new(message: impl fmt::Display) -> Failure {
         Failure::Message(message.to_string())
+    }
+
+    /// A wrong usage with this sentence.
+    pub fn usage(message: impl fmt::Display) -> Failure {
+        Failure::Usage(message.to_string())
     }
 }
 

@@ -10,7 +10,6 @@ use crate::score::{Scorer, windows};
 
 pub fn execute(args: PerplexityArgs) -> Result<(), Failure> {
     let model = args.plan.open()?;
-    args.plan.budget()?;
     let context = args.context;
     let windows = windows(&model, &args.file, context)?;
     let options = SessionOptions { context, chunk: 128, ..SessionOptions::default() };

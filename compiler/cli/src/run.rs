@@ -9,18 +9,11 @@ use serde_json::{Value, json};
 use crate::args::{BudgetReport, RunArgs};
 use crate::output::{Failure, note, print, print_json, print_line};
 
-/// Most continuations of a prompt.
-const MAX_SAMPLES: usize = 1024;
-
 pub fn execute(args: RunArgs) -> Result<(), Failure> {
     let model = args.plan.open()?;
-    args.plan.budget()?;
     if let Some(image) = &args.image {
         let message = "this student does not see images";
         return Err(Failure::new(format!("--image {}: {message}", image.display())));
-    }
-    if args.samples == 0 || args.samples > MAX_SAMPLES {
-        return Err(Failure::new(format!("--samples must be in 1..={MAX_SAMPLES}")));
     }
     let prompt = prompt_ids(&args, &model)?;
     let context = model.manifest().context_length;
@@ -35,6 +28,9 @@ pub fn execute(args: RunArgs) -> Result<(), Failure> {
         stop: args.sampling.stop.clone(),
         ..GenerateOptions::default()
     };
+    if args.samples > 1 && options.sampler.temperature == 0.0 {
+        note("the samples are equal: at temperature 0 each takes the likeliest tokens");
+    }
     // One continuation streams; several are printed when they are done.
     let streams = args.samples == 1 && !args.plan.json;
     let generation = stream(&mut session, &prompt, args.samples, &options, streams)?;

@@ -9,6 +9,9 @@ use limbeck::{Model, Session, Usage, Wanted, Work};
 
 use crate::output::{Failure, at_file};
 
+/// Fewest tokens of a window that can be scored.
+pub const LEAST_CONTEXT: usize = 4;
+
 /// The text of a file.
 pub fn read_text(file: &Path) -> Result<String, Failure> {
     let text = at_file(file, std::fs::read(file))?;
@@ -26,9 +29,9 @@ pub fn need_tokenizer(model: &Model) -> Result<(), Failure> {
     }
 }
 
-/// The windows of a file, each of `context` tokens.
+/// The windows of a file, each of `context` tokens, at least [`LEAST_CONTEXT`].
 pub fn windows(model: &Model, file: &Path, context: usize) -> Result<Vec<Vec<u32>>, Failure> {
-    if context < 4 {
+    if context < LEAST_CONTEXT {
         return Err(Failure::new(format!("a context of {context} is too short to score")));
     }
     need_tokenizer(model)?;

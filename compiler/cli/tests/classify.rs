@@ -67,6 +67,25 @@ fn images_are_classified_and_their_choices_given_and_forced() {
     forward("full").fails(&["\"pixel_values\""]);
 }
 
+/// The gates of this student spend three quarters of its compute at price 0.
+#[test]
+fn a_floor_above_what_the_student_spends_is_unmet() {
+    let place = adaptive("vit");
+    let (plan, input, output) = (place.plan(), place.arg("in.npz"), place.arg("out.npz"));
+    let (_, pixels) = tensor::<f32>(&golden("acm/vit/expected.npz"), "pixel_values");
+    write(&place, &IMAGE, &pixels, None);
+    for (floor, met, reason) in [("0.9", false, "below_floor"), ("0.5", true, "")] {
+        for budget in ["full", "price:0"] {
+            let args = ["--inputs", &input, "--outputs", &output, "--json", "--floor", floor];
+            let found = limbeck([&["forward", &plan, "--budget", budget][..], &args].concat());
+            assert_eq!(found.stderr.contains("spends less than the floor"), !met, "{found:?}");
+            let report = found.json();
+            assert_eq!(report["budget"]["met"], met, "{budget} {floor}");
+            assert_eq!(report["budget"]["unmet"].as_str().unwrap_or(""), reason);
+        }
+    }
+}
+
 #[test]
 fn a_classifier_is_inspected_and_measured() {
     let place = adaptive("vit");

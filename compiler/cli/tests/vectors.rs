@@ -26,9 +26,37 @@ fn each_line_becomes_a_vector() {
         serde_json::from_value(report["embeddings"].clone()).expect("vectors");
     assert_eq!(json, lines);
     assert!(report["usage"]["macs"].as_u64().is_some_and(|v| v > 0));
-    // More words than positions are cut.
+    // More words than positions are cut, which is said once.
     let long = format!("{}\n", "a ".repeat(500));
-    assert_eq!(embed(&place, long.as_bytes(), &[]).ok().lines().count(), 1);
+    let found = embed(&place, long.as_bytes(), &[]);
+    assert_eq!(found.stderr, "limbeck: note: 1 line was cut at 40 tokens\n");
+    assert_eq!(found.ok().lines().count(), 1);
+    let found = embed(&place, format!("{long}a\n{long}").as_bytes(), &["--batch", "1", "--json"]);
+    assert_eq!(found.stderr, "limbeck: note: 2 lines were cut at 40 tokens\n");
+    assert_eq!(found.json()["cut_lines"], 2);
+    // As many as there is room for are not.
+    let full = "a ".repeat(38);
+    assert_eq!(embed(&place, full.as_bytes(), &[]).stderr, "");
+}
+
+#[test]
+fn a_latency_is_judged_by_a_single_call() {
+    let encoder = Place::adaptive();
+    let decoder = Place::golden("acm/decoder");
+    decoder.write("student/tokenizer.json", common::tokenizer(7).to_string());
+    decoder.compile().ok();
+    decoder.write("text.txt", "ab c a b ".repeat(5));
+    let (plan, file) = (decoder.plan(), decoder.arg("text.txt"));
+    for (budget, met) in [("latency:1us", false), ("latency:60s", true)] {
+        let report = embed(&encoder, b"a b\n", &["--budget", budget, "--json"]).json();
+        assert_eq!(report["budget"]["met"], met, "{report}");
+        let args = ["perplexity", &plan, "--file", &file, "--context", "32", "--json"];
+        let report = limbeck([&args[..], &["--budget", budget]].concat()).json();
+        assert_eq!((&report["tokens"], &report["budget"]["met"]), (&15.into(), &met.into()));
+        let args = ["run", &plan, "--prompt", "ab", "--max-tokens", "1", "--json"];
+        let report = limbeck([&args[..], &["--budget", budget]].concat()).json();
+        assert_eq!(report["budget"]["met"], met, "{report}");
+    }
 }
 
 #[test]
@@ -105,6 +133,38 @@ fn a_decoder_gives_its_logits_for_ids_of_either_width() {
     }
 }
 
+/// What `inspect` says that `forward` takes and gives is what it takes and gives.
+#[test]
+fn the_names_of_forward_are_shown() {
+    let (text, encoder) = (Place::text(), Place::adaptive());
+    for (place, inputs, outputs) in [
+        (&text, &["input_ids"][..], &["logits"][..]),
+        (
+            &encoder,
+            &["attention_mask", "choices", "input_ids"],
+            &["choices", "embedding", "last_hidden_state"],
+        ),
+    ] {
+        let plan = place.plan();
+        let shown = limbeck(["inspect", &plan, "--json"]).json();
+        let names = |part: &str| -> Vec<String> {
+            let names = shown["forward"][part].as_object().expect("names");
+            names.keys().cloned().collect()
+        };
+        assert_eq!(names("inputs"), inputs);
+        assert_eq!(names("outputs"), outputs);
+        place.npz("in.npz", &[("input_ids", &[1, 3], &[1i64, 2, 3])]);
+        forward(place, &[]).ok();
+        let npz = npyz::npz::NpzArchive::<std::io::BufReader<_>>::open(place.path("out.npz"));
+        let npz = npz.expect("an archive");
+        let mut given: Vec<&str> = npz.array_names().collect();
+        given.sort_unstable();
+        assert_eq!(given, outputs);
+        let text = limbeck(["inspect", &plan]).ok();
+        assert!(outputs.iter().chain(inputs).all(|name| text.contains(name)), "{text}");
+    }
+}
+
 #[test]
 fn tensors_that_do_not_fit_are_refused_and_nothing_is_written() {
     let place = Place::checkpoint("llama");
@@ -135,7 +195,6 @@ fn tensors_that_do_not_fit_are_refused_and_nothing_is_written() {
     fails(&["input_ids", "f4"]);
     place.npz::<i64>("in.npz", &[("input_ids", &[2], &[1, 2])]);
     forward(&place, &["--entry", "sing"]).fails(&["\"sing\""]);
-    forward(&place, &["--chunk", "0"]).fails(&["chunk"]);
     place.write("in.npz", b"not an archive");
     fails(&["in.npz"]);
     std::fs::remove_file(place.path("in.npz")).expect("removed");

@@ -33,6 +33,9 @@ impl Controller {
         if reach.low > self.settings.limits.ceiling * (1.0 + FRACTION_TOLERANCE) {
             return Some(Unmet::Reach);
         }
+        if self.below_floor(reach) {
+            return Some(Unmet::BelowFloor);
+        }
         let before = self.status.unmet.is_some();
         let tolerance = 1.0 + if before { TIME_TOLERANCE / 2.0 } else { TIME_TOLERANCE };
         let too_slow = |seconds: f64, allowed: f64| {
@@ -45,7 +48,8 @@ impl Controller {
             Budget::Fraction(f) if f * (1.0 + FRACTION_TOLERANCE) < reach.low => Some(reach.limit),
             Budget::Full | Budget::Fraction(_) => self.judge_fraction(),
             Budget::Latency(t) => {
-                let (allowed, pace) = (t.as_secs_f64(), self.fit().pace()?);
+                let pace = self.fit().pace().or(self.since.seconds)?;
+                let allowed = t.as_secs_f64();
                 (pace > allowed * tolerance).then(|| too_slow(self.cheapest(reach), allowed))
             }
             Budget::Deadline(t) => {
@@ -58,13 +62,16 @@ impl Controller {
         }
     }
 
+    /// Whether price 0 spends less than the floor: by what it has spent, before that by the curve.
+    fn below_floor(&self, reach: Reach) -> bool {
+        let known = (reach.highest, FRACTION_TOLERANCE);
+        let (spent, tolerance) = self.since.unpriced.fraction().unwrap_or(known);
+        self.status.price == 0.0 && spent < self.settings.limits.floor * (1.0 - tolerance)
+    }
+
     fn judge_fraction(&self) -> Option<Unmet> {
-        let since = &self.since;
-        if since.full_macs <= 0.0 {
-            return None;
-        }
-        let off = since.macs / since.full_macs / self.status.target - 1.0;
-        let tolerance = FRACTION_TOLERANCE.max(1.0 / since.tokens);
+        let (spent, tolerance) = self.since.all.fraction()?;
+        let off = spent / self.status.target - 1.0;
         let spares = off < 0.0 && self.status.price == 0.0;
         (off.abs() > tolerance && !spares).then_some(Unmet::OffTarget)
     }

@@ -42,6 +42,8 @@ pub enum Unmet {
     Dense,
     /// The floor is above the target.
     Floor,
+    /// The student spends less than the floor even at price 0.
+    BelowFloor,
     /// The target is below the lowest fraction that the plan can reach.
     Reach,
     /// Even the cheapest tokens that the limits allow take too long.
@@ -55,6 +57,7 @@ impl fmt::Display for Unmet {
         f.write_str(match self {
             Unmet::Dense => "the plan has no place where compute can vary",
             Unmet::Floor => "the floor is above it",
+            Unmet::BelowFloor => "the student spends less than the floor even at full compute",
             Unmet::Reach => "it is below the lowest fraction that the plan can reach",
             Unmet::Time => "even the cheapest tokens take longer",
             Unmet::OffTarget => "what was spent is off the target",
@@ -67,7 +70,8 @@ impl fmt::Display for Unmet {
 pub struct Status {
     /// Why the budget is not kept; `None` where it is. Judged by running estimates, with a
     /// tolerance of 2 % for fractions (or one token's compute, while that is more) and of 5 % for
-    /// times. Spending less than allowed at price 0 keeps a budget, and so does being early. A plan
+    /// times; a time by what the first chunk took, until there are more. Spending less than allowed at
+    /// price 0 keeps a budget, unless it is less than the floor, and so does being early. A plan
     /// without sites keeps no fraction below 1 and no time, however fast it is: nothing can be turned.
     pub unmet: Option<Unmet>,
     /// The fraction that is aimed at.
@@ -135,9 +139,32 @@ pub struct Controller {
 #[derive(Clone, Copy, Debug, Default)]
 struct Since {
     time: f64,
+    all: Sum,
+    /// Of what ran at price 0.
+    unpriced: Sum,
+    /// Seconds per step of the last chunk.
+    seconds: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Sum {
     tokens: f64,
     macs: f64,
     full_macs: f64,
+}
+
+impl Sum {
+    fn add(&mut self, tokens: f64, macs: f64, full_macs: f64) {
+        self.tokens += tokens;
+        self.macs += macs;
+        self.full_macs += full_macs;
+    }
+
+    /// The mean fraction with its relative tolerance, once something was spent.
+    fn fraction(&self) -> Option<(f64, f64)> {
+        let tolerance = FRACTION_TOLERANCE.max(1.0 / self.tokens);
+        (self.full_macs > 0.0).then(|| (self.macs / self.full_macs, tolerance))
+    }
 }
 
 /// The call in progress.
@@ -153,6 +180,8 @@ struct Call {
 struct Reach {
     low: f64,
     high: f64,
+    /// The fraction at price 0.
+    highest: f64,
     /// What the lower end is due to.
     limit: Unmet,
 }
@@ -163,15 +192,25 @@ impl Reach {
         let low = lowest.max(limits.floor).min(highest);
         let high = highest.min(limits.ceiling).max(low);
         let limit = if limits.floor > lowest { Unmet::Floor } else { Unmet::Reach };
-        Reach { low, high, limit }
+        Reach { low, high, highest, limit }
     }
 }
 
 impl Controller {
     /// A controller for a plan with this curve; without one for a plan that has no site.
     pub fn new(curve: Option<Curve>) -> Controller {
+        Controller::with(curve.map(Tracker::new))
+    }
+
+    /// The same for students whose calls stand by themselves, encoders and classifiers: a fraction is
+    /// the mean of all calls, but no call departs far from it to make up for others.
+    pub fn per_call(curve: Option<Curve>) -> Controller {
+        Controller::with(curve.map(Tracker::per_call))
+    }
+
+    fn with(tracker: Option<Tracker>) -> Controller {
         Controller {
-            tracker: curve.map(Tracker::new),
+            tracker,
             fits: [Fit::default(), Fit::default()],
             cold: true,
             settings: Settings::default(),
@@ -221,7 +260,8 @@ impl Controller {
             self.status.price = bounded.min(f64::from(f32::MAX)) as f32;
         } else {
             let target = self.target(reach);
-            let all = settings.budget == Budget::Full && reach.high >= curve.highest();
+            let all = settings.budget == Budget::Full && reach.high >= curve.highest()
+                || settings.limits.floor > curve.highest();
             let price = if all { 0.0 } else { tracker.price(target, self.chunk.0) };
             self.status.target = target;
             self.status.price = price.min(f64::from(f32::MAX)) as f32;
@@ -246,11 +286,13 @@ impl Controller {
             let target = (!matches!(budget, Budget::Price(_))).then_some(self.status.target);
             let leaky = matches!(budget, Budget::Latency(_) | Budget::Deadline(_));
             tracker.observe(f64::from(self.status.price), tokens, macs, full, target, leaky);
-            self.since.tokens += tokens;
-            self.since.macs += macs;
-            self.since.full_macs += full;
+            self.since.all.add(tokens, macs, full);
+            if self.status.price == 0.0 {
+                self.since.unpriced.add(tokens, macs, full);
+            }
             let [single, chunk] = &mut self.fits;
             let seconds = seen.seconds / seen.steps.max(1) as f64;
+            self.since.seconds = Some(seconds);
             if seen.steps > 1 {
                 chunk.observe(macs / full, seconds);
             } else if !std::mem::take(&mut self.cold) {

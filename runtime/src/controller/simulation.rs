@@ -227,6 +227,33 @@ fn what_a_prompt_spent_too_much_is_paid_back_while_decoding() {
     }
 }
 
+/// An encoder's calls: large ones, then a small one, which must not pay for what they spent.
+#[test]
+fn a_small_last_call_is_served_near_the_target() {
+    type Truth = fn(f64) -> f64;
+    let truths: [(&str, Truth); 3] = [
+        ("exact", |p| student_curve().fraction(p)),
+        ("power", |p| student_curve().fraction(p).powf(1.2)),
+        ("twice", |p| student_curve().fraction(2.0 * p)),
+    ];
+    for (name, truth) in truths {
+        for calls in [1, 2, 5, 10] {
+            for target in [0.45, 0.6, 0.8] {
+                let mut s = Simulation::new(7, student_curve(), truth);
+                s.controller = Controller::per_call(Some(student_curve()));
+                s.jitter = 0.0;
+                s.set(Budget::Fraction(target));
+                let large: Vec<Token> = (0..calls).map(|_| s.chunk(400)).collect();
+                let last = s.chunk(8).fraction;
+                let what = format!("{name}, {calls} calls at {target}");
+                assert!((last / target - 1.0).abs() < 0.07, "{what}: {last}");
+                let mean = mean(&large, |t| t.fraction);
+                assert!(calls < 10 || (mean / target - 1.0).abs() < 0.02, "{what}: {mean}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_budget_set_anew_restarts_the_mean() {
     let mut s = Simulation::exact(1);
@@ -369,6 +396,41 @@ fn what_cannot_be_met_is_held_at_the_nearest_end_and_said() {
     }
 }
 
+/// A student that spends 0.8 of its compute at price 0, by its calibration or as it turns out.
+#[test]
+fn a_floor_above_what_full_compute_spends_is_unmet() {
+    let scaled = |p: f64| 0.8 * student_curve().fraction(p);
+    let points: Vec<_> = (0..40).map(|i| 0.2 * f64::from(i)).map(|p| (p, scaled(p))).collect();
+    for curve in [Curve::new(&points).unwrap(), student_curve()] {
+        for budget in [Budget::Full, Budget::Price(0.0), Budget::Latency(Duration::from_secs(1))] {
+            for (floor, unmet) in [(0.9, Some(Unmet::BelowFloor)), (0.79, None), (0.5, None)] {
+                let mut s = Simulation::new(3, curve.clone(), scaled);
+                s.jitter = 0.0;
+                s.settings.limits = Limits { floor, ceiling: 1.0 };
+                s.set(budget);
+                s.run(100);
+                assert_eq!(s.controller.status().unmet, unmet, "{budget} {floor}");
+                assert_eq!(s.controller.status().price, 0.0, "{budget} {floor}");
+            }
+        }
+    }
+    // A floor that binds a small fraction is as unmet.
+    let mut s = Simulation::new(3, Curve::new(&points).unwrap(), scaled);
+    s.settings.limits = Limits { floor: 0.9, ceiling: 1.0 };
+    s.set(Budget::Fraction(0.95));
+    s.run(100);
+    assert_eq!(s.controller.status().unmet, Some(Unmet::BelowFloor));
+}
+
+#[test]
+fn a_latency_is_judged_by_a_single_chunk() {
+    for (tokens, limit, met) in [(128, 9, false), (128, 11, true), (1, 9, false), (1, 11, true)] {
+        let mut s = Simulation::exact(2);
+        s.set(Budget::Latency(Duration::from_millis(limit)));
+        assert_eq!(s.chunk(tokens).met, met, "{tokens} tokens in {limit} ms each");
+    }
+}
+
 #[test]
 fn more_than_everything_is_met_with_everything() {
     for budget in [
@@ -497,10 +559,13 @@ proptest! {
         seen in prop::collection::vec(
             (absurd(), absurd(), 0..5usize, 0..5usize, any::<u64>(), any::<u64>()), 1..40),
         expected in any::<usize>(),
+        per_call in any::<bool>(),
     ) {
         let curve = Curve::uncalibrated(lowest).unwrap();
         let most = curve.max_price() as f32;
-        let mut controller = Controller::new(Some(curve));
+        let curve = Some(curve);
+        let mut controller =
+            if per_call { Controller::per_call(curve) } else { Controller::new(curve) };
         let limits = Limits { floor: limits.0.min(limits.1), ceiling: limits.0.max(limits.1) };
         for (i, (now, seconds, tokens, steps, macs, full_macs)) in seen.into_iter().enumerate() {
             let budget = if i % 16 < 8 { budget } else { other };

@@ -17,8 +17,6 @@ const CLIP: f64 = 3.0;
 const MIN_CLIP: f64 = 0.15;
 /// So many clipped observations in a row on one side mean that the machine has changed.
 const STRIKES: usize = 3;
-/// Tokens before a budget is judged.
-const MIN_PACED: u64 = 3;
 
 /// `seconds = a + b * fraction` with `a, b >= 0`, by recursive least squares with forgetting, around
 /// the recent mean of both.
@@ -38,10 +36,9 @@ pub(super) struct Fit {
     /// Ratios of the last clipped observations in a row to the fit, all on one side of 1.
     strikes: [f64; STRIKES],
     struck: usize,
-    /// Mean of the seconds since the last restart, outliers clipped, with its weight and count.
+    /// Mean of the seconds since the last restart, outliers clipped, with its weight.
     pace: f64,
     pace_weight: f64,
-    paced: u64,
 }
 
 impl Default for Fit {
@@ -57,7 +54,6 @@ impl Default for Fit {
             struck: 0,
             pace: 0.0,
             pace_weight: 0.0,
-            paced: 0,
         }
     }
 }
@@ -68,14 +64,14 @@ impl Fit {
         (self.weight > 0.0).then_some(self.seconds)
     }
 
-    /// The mean of the seconds that a budget is judged by, once tokens enough were seen.
+    /// The mean of the seconds that a budget is judged by, once there is one.
     pub fn pace(&self) -> Option<f64> {
-        (self.paced >= MIN_PACED).then_some(self.pace)
+        (self.pace_weight > 0.0).then_some(self.pace)
     }
 
     /// Begins the mean that a budget is judged by anew.
     pub fn restart(&mut self) {
-        (self.pace_weight, self.paced) = (0.0, 0);
+        self.pace_weight = 0.0;
     }
 
     /// The seconds of a token that spends this fraction.
@@ -115,7 +111,6 @@ impl Fit {
     fn add_pace(&mut self, seconds: f64) {
         self.pace_weight = self.pace_weight * KEEP_PACE + 1.0;
         self.pace += (seconds - self.pace) / self.pace_weight;
-        self.paced += 1;
     }
 
     /// A ratio to the fit, pulled in where it is beyond what is usual; where such ratios come in a

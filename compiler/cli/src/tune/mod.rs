@@ -13,12 +13,12 @@ mod text;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use limbeck::Model;
 use limbeck::plan::{Calibration, CalibrationPoint, Task};
-use limbeck::{Engine, EngineOptions, Model};
 use limbeck_compiler::{check_output, rewrite};
 use serde_json::{Value, json};
 
-use crate::args::TuneArgs;
+use crate::args::{TuneArgs, engine};
 use crate::calibration;
 use crate::output::{Failure, at_file, check_result, print, print_json, say, write_result};
 use embed::Sentences;
@@ -28,7 +28,7 @@ use search::{Search, search};
 use text::Windows;
 
 /// Fewest and most prices to measure.
-const PRICES: std::ops::RangeInclusive<usize> = 12..=Calibration::MAX_POINTS;
+pub const PRICES: std::ops::RangeInclusive<usize> = 12..=Calibration::MAX_POINTS;
 /// Tokens on which prices are looked for.
 const SAMPLE_TOKENS: usize = 1024;
 
@@ -36,8 +36,7 @@ pub fn execute(args: TuneArgs) -> Result<(), Failure> {
     let start = Instant::now();
     let output = args.output.clone().unwrap_or_else(|| args.plan.clone());
     check(&args, &output)?;
-    let engine =
-        Engine::new(EngineOptions { backend: args.backend.parse()?, threads: args.threads })?;
+    let engine = engine(&args.backend, args.threads)?;
     if args.sparsity {
         return sparsity::execute(&args, &engine, &output);
     }
@@ -78,10 +77,6 @@ pub fn execute(args: TuneArgs) -> Result<(), Failure> {
 
 /// What can be refused before anything is measured.
 fn check(args: &TuneArgs, output: &Path) -> Result<(), Failure> {
-    if !PRICES.contains(&args.prices) {
-        let (least, most) = (PRICES.start(), PRICES.end());
-        return Err(Failure::new(format!("--prices must be in {least}..={most}")));
-    }
     if args.output.is_some() {
         check_output(output)?;
     }

@@ -8,7 +8,7 @@ use limbeck::{Model, Session, SessionOptions, Usage, Wanted, Work};
 use super::measure::{Measure, Measured, mean, median, set_price};
 use crate::args::TuneArgs;
 use crate::output::Failure;
-use crate::score::{Scorer, windows};
+use crate::score::{LEAST_CONTEXT, Scorer, windows};
 
 /// Tokens decoded to take the time of one.
 const DECODE_TOKENS: usize = 48;
@@ -23,12 +23,22 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Reads and cuts the file.
+    /// Reads and cuts the file. Of the last window there is as much as `--max-tokens` leaves, if that
+    /// can be scored.
     pub fn read(model: &Model, args: &TuneArgs) -> Result<Windows, Failure> {
         let mut windows = windows(model, args.data(), args.context)?;
-        windows.truncate((args.max_tokens.unwrap_or(usize::MAX) / args.context).max(1));
+        let mut left = args.max_tokens.unwrap_or(usize::MAX);
+        windows.retain_mut(|window| {
+            window.truncate(left);
+            left -= window.len();
+            window.len() >= LEAST_CONTEXT
+        });
+        if windows.is_empty() {
+            let message = format!("fewer than {LEAST_CONTEXT} tokens cannot be scored");
+            return Err(Failure::new(format!("--max-tokens: {message}")));
+        }
         let likeliest = vec![None; windows.len()];
-        Ok(Windows { windows, likeliest, context: args.context, kv: args.kv.parse()? })
+        Ok(Windows { windows, likeliest, context: args.context, kv: args.kv })
     }
 
     fn session(&self, model: &Model, price: f64) -> Result<Session, Failure> {

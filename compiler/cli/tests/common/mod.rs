@@ -78,10 +78,13 @@ impl Run {
         }
     }
 
-    /// It was used wrongly: status 2, a message, and nothing on stdout.
+    /// It was used wrongly: status 2, one sentence with these words first on stderr (clap adds where to
+    /// read more), and nothing on stdout.
     pub fn usage(self, words: &[&str]) {
         assert_eq!(self.status, Some(2), "{self:?}");
         assert_eq!(self.stdout, "", "{self:?}");
+        let line = self.stderr.lines().next().unwrap_or_default();
+        assert!(line.starts_with("error: ") || line.starts_with("limbeck: "), "{self:?}");
         for word in words {
             assert!(self.stderr.contains(word), "{word:?} is not in {self:?}");
         }

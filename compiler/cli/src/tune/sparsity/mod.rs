@@ -39,6 +39,8 @@ pub fn execute(args: &TuneArgs, engine: &Engine, output: &Path) -> Result<(), Fa
         progress.say(format!("repacking {name}"));
     })?;
     let model = engine.open(&repacked.0)?;
+    // Where the system lets go of the name of a mapped file, nothing is left over however this ends.
+    repacked.remove();
     let levels = match &args.levels {
         Some(file) => Levels::read(file, &model)?,
         None => fitted(model.clone(), args, &mut progress)?,
@@ -64,13 +66,19 @@ fn fitted(
     levels(&trial, &ratios, progress)
 }
 
-/// The plan between the dense one and the tuned one, which goes in the end.
+/// The plan between the dense one and the tuned one, which goes as soon as it can.
 struct Repacked(std::path::PathBuf);
+
+impl Repacked {
+    /// Takes its name away. What is left over is only untidy.
+    fn remove(&self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
 
 impl Drop for Repacked {
     fn drop(&mut self) {
-        // What is left over is only untidy.
-        let _ = std::fs::remove_file(&self.0);
+        self.remove();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use limbeck::plan::{Op, OperandKind};
 use limbeck::text::log_probabilities;
-use limbeck::{Model, SessionOptions, Usage, Wanted, Work};
+use limbeck::{KvFormat, Model, SessionOptions, Usage, Wanted, Work};
 use limbeck_compiler::{SparsityLevel, set_levels};
 
 use crate::args::TuneArgs;
@@ -27,6 +27,7 @@ pub struct Trial {
     /// By scored token.
     dense: Vec<Prediction>,
     linears: Vec<Linear>,
+    kv: KvFormat,
 }
 
 /// A sparse linear, by order of steps.
@@ -56,7 +57,7 @@ impl Trial {
         let every = (pieces.len() / PIECES).max(1);
         let pieces = pieces.into_iter().step_by(every).take(PIECES).collect();
         let linears = linears(&model);
-        let mut trial = Trial { model, pieces, dense: Vec::new(), linears };
+        let mut trial = Trial { model, pieces, dense: Vec::new(), linears, kv: args.kv };
         let mut dense = Vec::new();
         let zeros = vec![0.0; trial.linears.len()];
         trial.run(&zeros, PIECES, |_, logprobs| dense.push(Prediction::new(logprobs)))?;
@@ -114,7 +115,8 @@ impl Trial {
         let model = self.model.with_program(program)?;
         let context = self.pieces.first().map_or(1, Vec::len);
         let unscored = context / UNSCORED;
-        let options = SessionOptions { context, chunk: context, ..SessionOptions::default() };
+        let kv = self.kv;
+        let options = SessionOptions { context, kv, chunk: context, ..SessionOptions::default() };
         let mut session = model.session(options)?;
         set_price(&session.control(), HIGH_PRICE)?;
         let mut usage = Usage::default();

@@ -47,6 +47,15 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     let report = limbeck::json_of(limbeck.command("bench").arg(&text).arg("--json"))?;
     println!("{}", figures(&report)?);
 
+    heading("Turn the dial on text (SmolLM2, whose 4-bit linears leave out small inputs)");
+    let sparse = workspace.target("demo/smollm2-sparse.lbk");
+    let levels = workspace.root().join("tests/students/smollm2-sparsity/levels.json");
+    let mut tune = limbeck.command("tune");
+    tune.arg(&text).args(["--sparsity", "--levels"]).arg(&levels).arg("-o").arg(&sparse);
+    limbeck::json_of(tune.arg("--json"))?;
+    println!("> {PROMPT}\n");
+    println!("{}", text_dial(&limbeck, &sparse, &workspace.golden().join("text.txt"))?);
+
     heading("Compare sentences (all-MiniLM-L6-v2)");
     let (_, vectors) = embed(&limbeck, &minilm, &[], &SENTENCES.join("\n"))?;
     println!("{}", similarities(&vectors)?);
@@ -61,6 +70,29 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     println!();
     println!("{}", dial(&limbeck, &adaptive, &text)?);
     Ok(())
+}
+
+/// The same prompt at falling budgets: what it answers, how fast, and how well a text is predicted.
+fn text_dial(limbeck: &Limbeck, plan: &Path, text: &Path) -> Result<String> {
+    let mut table = Table::new(["budget", "tokens/s", "of full compute", "perplexity", "met"]);
+    for budget in ["full", "0.9", "0.8", "0.7"] {
+        let mut run = limbeck.command("run");
+        run.arg(plan).args(["--chat", "--prompt", PROMPT, "--max-tokens", "120"]);
+        let answer = limbeck::json_of(run.args(["--temp", "0", "--budget", budget, "--json"]))?;
+        let mut score = limbeck.command("perplexity");
+        score.arg(plan).arg("--file").arg(text).args(["--budget", budget, "--json"]);
+        let quality = limbeck::json_of(&mut score)?;
+        let shown = answer["text"].as_str().unwrap_or_default();
+        println!("[{budget}] {}\n", shown.trim());
+        table.row([
+            budget.to_owned(),
+            format!("{:.0}", limbeck::number(&answer, "decode.tokens_per_second")?),
+            format!("{:.3}", limbeck::number(&answer, "usage.fraction")?),
+            format!("{:.2}", limbeck::number(&quality, "perplexity")?),
+            answer["budget"]["met"].to_string(),
+        ]);
+    }
+    Ok(table.markdown())
 }
 
 /// The same sentences at falling budgets: time, compute, and the cosine to the full student's

@@ -51,6 +51,11 @@ pub fn minilm_acm() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("students/minilm-acm")
 }
 
+/// Levels of sparsity of SmolLM2, as `limbeck tune --sparsity --json` prints them.
+pub fn smollm2_levels() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("students/smollm2-sparsity/levels.json")
+}
+
 /// Sentences of English, from docstrings of Python's library.
 ///
 /// # Panics

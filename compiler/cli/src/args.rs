@@ -287,7 +287,7 @@ pub struct TuneArgs {
     pub search: bool,
     /// Instead of measuring prices, make a dense text student's 4-bit linears leave out small input
     /// channels, with thresholds fitted to the data.
-    #[arg(long, conflicts_with_all = ["search", "plot", "prices", "context", "max_tokens"])]
+    #[arg(long, conflicts_with_all = ["search", "search_rounds", "plot", "prices", "context", "max_tokens"])]
     pub sparsity: bool,
     /// With --sparsity: take thresholds from a file, the JSON object that an earlier run for the
     /// same student printed with --json, instead of fitting them.

@@ -29,8 +29,15 @@ pub fn execute(args: ChatArgs) -> Result<(), Failure> {
     let dial = chat.dial.clone();
     let live = terminal || args.live;
     let lines = Lines::read(move |line| live && dial.turn(line));
+    let mut unread = None;
     for line in lines.map_err(|e| Failure::new(format!("stdin: {e}")))? {
-        let line = line.map_err(|e| Failure::new(format!("stdin: {e}")))?;
+        let line = match line {
+            Ok(line) => line,
+            Err(e) => {
+                unread = Some(Failure::new(format!("stdin: {e}")));
+                break;
+            }
+        };
         match line.trim() {
             "" => continue,
             "/quit" => break,
@@ -41,7 +48,14 @@ pub fn execute(args: ChatArgs) -> Result<(), Failure> {
             _ => chat.answer(&line)?,
         }
     }
-    if args.plan.json { print_json(&chat.report()) } else { Ok(()) }
+    if args.plan.json && (unread.is_none() || !chat.answers.is_empty()) {
+        print_json(&chat.report())?;
+    }
+    match (unread, chat.refused) {
+        (Some(failure), _) => Err(failure),
+        (None, 0) => Ok(()),
+        (None, lines) => Err(Failure::new(format!("lines not answered: {lines}"))),
+    }
 }
 
 /// What lines may touch while an answer streams, from another thread.
@@ -83,6 +97,8 @@ struct Chat<'a> {
     /// All answers in JSON, and what they spent.
     answers: Vec<Value>,
     usage: Usage,
+    /// Lines that were too long to answer.
+    refused: usize,
 }
 
 impl<'a> Chat<'a> {
@@ -92,7 +108,18 @@ impl<'a> Chat<'a> {
         let dial = Dial { control: session.control(), stop: Arc::default() };
         let (ids, messages) = (Vec::new(), Vec::new());
         let (answers, usage) = (Vec::new(), Usage { fraction: 1.0, ..Usage::default() });
-        let mut chat = Chat { args, model, session, sequence, dial, ids, messages, answers, usage };
+        let mut chat = Chat {
+            args,
+            model,
+            session,
+            sequence,
+            dial,
+            ids,
+            messages,
+            answers,
+            usage,
+            refused: 0,
+        };
         chat.reset();
         Ok(chat)
     }
@@ -108,6 +135,16 @@ impl<'a> Chat<'a> {
             self.messages.iter().map(|(role, content)| ChatMessage { role, content }).collect();
         let text = render(self.model, &messages)?;
         let ids = self.model.tokenizer()?.encode(&text, false)?;
+        let context = self.session.context();
+        if ids.len() > context {
+            let (count, what) = (ids.len(), "tokens with what came before, beyond the context of");
+            note(format!(
+                "the line makes {count} {what} {context}: it is left out; /reset begins anew"
+            ));
+            self.messages.pop();
+            self.refused += 1;
+            return Ok(());
+        }
         // What the sequence already holds is not computed again; the last token always is, since
         // its logits are wanted.
         let shared = self.ids.iter().zip(&ids).take_while(|(a, b)| a == b).count();

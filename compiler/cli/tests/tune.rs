@@ -251,6 +251,8 @@ fn sparsity_makes_levels_that_save_more_and_lose_more() {
     stored(&changed("/levels/0/loss", json!(-1))).fails(&["level 0"]);
     stored(&changed("/levels/2/thresholds/0", json!(-1))).fails(&["level 2"]);
     stored(&changed("/levels/2/thresholds", json!([]))).fails(&["level 2"]);
+    stored(&changed("/levels/1/thresholds/0", json!(1e9))).fails(&["level 1", "above"]);
+    stored(&changed("/levels", json!([]))).fails(&["levels.json", "no levels"]);
     stored(&changed("/levels", json!("x"))).fails(&["levels.json"]);
     // Keys and values in 8 bits lose otherwise.
     let to = place.arg("four.lbk");

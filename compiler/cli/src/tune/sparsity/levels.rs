@@ -54,20 +54,28 @@ impl Levels {
         if self.linears != linears {
             return Err("its linears are not those of the plan: it is for another student".into());
         }
+        if self.levels.is_empty() {
+            return Err("it has no levels".into());
+        }
         let (mut cost, mut loss) = (0.0, f64::INFINITY);
+        let mut before = vec![f32::INFINITY; linears.len()];
         for (index, level) in self.levels.iter().enumerate() {
             if !(cost < level.cost && level.cost < 1.0 && 0.0 < level.loss && level.loss < loss) {
                 return Err(format!(
                     "level {index}: costs must rise between 0 and 1, and losses fall above 0"
                 ));
             }
-            let sound = |t: &f32| t.is_finite() && *t >= 0.0;
-            if level.thresholds.len() != linears.len() || !level.thresholds.iter().all(sound) {
+            let sound =
+                |(t, most): (&f32, &f32)| t.is_finite() && t.is_sign_positive() && t <= most;
+            if level.thresholds.len() != linears.len()
+                || !level.thresholds.iter().zip(&before).all(sound)
+            {
                 return Err(format!(
-                    "level {index}: it must have {} thresholds of at least 0",
+                    "level {index}: it must have {} thresholds from 0 up, none above the level before",
                     linears.len()
                 ));
             }
+            before.clone_from(&level.thresholds);
             (cost, loss) = (level.cost, level.loss);
         }
         Ok(())

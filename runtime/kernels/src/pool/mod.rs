@@ -5,6 +5,14 @@
 //! while the gate is open, so the caller waits only for workers that did enter: one that wakes
 //! late finds the gate shut and touches nothing. Between regions workers spin for a while, then
 //! sleep.
+//!
+//! A worker that loses its core inside a region makes the caller wait for it. Where that happens
+//! again and again, the pool works with fewer workers for a while (`Lateness`): the gate also holds
+//! how many may enter, and those beyond sleep until it lets more in.
+
+mod lateness;
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -12,6 +20,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
+use std::time::Instant;
+
+use lateness::{Lateness, Wait};
 
 /// Pauses that a worker spends looking for the next region before it sleeps.
 const WORKER_SPINS: u32 = 8_000;
@@ -19,11 +30,18 @@ const WORKER_SPINS: u32 = 8_000;
 const CALLER_SPINS: u32 = 4_000;
 const CALLER_YIELDS: u32 = 64;
 
-const COUNT: u64 = (1 << 16) - 1;
-const OPEN: u64 = 1 << 16;
-const WAITING: u64 = 1 << 17;
-const SHUTDOWN: u64 = 1 << 18;
+const COUNT: u64 = (1 << 12) - 1;
+const OPEN: u64 = 1 << 12;
+const WAITING: u64 = 1 << 13;
+const SHUTDOWN: u64 = 1 << 14;
+/// The lowest bit of the number of workers that may enter.
+const ADMITTED: u64 = 1 << 16;
 const EPOCH: u64 = 1 << 32;
+
+/// How many workers a gate state lets enter.
+fn admitted(state: u64) -> usize {
+    (state / ADMITTED & COUNT) as usize
+}
 
 type Task = dyn Fn(usize) + Sync + 'static;
 
@@ -42,6 +60,8 @@ struct Shared {
     sleepers: AtomicUsize,
     sleep: Mutex<()>,
     wake: Condvar,
+    /// Where workers wait that the gate does not let enter.
+    back: Condvar,
     done_lock: Mutex<()>,
     done: Condvar,
 }
@@ -56,7 +76,7 @@ unsafe impl Send for Shared {}
 /// A fixed set of threads, the caller of [`Pool::run`] being one of them.
 pub struct Pool {
     shared: Arc<Shared>,
-    caller: Mutex<()>,
+    caller: Mutex<Lateness>,
     workers: Vec<JoinHandle<()>>,
 }
 
@@ -69,36 +89,38 @@ impl Pool {
     /// the system refuses a thread, the pool is smaller.
     pub fn new(threads: usize) -> Pool {
         let shared = Arc::new(Shared {
-            gate: AtomicU64::new(0),
+            gate: AtomicU64::new(COUNT * ADMITTED),
             next: AtomicUsize::new(0),
             job: UnsafeCell::new(None),
             panic: Mutex::new(None),
             sleepers: AtomicUsize::new(0),
             sleep: Mutex::new(()),
             wake: Condvar::new(),
+            back: Condvar::new(),
             done_lock: Mutex::new(()),
             done: Condvar::new(),
         });
-        let workers = (1..threads.min(COUNT as usize))
+        let workers: Vec<_> = (0..threads.min(COUNT as usize).saturating_sub(1))
             .map_while(|i| {
                 let shared = Arc::clone(&shared);
                 std::thread::Builder::new()
-                    .name(format!("limbeck-{i}"))
-                    .spawn(move || work(&shared))
+                    .name(format!("limbeck-{}", i + 1))
+                    .spawn(move || work(&shared, i))
                     .ok()
             })
             .collect();
-        Pool { shared, caller: Mutex::new(()), workers }
+        Pool { shared, caller: Mutex::new(Lateness::new(workers.len())), workers }
     }
 
-    /// Threads that take part in a region, the caller included.
+    /// Threads of the pool, the caller included.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
     }
 
     /// Calls `task` once with each index in `0..tasks`, spread over the threads, and returns when
     /// all calls have. The caller takes part. When another caller is inside, or `task` itself
-    /// calls `run`, the tasks run on the calling thread.
+    /// calls `run`, or the machine is so busy that no worker keeps up, the tasks run on the calling
+    /// thread.
     ///
     /// # Panics
     /// When a task panicked, after all others have run; the pool stays usable.
@@ -107,7 +129,7 @@ impl Pool {
             (0..tasks).for_each(task);
             return;
         }
-        let guard = match self.caller.try_lock() {
+        let mut lateness = match self.caller.try_lock() {
             Ok(guard) => guard,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => {
@@ -115,6 +137,12 @@ impl Pool {
                 return;
             }
         };
+        let start = Instant::now();
+        let workers = lateness.admit(start);
+        if workers == 0 {
+            (0..tasks).for_each(task);
+            return;
+        }
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes. The gate is shut and empty before this call returns
         // (below, also when a task panics), so no worker uses the pointer after `task` has ended.
@@ -124,16 +152,15 @@ impl Pool {
         // SAFETY: this thread holds `caller`, and the gate is shut and empty between regions.
         unsafe { *shared.job.get() = Some(job) };
         shared.next.store(0, Ordering::Relaxed);
-        let epoch = (shared.gate.load(Ordering::Relaxed) & !(EPOCH - 1)).wrapping_add(EPOCH);
-        shared.gate.store(epoch | OPEN, Ordering::SeqCst);
-        if shared.sleepers.load(Ordering::SeqCst) > 0 {
-            let _asleep = lock(&shared.sleep);
-            shared.wake.notify_all();
+        shared.open(workers);
+        let some_taken = shared.take_tasks(job);
+        if let Some(wait) = shared.shut()
+            && some_taken
+        {
+            lateness.waited(start, &wait);
         }
-        shared.take_tasks(job);
-        shared.shut();
         let panic = lock(&shared.panic).take();
-        drop(guard);
+        drop(lateness);
         if let Some(payload) = panic {
             resume_unwind(payload);
         }
@@ -141,13 +168,30 @@ impl Pool {
 }
 
 impl Shared {
-    /// Runs tasks until none is left; keeps the first panic.
-    fn take_tasks(&self, job: Job) {
+    /// Opens the gate to the first `workers` workers, and wakes them.
+    fn open(&self, workers: usize) {
+        let before = self.gate.load(Ordering::Relaxed);
+        let epoch = (before & !(EPOCH - 1)).wrapping_add(EPOCH);
+        self.gate.store(epoch | OPEN | workers as u64 * ADMITTED, Ordering::SeqCst);
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            let _asleep = lock(&self.sleep);
+            self.wake.notify_all();
+        }
+        if admitted(before) < workers {
+            let _asleep = lock(&self.sleep);
+            self.back.notify_all();
+        }
+    }
+
+    /// Runs tasks until none is left; keeps the first panic. Says whether there was any.
+    fn take_tasks(&self, job: Job) -> bool {
+        let mut some_taken = false;
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
             if index >= job.tasks {
-                return;
+                return some_taken;
             }
+            some_taken = true;
             // SAFETY: this thread is the caller or inside the gate, so the closure is alive.
             let task = unsafe { &*job.task };
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(index))) {
@@ -156,26 +200,35 @@ impl Shared {
         }
     }
 
-    /// Shuts the gate and waits until no worker is inside.
-    fn shut(&self) {
+    /// Shuts the gate and waits until no worker is inside. Gives a wait that was not over soon.
+    fn shut(&self) -> Option<Wait> {
         let mut state = self.gate.fetch_and(!OPEN, Ordering::AcqRel);
-        let mut waits = 0;
-        while state & COUNT > 0 {
-            waits += 1;
-            if waits < CALLER_SPINS {
-                std::hint::spin_loop();
-            } else if waits < CALLER_SPINS + CALLER_YIELDS {
-                std::thread::yield_now();
-            } else {
-                let mut held = lock(&self.done_lock);
-                self.gate.fetch_or(WAITING, Ordering::AcqRel);
-                while self.gate.load(Ordering::Acquire) & COUNT > 0 {
-                    held = self.done.wait(held).unwrap_or_else(PoisonError::into_inner);
-                }
-                self.gate.fetch_and(!WAITING, Ordering::AcqRel);
+        for _ in 0..CALLER_SPINS {
+            if state & COUNT == 0 {
+                return None;
             }
+            std::hint::spin_loop();
             state = self.gate.load(Ordering::Acquire);
         }
+        let (workers, began) = ((state & COUNT) as usize, Instant::now());
+        self.wait_for_workers();
+        Some(Wait { workers, began, ended: Instant::now() })
+    }
+
+    fn wait_for_workers(&self) {
+        let inside = || self.gate.load(Ordering::Acquire) & COUNT > 0;
+        for _ in 0..CALLER_YIELDS {
+            if !inside() {
+                return;
+            }
+            std::thread::yield_now();
+        }
+        let mut held = lock(&self.done_lock);
+        self.gate.fetch_or(WAITING, Ordering::AcqRel);
+        while inside() {
+            held = self.done.wait(held).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.gate.fetch_and(!WAITING, Ordering::AcqRel);
     }
 
     fn leave(&self) {
@@ -187,35 +240,46 @@ impl Shared {
     }
 
     /// The next gate state that concerns a worker which has seen the region `seen`.
-    fn wait_for_region(&self, seen: u64) -> u64 {
+    fn wait_for_region(&self, worker: usize, seen: u64) -> u64 {
         let concerns = |state: u64| {
-            state & SHUTDOWN != 0 || (state & OPEN != 0 && state & !(EPOCH - 1) != seen)
+            let fresh = state & OPEN != 0 && state & !(EPOCH - 1) != seen;
+            state & SHUTDOWN != 0 || (fresh && worker < admitted(state))
         };
         for _ in 0..WORKER_SPINS {
             let state = self.gate.load(Ordering::Acquire);
             if concerns(state) {
                 return state;
             }
+            if worker >= admitted(state) {
+                break;
+            }
             std::hint::spin_loop();
         }
         let mut held = lock(&self.sleep);
-        self.sleepers.fetch_add(1, Ordering::SeqCst);
-        let state = loop {
+        loop {
+            // Counted before the gate is read: whoever opens it after that finds a sleeper.
+            self.sleepers.fetch_add(1, Ordering::SeqCst);
             let state = self.gate.load(Ordering::SeqCst);
-            if concerns(state) {
-                break state;
+            let left_out = worker >= admitted(state);
+            if left_out || concerns(state) {
+                self.sleepers.fetch_sub(1, Ordering::SeqCst);
             }
-            held = self.wake.wait(held).unwrap_or_else(PoisonError::into_inner);
-        };
-        self.sleepers.fetch_sub(1, Ordering::SeqCst);
-        state
+            if concerns(state) {
+                return state;
+            }
+            let bell = if left_out { &self.back } else { &self.wake };
+            held = bell.wait(held).unwrap_or_else(PoisonError::into_inner);
+            if !left_out {
+                self.sleepers.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
     }
 }
 
-fn work(shared: &Shared) {
+fn work(shared: &Shared, worker: usize) {
     let mut seen = 0;
     loop {
-        let state = shared.wait_for_region(seen);
+        let state = shared.wait_for_region(worker, seen);
         if state & SHUTDOWN != 0 {
             return;
         }
@@ -242,6 +306,7 @@ impl Drop for Pool {
         {
             let _asleep = lock(&self.shared.sleep);
             self.shared.wake.notify_all();
+            self.shared.back.notify_all();
         }
         for worker in self.workers.drain(..) {
             // A worker catches every panic of a task, so there is nothing to report here.
@@ -253,94 +318,5 @@ impl Drop for Pool {
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pool").field("threads", &self.threads()).finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_task_runs_once() {
-        for threads in 0..5 {
-            let pool = Pool::new(threads);
-            assert_eq!(pool.threads(), threads.max(1));
-            for tasks in [0, 1, 2, 3, 7, 64] {
-                for _ in 0..200 {
-                    let counts: Vec<AtomicUsize> =
-                        (0..tasks).map(|_| AtomicUsize::new(0)).collect();
-                    pool.run(tasks, &|i| {
-                        counts[i].fetch_add(1, Ordering::Relaxed);
-                    });
-                    assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn workers_that_sleep_are_woken() {
-        let pool = Pool::new(3);
-        for _ in 0..20 {
-            std::thread::sleep(std::time::Duration::from_millis(3));
-            let sum = AtomicUsize::new(0);
-            pool.run(10, &|i| {
-                sum.fetch_add(i, Ordering::Relaxed);
-            });
-            assert_eq!(sum.into_inner(), 45);
-        }
-    }
-
-    #[test]
-    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
-        let pool = Pool::new(2);
-        for round in 0..50 {
-            let result = catch_unwind(AssertUnwindSafe(|| {
-                pool.run(8, &|i| {
-                    if i == round % 8 {
-                        resume_unwind(Box::new("task failed"));
-                    }
-                })
-            }));
-            assert_eq!(*result.unwrap_err().downcast::<&str>().unwrap(), "task failed");
-            let sum = AtomicUsize::new(0);
-            pool.run(5, &|i| {
-                sum.fetch_add(i, Ordering::Relaxed);
-            });
-            assert_eq!(sum.into_inner(), 10);
-        }
-    }
-
-    #[test]
-    fn several_callers_and_nested_regions() {
-        let pool = Pool::new(4);
-        let sum = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..500 {
-                        pool.run(3, &|_| {
-                            pool.run(2, &|i| {
-                                sum.fetch_add(i, Ordering::Relaxed);
-                            });
-                        });
-                    }
-                });
-            }
-        });
-        assert_eq!(sum.into_inner(), 4 * 500 * 3);
-    }
-
-    #[test]
-    fn a_slow_worker_is_waited_for() {
-        let pool = Pool::new(2);
-        let done = AtomicUsize::new(0);
-        for _ in 0..3 {
-            pool.run(2, &|_| {
-                std::thread::sleep(std::time::Duration::from_millis(8));
-                done.fetch_add(1, Ordering::Relaxed);
-            });
-        }
-        assert_eq!(done.into_inner(), 6);
     }
 }

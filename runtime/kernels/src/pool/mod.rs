@@ -6,7 +6,7 @@
 //! late finds the gate shut and touches nothing. Between regions workers spin for a while, then
 //! sleep.
 //!
-//! A worker that loses its core inside a region makes the caller wait for it. Where that happens
+//! A thread that loses its core inside a region makes the others wait for it. Where that happens
 //! again and again, the pool works with fewer workers for a while (`Lateness`): the gate also holds
 //! how many may enter, and those beyond sleep until it lets more in.
 
@@ -20,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lateness::{Lateness, Wait};
 
@@ -34,9 +34,15 @@ const COUNT: u64 = (1 << 12) - 1;
 const OPEN: u64 = 1 << 12;
 const WAITING: u64 = 1 << 13;
 const SHUTDOWN: u64 = 1 << 14;
+/// A worker did its part, and found no other region for so long that it went to sleep.
+const IDLE: u64 = 1 << 15;
 /// The lowest bit of the number of workers that may enter.
 const ADMITTED: u64 = 1 << 16;
 const EPOCH: u64 = 1 << 32;
+
+fn epoch(state: u64) -> u64 {
+    state & !(EPOCH - 1)
+}
 
 /// How many workers a gate state lets enter.
 fn admitted(state: u64) -> usize {
@@ -54,6 +60,8 @@ struct Job {
 
 struct Shared {
     gate: AtomicU64,
+    /// Nanoseconds from entering the region to going to sleep, of the worker that set `IDLE`.
+    idle: AtomicU64,
     next: AtomicUsize,
     job: UnsafeCell<Option<Job>>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
@@ -90,6 +98,7 @@ impl Pool {
     pub fn new(threads: usize) -> Pool {
         let shared = Arc::new(Shared {
             gate: AtomicU64::new(COUNT * ADMITTED),
+            idle: AtomicU64::new(0),
             next: AtomicUsize::new(0),
             job: UnsafeCell::new(None),
             panic: Mutex::new(None),
@@ -140,6 +149,7 @@ impl Pool {
         let start = Instant::now();
         let workers = lateness.admit(start);
         if workers == 0 {
+            drop(lateness);
             (0..tasks).for_each(task);
             return;
         }
@@ -153,11 +163,15 @@ impl Pool {
         unsafe { *shared.job.get() = Some(job) };
         shared.next.store(0, Ordering::Relaxed);
         shared.open(workers);
-        let some_taken = shared.take_tasks(job);
-        if let Some(wait) = shared.shut()
-            && some_taken
-        {
-            lateness.waited(start, &wait);
+        let taken = shared.take_tasks(job);
+        let wait = shared.shut(start, taken > 0);
+        if taken == tasks {
+            let now = Instant::now();
+            lateness.alone(now - start, now);
+        } else if let Some(wait) = wait {
+            lateness.waited(wait, Instant::now());
+        } else {
+            lateness.shared();
         }
         let panic = lock(&shared.panic).take();
         drop(lateness);
@@ -171,8 +185,8 @@ impl Shared {
     /// Opens the gate to the first `workers` workers, and wakes them.
     fn open(&self, workers: usize) {
         let before = self.gate.load(Ordering::Relaxed);
-        let epoch = (before & !(EPOCH - 1)).wrapping_add(EPOCH);
-        self.gate.store(epoch | OPEN | workers as u64 * ADMITTED, Ordering::SeqCst);
+        let next = epoch(before).wrapping_add(EPOCH);
+        self.gate.store(next | OPEN | workers as u64 * ADMITTED, Ordering::SeqCst);
         if self.sleepers.load(Ordering::SeqCst) > 0 {
             let _asleep = lock(&self.sleep);
             self.wake.notify_all();
@@ -183,15 +197,15 @@ impl Shared {
         }
     }
 
-    /// Runs tasks until none is left; keeps the first panic. Says whether there was any.
-    fn take_tasks(&self, job: Job) -> bool {
-        let mut some_taken = false;
+    /// Runs tasks until none is left, and counts them; keeps the first panic.
+    fn take_tasks(&self, job: Job) -> usize {
+        let mut taken = 0;
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
             if index >= job.tasks {
-                return some_taken;
+                return taken;
             }
-            some_taken = true;
+            taken += 1;
             // SAFETY: this thread is the caller or inside the gate, so the closure is alive.
             let task = unsafe { &*job.task };
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(index))) {
@@ -200,19 +214,25 @@ impl Shared {
         }
     }
 
-    /// Shuts the gate and waits until no worker is inside. Gives a wait that was not over soon.
-    fn shut(&self) -> Option<Wait> {
+    /// Shuts the gate of a region that began at `start` and waits until no worker is inside. Gives a
+    /// wait that was not over soon: of the caller where it did a part itself, or of a worker.
+    fn shut(&self, start: Instant, part_done: bool) -> Option<Wait> {
         let mut state = self.gate.fetch_and(!OPEN, Ordering::AcqRel);
+        let idle = (state & IDLE != 0).then(|| {
+            let part = Duration::from_nanos(self.idle.load(Ordering::Relaxed));
+            Wait { part, wait: start.elapsed().saturating_sub(part), threads: 1 }
+        });
         for _ in 0..CALLER_SPINS {
             if state & COUNT == 0 {
-                return None;
+                return idle;
             }
             std::hint::spin_loop();
             state = self.gate.load(Ordering::Acquire);
         }
-        let (workers, began) = ((state & COUNT) as usize, Instant::now());
+        let (threads, part) = ((state & COUNT) as usize, start.elapsed());
         self.wait_for_workers();
-        Some(Wait { workers, began, ended: Instant::now() })
+        let wait = start.elapsed().saturating_sub(part);
+        if part_done { Some(Wait { part, wait, threads }) } else { idle }
     }
 
     fn wait_for_workers(&self) {
@@ -231,6 +251,20 @@ impl Shared {
         self.gate.fetch_and(!WAITING, Ordering::AcqRel);
     }
 
+    /// Tells the caller, where it is still busy with the region that this worker saw last, that the
+    /// worker waited for it in vain.
+    fn tell_idle(&self, last: &Last) {
+        let Some(entered) = last.entered else { return };
+        let state = self.gate.load(Ordering::Acquire);
+        if state & OPEN != 0 && epoch(state) == last.epoch {
+            let nanos = u64::try_from(entered.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.idle.store(nanos, Ordering::Relaxed);
+            // Fails where the region ends meanwhile; then there is nothing to tell.
+            let told = (Ordering::AcqRel, Ordering::Relaxed);
+            let _ = self.gate.compare_exchange(state, state | IDLE, told.0, told.1);
+        }
+    }
+
     fn leave(&self) {
         let before = self.gate.fetch_sub(1, Ordering::AcqRel);
         if before & WAITING != 0 && before & COUNT == 1 {
@@ -239,10 +273,10 @@ impl Shared {
         }
     }
 
-    /// The next gate state that concerns a worker which has seen the region `seen`.
-    fn wait_for_region(&self, worker: usize, seen: u64) -> u64 {
+    /// The next gate state that concerns a worker whose last region was `last`.
+    fn wait_for_region(&self, worker: usize, last: &Last) -> u64 {
         let concerns = |state: u64| {
-            let fresh = state & OPEN != 0 && state & !(EPOCH - 1) != seen;
+            let fresh = state & OPEN != 0 && epoch(state) != last.epoch;
             state & SHUTDOWN != 0 || (fresh && worker < admitted(state))
         };
         for _ in 0..WORKER_SPINS {
@@ -255,6 +289,7 @@ impl Shared {
             }
             std::hint::spin_loop();
         }
+        self.tell_idle(last);
         let mut held = lock(&self.sleep);
         loop {
             // Counted before the gate is read: whoever opens it after that finds a sleeper.
@@ -276,10 +311,17 @@ impl Shared {
     }
 }
 
+/// The region that a worker saw last.
+struct Last {
+    epoch: u64,
+    /// When it was entered, where the worker found something to do there.
+    entered: Option<Instant>,
+}
+
 fn work(shared: &Shared, worker: usize) {
-    let mut seen = 0;
+    let mut last = Last { epoch: 0, entered: None };
     loop {
-        let state = shared.wait_for_region(worker, seen);
+        let state = shared.wait_for_region(worker, &last);
         if state & SHUTDOWN != 0 {
             return;
         }
@@ -290,12 +332,11 @@ fn work(shared: &Shared, worker: usize) {
             Ordering::Relaxed,
         );
         if entered.is_ok() {
-            seen = state & !(EPOCH - 1);
+            let now = Instant::now();
             // SAFETY: this thread is inside the gate, so the caller does not write the job.
-            if let Some(job) = unsafe { *shared.job.get() } {
-                shared.take_tasks(job);
-            }
+            let taken = unsafe { *shared.job.get() }.map_or(0, |job| shared.take_tasks(job));
             shared.leave();
+            last = Last { epoch: epoch(state), entered: (taken > 0).then_some(now) };
         }
     }
 }

@@ -1,0 +1,363 @@
+//! A pool of threads for many very short parallel regions.
+//!
+//! A region is published in one atomic word, the gate: an epoch that changes with every region,
+//! an open bit, a waiting bit, and the number of workers inside. A worker enters by adding one
+//! while the gate is open, so the caller waits only for workers that did enter: one that wakes
+//! late finds the gate shut and touches nothing. Between regions workers spin for a while, then
+//! sleep.
+//!
+//! A thread that loses its core inside a region makes the others wait for it. Where that happens
+//! again and again, the pool works with fewer workers for a while (`Lateness`): the gate also holds
+//! how many may enter, and those beyond sleep until it lets more in.
+
+mod lateness;
+#[cfg(test)]
+mod tests;
+
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use lateness::{Lateness, Wait};
+
+/// Pauses that a worker spends looking for the next region before it sleeps.
+const WORKER_SPINS: u32 = 8_000;
+/// Pauses that a caller spends waiting for workers before it yields, then yields before it sleeps.
+const CALLER_SPINS: u32 = 4_000;
+const CALLER_YIELDS: u32 = 64;
+
+const COUNT: u64 = (1 << 12) - 1;
+const OPEN: u64 = 1 << 12;
+const WAITING: u64 = 1 << 13;
+const SHUTDOWN: u64 = 1 << 14;
+/// A worker did its part, and found no other region for so long that it went to sleep.
+const IDLE: u64 = 1 << 15;
+/// The lowest bit of the number of workers that may enter.
+const ADMITTED: u64 = 1 << 16;
+const EPOCH: u64 = 1 << 32;
+
+fn epoch(state: u64) -> u64 {
+    state & !(EPOCH - 1)
+}
+
+/// How many workers a gate state lets enter.
+fn admitted(state: u64) -> usize {
+    (state / ADMITTED & COUNT) as usize
+}
+
+type Task = dyn Fn(usize) + Sync + 'static;
+
+/// The region in progress. Only read by threads that are inside the gate.
+#[derive(Clone, Copy)]
+struct Job {
+    task: *const Task,
+    tasks: usize,
+}
+
+struct Shared {
+    gate: AtomicU64,
+    /// Nanoseconds from entering the region to going to sleep, of the worker that set `IDLE`.
+    idle: AtomicU64,
+    next: AtomicUsize,
+    job: UnsafeCell<Option<Job>>,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    sleepers: AtomicUsize,
+    sleep: Mutex<()>,
+    wake: Condvar,
+    /// Where workers wait that the gate does not let enter.
+    back: Condvar,
+    done_lock: Mutex<()>,
+    done: Condvar,
+}
+
+// SAFETY: `job` is written only by the caller that holds `Pool::caller` while the gate is shut and
+// empty, and read only by threads inside the open gate; the gate's release and acquire order the
+// two. The pointer in it refers to a `Sync` closure.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; nothing in it is tied to a thread.
+unsafe impl Send for Shared {}
+
+/// A fixed set of threads, the caller of [`Pool::run`] being one of them.
+pub struct Pool {
+    shared: Arc<Shared>,
+    caller: Mutex<Lateness>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pool {
+    /// A pool of `threads` threads (at least 1), of which `threads - 1` are started here. Where
+    /// the system refuses a thread, the pool is smaller.
+    pub fn new(threads: usize) -> Pool {
+        let shared = Arc::new(Shared {
+            gate: AtomicU64::new(COUNT * ADMITTED),
+            idle: AtomicU64::new(0),
+            next: AtomicUsize::new(0),
+            job: UnsafeCell::new(None),
+            panic: Mutex::new(None),
+            sleepers: AtomicUsize::new(0),
+            sleep: Mutex::new(()),
+            wake: Condvar::new(),
+            back: Condvar::new(),
+            done_lock: Mutex::new(()),
+            done: Condvar::new(),
+        });
+        let workers: Vec<_> = (0..threads.min(COUNT as usize).saturating_sub(1))
+            .map_while(|i| {
+                let shared = Arc::clone(&shared);
+                std::thread::Builder::new()
+                    .name(format!("limbeck-{}", i + 1))
+                    .spawn(move || work(&shared, i))
+                    .ok()
+            })
+            .collect();
+        Pool { shared, caller: Mutex::new(Lateness::new(workers.len())), workers }
+    }
+
+    /// Threads of the pool, the caller included.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `task` once with each index in `0..tasks`, spread over the threads, and returns when
+    /// all calls have. The caller takes part. When another caller is inside, or `task` itself
+    /// calls `run`, or the machine is so busy that no worker keeps up, the tasks run on the calling
+    /// thread.
+    ///
+    /// # Panics
+    /// When a task panicked, after all others have run; the pool stays usable.
+    pub fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        if tasks <= 1 || self.workers.is_empty() {
+            (0..tasks).for_each(task);
+            return;
+        }
+        let mut lateness = match self.caller.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                (0..tasks).for_each(task);
+                return;
+            }
+        };
+        let start = Instant::now();
+        let workers = lateness.admit(start);
+        if workers == 0 {
+            drop(lateness);
+            (0..tasks).for_each(task);
+            return;
+        }
+        let shared = &*self.shared;
+        // SAFETY: only the lifetime changes. The gate is shut and empty before this call returns
+        // (below, also when a task panics), so no worker uses the pointer after `task` has ended.
+        let erased =
+            unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const Task>(task) };
+        let job = Job { task: erased, tasks };
+        // SAFETY: this thread holds `caller`, and the gate is shut and empty between regions.
+        unsafe { *shared.job.get() = Some(job) };
+        shared.next.store(0, Ordering::Relaxed);
+        shared.open(workers);
+        let taken = shared.take_tasks(job);
+        let wait = shared.shut(start, taken > 0);
+        if taken == tasks {
+            let now = Instant::now();
+            lateness.alone(now - start, now);
+        } else if let Some(wait) = wait {
+            lateness.waited(wait, Instant::now());
+        } else {
+            lateness.shared();
+        }
+        let panic = lock(&shared.panic).take();
+        drop(lateness);
+        if let Some(payload) = panic {
+            resume_unwind(payload);
+        }
+    }
+}
+
+impl Shared {
+    /// Opens the gate to the first `workers` workers, and wakes them.
+    fn open(&self, workers: usize) {
+        let before = self.gate.load(Ordering::Relaxed);
+        let next = epoch(before).wrapping_add(EPOCH);
+        self.gate.store(next | OPEN | workers as u64 * ADMITTED, Ordering::SeqCst);
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            let _asleep = lock(&self.sleep);
+            self.wake.notify_all();
+        }
+        if admitted(before) < workers {
+            let _asleep = lock(&self.sleep);
+            self.back.notify_all();
+        }
+    }
+
+    /// Runs tasks until none is left, and counts them; keeps the first panic.
+    fn take_tasks(&self, job: Job) -> usize {
+        let mut taken = 0;
+        loop {
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            if index >= job.tasks {
+                return taken;
+            }
+            taken += 1;
+            // SAFETY: this thread is the caller or inside the gate, so the closure is alive.
+            let task = unsafe { &*job.task };
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(index))) {
+                lock(&self.panic).get_or_insert(payload);
+            }
+        }
+    }
+
+    /// Shuts the gate of a region that began at `start` and waits until no worker is inside. Gives a
+    /// wait that was not over soon: of the caller where it did a part itself, or of a worker.
+    fn shut(&self, start: Instant, part_done: bool) -> Option<Wait> {
+        let mut state = self.gate.fetch_and(!OPEN, Ordering::AcqRel);
+        let idle = (state & IDLE != 0).then(|| {
+            let part = Duration::from_nanos(self.idle.load(Ordering::Relaxed));
+            Wait { part, wait: start.elapsed().saturating_sub(part), threads: 1 }
+        });
+        for _ in 0..CALLER_SPINS {
+            if state & COUNT == 0 {
+                return idle;
+            }
+            std::hint::spin_loop();
+            state = self.gate.load(Ordering::Acquire);
+        }
+        let (threads, part) = ((state & COUNT) as usize, start.elapsed());
+        self.wait_for_workers();
+        let wait = start.elapsed().saturating_sub(part);
+        if part_done { Some(Wait { part, wait, threads }) } else { idle }
+    }
+
+    fn wait_for_workers(&self) {
+        let inside = || self.gate.load(Ordering::Acquire) & COUNT > 0;
+        for _ in 0..CALLER_YIELDS {
+            if !inside() {
+                return;
+            }
+            std::thread::yield_now();
+        }
+        let mut held = lock(&self.done_lock);
+        self.gate.fetch_or(WAITING, Ordering::AcqRel);
+        while inside() {
+            held = self.done.wait(held).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.gate.fetch_and(!WAITING, Ordering::AcqRel);
+    }
+
+    /// Tells the caller, where it is still busy with the region that this worker saw last, that the
+    /// worker waited for it in vain.
+    fn tell_idle(&self, last: &Last) {
+        let Some(entered) = last.entered else { return };
+        let state = self.gate.load(Ordering::Acquire);
+        if state & OPEN != 0 && epoch(state) == last.epoch {
+            let nanos = u64::try_from(entered.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.idle.store(nanos, Ordering::Relaxed);
+            // Fails where the region ends meanwhile; then there is nothing to tell.
+            let told = (Ordering::AcqRel, Ordering::Relaxed);
+            let _ = self.gate.compare_exchange(state, state | IDLE, told.0, told.1);
+        }
+    }
+
+    fn leave(&self) {
+        let before = self.gate.fetch_sub(1, Ordering::AcqRel);
+        if before & WAITING != 0 && before & COUNT == 1 {
+            let _held = lock(&self.done_lock);
+            self.done.notify_all();
+        }
+    }
+
+    /// The next gate state that concerns a worker whose last region was `last`.
+    fn wait_for_region(&self, worker: usize, last: &Last) -> u64 {
+        let concerns = |state: u64| {
+            let fresh = state & OPEN != 0 && epoch(state) != last.epoch;
+            state & SHUTDOWN != 0 || (fresh && worker < admitted(state))
+        };
+        for _ in 0..WORKER_SPINS {
+            let state = self.gate.load(Ordering::Acquire);
+            if concerns(state) {
+                return state;
+            }
+            if worker >= admitted(state) {
+                break;
+            }
+            std::hint::spin_loop();
+        }
+        self.tell_idle(last);
+        let mut held = lock(&self.sleep);
+        loop {
+            // Counted before the gate is read: whoever opens it after that finds a sleeper.
+            self.sleepers.fetch_add(1, Ordering::SeqCst);
+            let state = self.gate.load(Ordering::SeqCst);
+            let left_out = worker >= admitted(state);
+            if left_out || concerns(state) {
+                self.sleepers.fetch_sub(1, Ordering::SeqCst);
+            }
+            if concerns(state) {
+                return state;
+            }
+            let bell = if left_out { &self.back } else { &self.wake };
+            held = bell.wait(held).unwrap_or_else(PoisonError::into_inner);
+            if !left_out {
+                self.sleepers.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+/// The region that a worker saw last.
+struct Last {
+    epoch: u64,
+    /// When it was entered, where the worker found something to do there.
+    entered: Option<Instant>,
+}
+
+fn work(shared: &Shared, worker: usize) {
+    let mut last = Last { epoch: 0, entered: None };
+    loop {
+        let state = shared.wait_for_region(worker, &last);
+        if state & SHUTDOWN != 0 {
+            return;
+        }
+        let entered = shared.gate.compare_exchange_weak(
+            state,
+            state + 1,
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
+        if entered.is_ok() {
+            let now = Instant::now();
+            // SAFETY: this thread is inside the gate, so the caller does not write the job.
+            let taken = unsafe { *shared.job.get() }.map_or(0, |job| shared.take_tasks(job));
+            shared.leave();
+            last = Last { epoch: epoch(state), entered: (taken > 0).then_some(now) };
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.gate.fetch_or(SHUTDOWN, Ordering::SeqCst);
+        {
+            let _asleep = lock(&self.shared.sleep);
+            self.shared.wake.notify_all();
+            self.shared.back.notify_all();
+        }
+        for worker in self.workers.drain(..) {
+            // A worker catches every panic of a task, so there is nothing to report here.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("threads", &self.threads()).finish()
+    }
+}

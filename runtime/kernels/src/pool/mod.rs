@@ -1,14 +1,14 @@
 //! A pool of threads for many very short parallel regions.
 //!
 //! A region is published in one atomic word, the gate: an epoch that changes with every region,
-//! an open bit, a waiting bit, and the number of workers inside. A worker enters by adding one
-//! while the gate is open, so the caller waits only for workers that did enter: one that wakes
-//! late finds the gate shut and touches nothing. Between regions workers spin for a while, then
-//! sleep.
+//! how many workers may enter, some flags, and the number of workers inside. A worker enters by
+//! adding one while the gate is open, so the caller waits only for workers that did enter: one that
+//! wakes late finds the gate shut and touches nothing. Between regions workers spin for a while,
+//! then sleep.
 //!
 //! A thread that loses its core inside a region makes the others wait for it. Where that happens
-//! again and again, the pool works with fewer workers for a while (`Lateness`): the gate also holds
-//! how many may enter, and those beyond sleep until it lets more in.
+//! again and again, fewer workers may enter for a while (`Lateness`). The others sleep, so that
+//! whoever wanted the core has one to itself.
 
 mod lateness;
 #[cfg(test)]
@@ -46,7 +46,7 @@ fn epoch(state: u64) -> u64 {
 
 /// How many workers a gate state lets enter.
 fn admitted(state: u64) -> usize {
-    (state / ADMITTED & COUNT) as usize
+    ((state / ADMITTED) & COUNT) as usize
 }
 
 type Task = dyn Fn(usize) + Sync + 'static;
@@ -186,7 +186,7 @@ impl Shared {
     fn open(&self, workers: usize) {
         let before = self.gate.load(Ordering::Relaxed);
         let next = epoch(before).wrapping_add(EPOCH);
-        self.gate.store(next | OPEN | workers as u64 * ADMITTED, Ordering::SeqCst);
+        self.gate.store(next | OPEN | (workers as u64 * ADMITTED), Ordering::SeqCst);
         if self.sleepers.load(Ordering::SeqCst) > 0 {
             let _asleep = lock(&self.sleep);
             self.wake.notify_all();
@@ -251,17 +251,17 @@ impl Shared {
         self.gate.fetch_and(!WAITING, Ordering::AcqRel);
     }
 
-    /// Tells the caller, where it is still busy with the region that this worker saw last, that the
-    /// worker waited for it in vain.
+    /// Tells a caller that is still busy with the region that this worker saw last how long that one
+    /// has been there, done and waiting.
     fn tell_idle(&self, last: &Last) {
         let Some(entered) = last.entered else { return };
         let state = self.gate.load(Ordering::Acquire);
         if state & OPEN != 0 && epoch(state) == last.epoch {
             let nanos = u64::try_from(entered.elapsed().as_nanos()).unwrap_or(u64::MAX);
             self.idle.store(nanos, Ordering::Relaxed);
-            // Fails where the region ends meanwhile; then there is nothing to tell.
-            let told = (Ordering::AcqRel, Ordering::Relaxed);
-            let _ = self.gate.compare_exchange(state, state | IDLE, told.0, told.1);
+            // Where the region ends meanwhile, or another worker leaves, nothing is told.
+            let idle = state | IDLE;
+            let _ = self.gate.compare_exchange(state, idle, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 

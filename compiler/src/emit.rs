@@ -94,7 +94,6 @@ fn collect_uses(entries: &[(String, Graph)]) -> Vec<(TensorExpr, WeightUse)> {
                 let stream = if matrix && encoder { stream_use(graph, node, value) } else { None };
                 uses[at].1.add(role, matrix && gives_logits(graph, node), stream);
                 uses[at].1.exact |= match &node.op {
-                    Op::Choose(_) => true,
                     Op::AdaptiveMlp(_) => role == InputRole::Table,
                     Op::Linear(_) => {
                         feeds_choice(graph, node) || matrix && weighs(graph, node.output)

@@ -55,7 +55,7 @@ impl fmt::Display for Quant {
 pub struct WeightUse {
     /// It is read as f32 vectors.
     pub vector: bool,
-    /// It decides choices, or is the bias of one: it stays in f32.
+    /// A choice depends on it, or it is the bias of one: it stays in f32.
     pub exact: bool,
     /// It is looked up row by row, or gives the logits: 4 bits are too few for it.
     pub embedding_or_head: bool,

@@ -56,7 +56,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     println!("> {PROMPT}\n");
     println!("{}", text_dial(&limbeck, &sparse, &workspace.golden().join("text.txt"))?);
     println!(
-        "Left-out inputs save multiply-adds here; time only where about half of them are left out."
+        "Left-out inputs save multiply-adds here; time only where more than half of them are left out."
     );
 
     heading("Compare sentences (all-MiniLM-L6-v2)");

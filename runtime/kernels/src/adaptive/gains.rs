@@ -6,14 +6,12 @@
 )]
 
 use crate::elementwise::SharedRows;
-use crate::pool::Pool;
+use crate::pool::{Pool, SERIAL_MACS};
 use crate::simd::{LANES, Simd, WIDE};
 use crate::table::Kernels;
 
 /// Outputs that share the loads of `x`.
 const SHARE: usize = 4;
-/// Multiply-adds below which a parallel region costs more than it saves.
-const SERIAL_MACS: usize = 64 * 1024;
 
 /// `gate [C, K]` as little-endian f32 and `bias [C]`.
 #[derive(Clone, Copy)]

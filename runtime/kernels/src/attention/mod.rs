@@ -14,14 +14,12 @@ pub(crate) use prepare::{PrepareTask, prepare_task};
 use crate::elementwise::SharedRows;
 use crate::error::{Error, check_len};
 use crate::kv::{Block, HeadLayout, KV_BLOCK, KvCache, KvLayer, KvType, SeqId};
-use crate::pool::Pool;
+use crate::pool::{Pool, SERIAL_MACS};
 use crate::table::Kernels;
 use limbeck_plan::Attention;
 use prepare::RopeTable;
 use spans::{Row, Tile};
 
-/// Work (multiply-adds) below which a parallel region costs more than it saves.
-const SERIAL_MACS: usize = 64 * 1024;
 /// Elements of queries, keys and values from which their preparation is a parallel region.
 const PARALLEL_PREPARE: usize = 4 * 1024;
 

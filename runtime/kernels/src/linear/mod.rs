@@ -39,14 +39,12 @@ use crate::elementwise::SharedRows;
 use crate::error::{Error, ErrorKind, check_len};
 use crate::norm::NormArgs;
 use crate::packed::Packed;
-use crate::pool::Pool;
+use crate::pool::{Pool, SERIAL_MACS};
 use crate::table::Kernels;
 use limbeck_plan::{Activation, Layout, Values};
 use prologue::Prologue;
 use sparse::{ChannelScratch, channel_products};
 
-/// Multiply-adds below which a parallel region costs more than it saves.
-const SERIAL_MACS: usize = 64 * 1024;
 /// Rows up to which each thread gets one contiguous run of units.
 const FEW_ROWS: usize = 8;
 /// Bytes of `x` that one task goes through for each unit of the weight.

@@ -2,11 +2,11 @@
 
 use super::channels::{ActiveBlock, ChannelTask, RetileTask, group_count, group_start};
 use super::task::{Input, LinearTask, UNIT};
-use super::{LinearArgs, LinearScratch, Places, SERIAL_MACS, products, run_linear};
+use super::{LinearArgs, LinearScratch, Places, products, run_linear};
 use crate::channels::{ChannelTile, GROUP};
 use crate::elementwise::SharedRows;
 use crate::error::{Error, check_len};
-use crate::pool::Pool;
+use crate::pool::{Pool, SERIAL_MACS};
 use crate::table::Kernels;
 use limbeck_plan::{CHANNEL_RUN, QUAD_ROWS, QUANT_BLOCK, Values, channel_tile_rows};
 use std::ops::Range;

@@ -24,6 +24,9 @@ use std::time::{Duration, Instant};
 
 use lateness::{Lateness, Wait};
 
+/// Multiply-adds below which a parallel region costs more than it saves.
+pub(crate) const SERIAL_MACS: usize = 64 * 1024;
+
 /// Pauses that a worker spends looking for the next region before it sleeps.
 const WORKER_SPINS: u32 = 8_000;
 /// Pauses that a caller spends waiting for workers before it yields, then yields before it sleeps.

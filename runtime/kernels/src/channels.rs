@@ -18,6 +18,7 @@ pub(crate) struct ChannelTile {
     /// Of one record, and of all.
     pub record: usize,
     pub bytes: usize,
+    values: Values,
 }
 
 /// Where a row's values are in each record of its tile.
@@ -26,6 +27,7 @@ pub(crate) struct Place {
     pub row: usize,
     /// From the start of a channel.
     pub byte: usize,
+    /// In the high nibble.
     pub high: bool,
 }
 
@@ -43,12 +45,18 @@ impl ChannelTile {
             offset: first_row * row_bytes * blocks,
             record: width * row_bytes,
             bytes: width * row_bytes * blocks,
+            values,
         }
     }
 
     /// Bytes of one channel's values.
     pub fn channel(&self) -> usize {
-        self.width / 2
+        channel_bytes(self.values, self.width)
+    }
+
+    /// Bytes of one channel in a whole group.
+    pub fn group(&self) -> usize {
+        channel_bytes(self.values, GROUP)
     }
 
     /// Where a record's scales begin.
@@ -75,17 +83,27 @@ impl ChannelTile {
     pub fn place(&self, row: usize) -> Place {
         let (group, within) = (row / GROUP, row % GROUP);
         let lanes = self.lanes(group);
-        let high = within >= 16 * lanes;
-        let low = within - if high { 16 * lanes } else { 0 };
+        let second = within >= 16 * lanes;
+        let low = within - if second { 16 * lanes } else { 0 };
         let (j, lane, t) = (low / (4 * lanes), low % (4 * lanes) / 4, low % 4);
-        Place { row, byte: group * GROUP / 2 + 16 * lane + 4 * j + t, high }
+        let byte = group * self.group() + 16 * lane + 4 * j + t;
+        match self.values {
+            Values::Q8 if second => Place { row, byte: byte + 16 * lanes, high: false },
+            Values::Q8 => Place { row, byte, high: false },
+            _ => Place { row, byte, high: second },
+        }
     }
+}
+
+/// Bytes of one channel's values for some rows, whole runs.
+pub(crate) fn channel_bytes(values: Values, rows: usize) -> usize {
+    if values == Values::Q8 { rows } else { rows / 2 }
 }
 
 /// Appends tile `index` of a weight in quads to `out` in the channels layout, value for value.
 ///
 /// # Errors
-/// `Format` for a weight that is not in 4-bit quads, `Range` when it has no such tile.
+/// `Format` for a weight that is not in quads, `Range` when it has no such tile.
 pub fn repack_tile(w: &Packed<'_>, index: usize, out: &mut Vec<u8>) -> Result<(), Error> {
     let format = w.format();
     let (values, rows, cols) = (format.values, w.rows(), w.cols());
@@ -98,6 +116,7 @@ pub fn repack_tile(w: &Packed<'_>, index: usize, out: &mut Vec<u8>) -> Result<()
     }
     let tile = ChannelTile::of(values, rows, cols, index);
     let quad_record = values.quad_record_bytes().unwrap_or(1);
+    let quad_data = channel_bytes(values, QUAD_ROWS) * QUANT_BLOCK;
     let quad_tile = w.stored_cols().div_ceil(QUANT_BLOCK) * quad_record;
     let start = out.len();
     out.resize(start + tile.bytes, 0);
@@ -108,16 +127,18 @@ pub fn repack_tile(w: &Packed<'_>, index: usize, out: &mut Vec<u8>) -> Result<()
         let records = out[start..].chunks_exact_mut(tile.record);
         for (record, from) in records.zip(quads.chunks_exact(quad_record)) {
             for c in 0..QUANT_BLOCK {
-                let byte = from[c / 4 % 4 * 32 + r * 4 + c % 4];
-                let q = if c < 16 { byte & 15 } else { byte >> 4 };
+                let q = match values {
+                    Values::Q8 => from[c / 4 * 32 + r * 4 + c % 4],
+                    _ => from[c / 4 % 4 * 32 + r * 4 + c % 4] >> (c / 16 * 4) & 15,
+                };
                 record[c * tile.channel() + at.byte] |= if at.high { q << 4 } else { q };
             }
             let mut copy = |to: usize, from_at: usize| {
                 record[to..to + 2].copy_from_slice(&from[from_at..from_at + 2]);
             };
-            copy(tile.scales() + 2 * at.row, 128 + 2 * r);
+            copy(tile.scales() + 2 * at.row, quad_data + 2 * r);
             if values == Values::Q4m {
-                copy(tile.mins() + 2 * at.row, 144 + 2 * r);
+                copy(tile.mins() + 2 * at.row, quad_data + 2 * (QUAD_ROWS + r));
             }
         }
     }
@@ -132,7 +153,7 @@ mod tests {
 
     #[test]
     fn channels_hold_the_values_of_the_quads_they_came_from() {
-        for values in [Values::Q4, Values::Q4m] {
+        for values in [Values::Q8, Values::Q4, Values::Q4m] {
             for (n, cols) in [(1, 32), (33, 64), (100, 40), (288, 32), (576, 96), (1030, 33)] {
                 let quads = PackFormat { values, layout: Layout::Quads };
                 let data: Vec<f32> = (0..n * cols).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
@@ -156,9 +177,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_repacked_is_refused() {
-        let q8 = PackFormat { values: Values::Q8, layout: Layout::Quads };
-        let bytes = vec![0; 272];
-        let packed = Packed::new(q8, 8, 32, &bytes).unwrap();
+        let f16 = PackFormat { values: Values::F16, layout: Layout::Panels };
+        let bytes = vec![0; 16 * 32 * 2];
+        let packed = Packed::new(f16, 16, 32, &bytes).unwrap();
         assert_eq!(repack_tile(&packed, 0, &mut Vec::new()).unwrap_err().kind(), ErrorKind::Format);
         let q4 = PackFormat { values: Values::Q4, layout: Layout::Quads };
         let packed = Packed::new(q4, 8, 32, &bytes[..144]).unwrap();

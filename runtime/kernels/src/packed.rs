@@ -216,10 +216,11 @@ impl Packed<'_> {
             let scale = half_at(tile.scales() + 2 * at.row);
             for (c, o) in out.iter_mut().enumerate() {
                 let byte = record[c * tile.channel() + at.byte];
-                let q = f32::from(if at.high { byte >> 4 } else { byte & 15 });
+                let nibble = f32::from(if at.high { byte >> 4 } else { byte & 15 });
                 *o = match values {
-                    Values::Q4m => scale * q + half_at(tile.mins() + 2 * at.row),
-                    _ => scale * (q - 8.0),
+                    Values::Q8 => scale * f32::from(byte as i8),
+                    Values::Q4m => scale * nibble + half_at(tile.mins() + 2 * at.row),
+                    _ => scale * (nibble - 8.0),
                 };
             }
         }

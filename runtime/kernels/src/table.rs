@@ -6,8 +6,8 @@ use crate::elementwise::{activate_row, add_row, gate_row, soft_cap_row};
 use crate::error::{Error, ErrorKind};
 use crate::isa::{Isa, Portable};
 use crate::linear::{
-    ActBlock, ActiveBlock, ChannelTask, LinearTask, Panels, PortableChannels, PortableQuads, Q4,
-    Q4M, Q8, RetileTask, find_active, keep_row, quantise_row, retile_portable, run as run_linear,
+    ActBlock, ChannelTask, FindTask, LinearTask, Panels, PortableChannels, PortableQuads, Q4, Q4M,
+    Q8, RetileTask, find_active, keep_row, quantise_row, retile_portable, run as run_linear,
     run_channels,
 };
 use crate::norm::{NormArgs, norm_row};
@@ -61,7 +61,7 @@ pub enum KernelOp {
 enum Function {
     Linear(unsafe fn(&LinearTask<'_>)),
     Channels(unsafe fn(&ChannelTask<'_>)),
-    FindActive(unsafe fn(&[i8], &mut [ActiveBlock])),
+    FindActive(unsafe fn(&mut FindTask<'_>)),
     Keep(unsafe fn(&[f32], f32, &mut [f32]) -> usize),
     Retile(unsafe fn(&mut RetileTask<'_>)),
     Quantise(unsafe fn(&[f32], &mut [i8], &mut [ActBlock])),
@@ -138,9 +138,10 @@ macro_rules! entries {
                 linear_q8(task: &LinearTask<'_>) = run_linear($quads::<Q8>, task);
                 linear_q4(task: &LinearTask<'_>) = run_linear($quads::<Q4>, task);
                 linear_q4m(task: &LinearTask<'_>) = run_linear($quads::<Q4M>, task);
+                channels_q8(task: &ChannelTask<'_>) = run_channels($channels::<Q8>, task);
                 channels_q4(task: &ChannelTask<'_>) = run_channels($channels::<Q4>, task);
                 channels_q4m(task: &ChannelTask<'_>) = run_channels($channels::<Q4M>, task);
-                find(q: &[i8], out: &mut [ActiveBlock]) = $find(q, out);
+                find(task: &mut FindTask<'_>) = $find(task);
                 keep(weights: &[f32], threshold: f32, x: &mut [f32]) -> usize
                     = keep_row(weights, threshold, x);
                 quantise(x: &[f32], q: &mut [i8], blocks: &mut [ActBlock])
@@ -163,6 +164,9 @@ macro_rules! entries {
                 entries!(@row $isa, $prefix, "q8", Linear, Some(Values::Q8), linear_q8),
                 entries!(@row $isa, $prefix, "q4", Linear, Some(Values::Q4), linear_q4),
                 entries!(@row $isa, $prefix, "q4m", Linear, Some(Values::Q4m), linear_q4m),
+                entries!(
+                    @row $isa, $prefix, "channels-q8", Channels, Some(Values::Q8), channels_q8
+                ),
                 entries!(
                     @row $isa, $prefix, "channels-q4", Channels, Some(Values::Q4), channels_q4
                 ),
@@ -283,9 +287,9 @@ pub fn kernel_table() -> impl Iterator<Item = &'static KernelRow> {
 pub struct Kernels {
     isa: Isa,
     linear: [unsafe fn(&LinearTask<'_>); 5],
-    /// `Q4`, then `Q4m`.
-    channels: [unsafe fn(&ChannelTask<'_>); 2],
-    find_active: unsafe fn(&[i8], &mut [ActiveBlock]),
+    /// `Q8`, `Q4`, then `Q4m`.
+    channels: [unsafe fn(&ChannelTask<'_>); 3],
+    find_active: unsafe fn(&mut FindTask<'_>),
     keep: unsafe fn(&[f32], f32, &mut [f32]) -> usize,
     retile: unsafe fn(&mut RetileTask<'_>),
     quantise: unsafe fn(&[f32], &mut [i8], &mut [ActBlock]),
@@ -306,6 +310,15 @@ fn slot(values: Values) -> usize {
         Values::Q8 => 2,
         Values::Q4 => 3,
         Values::Q4m => 4,
+    }
+}
+
+/// Of values that weights in channels have.
+fn channel_slot(values: Values) -> usize {
+    match values {
+        Values::Q4m => 2,
+        Values::Q4 => 1,
+        _ => 0,
     }
 }
 
@@ -350,7 +363,7 @@ impl Kernels {
                 portable::linear_q4,
                 portable::linear_q4m,
             ],
-            channels: [portable::channels_q4, portable::channels_q4m],
+            channels: [portable::channels_q8, portable::channels_q4, portable::channels_q4m],
             find_active: portable::find,
             keep: portable::keep,
             retile: retile_portable,
@@ -367,8 +380,7 @@ impl Kernels {
         for row in kernel_table().filter(|row| row.isa == isa) {
             match (row.function, row.values) {
                 (Function::Linear(f), Some(values)) => kernels.linear[slot(values)] = f,
-                (Function::Channels(f), Some(Values::Q4)) => kernels.channels[0] = f,
-                (Function::Channels(f), Some(_)) => kernels.channels[1] = f,
+                (Function::Channels(f), Some(values)) => kernels.channels[channel_slot(values)] = f,
                 (Function::FindActive(f), _) => kernels.find_active = f,
                 (Function::Keep(f), _) => kernels.keep = f,
                 (Function::Retile(f), _) => kernels.retile = f,
@@ -404,16 +416,16 @@ impl Kernels {
     /// # Safety
     /// The contract of `linear::run_channels`, and the weight has these values.
     pub(crate) unsafe fn channel_task(&self, values: Values, task: &ChannelTask<'_>) {
-        let kernel = self.channels[usize::from(values != Values::Q4)];
+        let kernel = self.channels[channel_slot(values)];
         // SAFETY: only kernels of an available instruction set are chosen; the caller vouches for
         // the task.
         unsafe { kernel(task) }
     }
 
-    /// Finds the active channels of rows of whole blocks.
-    pub(crate) fn find_active(&self, q: &[i8], out: &mut [ActiveBlock]) {
+    /// Finds the channels of a row of whole blocks that are not zero.
+    pub(crate) fn find_active(&self, task: &mut FindTask<'_>) {
         // SAFETY: only kernels of an available instruction set are chosen.
-        unsafe { (self.find_active)(q, out) }
+        unsafe { (self.find_active)(task) }
     }
 
     pub(crate) fn keep_row(&self, weights: &[f32], threshold: f32, x: &mut [f32]) -> usize {

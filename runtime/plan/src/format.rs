@@ -53,16 +53,17 @@ pub enum Layout {
     ///   high nibble for quads 4..8; then 8 f16 scales; for `Q4m` then 8 f16 minima.
     Quads,
     /// Tiles of [`channel_tile_rows`] rows, so that an input channel's values are contiguous and a
-    /// channel that is not needed need not be read. `Q4` and `Q4m` only; rows padded with zeros to
+    /// channel that is not needed need not be read. Quantised values only; rows padded with zeros to
     /// [`CHANNEL_RUN`] and columns to [`QUANT_BLOCK`]: for each tile, for each block of 32 columns,
     /// one record.
     ///
-    /// With `W` the tile's rows, a record is, for each of the 32 columns, `W / 2` bytes of values;
-    /// then `W` f16 scales; for `Q4m` then `W` f16 minima. The rows of a tile are cut into groups of
-    /// 128, the last of `32 L` where fewer are left (else `L = 4`), and of a column's bytes each
-    /// group has `16 L`: with `l < L`, `j < 4` and `t < 4`, byte `16 l + 4 j + t` holds row
-    /// `4 L j + 4 l + t` of the group in its low nibble and the row `16 L` after that in its high
-    /// one. Four columns interleaved byte by byte then give lanes of four in the order of rows.
+    /// With `W` the tile's rows, a record is, for each of the 32 columns, `W / 2` bytes of values
+    /// (`W` for `Q8`); then `W` f16 scales; for `Q4m` then `W` f16 minima. The rows of a tile are cut
+    /// into groups of 128, the last of `32 L` where fewer are left (else `L = 4`), and of a column's
+    /// bytes each group has `16 L` (`32 L` for `Q8`): with `l < L`, `j < 4` and `t < 4`, byte
+    /// `16 l + 4 j + t` holds row `4 L j + 4 l + t` of the group, and the row `16 L` after that is in
+    /// the byte's high nibble; for `Q8` in the byte `16 L` further on. Four columns interleaved byte
+    /// by byte then give lanes of four in the order of rows.
     Channels,
 }
 
@@ -117,6 +118,7 @@ impl Values {
     /// Bytes of one row of a [`Layout::Channels`] record (32 columns), `None` where there is none.
     pub fn channel_row_bytes(self) -> Option<usize> {
         match self {
+            Values::Q8 => Some(34),
             Values::Q4 => Some(18),
             Values::Q4m => Some(20),
             _ => None,
@@ -203,7 +205,7 @@ mod tests {
     fn impossible_or_huge_formats_have_no_size() {
         let bad = PackFormat { values: Values::Q8, layout: Layout::Row };
         assert_eq!(bad.byte_len(8, 32), None);
-        let bad = PackFormat { values: Values::Q8, layout: Layout::Channels };
+        let bad = PackFormat { values: Values::F16, layout: Layout::Channels };
         assert_eq!(bad.byte_len(8, 32), None);
         assert_eq!(PackFormat::F32_ROW.byte_len(usize::MAX, 2), None);
     }

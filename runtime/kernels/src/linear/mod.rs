@@ -21,13 +21,13 @@ pub(crate) use activations::{ActBlock, QuantActs, quantise_row};
 pub(crate) use avx2::Avx2Quads;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::{Avx512Panels, Avx512Quads};
-pub(crate) use channels::{
-    ActiveBlock, ChannelTask, PortableChannels, RetileTask, find_active, retile_portable,
-    run as run_channels,
-};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use channels::{
     Avx2Channels, Avx512Channels, find_active_avx2, find_active_avx512, retile_sse,
+};
+pub(crate) use channels::{
+    ChannelTask, FindTask, PortableChannels, RetileTask, find_active, retile_portable,
+    run as run_channels,
 };
 pub(crate) use panels::Panels;
 pub(crate) use portable::{PortableQuads, Q4, Q4M, Q8};

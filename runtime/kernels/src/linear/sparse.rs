@@ -1,9 +1,9 @@
 //! Input channels that are left out where they are small, and products with weights in channels.
 
-use super::channels::{ActiveBlock, ChannelTask, RetileTask, group_count, group_start};
+use super::channels::{ActiveBlock, ActiveRows, ChannelTask, RetileTask, group_count, group_start};
 use super::task::{Input, LinearTask, UNIT};
 use super::{LinearArgs, LinearScratch, Places, products, run_linear};
-use crate::channels::{ChannelTile, GROUP};
+use crate::channels::{ChannelTile, GROUP, channel_bytes};
 use crate::elementwise::SharedRows;
 use crate::error::{Error, check_len};
 use crate::pool::{Pool, SERIAL_MACS};
@@ -91,17 +91,14 @@ pub fn sparse_linear(
 /// Memory of products with weights in channels.
 #[derive(Debug, Default)]
 pub(super) struct ChannelScratch {
-    active: Vec<ActiveBlock>,
+    active: ActiveRows,
     quads: Vec<u8>,
 }
 
 impl ChannelScratch {
     /// Makes room for calls of a few rows of `cols` values.
     pub fn reserve(&mut self, rows: usize, cols: usize) {
-        let len = rows.min(FEW_ROWS).saturating_mul(cols.div_ceil(QUANT_BLOCK));
-        if self.active.len() < len {
-            self.active.resize(len, ActiveBlock::default());
-        }
+        self.active.reserve(rows.min(FEW_ROWS), cols);
     }
 }
 
@@ -113,17 +110,15 @@ pub(super) fn channel_products(
     values: Values,
     task: &LinearTask<'_>,
 ) -> u64 {
-    if task.rows.len() > FEW_ROWS {
+    // A tile's channels are found by u32.
+    if task.rows.len() > FEW_ROWS || u32::try_from(task.w.len()).is_err() {
         retiled_products(kernels, pool, &mut scratch.quads, values, task);
         return task.w.len() as u64;
     }
     let Input::Quantised { q, .. } = task.input else { return 0 };
     let (m, k, n) = (task.rows.len(), task.k, task.n);
-    let per_row = k.div_ceil(QUANT_BLOCK);
     scratch.reserve(m, k);
-    let active = &mut scratch.active[..m * per_row];
-    kernels.find_active(q, active);
-    let active = &*active;
+    let active = scratch.active.find(kernels, values, n, q, k);
     let threads = if m * n * k < SERIAL_MACS { 1 } else { pool.threads() };
     let groups = group_count(values, n);
     let share = |i: usize| match i {
@@ -150,7 +145,7 @@ pub(super) fn channel_products(
         // SAFETY: tasks write the disjoint outputs of their groups.
         unsafe { kernels.channel_task(values, &part) };
     });
-    bytes_read(values, n, active, m)
+    bytes_read(values, n, active.blocks, m)
 }
 
 /// The bytes of a weight of `n` rows that rows of activations with these channels read together.
@@ -159,7 +154,8 @@ fn bytes_read(values: Values, n: usize, active: &[ActiveBlock], rows: usize) -> 
     let tile = channel_tile_rows(n);
     let tiles = n.div_ceil(tile);
     let last = ChannelTile::of(values, n, QUANT_BLOCK, tiles - 1);
-    let (whole, last_lines) = (ChannelLines::new(tile / 2), ChannelLines::new(last.channel()));
+    let whole = ChannelLines::new(channel_bytes(values, tile));
+    let last_lines = ChannelLines::new(last.channel());
     let mut lines = 0;
     for b in 0..per_row {
         let blocks = active[b..].iter().step_by(per_row.max(1));
@@ -167,8 +163,9 @@ fn bytes_read(values: Values, n: usize, active: &[ActiveBlock], rows: usize) -> 
         lines += (tiles - 1) as u64 * whole.of(mask) + last_lines.of(mask);
     }
     let padded = (tiles - 1) * tile + last.width;
-    let row_bytes = values.channel_row_bytes().unwrap_or(0) - QUANT_BLOCK / 2;
-    lines * LINE as u64 + (per_row * padded * row_bytes) as u64
+    let all = values.channel_row_bytes().unwrap_or(0) * padded;
+    let rest = all - QUANT_BLOCK * channel_bytes(values, padded);
+    lines * LINE as u64 + (per_row * rest) as u64
 }
 
 /// The cache lines of a block's channels of some bytes each.

@@ -1,14 +1,15 @@
 //! The products in AVX2 instructions: the bytes of two channels are interleaved, and `maddubs` sums
-//! an output's two products in i16. Eight such sums fit: 15 * 127 * 2 * 8 = 30,480.
+//! an output's two products in i16. Eight such sums fit: 15 * 127 * 2 * 8 = 30,480. Of 8-bit values
+//! those of four channels are interleaved, and multiplied as in the quads' kernel.
 #![allow(
     clippy::needless_range_loop,
     reason = "loops over lanes and tiles of fixed size read best by index"
 )]
 
-use super::{ActiveBlock, Ahead, ChannelKernel, Group};
+use super::{ActiveBlock, ChannelKernel, FindTask, Group, Quads};
 use crate::isa::Avx2;
 use crate::linear::activations::ActBlock;
-use crate::linear::portable::{Q4, Q4M};
+use crate::linear::portable::{Q4, Q4M, Q8};
 use limbeck_plan::QUANT_BLOCK;
 use std::arch::x86_64::*;
 
@@ -20,45 +21,101 @@ const PAIRS: usize = 8;
 pub(crate) struct Avx2Channels<const VALUES: u8>;
 
 impl<const VALUES: u8> Avx2Channels<VALUES> {
-    /// Lanes `lane..lane + COUNT` of a group.
+    /// The bytes of the channel at `at` for lanes `lane..lane + COUNT`, `from` after its first ones.
     ///
     /// # Safety
-    /// As for [`ChannelKernel::add`]; the lanes exist.
+    /// As for [`ChannelKernel::add`]; the bytes exist.
     #[inline(always)]
-    unsafe fn lanes<const COUNT: usize>(
+    unsafe fn load<const COUNT: usize>(
+        group: &Group,
+        lane: usize,
+        at: u32,
+        from: usize,
+    ) -> __m256i {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let at = group.data.add(16 * lane + at as usize + from);
+            if COUNT == 2 {
+                _mm256_loadu_si256(at.cast())
+            } else {
+                _mm256_zextsi128_si256(_mm_loadu_si128(at.cast()))
+            }
+        }
+    }
+
+    /// The dot products of 8-bit values, by run of rows.
+    ///
+    /// # Safety
+    /// As for [`Self::lanes`].
+    #[inline(always)]
+    unsafe fn bytes<const COUNT: usize>(group: &Group, lane: usize, quads: Quads) -> [__m256i; 8] {
+        // SAFETY: the caller's contract: two times 16 bytes of each channel for a lane.
+        unsafe {
+            let mut dots = [_mm256_setzero_si256(); 8];
+            let ones = _mm256_set1_epi16(1);
+            for quad in 0..quads.count {
+                let at = quads.at.add(4 * quad);
+                if lane == 0 {
+                    group.ask(at, 32 * group.lanes);
+                }
+                let values = quads.values.add(4 * quad);
+                let q = _mm256_set1_epi32(values.cast::<i32>().read_unaligned());
+                for half in 0..2 {
+                    let from = half * 16 * group.lanes;
+                    let mut w = [_mm256_setzero_si256(); 4];
+                    for e in 0..4 {
+                        w[e] = Self::load::<COUNT>(group, lane, *at.add(e), from);
+                    }
+                    let [a, b, c, d] = w;
+                    let (ab, cd) = (_mm256_unpacklo_epi8(a, b), _mm256_unpacklo_epi8(c, d));
+                    let ab_high = _mm256_unpackhi_epi8(a, b);
+                    let cd_high = _mm256_unpackhi_epi8(c, d);
+                    let quads = [
+                        _mm256_unpacklo_epi16(ab, cd),
+                        _mm256_unpackhi_epi16(ab, cd),
+                        _mm256_unpacklo_epi16(ab_high, cd_high),
+                        _mm256_unpackhi_epi16(ab_high, cd_high),
+                    ];
+                    for j in 0..4 {
+                        let signed = _mm256_sign_epi8(q, quads[j]);
+                        let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(quads[j]), signed);
+                        let sums = _mm256_madd_epi16(pairs, ones);
+                        dots[4 * half + j] = _mm256_add_epi32(dots[4 * half + j], sums);
+                    }
+                }
+            }
+            dots
+        }
+    }
+
+    /// The dot products of 4-bit values, by run of rows.
+    ///
+    /// # Safety
+    /// As for [`Self::lanes`].
+    #[inline(always)]
+    unsafe fn nibbles<const COUNT: usize>(
         group: &Group,
         lane: usize,
         block: &ActBlock,
-        active: &ActiveBlock,
-        ahead: &mut Ahead<'_>,
-        sums: *mut f32,
-    ) {
-        // SAFETY: the caller's contract: 16 bytes of each channel for a lane, and four scales,
-        // minima and sums of each of the eight runs.
+        quads: Quads,
+    ) -> [__m256i; 8] {
+        // SAFETY: the caller's contract: 16 bytes of each channel for a lane.
         unsafe {
-            let data = group.data.add(16 * lane);
-            let load = |c: u8| {
-                let at = data.add(usize::from(c) * group.stride);
-                if COUNT == 2 {
-                    _mm256_loadu_si256(at.cast())
-                } else {
-                    _mm256_zextsi128_si256(_mm_loadu_si128(at.cast()))
-                }
-            };
             let offset = if VALUES == Q4 { -block.eight_sum } else { 0 };
             let mut dots = [_mm256_set1_epi32(offset); 8];
             let nibble = _mm256_set1_epi8(15);
-            let pairs = 2 * active.quads as usize;
+            let pairs = 2 * quads.count;
             for start in (0..pairs).step_by(PAIRS) {
                 // Low and high nibbles of bytes 0..8 and 8..16 of each lane.
                 let mut partial = [_mm256_setzero_si256(); 4];
                 for pair in start..pairs.min(start + PAIRS) {
+                    let at = quads.at.add(2 * pair);
                     if lane == 0 && pair % 2 == 0 {
-                        ahead.ask();
+                        group.ask(at, 16 * group.lanes);
                     }
-                    let channels = active.channels.as_ptr().add(2 * pair);
-                    let (a, b) = (load(*channels), load(*channels.add(1)));
-                    let values = active.values.as_ptr().add(2 * pair);
+                    let a = Self::load::<COUNT>(group, lane, *at, 0);
+                    let b = Self::load::<COUNT>(group, lane, *at.add(1), 0);
+                    let values = quads.values.add(2 * pair);
                     let q = _mm256_set1_epi16(values.cast::<i16>().read_unaligned());
                     let bytes = [_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b)];
                     for i in 0..2 {
@@ -78,6 +135,29 @@ impl<const VALUES: u8> Avx2Channels<VALUES> {
                     dots[2 * i + 1] = _mm256_add_epi32(dots[2 * i + 1], high);
                 }
             }
+            dots
+        }
+    }
+
+    /// Lanes `lane..lane + COUNT` of a group.
+    ///
+    /// # Safety
+    /// As for [`ChannelKernel::add`]; the lanes exist.
+    #[inline(always)]
+    unsafe fn lanes<const COUNT: usize>(
+        group: &Group,
+        lane: usize,
+        block: &ActBlock,
+        quads: Quads,
+        sums: *mut f32,
+    ) {
+        // SAFETY: the caller's contract: four scales, minima and sums of each of the eight runs.
+        unsafe {
+            let dots = if VALUES == Q8 {
+                Self::bytes::<COUNT>(group, lane, quads)
+            } else {
+                Self::nibbles::<COUNT>(group, lane, block, quads)
+            };
             let halves = |at: *const u8| {
                 if COUNT == 2 {
                     _mm256_cvtph_ps(_mm_loadu_si128(at.cast()))
@@ -85,9 +165,6 @@ impl<const VALUES: u8> Avx2Channels<VALUES> {
                     _mm256_cvtph_ps(_mm_loadl_epi64(at.cast()))
                 }
             };
-            if lane == 0 {
-                (active.quads as usize..8).for_each(|_| ahead.ask());
-            }
             let scale = _mm256_set1_ps(block.scale);
             let scaled_sum = _mm256_set1_ps(block.scaled_sum);
             for j in 0..8 {
@@ -115,24 +192,16 @@ impl<const VALUES: u8> Avx2Channels<VALUES> {
 
 impl<const VALUES: u8> ChannelKernel<Avx2> for Avx2Channels<VALUES> {
     #[inline(always)]
-    unsafe fn add(
-        self,
-        _: Avx2,
-        group: &Group,
-        block: &ActBlock,
-        active: &ActiveBlock,
-        ahead: &mut Ahead<'_>,
-        sums: *mut f32,
-    ) {
+    unsafe fn add(self, _: Avx2, group: &Group, block: &ActBlock, quads: Quads, sums: *mut f32) {
         // SAFETY: the caller's contract; the token proves the CPU's features.
         unsafe {
             let mut lane = 0;
             while lane + 2 <= group.lanes {
-                Self::lanes::<2>(group, lane, block, active, ahead, sums);
+                Self::lanes::<2>(group, lane, block, quads, sums);
                 lane += 2;
             }
             if lane < group.lanes {
-                Self::lanes::<1>(group, lane, block, active, ahead, sums);
+                Self::lanes::<1>(group, lane, block, quads, sums);
             }
         }
     }
@@ -157,38 +226,45 @@ const POSITIONS: [u64; 256] = {
     table
 };
 
-/// Finds the active channels of a row's blocks, 8 at a time.
+/// Finds the channels of a row that are not zero, 8 at a time.
 ///
 /// # Safety
 /// The CPU has the token's features.
 #[inline(always)]
-pub(crate) unsafe fn find_active_avx2(_: Avx2, q: &[i8], out: &mut [ActiveBlock]) {
-    for (q, out) in q.chunks_exact(QUANT_BLOCK).zip(out) {
-        // SAFETY: `q` has 32 values; what `i` parts before have is at most `8 i`, so that 8 more
-        // values fit.
+pub(crate) unsafe fn find_active_avx2(_: Avx2, task: &mut FindTask<'_>) {
+    let room = task.q.len() + 16;
+    assert!(task.at.len() >= room && task.values.len() >= room);
+    let mut end = 0;
+    let blocks = task.q.chunks_exact(QUANT_BLOCK).zip(task.blocks.iter_mut());
+    for (b, (q, block)) in blocks.enumerate() {
+        // SAFETY: `q` has 32 values; at most as many channels are listed as came before, and the
+        // lists have room for 16 more.
         unsafe {
             let all = _mm256_loadu_si256(q.as_ptr().cast());
             let zeros = _mm256_cmpeq_epi8(all, _mm256_setzero_si256());
             let mask = !(_mm256_movemask_epi8(zeros) as u32);
-            let first = _mm256_set1_epi8(mask.trailing_zeros() as i8 & 31);
-            _mm256_storeu_si256(out.channels.as_mut_ptr().cast(), first);
-            _mm256_storeu_si256(out.values.as_mut_ptr().cast(), _mm256_setzero_si256());
-            let first = _mm256_castsi256_si128(first);
-            let mut count = 0;
-            for part in 0..4 {
+            let stride = _mm256_set1_epi32(task.stride as i32);
+            let record = b as u32 * task.record;
+            let first = end;
+            for part in 0..4u32 {
                 let bits = (mask >> (8 * part)) as u8;
-                let positions = POSITIONS[usize::from(bits)];
-                let positions = _mm_cvtsi64_si128(positions as i64);
-                let values = _mm_loadl_epi64(q.as_ptr().add(8 * part).cast());
+                let positions = _mm_cvtsi64_si128(POSITIONS[usize::from(bits)] as i64);
+                let start = record + 8 * part * task.stride;
+                let at = _mm256_mullo_epi32(_mm256_cvtepu8_epi32(positions), stride);
+                let at = _mm256_add_epi32(at, _mm256_set1_epi32(start as i32));
+                _mm256_storeu_si256(task.at.as_mut_ptr().add(end).cast(), at);
+                let values = _mm_loadl_epi64(q.as_ptr().add(8 * part as usize).cast());
                 let values = _mm_shuffle_epi8(values, positions);
-                let numbers = _mm_add_epi8(positions, _mm_set1_epi8(8 * part as i8));
-                let numbers = _mm_blendv_epi8(numbers, first, positions);
-                _mm_storel_epi64(out.channels.as_mut_ptr().add(count).cast(), numbers);
-                _mm_storel_epi64(out.values.as_mut_ptr().add(count).cast(), values);
-                count += bits.count_ones() as usize;
+                _mm_storel_epi64(task.values.as_mut_ptr().add(end).cast(), values);
+                end += bits.count_ones() as usize;
             }
-            out.mask = mask;
-            out.quads = mask.count_ones().div_ceil(4);
+            // Up to a whole quad the block's first channel, and zeros.
+            let at = _mm_set1_epi32(*task.at.as_ptr().add(first) as i32);
+            _mm_storeu_si128(task.at.as_mut_ptr().add(end).cast(), at);
+            task.values.as_mut_ptr().add(end).cast::<i32>().write_unaligned(0);
+            let quads = mask.count_ones().div_ceil(4);
+            *block = ActiveBlock { mask, first: first as u32, quads };
+            end = first + 4 * quads as usize;
         }
     }
 }

@@ -2,6 +2,7 @@
 //! are read that the row has a value for. Sums are those of quads in the same order, so the bits are
 //! the same.
 
+mod active;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -9,11 +10,12 @@ mod avx512;
 mod portable;
 mod retile;
 
+pub(crate) use active::{Active, ActiveBlock, ActiveRows, FindTask, Quads, find_active};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::{Avx2Channels, find_active_avx2};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::{Avx512Channels, find_active_avx512};
-pub(crate) use portable::{PortableChannels, find_active};
+pub(crate) use portable::PortableChannels;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use retile::retile_sse;
 pub(crate) use retile::{RetileTask, retile_portable};
@@ -29,45 +31,16 @@ use std::ops::Range;
 const TOGETHER: usize = 4;
 /// Most rows of a tile.
 const TILE_ROWS: usize = 1024;
-/// Records between the one that is computed and the one that is asked for.
-const RECORDS_AHEAD: usize = 2;
+/// Quads of channels between those that are computed and those that are asked for.
+const QUADS_AHEAD: usize = 10;
 /// Bytes of a cache line.
 const LINE: usize = 64;
-
-/// The channels of one row's block that are not zero, in order.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ActiveBlock {
-    /// A bit for each.
-    pub mask: u32,
-    /// Groups of four.
-    pub quads: u32,
-    /// Their numbers; up to a whole quad the first one again.
-    pub channels: [u8; QUANT_BLOCK],
-    /// Their values; up to a whole quad zeros.
-    pub values: [i8; QUANT_BLOCK],
-}
-
-impl ActiveBlock {
-    /// Finds them among the 32 values of a block.
-    pub fn find(&mut self, q: &[i8]) {
-        *self = ActiveBlock::default();
-        let mut count = 0;
-        for (c, v) in q.iter().enumerate().take(QUANT_BLOCK).filter(|(_, v)| **v != 0) {
-            (self.channels[count], self.values[count]) = (c as u8, *v);
-            self.mask |= 1 << c;
-            count += 1;
-        }
-        self.quads = count.div_ceil(4) as u32;
-        let first = self.channels[0];
-        self.channels[count..].fill(first);
-    }
-}
 
 /// Some rows and groups of one linear whose weight is in channels.
 pub(crate) struct ChannelTask<'a> {
     pub input: Input<'a>,
-    /// `[rows, blocks]`.
-    pub active: &'a [ActiveBlock],
+    /// Of the input's rows.
+    pub active: Active<'a>,
     pub w: &'a [u8],
     pub values: Values,
     pub k: usize,
@@ -100,56 +73,26 @@ fn shape(n: usize) -> (usize, usize) {
 /// One group of one record.
 #[derive(Clone, Copy)]
 pub(crate) struct Group {
-    /// The first channel's values.
+    /// Its values in the first channel of the tile.
     pub data: *const u8,
-    /// From one channel to the next.
-    pub stride: usize,
     pub scales: *const u8,
     pub mins: *const u8,
     /// 1 to 4.
     pub lanes: usize,
 }
 
-/// What to ask for while a block is computed: the channels of a record ahead, in order.
-pub(crate) struct Ahead<'a> {
-    channels: &'a [u8],
-    /// The first channel's first byte, from one channel to the next, and how far.
-    data: *const u8,
-    stride: usize,
-    bytes: usize,
-    /// Where the next line is in the first channel of `channels`.
-    line: usize,
-    /// Lines of one part of a group.
-    share: usize,
-}
-
-impl<'a> Ahead<'a> {
-    /// Parts that a group asks for its share in.
-    const PARTS: usize = 8;
-
-    /// Asks for `bytes` of each active channel while `groups` groups are computed.
-    fn new(
-        active: &'a ActiveBlock,
-        data: *const u8,
-        stride: usize,
-        bytes: usize,
-        groups: usize,
-    ) -> Ahead<'a> {
-        let channels = &active.channels[..active.mask.count_ones() as usize];
-        let lines = channels.len() * bytes.div_ceil(LINE);
-        let share = (lines as u32).div_ceil((Self::PARTS * groups).max(1) as u32) as usize;
-        Ahead { channels, data, stride, bytes, line: 0, share }
-    }
-
-    /// Asks for the next part.
+impl Group {
+    /// Asks for `bytes` of the four channels that are [`QUADS_AHEAD`] after those at `at`.
+    ///
+    /// # Safety
+    /// `at` points into a row's list.
     #[inline(always)]
-    fn ask(&mut self) {
-        for _ in 0..self.share {
-            let Some((first, others)) = self.channels.split_first() else { return };
-            prefetch(self.data.wrapping_add(usize::from(*first) * self.stride + self.line));
-            self.line += LINE;
-            if self.line >= self.bytes {
-                (self.line, self.channels) = (0, others);
+    pub unsafe fn ask(&self, at: *const u32, bytes: usize) {
+        for e in 0..4 {
+            // SAFETY: a row's list goes on for this many quads after its last.
+            let first = unsafe { *at.add(4 * QUADS_AHEAD + e) } as usize;
+            for line in (0..bytes).step_by(LINE) {
+                prefetch(self.data.wrapping_add(first + line));
             }
         }
     }
@@ -157,21 +100,12 @@ impl<'a> Ahead<'a> {
 
 /// The products of one block.
 pub(crate) trait ChannelKernel<S: Simd>: Copy {
-    /// Adds the group's products with a block to its `32 lanes` sums, and asks for its share of what
-    /// is ahead.
+    /// Adds the group's products with a block to its `32 lanes` sums; asks for what comes later.
     ///
     /// # Safety
-    /// The group's pointers and `sums` are good for its lanes and 32 channels, and the token's
-    /// features are there.
-    unsafe fn add(
-        self,
-        s: S,
-        group: &Group,
-        block: &ActBlock,
-        active: &ActiveBlock,
-        ahead: &mut Ahead<'_>,
-        sums: *mut f32,
-    );
+    /// The group's pointers and `sums` are good for its lanes and the channels of `quads`, which are
+    /// a block's, and the token's features are there.
+    unsafe fn add(self, s: S, group: &Group, block: &ActBlock, quads: Quads, sums: *mut f32);
 }
 
 /// Asks for the line at `at`, which may be anywhere.
@@ -228,19 +162,13 @@ unsafe fn run_tile<S: Simd, C: ChannelKernel<S>>(
     let Input::Quantised { blocks, .. } = task.input else { return };
     let per_row = task.k.div_ceil(QUANT_BLOCK);
     let mut sums = [[0.0f32; TILE_ROWS]; TOGETHER];
-    let stride = tile.channel();
+    let first = task.w.as_ptr().wrapping_add(tile.offset);
     for b in 0..per_row {
-        let record = task.w.as_ptr().wrapping_add(tile.offset + b * tile.record);
-        let next = record.wrapping_add(RECORDS_AHEAD * tile.record);
+        let record = first.wrapping_add(b * tile.record);
+        let next = record.wrapping_add(tile.record);
         for (row, sums) in rows.clone().zip(&mut sums) {
-            let at = row * per_row + b;
-            // What comes after the last block is the next tile's first.
-            let ahead = row * per_row + (b + RECORDS_AHEAD) % per_row;
-            let (block, active) = (&blocks[at], &task.active[at]);
-            let from = groups.start * GROUP / 2;
-            let bytes = stride.min(groups.end * GROUP / 2) - from;
-            let data = next.wrapping_add(from);
-            let mut ahead = Ahead::new(&task.active[ahead], data, stride, bytes, groups.len());
+            let Some(block) = blocks.get(row * per_row + b) else { continue };
+            let quads = task.active.quads(row, b, tile.first_row + tile.width >= task.n);
             for g in groups.clone() {
                 let floats = 2 * g * GROUP;
                 for part in (0..2 * GROUP).step_by(LINE) {
@@ -250,23 +178,13 @@ unsafe fn run_tile<S: Simd, C: ChannelKernel<S>>(
                     }
                 }
                 let group = Group {
-                    data: record.wrapping_add(g * GROUP / 2),
-                    stride,
+                    data: first.wrapping_add(g * tile.group()),
                     scales: record.wrapping_add(tile.scales() + floats),
                     mins: record.wrapping_add(tile.mins() + floats),
                     lanes: tile.lanes(g),
                 };
-                // SAFETY: the caller's contract; a tile has at most 512 rows.
-                unsafe {
-                    kernel.add(
-                        s,
-                        &group,
-                        block,
-                        active,
-                        &mut ahead,
-                        sums[g * GROUP..].as_mut_ptr(),
-                    );
-                }
+                // SAFETY: the caller's contract; a tile has at most 1024 rows.
+                unsafe { kernel.add(s, &group, block, quads, sums[g * GROUP..].as_mut_ptr()) };
             }
         }
     }
@@ -315,18 +233,5 @@ mod tests {
             (0..6).map(|g| group_start(576, g)).collect::<Vec<_>>(),
             [0, 128, 256, 288, 416, 544]
         );
-    }
-
-    #[test]
-    fn active_channels_are_those_that_are_not_zero() {
-        let mut q = [0i8; 32];
-        (q[3], q[4], q[9], q[30], q[31]) = (5, -6, 7, -8, 9);
-        let mut active = ActiveBlock::default();
-        active.find(&q);
-        assert_eq!((active.quads, active.mask), (2, 0xc000_0218));
-        assert_eq!(active.channels[..8], [3, 4, 9, 30, 31, 3, 3, 3]);
-        assert_eq!(active.values[..8], [5, -6, 7, -8, 9, 0, 0, 0]);
-        active.find(&[0; 32]);
-        assert_eq!((active.quads, active.mask), (0, 0));
     }
 }

@@ -1,11 +1,10 @@
 //! The products in plain Rust, with the arithmetic of the portable quads.
 
-use super::{ActiveBlock, Ahead, ChannelKernel, Group};
+use super::{ChannelKernel, Group, Quads};
 use crate::isa::Portable;
 use crate::linear::activations::ActBlock;
-use crate::linear::portable::{Q4, Q4M};
+use crate::linear::portable::{Q4, Q4M, Q8};
 use half::f16;
-use limbeck_plan::QUANT_BLOCK;
 
 /// Channels of the given values.
 #[derive(Clone, Copy)]
@@ -18,22 +17,27 @@ impl<const VALUES: u8> ChannelKernel<Portable> for PortableChannels<VALUES> {
         _: Portable,
         group: &Group,
         block: &ActBlock,
-        active: &ActiveBlock,
-        _: &mut Ahead<'_>,
+        quads: Quads,
         sums: *mut f32,
     ) {
         let half = 16 * group.lanes;
+        let len = if VALUES == Q8 { 2 * half } else { half };
         let mut dots = [0i32; 128];
-        let count = 4 * active.quads as usize;
-        for (c, q) in active.channels[..count].iter().zip(&active.values[..count]) {
-            // SAFETY: the caller's contract: each channel has `half` bytes here.
-            let bytes = unsafe {
-                std::slice::from_raw_parts(group.data.add(usize::from(*c) * group.stride), half)
+        for i in 0..4 * quads.count {
+            // SAFETY: the caller's contract: the list has these, and each channel `len` bytes here.
+            let (bytes, q) = unsafe {
+                let at = *quads.at.add(i) as usize;
+                (std::slice::from_raw_parts(group.data.add(at), len), *quads.values.add(i))
             };
             for (p, byte) in bytes.iter().enumerate() {
-                let row = 4 * group.lanes * (p % 16 / 4) + p / 16 * 4 + p % 4;
-                dots[row] += i32::from(byte & 15) * i32::from(*q);
-                dots[half + row] += i32::from(byte >> 4) * i32::from(*q);
+                let (p, second) = (p % half, p / half * half);
+                let row = 4 * group.lanes * (p % 16 / 4) + p / 16 * 4 + p % 4 + second;
+                if VALUES == Q8 {
+                    dots[row] += i32::from(*byte as i8) * i32::from(q);
+                } else {
+                    dots[row] += i32::from(byte & 15) * i32::from(q);
+                    dots[half + row] += i32::from(byte >> 4) * i32::from(q);
+                }
             }
         }
         let offset = if VALUES == Q4 { block.eight_sum } else { 0 };
@@ -51,9 +55,4 @@ impl<const VALUES: u8> ChannelKernel<Portable> for PortableChannels<VALUES> {
             }
         }
     }
-}
-
-/// Finds the active channels of a row's blocks.
-pub(crate) fn find_active(_: Portable, q: &[i8], out: &mut [ActiveBlock]) {
-    q.chunks_exact(QUANT_BLOCK).zip(out).for_each(|(q, out)| out.find(q));
 }

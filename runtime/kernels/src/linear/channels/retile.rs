@@ -1,7 +1,7 @@
 //! Groups of a weight in channels as quads, for calls of many rows.
 
-use crate::channels::{ChannelTile, GROUP};
-use limbeck_plan::{CHANNEL_RUN, QUAD_ROWS, Values};
+use crate::channels::{ChannelTile, GROUP, channel_bytes};
+use limbeck_plan::{CHANNEL_RUN, QUAD_ROWS, QUANT_BLOCK, Values};
 
 /// Bytes of a group's lane of one channel.
 const LANE: usize = 16;
@@ -19,16 +19,7 @@ pub(crate) struct RetileTask<'a> {
 /// See [`RetileTask`].
 pub(crate) fn retile_portable(task: &mut RetileTask<'_>) {
     retile(task, |channels| {
-        let mut out = [[0; LANE]; 8];
-        for (run, out) in out.iter_mut().enumerate() {
-            for (i, out) in out.iter_mut().enumerate() {
-                let (t, e) = (i / 4, i % 4);
-                let byte = |c: usize| channels[c][4 * (run % 4) + t];
-                let nibble = |byte: u8| if run < 4 { byte & 15 } else { byte >> 4 };
-                *out = nibble(byte(e)) | nibble(byte(4 + e)) << 4;
-            }
-        }
-        out
+        std::array::from_fn(|run| std::array::from_fn(|i| channels[i % 4][4 * run + i / 4]))
     });
 }
 
@@ -39,69 +30,72 @@ pub(crate) fn retile_sse(task: &mut RetileTask<'_>) {
     retile(task, |channels| {
         // SAFETY: loads and stores are of arrays of 16 bytes.
         unsafe {
-            let load = |c: usize| _mm_loadu_si128(channels[c].as_ptr().cast());
-            let interleave = |first: usize| {
-                let (a, b, c, d) = (load(first), load(first + 1), load(first + 2), load(first + 3));
-                let (ab, cd) = (_mm_unpacklo_epi8(a, b), _mm_unpacklo_epi8(c, d));
-                let (ab_high, cd_high) = (_mm_unpackhi_epi8(a, b), _mm_unpackhi_epi8(c, d));
-                [
-                    _mm_unpacklo_epi16(ab, cd),
-                    _mm_unpackhi_epi16(ab, cd),
-                    _mm_unpacklo_epi16(ab_high, cd_high),
-                    _mm_unpackhi_epi16(ab_high, cd_high),
-                ]
-            };
-            let (first, second) = (interleave(0), interleave(4));
-            let low = _mm_set1_epi8(15);
-            let mut out = [[0; LANE]; 8];
-            for j in 0..4 {
-                let up = _mm_slli_epi16::<4>(_mm_and_si128(second[j], low));
-                let lows = _mm_or_si128(_mm_and_si128(first[j], low), up);
-                let down = _mm_and_si128(_mm_srli_epi16::<4>(first[j]), low);
-                let highs = _mm_or_si128(down, _mm_andnot_si128(low, second[j]));
-                _mm_storeu_si128(out[j].as_mut_ptr().cast(), lows);
-                _mm_storeu_si128(out[4 + j].as_mut_ptr().cast(), highs);
+            let [a, b, c, d] = channels.map(|c| _mm_loadu_si128(c.as_ptr().cast()));
+            let (ab, cd) = (_mm_unpacklo_epi8(a, b), _mm_unpacklo_epi8(c, d));
+            let (ab_high, cd_high) = (_mm_unpackhi_epi8(a, b), _mm_unpackhi_epi8(c, d));
+            let runs = [
+                _mm_unpacklo_epi16(ab, cd),
+                _mm_unpackhi_epi16(ab, cd),
+                _mm_unpacklo_epi16(ab_high, cd_high),
+                _mm_unpackhi_epi16(ab_high, cd_high),
+            ];
+            let mut out = [[0; LANE]; 4];
+            for (out, run) in out.iter_mut().zip(runs) {
+                _mm_storeu_si128(out.as_mut_ptr().cast(), run);
             }
             out
         }
     });
 }
 
-/// `lanes` interleaves a lane of the channels of a quad and of the quad four further on: the bytes
-/// that their line of a record has for the lane's 32 rows, in runs of four.
+/// `interleave` turns a lane of four channels into its four runs of four rows: of each row the four
+/// channels' bytes.
 #[inline(always)]
-fn retile(task: &mut RetileTask<'_>, lanes: impl Fn([&[u8; LANE]; 8]) -> [[u8; LANE]; 8]) {
+fn retile(task: &mut RetileTask<'_>, interleave: impl Fn([&[u8; LANE]; 4]) -> [[u8; LANE]; 4]) {
     let RetileTask { w, values, tile, group, out } = task;
     let quad_record = values.quad_record_bytes().unwrap_or(1);
+    let quad_data = channel_bytes(*values, QUAD_ROWS) * QUANT_BLOCK;
     let quad_tile = tile.bytes / tile.record * quad_record;
     let (count, first) = (tile.lanes(*group), *group * GROUP);
+    let place = |row: usize| row / QUAD_ROWS * quad_tile + row % QUAD_ROWS * 4;
     let records = w[tile.offset..][..tile.bytes].chunks_exact(tile.record);
     for (b, record) in records.enumerate() {
         for lane in 0..count {
-            let at = first / 2 + LANE * lane;
+            // The four runs of channels `4 quad..`, `from` bytes after the lane's first ones.
+            let runs = |quad: usize, from: usize| {
+                let at = *group * tile.group() + LANE * lane + from;
+                interleave(std::array::from_fn(|e| {
+                    let bytes = &record[(4 * quad + e) * tile.channel() + at..];
+                    bytes.first_chunk().unwrap_or(&[0; LANE])
+                }))
+            };
+            let mut store = |quad: usize, run: usize, bytes: [u8; LANE]| {
+                let to = place(4 * count * run + 4 * lane) + b * quad_record + quad * 32;
+                out[to..to + LANE].copy_from_slice(&bytes);
+            };
+            if *values == Values::Q8 {
+                for (quad, half) in (0..8).flat_map(|quad| [(quad, 0), (quad, 1)]) {
+                    for (run, bytes) in runs(quad, half * LANE * count).into_iter().enumerate() {
+                        store(quad, 4 * half + run, bytes);
+                    }
+                }
+                continue;
+            }
             for quad in 0..4 {
-                let channel = |i: usize| {
-                    let c = 4 * quad + if i < 4 { i } else { 12 + i };
-                    &record[c * tile.channel() + at..]
-                };
-                let chunks: [Option<&[u8; LANE]>; 8] =
-                    std::array::from_fn(|i| channel(i).first_chunk());
-                let zeros = [0; LANE];
-                let runs = lanes(chunks.map(|c| c.unwrap_or(&zeros)));
-                for (run, bytes) in runs.iter().enumerate() {
-                    let row = 4 * count * run + 4 * lane;
-                    let to = row / QUAD_ROWS * quad_tile + b * quad_record;
-                    let to = to + quad * 32 + row % QUAD_ROWS * 4;
-                    out[to..to + LANE].copy_from_slice(bytes);
+                let both = runs(quad, 0).into_iter().zip(runs(quad + 4, 0));
+                for (run, (a, b)) in both.enumerate() {
+                    let pair = |f: fn(u8, u8) -> u8| std::array::from_fn(|i| f(a[i], b[i]));
+                    store(quad, run, pair(|a, b| a & 15 | b << 4));
+                    store(quad, 4 + run, pair(|a, b| a >> 4 | b & 0xf0));
                 }
             }
         }
         for row in (0..CHANNEL_RUN * count).step_by(QUAD_ROWS) {
             let to = &mut out[row / QUAD_ROWS * quad_tile + b * quad_record..][..quad_record];
             let from = 2 * (first + row);
-            to[4 * 32..][..16].copy_from_slice(&record[tile.scales() + from..][..16]);
+            to[quad_data..][..16].copy_from_slice(&record[tile.scales() + from..][..16]);
             if *values == Values::Q4m {
-                to[4 * 32 + 16..].copy_from_slice(&record[tile.mins() + from..][..16]);
+                to[quad_data + 16..].copy_from_slice(&record[tile.mins() + from..][..16]);
             }
         }
     }

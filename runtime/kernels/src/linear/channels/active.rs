@@ -1,0 +1,184 @@
+//! The channels of rows that are not zero, as lists of where a tile has them.
+
+use super::QUADS_AHEAD;
+use crate::channels::ChannelTile;
+use crate::isa::Portable;
+use crate::table::Kernels;
+use limbeck_plan::{QUANT_BLOCK, Values, channel_tile_rows};
+
+/// What a list has room for after its channels: quads that are asked for and never computed, and
+/// what a kernel writes at once.
+const SPARE: usize = 4 * QUADS_AHEAD + 16;
+
+/// A row's block of 32 channels.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ActiveBlock {
+    /// A bit for each channel that is not zero.
+    pub mask: u32,
+    /// Where the row's list has the first of them; a multiple of four.
+    pub first: u32,
+    /// Groups of four.
+    pub quads: u32,
+}
+
+/// Some rows' channels that are not zero.
+#[derive(Debug, Default)]
+pub(crate) struct ActiveRows {
+    blocks: Vec<ActiveBlock>,
+    values: Vec<i8>,
+    /// For whole tiles, and for a last one of another width.
+    at: [Vec<u32>; 2],
+}
+
+/// A view of [`ActiveRows`].
+#[derive(Clone, Copy)]
+pub(crate) struct Active<'a> {
+    /// `[rows, blocks]`.
+    pub blocks: &'a [ActiveBlock],
+    per_row: usize,
+    values: &'a [i8],
+    /// For whole tiles, and for the last one.
+    at: [&'a [u32]; 2],
+}
+
+/// A block's quads of channels in a row's list, whose last quad is filled up with the block's first
+/// channel and zeros. [`QUADS_AHEAD`] quads more may be read from `at`.
+#[derive(Clone, Copy)]
+pub(crate) struct Quads {
+    /// Of each channel how far it is from the tile's first.
+    pub at: *const u32,
+    pub values: *const i8,
+    pub count: usize,
+}
+
+/// One row in which to find the channels that are not zero.
+pub(crate) struct FindTask<'a> {
+    /// Whole blocks.
+    pub q: &'a [i8],
+    /// From one channel to the next, from one block to the next.
+    pub stride: u32,
+    pub record: u32,
+    /// As many as `q` has.
+    pub blocks: &'a mut [ActiveBlock],
+    /// At least 16 longer than `q`, both.
+    pub at: &'a mut [u32],
+    pub values: &'a mut [i8],
+}
+
+impl ActiveRows {
+    /// Makes room for `rows` rows of `cols` values.
+    pub fn reserve(&mut self, rows: usize, cols: usize) {
+        let blocks = cols.div_ceil(QUANT_BLOCK);
+        let entries = rows.saturating_mul(entries(blocks));
+        if self.values.len() < entries {
+            self.values.resize(entries, 0);
+            self.at.iter_mut().for_each(|at| at.resize(entries, 0));
+        }
+        if self.blocks.len() < rows * blocks {
+            self.blocks.resize(rows * blocks, ActiveBlock::default());
+        }
+    }
+
+    /// Finds the channels of rows of whole blocks, for a weight of `n` rows and these values. There
+    /// is room, and a tile has less than 4 GiB.
+    pub fn find(
+        &mut self,
+        kernels: &Kernels,
+        values: Values,
+        n: usize,
+        q: &[i8],
+        k: usize,
+    ) -> Active<'_> {
+        let per_row = k.div_ceil(QUANT_BLOCK);
+        let (entries, tiles) = (entries(per_row), n.div_ceil(channel_tile_rows(n)));
+        let shapes = [0, tiles - 1].map(|t| ChannelTile::of(values, n, k, t));
+        let same = shapes[0].width == shapes[1].width;
+        for (tile, at) in shapes.iter().zip(&mut self.at).take(if same { 1 } else { 2 }) {
+            let rows = q.chunks_exact(per_row * QUANT_BLOCK);
+            let blocks = self.blocks.chunks_exact_mut(per_row);
+            let lists = at.chunks_exact_mut(entries).zip(self.values.chunks_exact_mut(entries));
+            for ((q, blocks), (at, values)) in rows.zip(blocks).zip(lists) {
+                let (stride, record) = (tile.channel() as u32, tile.record as u32);
+                let task = &mut FindTask { q, stride, record, blocks, at, values };
+                kernels.find_active(task);
+                let end = task.blocks.last().map_or(0, |b| b.first + 4 * b.quads) as usize;
+                // After the last channel the next tile's first ones are asked for.
+                for i in 0..4 * QUADS_AHEAD {
+                    at[end + i] = if end == 0 { 0 } else { at[i].wrapping_add(tile.bytes as u32) };
+                }
+            }
+        }
+        let rows = q.len() / (per_row * QUANT_BLOCK);
+        let at = [&self.at[0], &self.at[usize::from(!same)]].map(|at| &at[..rows * entries]);
+        let blocks = &self.blocks[..rows * per_row];
+        Active { blocks, per_row, values: &self.values[..rows * entries], at }
+    }
+}
+
+/// Entries of a list of a row of some blocks.
+fn entries(blocks: usize) -> usize {
+    blocks * QUANT_BLOCK + SPARE
+}
+
+impl Active<'_> {
+    /// The quads of a row's block.
+    #[inline(always)]
+    pub fn quads(&self, row: usize, block: usize, last: bool) -> Quads {
+        let of = &self.blocks[row * self.per_row + block];
+        let first = row * entries(self.per_row) + of.first as usize;
+        let (at, values) = (&self.at[usize::from(last)][first..], &self.values[first..]);
+        Quads { at: at.as_ptr(), values: values.as_ptr(), count: of.quads as usize }
+    }
+}
+
+/// Finds the channels of a row that are not zero.
+pub(crate) fn find_active(_: Portable, task: &mut FindTask<'_>) {
+    let mut end = 0;
+    let blocks = task.q.chunks_exact(QUANT_BLOCK).zip(task.blocks.iter_mut());
+    for (b, (q, block)) in blocks.enumerate() {
+        *block = ActiveBlock { mask: 0, first: end as u32, quads: 0 };
+        let at = |c: usize| b as u32 * task.record + c as u32 * task.stride;
+        for (c, v) in q.iter().enumerate().filter(|(_, v)| **v != 0) {
+            (task.at[end], task.values[end]) = (at(c), *v);
+            block.mask |= 1 << c;
+            end += 1;
+        }
+        block.quads = block.mask.count_ones().div_ceil(4);
+        let filled = (block.first + 4 * block.quads) as usize;
+        task.at[end..filled].fill(at(block.mask.trailing_zeros() as usize));
+        task.values[end..filled].fill(0);
+        end = filled;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::Isa;
+
+    #[test]
+    fn lists_hold_the_channels_that_are_not_zero() {
+        let mut q = [0i8; 96];
+        (q[3], q[4], q[9], q[30], q[31]) = (5, -6, 7, -8, 9);
+        q[64..].fill(-128);
+        for isa in Isa::ALL.iter().filter(|isa| isa.available()) {
+            let Ok(kernels) = Kernels::with_isa(isa.name()) else { continue };
+            let mut rows = ActiveRows::default();
+            rows.reserve(1, 96);
+            let active = rows.find(&kernels, Values::Q8, 64, &q, 96);
+            let masks: Vec<_> = active.blocks.iter().map(|b| (b.first, b.quads, b.mask)).collect();
+            assert_eq!(masks, [(0, 2, 0xc000_0218), (8, 0, 0), (8, 8, u32::MAX)], "{isa}");
+            // Two tiles of 32 rows: a channel has 32 bytes, a block two more for each row's scale.
+            let (stride, record) = (32, 32 * 32 + 64);
+            let first = [3, 4, 9, 30, 31, 3, 3, 3].map(|c| c * stride);
+            assert_eq!(active.at[0][..8], first, "{isa}");
+            assert_eq!(active.values[..8], [5, -6, 7, -8, 9, 0, 0, 0], "{isa}");
+            let third: Vec<u32> = (0..32).map(|c| 2 * record + c * stride).collect();
+            assert_eq!(active.at[0][8..40], third, "{isa}");
+            assert_eq!(active.values[8..40], [-128; 32], "{isa}");
+            assert_eq!(active.at[0][40..48], first.map(|at| at + 3 * record), "{isa}");
+            let quads = active.quads(0, 2, true);
+            assert_eq!((quads.count, quads.at), (8, active.at[0][8..].as_ptr()), "{isa}");
+        }
+    }
+}

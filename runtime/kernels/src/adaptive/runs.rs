@@ -68,6 +68,11 @@ impl<'a> Runs<'a> {
             .map(|(ends, choice)| Run { choice, rows: ends[0]..ends[1] })
     }
 
+    /// Whether there are several choices.
+    fn mixed(&self) -> bool {
+        self.choices().nth(1).is_some()
+    }
+
     fn learners(&self) -> usize {
         self.ends.len() - 1
     }
@@ -112,11 +117,8 @@ impl<'a> Runs<'a> {
             first_unit: 0,
             epilogue: &epilogue,
         };
-        let size = Size {
-            macs: self.used * learner * UNIT * k,
-            even: self.choices().count() == 1,
-            ..Size::of(&whole)
-        };
+        let size =
+            Size { macs: self.used * learner * UNIT * k, mixed: self.mixed(), ..Size::of(&whole) };
         // SAFETY: `before` gives rows of the result that no other row writes, and the runs' units
         // do not overlap.
         unsafe {
@@ -169,13 +171,12 @@ impl<'a> Runs<'a> {
             k: self.used * learner / self.order.len().max(1),
             macs: self.used * learner * n,
             quantised: values.is_quantised(),
-            even: true,
+            mixed: self.mixed(),
         };
-        let alone = self.choices().count() == 1;
         // SAFETY: `order` has each row once.
         unsafe {
             products(kernels, pool, values, size, &|rows, units, compute| {
-                let step = if alone { units.len() } else { CACHED_UNITS };
+                let step = if self.mixed() { CACHED_UNITS } else { units.len() };
                 for first in units.clone().step_by(step) {
                     for run in self.each() {
                         let rows = common(&rows, &run.rows);

@@ -48,6 +48,8 @@ use std::ops::Range;
 
 /// Rows up to which each thread gets one contiguous run of units.
 const FEW_ROWS: usize = 8;
+/// Units of a part, at least, where rows use different parts of the weight.
+const MIXED_UNITS: usize = 6;
 /// Bytes of `x` that one task goes through for each unit of the weight.
 const ROW_BLOCK_BYTES: usize = 256 * 1024;
 
@@ -245,8 +247,8 @@ pub(crate) struct Size {
     /// Multiply-adds of everything.
     pub macs: usize,
     pub quantised: bool,
-    /// All units are as much work.
-    pub even: bool,
+    /// Rows use different parts of the weight.
+    pub mixed: bool,
 }
 
 impl Size {
@@ -255,13 +257,13 @@ impl Size {
         let (rows, units) = (task.rows.len(), task.units.clone());
         let macs = rows * (units.len() * UNIT) * task.k;
         let quantised = matches!(task.input, Input::Quantised { .. });
-        Size { rows, units, k: task.k, macs, quantised, even: true }
+        Size { rows, units, k: task.k, macs, quantised, mixed: false }
     }
 
     /// Units and rows per part.
     fn chunks(&self, threads: usize) -> (usize, usize) {
         let (m, k, units) = (self.rows, self.k, self.units.len());
-        if m <= FEW_ROWS && (self.even || threads == 1) {
+        if m <= FEW_ROWS && (!self.mixed || threads == 1) {
             return (units.div_ceil(threads), m);
         }
         let row_bytes = if self.quantised { k * 2 } else { k * 4 };
@@ -275,6 +277,10 @@ impl Size {
             return (units, rows);
         }
         let unit_tasks = (threads * 8).div_ceil(row_tasks).min(units);
+        // All rows go over a few units at a time there, so that parts begin with a weight that no
+        // cache has: they are fewer.
+        let long = (units / MIXED_UNITS).max(1).next_multiple_of(threads);
+        let unit_tasks = if self.mixed { unit_tasks.min(long) } else { unit_tasks };
         (units.div_ceil(unit_tasks).max(2), rows)
     }
 }

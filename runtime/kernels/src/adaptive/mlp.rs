@@ -2,12 +2,12 @@
 
 use super::AdaptiveScratch;
 use super::runs::Runs;
-use crate::error::{Error, check_len};
+use crate::error::{Error, ErrorKind, check_len};
 use crate::linear::LinearArgs;
 use crate::packed::Packed;
 use crate::pool::Pool;
 use crate::table::Kernels;
-use limbeck_plan::{Activation, QUANT_BLOCK};
+use limbeck_plan::{Activation, Layout, QUANT_BLOCK};
 
 /// The operands of [`adaptive_mlp`]. With `k` a row's choice and `B = H / learners`:
 /// `y = act(x w1[:k B]^T + b1[:k B]) w2[:, :k B]^T + out_bias[k] + residual`.
@@ -52,6 +52,12 @@ impl AdaptiveMlpArgs<'_> {
             );
             return Err(Error::shape(message));
         }
+        let layouts = [&self.w1, &self.w2].map(|w| w.format().layout);
+        if layouts.contains(&Layout::Row) || layouts.contains(&Layout::Channels) {
+            let (w1, w2) = (self.w1.format(), self.w2.format());
+            let message = format!("an adaptive MLP cannot read weights in {w1} and {w2}");
+            return Err(Error::new(ErrorKind::Format, message));
+        }
         let rows = self.choice.len();
         check_len("the MLP's input", self.x.len(), rows.saturating_mul(self.w1.cols()))?;
         check_len("the MLP's result", self.out.len(), rows.saturating_mul(m))?;
@@ -89,8 +95,8 @@ impl AdaptiveMlpArgs<'_> {
 /// choose.
 ///
 /// # Errors
-/// `Shape` when the operands do not fit each other, `Format` for weights in row layout, `Range`
-/// for a choice outside `0..=learners`.
+/// `Shape` when the operands do not fit each other, `Format` for weights in rows or channels,
+/// `Range` for a choice outside `0..=learners`.
 pub fn adaptive_mlp(
     kernels: &Kernels,
     pool: &Pool,

@@ -73,6 +73,20 @@ impl<'a> Runs<'a> {
         self.choices().nth(1).is_some()
     }
 
+    /// The unit, of `learner` for each learner, that the `i`-th of `n` parts of equal work begins with.
+    fn share(&self, learner: usize, i: usize, n: usize) -> usize {
+        let (mut first, mut before) = (0, self.used * learner * i / n);
+        for run in self.each() {
+            let (end, rows) = (run.choice * learner, self.order.len() - run.rows.start);
+            if before <= (end - first) * rows {
+                return first + before / rows;
+            }
+            before -= (end - first) * rows;
+            first = end;
+        }
+        first
+    }
+
     fn learners(&self) -> usize {
         self.ends.len() - 1
     }
@@ -106,6 +120,7 @@ impl<'a> Runs<'a> {
         };
         let learner = n / UNIT / self.learners();
         let most = self.choices().last().unwrap_or(0);
+        let shares = |i: usize, n: usize| self.share(learner, i, n);
         let whole = LinearTask {
             input,
             w: args.w.bytes(),
@@ -117,8 +132,11 @@ impl<'a> Runs<'a> {
             first_unit: 0,
             epilogue: &epilogue,
         };
-        let size =
-            Size { macs: self.used * learner * UNIT * k, mixed: self.mixed(), ..Size::of(&whole) };
+        let size = Size {
+            macs: self.used * learner * UNIT * k,
+            shares: self.mixed().then_some(&shares),
+            ..Size::of(&whole)
+        };
         // SAFETY: `before` gives rows of the result that no other row writes, and the runs' units
         // do not overlap.
         unsafe {
@@ -164,14 +182,16 @@ impl<'a> Runs<'a> {
             to: Some(&self.order[run.rows.clone()]),
             out: &out,
         };
+        let units = n.div_ceil(UNIT);
+        let shares = |i: usize, n: usize| units * i / n;
         let size = Size {
             rows: self.order.len(),
-            units: 0..n.div_ceil(UNIT),
+            units: 0..units,
             // In the mean.
             k: self.used * learner / self.order.len().max(1),
             macs: self.used * learner * n,
             quantised: values.is_quantised(),
-            mixed: self.mixed(),
+            shares: self.mixed().then_some(&shares),
         };
         // SAFETY: `order` has each row once.
         unsafe {

@@ -48,8 +48,8 @@ use std::ops::Range;
 
 /// Rows up to which each thread gets one contiguous run of units.
 const FEW_ROWS: usize = 8;
-/// Units of a part, at least, where rows use different parts of the weight.
-const MIXED_UNITS: usize = 6;
+/// Parts of the units per thread where rows use different parts of the weight.
+const MIXED_PARTS: usize = 2;
 /// Bytes of `x` that one task goes through for each unit of the weight.
 const ROW_BLOCK_BYTES: usize = 256 * 1024;
 
@@ -238,8 +238,11 @@ fn whole_products(kernels: &Kernels, pool: &Pool, values: Values, whole: &Linear
     }
 }
 
+/// See [`Size::shares`].
+pub(crate) type Shares<'a> = dyn Fn(usize, usize) -> usize + Sync + 'a;
+
 /// What is to be cut into parts.
-pub(crate) struct Size {
+pub(crate) struct Size<'a> {
     pub rows: usize,
     pub units: Range<usize>,
     /// Columns of a row.
@@ -247,23 +250,24 @@ pub(crate) struct Size {
     /// Multiply-adds of everything.
     pub macs: usize,
     pub quantised: bool,
-    /// Rows use different parts of the weight.
-    pub mixed: bool,
+    /// Where rows use different parts of the weight: the unit that the `i`-th of `n` parts of equal
+    /// work begins with.
+    pub shares: Option<&'a Shares<'a>>,
 }
 
-impl Size {
+impl Size<'_> {
     /// All rows and units of a task.
-    pub fn of(task: &LinearTask<'_>) -> Size {
+    pub fn of(task: &LinearTask<'_>) -> Self {
         let (rows, units) = (task.rows.len(), task.units.clone());
         let macs = rows * (units.len() * UNIT) * task.k;
         let quantised = matches!(task.input, Input::Quantised { .. });
-        Size { rows, units, k: task.k, macs, quantised, mixed: false }
+        Size { rows, units, k: task.k, macs, quantised, shares: None }
     }
 
     /// Units and rows per part.
     fn chunks(&self, threads: usize) -> (usize, usize) {
         let (m, k, units) = (self.rows, self.k, self.units.len());
-        if m <= FEW_ROWS && (!self.mixed || threads == 1) {
+        if m <= FEW_ROWS && (self.shares.is_none() || threads == 1) {
             return (units.div_ceil(threads), m);
         }
         let row_bytes = if self.quantised { k * 2 } else { k * 4 };
@@ -277,10 +281,10 @@ impl Size {
             return (units, rows);
         }
         let unit_tasks = (threads * 8).div_ceil(row_tasks).min(units);
-        // All rows go over a few units at a time there, so that parts begin with a weight that no
-        // cache has: they are fewer.
-        let long = (units / MIXED_UNITS).max(1).next_multiple_of(threads);
-        let unit_tasks = if self.mixed { unit_tasks.min(long) } else { unit_tasks };
+        // All rows go over a few units at a time there, and each part begins with a weight that no
+        // cache has: they are few.
+        let few = if self.shares.is_some() { threads * MIXED_PARTS } else { units };
+        let unit_tasks = unit_tasks.min(few);
         (units.div_ceil(unit_tasks).max(2), rows)
     }
 }
@@ -297,7 +301,7 @@ pub(crate) unsafe fn products(
     kernels: &Kernels,
     pool: &Pool,
     values: Values,
-    size: Size,
+    size: Size<'_>,
     tasks: &Tasks<'_>,
 ) {
     let (m, units) = (size.rows, size.units.len());
@@ -308,9 +312,13 @@ pub(crate) unsafe fn products(
     let (unit_chunk, row_chunk) = size.chunks(threads);
     let (unit_tasks, row_tasks) = (units.div_ceil(unit_chunk), m.div_ceil(row_chunk));
     pool.run(unit_tasks * row_tasks, &|index| {
-        let first_unit = size.units.start + index % unit_tasks * unit_chunk;
+        let first_unit = |part: usize| match size.shares {
+            Some(shares) => shares(part, unit_tasks),
+            None => size.units.end.min(size.units.start + part * unit_chunk),
+        };
+        let part = index % unit_tasks;
+        let units = first_unit(part)..first_unit(part + 1);
         let first_row = index / unit_tasks * row_chunk;
-        let units = first_unit..size.units.end.min(first_unit + unit_chunk);
         let rows = first_row..m.min(first_row + row_chunk);
         tasks(rows, units, &mut |task| {
             // SAFETY: the caller's contract.

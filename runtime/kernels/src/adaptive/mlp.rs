@@ -135,7 +135,7 @@ pub fn adaptive_mlp(
     let down = LinearArgs {
         x: hidden,
         norm: None,
-        w: args.w2.first_cols(learner)?,
+        w: args.w2.first_cols(learner * runs.together())?,
         bias: None,
         activation: Activation::Identity,
         gated: false,

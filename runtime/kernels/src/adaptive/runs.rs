@@ -73,6 +73,11 @@ impl<'a> Runs<'a> {
         self.choices().nth(1).is_some()
     }
 
+    /// Learners whose hidden units are quantised in one go: all of a row where all rows choose alike.
+    pub fn together(&self) -> usize {
+        if self.mixed() { 1 } else { self.choices().next().unwrap_or(1) }
+    }
+
     /// The unit, of `learner` for each learner, that the `i`-th of `n` parts of equal work begins with.
     fn share(&self, learner: usize, i: usize, n: usize) -> usize {
         let (mut first, mut before) = (0, self.used * learner * i / n);
@@ -154,9 +159,9 @@ impl<'a> Runs<'a> {
         Ok(())
     }
 
-    /// What the learners add up to: `args.x` is what [`Runs::up`] wrote, `args.w` the columns of one
-    /// learner, the bytes those of all; `args.out` has all rows, of which those that use no learner
-    /// are not touched. `biases` are `[learners + 1, N]`.
+    /// What the learners add up to: `args.x` is what [`Runs::up`] wrote, `args.w` the columns of
+    /// as many learners as go together, the bytes those of all; `args.out` has all rows, of which
+    /// those that use no learner are not touched. `biases` are `[learners + 1, N]`.
     ///
     /// # Errors
     /// As [`linear`](crate::linear()) says.
@@ -169,7 +174,8 @@ impl<'a> Runs<'a> {
         biases: Option<&[f32]>,
     ) -> Result<(), Error> {
         args.check_operands()?;
-        let (n, learner, values) = (args.w.rows(), args.w.cols(), args.w.format().values);
+        let (n, values) = (args.w.rows(), args.w.format().values);
+        let learner = args.w.cols() / self.together();
         let input = scratch.input(kernels, pool, &args, None);
         let out = SharedRows::new(args.out);
         let epilogue = |run: &Run| Epilogue {

@@ -9,7 +9,7 @@ use limbeck_kernels::{
     AdaptiveMlpArgs, AdaptiveScratch, ChooseArgs, ErrorKind, Kernels, LinearArgs, LinearScratch,
     Packed, Pool, adaptive_mlp, choose, linear, pack_rows,
 };
-use limbeck_plan::{Activation, GateTransform, PackFormat, Values};
+use limbeck_plan::{Activation, GateTransform, Layout, PackFormat, Values};
 
 const FORMATS: [Values; 5] = [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m];
 const LEARNERS: usize = 3;
@@ -217,6 +217,58 @@ fn a_row_has_the_bits_of_the_dense_mlp_of_its_width() {
     });
 }
 
+/// Of several blocks of rows and many tasks, whose rows have the bits that they have alone.
+#[test]
+fn many_rows_of_mixed_choices_are_the_rows_alone() {
+    const LEARNERS: usize = 4;
+    let (cols, hidden, n, rows) = (96, 1024, 200, 260);
+    let mut random = Random::new(7);
+    for values in [Values::F32, Values::Q4] {
+        let format = PackFormat::linear(values);
+        let w1 = pack(format, cols, &random.floats(2 * hidden * cols));
+        let w2 = pack(format, hidden, &random.floats(n * hidden));
+        let biases = pack(PackFormat::F32_ROW, n, &random.floats((LEARNERS + 1) * n));
+        let (x, residual) = (random.floats(rows * cols), random.floats(rows * n));
+        for choices in [&[2, 0, 4, 1, 3][..], &[1, 1, 1, 4], &[3, 0], &[4]] {
+            let choice: Vec<i32> = (0..rows).map(|row| choices[row % choices.len()]).collect();
+            let run = |kernels: &Kernels, pool: &Pool, picked: std::ops::Range<usize>| {
+                let mut out = poison(picked.len() * n);
+                let args = AdaptiveMlpArgs {
+                    x: &x[picked.start * cols..picked.end * cols],
+                    choice: &choice[picked.clone()],
+                    w1: Packed::new(format, 2 * hidden, cols, &w1).unwrap(),
+                    b1: None,
+                    w2: Packed::new(format, n, hidden, &w2).unwrap(),
+                    out_bias: Some(
+                        Packed::new(PackFormat::F32_ROW, LEARNERS + 1, n, &biases).unwrap(),
+                    ),
+                    residual: Some(&residual[picked.start * n..picked.end * n]),
+                    learners: LEARNERS,
+                    activation: Activation::Silu,
+                    gated: true,
+                    out: &mut out,
+                };
+                adaptive_mlp(kernels, pool, &mut AdaptiveScratch::default(), args).unwrap();
+                out
+            };
+            for kernels in all_kernels() {
+                let what = format!("{} {format} choices {choices:?}", kernels.isa());
+                let one = Pool::new(1);
+                let alone: Vec<f32> = (0..rows)
+                    .step_by(13)
+                    .flat_map(|row| run(&kernels, &one, row..row + 1))
+                    .collect();
+                for (threads, count) in [(1, rows), (2, rows), (5, rows), (3, 7)] {
+                    let found = run(&kernels, &Pool::new(threads), 0..count);
+                    let found: Vec<f32> =
+                        found.chunks(n).step_by(13).flat_map(<[f32]>::to_vec).collect();
+                    assert_same_bits(&found, &alone[..found.len()], &what);
+                }
+            }
+        }
+    }
+}
+
 fn gate_args<'a>(
     x: &'a [f32],
     gate: Packed<'a>,
@@ -367,4 +419,15 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(refuse(&|a| a.b1 = Some(&[0.0; 5])), ErrorKind::Shape);
     assert_eq!(refuse(&|a| a.residual = Some(&[0.0; 5])), ErrorKind::Shape);
     assert_eq!(refuse(&|a| a.x = &a.x[1..]), ErrorKind::Shape);
+    let channels = PackFormat { layout: Layout::Channels, ..PackFormat::linear(Values::Q4) };
+    for format in [channels, PackFormat::F32_ROW] {
+        let mut case = Case::new(1, Values::Q4, 2, false);
+        (case.w1, case.w2) =
+            (pack(format, COLS, &case.w1_values), pack(format, HIDDEN, &case.w2_values));
+        case.format = format;
+        let mut out = poison(2 * OUT);
+        let refused =
+            adaptive_mlp(&kernels, &pool, &mut AdaptiveScratch::default(), case.args(&mut out));
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Format);
+    }
 }

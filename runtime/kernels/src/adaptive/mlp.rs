@@ -1,13 +1,13 @@
 //! An MLP of which each row uses the first learners that its choice says.
 
-use super::{AdaptiveScratch, sort};
-use crate::error::{Error, check_len};
-use crate::linear::{LinearArgs, Places, linear_of_rows};
+use super::AdaptiveScratch;
+use super::runs::Runs;
+use crate::error::{Error, ErrorKind, check_len};
+use crate::linear::LinearArgs;
 use crate::packed::Packed;
 use crate::pool::Pool;
 use crate::table::Kernels;
-use limbeck_plan::{Activation, QUANT_BLOCK};
-use std::ops::Range;
+use limbeck_plan::{Activation, Layout, QUANT_BLOCK};
 
 /// The operands of [`adaptive_mlp`]. With `k` a row's choice and `B = H / learners`:
 /// `y = act(x w1[:k B]^T + b1[:k B]) w2[:, :k B]^T + out_bias[k] + residual`.
@@ -52,6 +52,12 @@ impl AdaptiveMlpArgs<'_> {
             );
             return Err(Error::shape(message));
         }
+        let layouts = [&self.w1, &self.w2].map(|w| w.format().layout);
+        if layouts.contains(&Layout::Row) || layouts.contains(&Layout::Channels) {
+            let (w1, w2) = (self.w1.format(), self.w2.format());
+            let message = format!("an adaptive MLP cannot read weights in {w1} and {w2}");
+            return Err(Error::new(ErrorKind::Format, message));
+        }
         let rows = self.choice.len();
         check_len("the MLP's input", self.x.len(), rows.saturating_mul(self.w1.cols()))?;
         check_len("the MLP's result", self.out.len(), rows.saturating_mul(m))?;
@@ -89,8 +95,8 @@ impl AdaptiveMlpArgs<'_> {
 /// choose.
 ///
 /// # Errors
-/// `Shape` when the operands do not fit each other, `Format` for weights in row layout, `Range`
-/// for a choice outside `0..=learners`.
+/// `Shape` when the operands do not fit each other, `Format` for weights in rows or channels,
+/// `Range` for a choice outside `0..=learners`.
 pub fn adaptive_mlp(
     kernels: &Kernels,
     pool: &Pool,
@@ -98,90 +104,56 @@ pub fn adaptive_mlp(
     args: AdaptiveMlpArgs<'_>,
 ) -> Result<(), Error> {
     args.check()?;
-    let rows = args.choice.len();
+    let (rows, m) = (args.choice.len(), args.w2.rows());
+    let learner = args.w2.cols() / args.learners;
     scratch.reserve_mlp(rows, &args.w1, &args.w2, args.learners);
-    sort(args.choice, &mut scratch.order[..rows], &mut scratch.ends[..=args.learners]);
-    let mut run = Run { kernels, pool, args, scratch };
-    let mut start = 0;
-    for choice in 0..=run.args.learners {
-        let end = run.scratch.ends[choice];
-        if start < end {
-            run.compute(choice, start..end)?;
+    let AdaptiveScratch { linear: linears, order, ends, before, hidden, biases, .. } = scratch;
+    let (order, ends) = (&mut order[..rows], &mut ends[..=args.learners]);
+    let (runs, idle) = Runs::new(args.choice, order, ends, before);
+    let biases = match &args.out_bias {
+        Some(table) => {
+            for choice in runs.choices().chain((!idle.is_empty()).then_some(0)) {
+                table.unpack_row(choice, &mut biases[choice * m..][..m])?;
+            }
+            Some(&*biases)
         }
-        start = end;
+        None => None,
+    };
+    let hidden = &mut hidden[..runs.used() * learner];
+    let up = LinearArgs {
+        x: args.x,
+        norm: None,
+        w: args.w1,
+        bias: args.b1,
+        activation: args.activation,
+        gated: args.gated,
+        precise: false,
+        residual: None,
+        out: hidden,
+    };
+    runs.up(kernels, pool, linears, up)?;
+    let down = LinearArgs {
+        x: hidden,
+        norm: None,
+        w: args.w2.first_cols(learner * runs.together())?,
+        bias: None,
+        activation: Activation::Identity,
+        gated: false,
+        precise: false,
+        residual: args.residual,
+        out: &mut *args.out,
+    };
+    runs.down(kernels, pool, linears, down, biases.map(Vec::as_slice))?;
+    for row in idle {
+        let at = row * m..(row + 1) * m;
+        let out = &mut args.out[at.clone()];
+        match biases {
+            Some(biases) => out.copy_from_slice(&biases[..m]),
+            None => out.fill(0.0),
+        }
+        if let Some(residual) = args.residual {
+            out.iter_mut().zip(&residual[at]).for_each(|(y, r)| *y += r);
+        }
     }
     Ok(())
-}
-
-struct Run<'a, 'b> {
-    kernels: &'a Kernels,
-    pool: &'a Pool,
-    args: AdaptiveMlpArgs<'b>,
-    scratch: &'a mut AdaptiveScratch,
-}
-
-impl Run<'_, '_> {
-    /// The rows `order[range]`, which all chose `choice`.
-    fn compute(&mut self, choice: usize, range: Range<usize>) -> Result<(), Error> {
-        let Run { kernels, pool, args, scratch } = self;
-        let AdaptiveScratch { linear: linears, order, hidden, bias, .. } = &mut **scratch;
-        let (order, count) = (&order[range.clone()], range.len());
-        let m = args.w2.rows();
-        let bias = match &args.out_bias {
-            Some(table) => {
-                table.unpack_row(choice, &mut bias[..m])?;
-                Some(&bias[..m])
-            }
-            None => None,
-        };
-        if choice == 0 {
-            for row in order {
-                let at = row * m..(row + 1) * m;
-                let out = &mut args.out[at.clone()];
-                match bias {
-                    Some(bias) => out.copy_from_slice(bias),
-                    None => out.fill(0.0),
-                }
-                if let Some(residual) = args.residual {
-                    out.iter_mut().zip(&residual[at]).for_each(|(y, r)| *y += r);
-                }
-            }
-            return Ok(());
-        }
-        let width = args.w2.cols() / args.learners * choice;
-        let w1 = args.w1.first_rows(width * args.row_factor())?;
-        let hidden = &mut hidden[..count * width];
-        let up = LinearArgs {
-            x: args.x,
-            norm: None,
-            w: w1,
-            bias: args.b1.map(|b1| &b1[..w1.rows()]),
-            activation: args.activation,
-            gated: args.gated,
-            precise: false,
-            residual: None,
-            out: hidden,
-        };
-        // SAFETY: rows are written in order.
-        unsafe {
-            let places = Places { from: Some(order), to: None };
-            linear_of_rows(kernels, pool, linears, up, places)?;
-        }
-        let down = LinearArgs {
-            x: hidden,
-            norm: None,
-            w: args.w2.first_cols(width)?,
-            bias,
-            activation: Activation::Identity,
-            gated: false,
-            precise: false,
-            residual: args.residual,
-            out: &mut *args.out,
-        };
-        // SAFETY: `order` is sorted from all rows, each of which it has once.
-        unsafe {
-            let places = Places { from: None, to: Some(order) };
-            linear_of_rows(kernels, pool, linears, down, places)
-        }
-    }
 }

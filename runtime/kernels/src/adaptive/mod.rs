@@ -1,10 +1,11 @@
 //! Adaptive ops: the choice that a gate makes for each row, an MLP of which each row uses the
 //! first learners that its choice says, a mixture of experts, and a weighted sum.
 //!
-//! Rows are sorted by choice (a stable counting sort), and each run of equal choices is two plain
-//! linears: over the first rows of `w1` and the first columns of `w2`. So a row has the bits of
-//! the dense MLP of its width, and reads no more of the weights than that. Experts are sorted and run
-//! the same way, each over its own rows of both weights.
+//! Rows are sorted by choice (a stable counting sort). A learner's rows of `w1` then meet a suffix of
+//! the rows, and each run of equal choices the first columns of `w2`, so that a row has the bits of
+//! the dense MLP of its width and computes no more than that; each weight is read once for all runs
+//! (`runs.rs`). Experts are sorted the same way, and each is two plain linears over its own rows of
+//! both weights.
 
 mod choose;
 mod gains;
@@ -12,6 +13,7 @@ mod mix;
 mod mlp;
 mod moe;
 mod route;
+mod runs;
 
 pub use choose::{ChooseArgs, choose};
 pub(crate) use gains::{Gate, gains_row};
@@ -35,10 +37,12 @@ pub struct AdaptiveScratch {
     /// Rows by choice, and where each choice's rows end.
     order: Vec<usize>,
     ends: Vec<usize>,
-    /// A run's `[rows, H]`.
+    /// Learners that the rows before each one in this order use.
+    before: Vec<usize>,
+    /// `[T, H]` at most.
     hidden: Vec<f32>,
-    /// `[M]`.
-    bias: Vec<f32>,
+    /// `[learners + 1, M]`.
+    biases: Vec<f32>,
 }
 
 fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
@@ -59,7 +63,8 @@ impl AdaptiveScratch {
         grow(&mut self.order, rows);
         grow(&mut self.ends, learners.saturating_add(1));
         grow(&mut self.hidden, rows.saturating_mul(w2.cols()));
-        grow(&mut self.bias, w2.rows());
+        grow(&mut self.before, rows);
+        grow(&mut self.biases, learners.saturating_add(1).saturating_mul(w2.rows()));
         let cols = w1.cols().max(w2.cols());
         if w1.format().values.is_quantised() {
             self.linear.reserve_acts(rows, cols);

@@ -33,7 +33,7 @@ pub(crate) use panels::Panels;
 pub(crate) use portable::{PortableQuads, Q4, Q4M, Q8};
 pub(crate) use sparse::keep_row;
 pub use sparse::{Sparsity, SparsityRead, sparse_linear};
-pub(crate) use task::{Epilogue, LinearTask, UNIT, run};
+pub(crate) use task::{Epilogue, Input, LinearTask, UNIT, run};
 
 use crate::elementwise::SharedRows;
 use crate::error::{Error, ErrorKind, check_len};
@@ -44,9 +44,12 @@ use crate::table::Kernels;
 use limbeck_plan::{Activation, Layout, Values};
 use prologue::Prologue;
 use sparse::{ChannelScratch, channel_products};
+use std::ops::Range;
 
 /// Rows up to which each thread gets one contiguous run of units.
 const FEW_ROWS: usize = 8;
+/// Parts of the units per thread where rows use different parts of the weight.
+const MIXED_PARTS: usize = 2;
 /// Bytes of `x` that one task goes through for each unit of the weight.
 const ROW_BLOCK_BYTES: usize = 256 * 1024;
 
@@ -83,7 +86,7 @@ impl LinearArgs<'_> {
     }
 
     /// Checks everything but the rows of the result; returns the rows of `x` and `N'`.
-    fn check_operands(&self) -> Result<(usize, usize), Error> {
+    pub(crate) fn check_operands(&self) -> Result<(usize, usize), Error> {
         let (n, k) = (self.w.rows(), self.w.cols());
         if self.w.format().layout == Layout::Row {
             return Err(Error::new(
@@ -112,32 +115,6 @@ impl LinearArgs<'_> {
     }
 }
 
-/// Which rows of `x` a call takes and which rows of its result it writes, where those are not all
-/// rows in order.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Places<'a> {
-    /// Rows of `x`.
-    pub from: Option<&'a [usize]>,
-    /// Rows of the result, and of the residual.
-    pub to: Option<&'a [usize]>,
-}
-
-impl Places<'_> {
-    /// Checks every shape; returns the rows of the call and `N'`.
-    fn check(&self, args: &LinearArgs<'_>) -> Result<(usize, usize), Error> {
-        let (x_rows, n_out) = args.check_operands()?;
-        let m = self.from.map_or(x_rows, <[usize]>::len);
-        let results = self.to.map_or(m, |_| args.out.len() / n_out);
-        check_len("the linear's result", args.out.len(), results.saturating_mul(n_out))?;
-        check_len("the rows of the result", self.to.map_or(m, <[usize]>::len), m)?;
-        let within = |rows: Option<&[usize]>, end| rows.unwrap_or(&[]).iter().all(|row| *row < end);
-        if within(self.from, x_rows) && within(self.to, results) {
-            return Ok((m, n_out));
-        }
-        Err(Error::range("a linear's rows lie outside its operands"))
-    }
-}
-
 /// Memory that [`linear`] works in; grows to the largest call and is then reused.
 #[derive(Debug, Default)]
 pub struct LinearScratch {
@@ -162,6 +139,19 @@ impl LinearScratch {
     pub(crate) fn reserve_acts(&mut self, rows: usize, cols: usize) {
         self.acts.reserve(rows, cols);
     }
+
+    /// What products take of the rows `from` (all when `None`) of `args.x`.
+    pub(crate) fn input<'s, 'b: 's>(
+        &'s mut self,
+        kernels: &Kernels,
+        pool: &Pool,
+        args: &LinearArgs<'b>,
+        from: Option<&[usize]>,
+    ) -> Input<'s> {
+        let rows = from.map_or(args.x.len() / args.w.cols(), <[usize]>::len);
+        let prologue = Prologue { kernels, pool, args, sparsity: None, rows, from, parts: 1 };
+        prologue.run(&mut self.normed, &mut self.acts).0
+    }
 }
 
 /// Computes `out`; see [`LinearArgs`].
@@ -179,43 +169,19 @@ pub fn linear(
     scratch: &mut LinearScratch,
     args: LinearArgs<'_>,
 ) -> Result<(), Error> {
-    // SAFETY: rows are written in order.
-    unsafe { run_linear(kernels, pool, scratch, args, None, Places::default())? };
-    Ok(())
-}
-
-/// [`linear`] of rows that lie apart.
-///
-/// # Safety
-/// No row of the result comes twice.
-///
-/// # Errors
-/// As there; `Range` for a row that does not exist.
-pub(crate) unsafe fn linear_of_rows(
-    kernels: &Kernels,
-    pool: &Pool,
-    scratch: &mut LinearScratch,
-    args: LinearArgs<'_>,
-    places: Places<'_>,
-) -> Result<(), Error> {
-    // SAFETY: the caller's contract.
-    unsafe { run_linear(kernels, pool, scratch, args, None, places)? };
+    run_linear(kernels, pool, scratch, args, None)?;
     Ok(())
 }
 
 /// [`linear`], or [`sparse_linear`] where there is sparsity; gives the channels kept.
-///
-/// # Safety
-/// No row of the result comes twice in `places`.
-unsafe fn run_linear(
+fn run_linear(
     kernels: &Kernels,
     pool: &Pool,
     scratch: &mut LinearScratch,
     args: LinearArgs<'_>,
     sparsity: Option<&Sparsity<'_>>,
-    places: Places<'_>,
 ) -> Result<SparsityRead, Error> {
-    let (m, n_out) = places.check(&args)?;
+    let (m, n_out) = args.check()?;
     let (n, k) = (args.w.rows(), args.w.cols());
     let values = args.w.format().values;
     if let Some(sparsity) = sparsity {
@@ -227,8 +193,7 @@ unsafe fn run_linear(
     }
     let parts = if args.precise && values.is_quantised() { 2 } else { 1 };
     let LinearScratch { normed, acts, channels } = scratch;
-    let from = places.from;
-    let prologue = Prologue { kernels, pool, args: &args, sparsity, rows: m, from, parts };
+    let prologue = Prologue { kernels, pool, args: &args, sparsity, rows: m, from: None, parts };
     let (input, kept) = prologue.run(normed, acts);
     if sparsity.is_some() {
         read.channels = kept;
@@ -241,7 +206,7 @@ unsafe fn run_linear(
         gated: args.gated,
         residual: args.residual,
         n_out,
-        to: places.to,
+        to: None,
         out: &out,
     };
     let task = LinearTask {
@@ -258,49 +223,106 @@ unsafe fn run_linear(
     if args.w.format().layout == Layout::Channels {
         read.bytes = channel_products(kernels, pool, channels, values, &task);
     } else {
-        products(kernels, pool, values, &task);
+        whole_products(kernels, pool, values, &task);
     }
     Ok(read)
 }
 
 /// Runs a task whose weight is in panels or quads, in parts.
-fn products(kernels: &Kernels, pool: &Pool, values: Values, whole: &LinearTask<'_>) {
-    let (m, k, units) = (whole.rows.len(), whole.k, whole.units.len());
-    let threads = if m * (units * UNIT) * k < SERIAL_MACS { 1 } else { pool.threads() };
-    let (unit_chunk, row_chunk) = chunks(m, k, units, threads, values.is_quantised());
-    let (unit_tasks, row_tasks) = (units.div_ceil(unit_chunk), m.div_ceil(row_chunk));
-    pool.run(unit_tasks * row_tasks, &|index| {
-        let first_unit = whole.units.start + index % unit_tasks * unit_chunk;
-        let first_row = index / unit_tasks * row_chunk;
-        // SAFETY: tasks write the disjoint outputs of their units and rows.
-        unsafe {
-            kernels.linear_task(
-                values,
-                &LinearTask {
-                    rows: first_row..m.min(first_row + row_chunk),
-                    units: first_unit..whole.units.end.min(first_unit + unit_chunk),
-                    ..*whole
-                },
-            );
-        }
-    });
+fn whole_products(kernels: &Kernels, pool: &Pool, values: Values, whole: &LinearTask<'_>) {
+    // SAFETY: parts write the disjoint outputs of their units and rows.
+    unsafe {
+        products(kernels, pool, values, Size::of(whole), &|rows, units, compute| {
+            compute(&LinearTask { rows, units, ..*whole });
+        });
+    }
 }
 
-/// Units and rows per task.
-fn chunks(m: usize, k: usize, units: usize, threads: usize, quantised: bool) -> (usize, usize) {
-    if m <= FEW_ROWS {
-        return (units.div_ceil(threads), m);
+/// See [`Size::shares`].
+pub(crate) type Shares<'a> = dyn Fn(usize, usize) -> usize + Sync + 'a;
+
+/// What is to be cut into parts.
+pub(crate) struct Size<'a> {
+    pub rows: usize,
+    pub units: Range<usize>,
+    /// Columns of a row.
+    pub k: usize,
+    /// Multiply-adds of everything.
+    pub macs: usize,
+    pub quantised: bool,
+    /// Where rows use different parts of the weight: the unit that the `i`-th of `n` parts of equal
+    /// work begins with.
+    pub shares: Option<&'a Shares<'a>>,
+}
+
+impl Size<'_> {
+    /// All rows and units of a task.
+    pub fn of(task: &LinearTask<'_>) -> Self {
+        let (rows, units) = (task.rows.len(), task.units.clone());
+        let macs = rows * (units.len() * UNIT) * task.k;
+        let quantised = matches!(task.input, Input::Quantised { .. });
+        Size { rows, units, k: task.k, macs, quantised, shares: None }
     }
-    let row_bytes = if quantised { k * 2 } else { k * 4 };
-    let block = (ROW_BLOCK_BYTES / row_bytes).next_multiple_of(12).max(12);
-    // Blocks of nearly the same size, up to half as large again: each reads the whole weight.
-    let row_tasks = ((m + block / 2) / block).max(1);
-    // Where there are few units, rows are what threads share.
-    let row_tasks = row_tasks.max(threads.div_ceil(units)).min(m);
-    let rows = m.div_ceil(row_tasks).next_multiple_of(2);
-    if threads == 1 {
-        return (units, rows);
+
+    /// Units and rows per part.
+    fn chunks(&self, threads: usize) -> (usize, usize) {
+        let (m, k, units) = (self.rows, self.k, self.units.len());
+        if m <= FEW_ROWS && (self.shares.is_none() || threads == 1) {
+            return (units.div_ceil(threads), m);
+        }
+        let row_bytes = if self.quantised { k * 2 } else { k * 4 };
+        let block = (ROW_BLOCK_BYTES / row_bytes).next_multiple_of(12).max(12);
+        // Blocks of nearly the same size, up to half as large again: each reads the whole weight.
+        let row_tasks = ((m + block / 2) / block).max(1);
+        // Where there are few units, rows are what threads share.
+        let row_tasks = row_tasks.max(threads.div_ceil(units)).min(m);
+        let rows = m.div_ceil(row_tasks).next_multiple_of(2);
+        if threads == 1 {
+            return (units, rows);
+        }
+        let unit_tasks = (threads * 8).div_ceil(row_tasks).min(units);
+        // All rows go over a few units at a time there, and each part begins with a weight that no
+        // cache has: they are few.
+        let few = if self.shares.is_some() { threads * MIXED_PARTS } else { units };
+        let unit_tasks = unit_tasks.min(few);
+        (units.div_ceil(unit_tasks).max(2), rows)
     }
-    let unit_tasks = (threads * 8).div_ceil(row_tasks).min(units);
-    (units.div_ceil(unit_tasks).max(2), rows)
+}
+
+/// The tasks of a part: called with its rows and units, and with what computes a task.
+pub(crate) type Tasks<'a> =
+    dyn Fn(Range<usize>, Range<usize>, &mut dyn FnMut(&LinearTask<'_>)) + Sync + 'a;
+
+/// Computes products with a weight in panels or quads in parts.
+///
+/// # Safety
+/// The tasks lie within their inputs, weights and outputs, and no two write the same outputs.
+pub(crate) unsafe fn products(
+    kernels: &Kernels,
+    pool: &Pool,
+    values: Values,
+    size: Size<'_>,
+    tasks: &Tasks<'_>,
+) {
+    let (m, units) = (size.rows, size.units.len());
+    if m == 0 || units == 0 {
+        return;
+    }
+    let threads = if size.macs < SERIAL_MACS { 1 } else { pool.threads() };
+    let (unit_chunk, row_chunk) = size.chunks(threads);
+    let (unit_tasks, row_tasks) = (units.div_ceil(unit_chunk), m.div_ceil(row_chunk));
+    pool.run(unit_tasks * row_tasks, &|index| {
+        let first_unit = |part: usize| match size.shares {
+            Some(shares) => shares(part, unit_tasks),
+            None => size.units.end.min(size.units.start + part * unit_chunk),
+        };
+        let part = index % unit_tasks;
+        let units = first_unit(part)..first_unit(part + 1);
+        let first_row = index / unit_tasks * row_chunk;
+        let rows = first_row..m.min(first_row + row_chunk);
+        tasks(rows, units, &mut |task| {
+            // SAFETY: the caller's contract.
+            unsafe { kernels.linear_task(values, task) };
+        });
+    });
 }

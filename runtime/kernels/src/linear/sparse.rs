@@ -2,7 +2,7 @@
 
 use super::channels::{ActiveBlock, ActiveRows, ChannelTask, RetileTask, group_count, group_start};
 use super::task::{Input, LinearTask, UNIT};
-use super::{LinearArgs, LinearScratch, Places, products, run_linear};
+use super::{LinearArgs, LinearScratch, run_linear, whole_products};
 use crate::channels::{ChannelTile, GROUP, channel_bytes};
 use crate::elementwise::SharedRows;
 use crate::error::{Error, check_len};
@@ -84,8 +84,7 @@ pub fn sparse_linear(
     args: LinearArgs<'_>,
     sparsity: &Sparsity<'_>,
 ) -> Result<SparsityRead, Error> {
-    // SAFETY: rows are written in order.
-    unsafe { run_linear(kernels, pool, scratch, args, Some(sparsity), Places::default()) }
+    run_linear(kernels, pool, scratch, args, Some(sparsity))
 }
 
 /// Memory of products with weights in channels.
@@ -245,7 +244,7 @@ fn retiled_products(
             rows: task.rows.clone(),
             ..*task
         };
-        products(kernels, pool, values, &part);
+        whole_products(kernels, pool, values, &part);
         first = end;
     }
 }

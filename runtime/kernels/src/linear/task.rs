@@ -5,7 +5,7 @@ use super::activations::ActBlock;
 use crate::elementwise::SharedRows;
 use crate::math;
 use crate::simd::{LANES, Simd};
-use limbeck_plan::Activation;
+use limbeck_plan::{Activation, QUANT_BLOCK};
 use std::ops::Range;
 
 /// Rows of a weight in one unit.
@@ -23,6 +23,18 @@ pub(crate) enum Input<'a> {
     Floats(&'a [f32]),
     /// `[T, blocks * 32]` and `[T, blocks]`.
     Quantised { q: &'a [i8], blocks: &'a [ActBlock] },
+}
+
+impl<'a> Input<'a> {
+    /// The values from `first` on, a multiple of 32 in whole blocks.
+    pub fn after(self, first: usize) -> Input<'a> {
+        match self {
+            Input::Floats(x) => Input::Floats(&x[first..]),
+            Input::Quantised { q, blocks } => {
+                Input::Quantised { q: &q[first..], blocks: &blocks[first / QUANT_BLOCK..] }
+            }
+        }
+    }
 }
 
 /// What happens to the products of a unit.

@@ -16,5 +16,5 @@ mod write;
 pub use compile::{Options, Progress, Report, compile};
 pub use error::{Error, ErrorKind, Result};
 pub use pack::Quant;
-pub use sparsify::{SparsityLevel, set_levels, sparsify};
+pub use sparsify::{ChannelWeights, SparsityLevel, set_levels, sparsify};
 pub use write::{check_output, rewrite};

@@ -1,6 +1,6 @@
 //! Dense plans turned into plans whose linears can leave out input channels.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 
 use limbeck_kernels::{Packed, repack_tile};
@@ -17,17 +17,21 @@ const COPY_BYTES: usize = 1 << 20;
 /// The site's name.
 const NAME: &str = "sparsity";
 
-/// Writes `plan` anew to `output` with one site of kind sparsity, which its 4-bit linears over the
-/// rows of a call follow: their weights are repacked into channels, value for value, and get the
-/// Euclidean norms of their columns as the weights of channels. The site has one choice, which
-/// leaves nothing out: see [`set_levels`].
+/// Weights of input channels by the name of the step that multiplies with them.
+pub type ChannelWeights = HashMap<String, Vec<f32>>;
+
+/// Writes `plan` anew to `output` with one site of kind sparsity, which its quantised linears over
+/// the rows of a call follow: their weights are repacked into channels, value for value. Channels are
+/// weighed by `weights`, or by the Euclidean norms of their columns where a linear is not in there.
+/// The site has one choice, which leaves nothing out: see [`set_levels`].
 ///
 /// # Errors
-/// A plan with such a site, without such linears, or with damaged weights, or a file that cannot be
-/// written.
+/// A plan with such a site, without such linears, or with damaged weights; weights of channels that
+/// are not a linear's or not finite and at least 0; or a file that cannot be written.
 pub fn sparsify(
     plan: &Plan,
     bytes: &[u8],
+    weights: &ChannelWeights,
     output: &Path,
     progress: &mut dyn FnMut(usize, usize, &str),
 ) -> Result<()> {
@@ -37,22 +41,25 @@ pub fn sparsify(
     }
     let chosen = choose(&program);
     if chosen.is_empty() {
-        return Err(Error::mismatch("the plan has no 4-bit linear whose input could be sparse"));
+        return Err(Error::mismatch(
+            "the plan has no quantised linear whose input could be sparse",
+        ));
     }
+    check_weights(&program, &chosen, weights)?;
     plan.verify(bytes)?;
     replace_plan(output, |writer| {
         let count = program.weights.len();
-        let mut norms = Vec::new();
+        let mut by_weight = Vec::new();
         for id in 0..count {
             let weight = program.weights[id].clone();
             progress(id, count, &weight.name);
             let data = plan.weight_bytes(bytes, &weight);
             let offset = writer.begin_weight()?;
             program.weights[id].offset = offset;
-            if !chosen.contains(&id) {
+            let Some(step) = chosen.get(&id) else {
                 data.chunks(COPY_BYTES).try_for_each(|part| writer.append(part))?;
                 continue;
-            }
+            };
             let packed = Packed::new(weight.format, weight.rows, weight.cols, data)?;
             let mut tile = Vec::new();
             let mut written = 0;
@@ -65,19 +72,25 @@ pub fn sparsify(
             let format = PackFormat { layout: Layout::Channels, ..weight.format };
             program.weights[id].format = format;
             program.weights[id].bytes = written;
-            norms.push((id, column_norms(&packed)?));
+            by_weight.push((
+                id,
+                match weights.get(step) {
+                    Some(weights) => weights.clone(),
+                    None => column_norms(&packed)?,
+                },
+            ));
         }
         let mut channels = HashMap::new();
-        for (id, norms) in norms {
+        for (id, weights) in by_weight {
             let offset = writer.begin_weight()?;
-            let data: Vec<u8> = norms.iter().flat_map(|v| v.to_le_bytes()).collect();
+            let data: Vec<u8> = weights.iter().flat_map(|v| v.to_le_bytes()).collect();
             writer.append(&data)?;
             channels.insert(id, program.weights.len());
             program.weights.push(Weight {
-                name: format!("column norms of {}", program.weights[id].name),
+                name: format!("channels of {}", program.weights[id].name),
                 format: PackFormat::F32_ROW,
                 rows: 1,
-                cols: norms.len(),
+                cols: weights.len(),
                 offset,
                 bytes: data.len() as u64,
             });
@@ -127,16 +140,17 @@ fn steps_mut(program: &mut Program) -> impl Iterator<Item = &mut Step> {
     segments.flat_map(|s| &mut s.steps)
 }
 
-/// The weights in 4-bit quads that one linear over the call's tokens reads, and nothing else.
-fn choose(program: &Program) -> HashSet<usize> {
-    let mut readers: HashMap<usize, (usize, bool)> = HashMap::new();
+/// The weights in quads that one linear over the call's tokens reads, and nothing else, with the
+/// name of its step.
+fn choose(program: &Program) -> HashMap<usize, String> {
+    let mut readers: HashMap<usize, (usize, Option<&str>)> = HashMap::new();
     for entry in &program.entries {
         for step in entry.steps() {
             for (at, id) in step.inputs.iter().enumerate() {
                 let OperandKind::Weight(w) = entry.operands[*id].kind else { continue };
-                let reader = readers.entry(w).or_insert((0, false));
+                let reader = readers.entry(w).or_insert((0, None));
                 reader.0 += 1;
-                reader.1 = at == 1 && is_sparse_able(entry, step);
+                reader.1 = (at == 1 && is_sparse_able(entry, step)).then_some(&step.name);
             }
         }
     }
@@ -144,9 +158,24 @@ fn choose(program: &Program) -> HashSet<usize> {
         let format = program.weights[*w].format;
         format.layout == Layout::Quads && format.values.channel_row_bytes().is_some()
     };
-    let chosen =
-        readers.into_iter().filter(|(w, (count, linear))| *count == 1 && *linear && fits(w));
-    chosen.map(|(w, _)| w).collect()
+    let chosen = readers.into_iter().filter(|(w, (count, _))| *count == 1 && fits(w));
+    chosen.filter_map(|(w, (_, step))| Some((w, step?.to_owned()))).collect()
+}
+
+fn check_weights(
+    program: &Program,
+    chosen: &HashMap<usize, String>,
+    weights: &ChannelWeights,
+) -> Result<()> {
+    for (id, step) in chosen {
+        let cols = program.weights[*id].cols;
+        let sound = |w: &f32| w.is_finite() && *w >= 0.0;
+        if weights.get(step).is_some_and(|w| w.len() != cols || !w.iter().all(sound)) {
+            let message = format!("{step} wants {cols} weights of channels, finite and at least 0");
+            return Err(Error::mismatch(message));
+        }
+    }
+    Ok(())
 }
 
 fn is_sparse_able(entry: &Entry, step: &Step) -> bool {

@@ -102,7 +102,7 @@ impl Compiled {
         let compiled = Compiled::new(source, Quant::Q4, true);
         let bytes = std::fs::read(compiled.path()).expect("the plan");
         let plan = Plan::parse(&bytes).expect("a plan");
-        sparsify(&plan, &bytes, &compiled.path(), &mut |_, _, _| {})
+        sparsify(&plan, &bytes, &Default::default(), &compiled.path(), &mut |_, _, _| {})
             .unwrap_or_else(|e| panic!("{e}"));
         let bytes = std::fs::read(compiled.path()).expect("the plan");
         let plan = Plan::parse(&bytes).expect("a plan");

@@ -5,7 +5,7 @@ use limbeck::plan::{Activation, Layout, Level, Linear, Op, Program, SiteKind, Sp
 use limbeck::{
     BackendKind, Budget, ErrorKind, Limits, Model, Session, SessionOptions, Usage, Wanted, Work,
 };
-use limbeck_compiler::{Quant, sparsify};
+use limbeck_compiler::{ChannelWeights, Quant, sparsify};
 use limbeck_tests::{Compiled, Npz, all_logits, golden, relative_error};
 
 /// By level; the last, full compute, follows.
@@ -150,13 +150,23 @@ fn a_forced_route_mixes_levels_and_replays() {
 fn a_plan_is_made_sparse_once_and_only_where_it_can_be() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = folder.path().join("again.lbk");
-    let refuse = |compiled: &Compiled| {
+    let refuse = |compiled: &Compiled, weights: &ChannelWeights| {
         let bytes = std::fs::read(compiled.path()).expect("the plan");
         let plan = limbeck::plan::Plan::parse(&bytes).expect("a plan");
-        sparsify(&plan, &bytes, &output, &mut |_, _, _| {}).unwrap_err().to_string()
+        sparsify(&plan, &bytes, weights, &output, &mut |_, _, _| {}).unwrap_err().to_string()
     };
-    assert!(refuse(&sparse()).contains("already"));
-    assert!(refuse(&Compiled::new(&source(), Quant::Q8, true)).contains("no 4-bit linear"));
+    let none = ChannelWeights::new();
+    assert!(refuse(&sparse(), &none).contains("already"));
+    let floats = Compiled::new(&source(), Quant::F16, true);
+    assert!(refuse(&floats, &none).contains("no quantised linear"));
+    let dense = Compiled::new(&source(), Quant::Q8, true);
+    let model = dense.open(BackendKind::Cpu, 1);
+    let steps = model.plan().program().entries[0].steps().map(|s| s.name.clone());
+    let name = steps.into_iter().find(|name| name.ends_with("mlp_residual")).expect("a linear");
+    for weights in [vec![], vec![1.0; 3], vec![f32::NAN; 160], vec![-1.0; 160]] {
+        let weights = ChannelWeights::from([(name.clone(), weights)]);
+        assert!(refuse(&dense, &weights).contains("weights of channels"));
+    }
     assert!(!output.exists());
 }
 

@@ -254,6 +254,21 @@ fn sparsity_makes_levels_that_save_more_and_lose_more() {
     stored(&changed("/levels/1/thresholds/0", json!(1e9))).fails(&["level 1", "above"]);
     stored(&changed("/levels", json!([]))).fails(&["levels.json", "no levels"]);
     stored(&changed("/levels", json!("x"))).fails(&["levels.json"]);
+    // Channels weigh as the file says, for all linears or for none.
+    let weighed = |channels: serde_json::Value| {
+        let mut levels = report.clone();
+        levels["channels"] = channels;
+        levels
+    };
+    stored(&weighed(json!([[1.0]]))).fails(&["levels.json", "for all linears"]);
+    let linears = report["linears"].as_array().expect("linears");
+    let ones: Vec<_> = linears
+        .iter()
+        .map(|name| vec![1.0; if name.as_str().unwrap().contains("mlp_residual") { 160 } else { 64 }])
+        .collect();
+    assert_eq!(stored(&weighed(json!(ones))).json()["channels"], json!(ones));
+    assert_ne!(place.read("one.lbk"), place.read("three.lbk"));
+    stored(&weighed(json!(vec![[-1.0]; linears.len()]))).fails(&["weights of channels"]);
     // Keys and values in 8 bits lose otherwise.
     let to = place.arg("four.lbk");
     let args = ["tune", "--sparsity", &dense, "--data", &data, "-o", &to, "--json", "--kv", "q8"];

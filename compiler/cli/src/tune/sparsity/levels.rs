@@ -4,7 +4,7 @@ use std::path::Path;
 
 use limbeck::Model;
 use limbeck::plan::Op;
-use limbeck_compiler::SparsityLevel;
+use limbeck_compiler::{ChannelWeights, SparsityLevel};
 use serde::{Deserialize, Serialize};
 
 use crate::output::{Failure, at_file};
@@ -15,6 +15,9 @@ use crate::score::read_text;
 pub struct Levels {
     /// The sparse linears, in the order of thresholds.
     linears: Vec<String>,
+    /// Weights of each linear's input channels; the norms of columns where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    channels: Vec<Vec<f32>>,
     /// By rising cost.
     levels: Vec<Stored>,
 }
@@ -29,30 +32,47 @@ struct Stored {
 }
 
 impl Levels {
+    /// Levels of a student whose channels weigh as their columns.
     pub fn new(model: &Model, levels: &[SparsityLevel]) -> Levels {
         let stored = levels.iter().map(|level| Stored {
             cost: level.cost,
             loss: -level.gain,
             thresholds: level.thresholds.clone(),
         });
-        Levels { linears: sparse_linears(model), levels: stored.collect() }
+        let linears = sparse_linears(model);
+        Levels { linears, channels: Vec::new(), levels: stored.collect() }
     }
 
-    /// The levels in a file, when they are for this student.
-    pub fn read(file: &Path, model: &Model) -> Result<Vec<SparsityLevel>, Failure> {
-        let found: Levels = at_file(file, serde_json::from_str(&read_text(file)?))?;
-        at_file(file, found.check(&sparse_linears(model)))?;
-        let level = |stored: Stored| SparsityLevel {
+    pub fn read(file: &Path) -> Result<Levels, Failure> {
+        at_file(file, serde_json::from_str(&read_text(file)?))
+    }
+
+    pub fn channel_weights(&self) -> ChannelWeights {
+        self.linears.iter().cloned().zip(self.channels.iter().cloned()).collect()
+    }
+
+    /// The levels, when they are for this student. `file` is where they come from.
+    pub fn of(&self, file: &Path, model: &Model) -> Result<Vec<SparsityLevel>, Failure> {
+        at_file(file, self.check(&sparse_linears(model)))?;
+        let level = |stored: &Stored| SparsityLevel {
             gain: -stored.loss,
             cost: stored.cost,
-            thresholds: stored.thresholds,
+            thresholds: stored.thresholds.clone(),
         };
-        Ok(found.levels.into_iter().map(level).collect())
+        Ok(self.levels.iter().map(level).collect())
+    }
+
+    /// What levels cost, and lose, by falling cost.
+    pub fn costs(&self) -> impl Iterator<Item = (f64, f64)> {
+        self.levels.iter().rev().map(|level| (level.cost, level.loss))
     }
 
     fn check(&self, linears: &[String]) -> Result<(), String> {
         if self.linears != linears {
             return Err("its linears are not those of the plan: it is for another student".into());
+        }
+        if ![0, linears.len()].contains(&self.channels.len()) {
+            return Err("it must have weights of channels for all linears, or for none".into());
         }
         if self.levels.is_empty() {
             return Err("it has no levels".into());

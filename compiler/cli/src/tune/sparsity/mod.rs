@@ -35,14 +35,23 @@ pub fn execute(args: &TuneArgs, engine: &Engine, output: &Path) -> Result<(), Fa
     }
     let mut progress = Progress::new();
     let repacked = Repacked(output.with_extension(format!("{}.repacked", std::process::id())));
-    sparsify(dense.plan(), dense.bytes(), &repacked.0, &mut |_, _, name| {
-        progress.say(format!("repacking {name}"));
-    })?;
+    let read = |file| Levels::read(file).map(|levels| (file, levels));
+    let given = args.levels.as_deref().map(read).transpose()?;
+    let weights = given.as_ref().map(|(_, levels)| levels.channel_weights());
+    sparsify(
+        dense.plan(),
+        dense.bytes(),
+        &weights.unwrap_or_default(),
+        &repacked.0,
+        &mut |_, _, name| {
+            progress.say(format!("repacking {name}"));
+        },
+    )?;
     let model = engine.open(&repacked.0)?;
     // Where the system lets go of the name of a mapped file, nothing is left over however this ends.
     repacked.remove();
-    let levels = match &args.levels {
-        Some(file) => Levels::read(file, &model)?,
+    let levels = match &given {
+        Some((file, given)) => given.of(file, &model)?,
         None => fitted(model.clone(), args, &mut progress)?,
     };
     progress.finish();
@@ -51,7 +60,8 @@ pub fn execute(args: &TuneArgs, engine: &Engine, output: &Path) -> Result<(), Fa
     // Levels of a file may be too many for a plan.
     model.with_program(program.clone())?;
     rewrite(model.plan(), model.bytes(), &program, None, output)?;
-    report(args, output, &model, &levels, start.elapsed().as_secs_f64())
+    let stored = given.map_or_else(|| Levels::new(&model, &levels), |(_, levels)| levels);
+    report(args, output, &stored, start.elapsed().as_secs_f64())
 }
 
 /// The levels that suit the data best.
@@ -109,22 +119,16 @@ fn levels(
     Ok(levels)
 }
 
-fn report(
-    args: &TuneArgs,
-    output: &Path,
-    model: &Model,
-    levels: &[SparsityLevel],
-    seconds: f64,
-) -> Result<(), Failure> {
+fn report(args: &TuneArgs, output: &Path, levels: &Levels, seconds: f64) -> Result<(), Failure> {
     if args.json {
-        let mut report = json!(Levels::new(model, levels));
+        let mut report = json!(levels);
         report["plan"] = json!(output.display().to_string());
         report["seconds"] = json!(seconds);
         return print_json(&report);
     }
     let mut text = String::from("left out  loss (nats)\n");
-    for level in levels.iter().rev() {
-        text += &format!("{:7.1}%  {:.4}\n", (1.0 - level.cost) * 1e2, -level.gain);
+    for (cost, loss) in levels.costs() {
+        text += &format!("{:7.1}%  {loss:.4}\n", (1.0 - cost) * 1e2);
     }
     print(&text)?;
     say(format_args!("wrote {} ({seconds:.1} s)", output.display()));

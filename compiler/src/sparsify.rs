@@ -20,8 +20,8 @@ const NAME: &str = "sparsity";
 /// Weights of input channels by the name of the step that multiplies with them.
 pub type ChannelWeights = HashMap<String, Vec<f32>>;
 
-/// Writes `plan` anew to `output` with one site of kind sparsity, which its quantised linears over
-/// the rows of a call follow: their weights are repacked into channels, value for value. Channels are
+/// Writes `plan` anew to `output` with one site of kind sparsity, which its linears in f16, q8 or q4
+/// over the rows of a call follow: their weights are repacked into channels, value for value. Channels are
 /// weighed by `weights`, or by the Euclidean norms of their columns where a linear is not in there.
 /// The site has one choice, which leaves nothing out: see [`set_levels`].
 ///
@@ -42,7 +42,7 @@ pub fn sparsify(
     let chosen = choose(&program);
     if chosen.is_empty() {
         return Err(Error::mismatch(
-            "the plan has no quantised linear whose input could be sparse",
+            "the plan has no linear in f16, q8 or q4 whose input could be sparse",
         ));
     }
     check_weights(&program, &chosen, weights)?;
@@ -140,8 +140,8 @@ fn steps_mut(program: &mut Program) -> impl Iterator<Item = &mut Step> {
     segments.flat_map(|s| &mut s.steps)
 }
 
-/// The weights in quads that one linear over the call's tokens reads, and nothing else, with the
-/// name of its step.
+/// The weights that may lie in channels and that one linear over the call's tokens reads, and nothing
+/// else, with the name of its step. Those in f32, gates and routers among them, stay as they are.
 fn choose(program: &Program) -> HashMap<usize, String> {
     let mut readers: HashMap<usize, (usize, Option<&str>)> = HashMap::new();
     for entry in &program.entries {
@@ -156,7 +156,8 @@ fn choose(program: &Program) -> HashMap<usize, String> {
     }
     let fits = |w: &usize| {
         let format = program.weights[*w].format;
-        format.layout == Layout::Quads && format.values.channel_row_bytes().is_some()
+        let movable = [Layout::Quads, Layout::Panels].contains(&format.layout);
+        movable && format.values.channel_row_bytes().is_some()
     };
     let chosen = readers.into_iter().filter(|(w, (count, _))| *count == 1 && fits(w));
     chosen.filter_map(|(w, (_, step))| Some((w, step?.to_owned()))).collect()

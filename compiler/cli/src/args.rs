@@ -285,8 +285,8 @@ pub struct TuneArgs {
     /// Fit the weights of the sites to the data first.
     #[arg(long)]
     pub search: bool,
-    /// Instead of measuring prices, make a dense text student's quantised linears leave out small
-    /// input channels, with thresholds fitted to the data.
+    /// Instead of measuring prices, make a dense text student's linears in f16, q8 or q4 leave
+    /// out small input channels, with thresholds fitted to the data.
     #[arg(long, conflicts_with_all = ["search", "search_rounds", "plot", "prices", "context", "max_tokens"])]
     pub sparsity: bool,
     /// With --sparsity: take thresholds from a file, the JSON object that an earlier run for the

@@ -264,7 +264,9 @@ fn sparsity_makes_levels_that_save_more_and_lose_more() {
     let linears = report["linears"].as_array().expect("linears");
     let ones: Vec<_> = linears
         .iter()
-        .map(|name| vec![1.0; if name.as_str().unwrap().contains("mlp_residual") { 160 } else { 64 }])
+        .map(|name| {
+            vec![1.0; if name.as_str().unwrap().contains("mlp_residual") { 160 } else { 64 }]
+        })
         .collect();
     assert_eq!(stored(&weighed(json!(ones))).json()["channels"], json!(ones));
     assert_ne!(place.read("one.lbk"), place.read("three.lbk"));

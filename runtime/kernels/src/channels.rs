@@ -1,8 +1,10 @@
-//! The geometry of [`Layout::Channels`], and the repacking of quads into it.
+//! The geometry of [`Layout::Channels`], and the repacking of other layouts into it.
 
 use crate::error::{Error, ErrorKind};
 use crate::packed::Packed;
-use limbeck_plan::{CHANNEL_RUN, Layout, QUAD_ROWS, QUANT_BLOCK, Values, channel_tile_rows};
+use limbeck_plan::{
+    CHANNEL_RUN, Layout, PANEL_ROWS, QUAD_ROWS, QUANT_BLOCK, Values, channel_tile_rows,
+};
 
 /// Rows of a whole group.
 pub(crate) const GROUP: usize = 4 * CHANNEL_RUN;
@@ -81,6 +83,9 @@ impl ChannelTile {
 
     /// Where a row of the tile is.
     pub fn place(&self, row: usize) -> Place {
+        if self.values == Values::F16 {
+            return Place { row, byte: 2 * row, high: false };
+        }
         let (group, within) = (row / GROUP, row % GROUP);
         let lanes = self.lanes(group);
         let second = within >= 16 * lanes;
@@ -97,17 +102,24 @@ impl ChannelTile {
 
 /// Bytes of one channel's values for some rows, whole runs.
 pub(crate) fn channel_bytes(values: Values, rows: usize) -> usize {
-    if values == Values::Q8 { rows } else { rows / 2 }
+    match values {
+        Values::F32 => 4 * rows,
+        Values::F16 => 2 * rows,
+        Values::Q8 => rows,
+        Values::Q4 | Values::Q4m => rows / 2,
+    }
 }
 
-/// Appends tile `index` of a weight in quads to `out` in the channels layout, value for value.
+/// Appends tile `index` of a weight in quads, or in f16 panels, to `out` in the channels layout, value
+/// for value.
 ///
 /// # Errors
-/// `Format` for a weight that is not in quads, `Range` when it has no such tile.
+/// `Format` for a weight that is in neither, `Range` when it has no such tile.
 pub fn repack_tile(w: &Packed<'_>, index: usize, out: &mut Vec<u8>) -> Result<(), Error> {
     let format = w.format();
     let (values, rows, cols) = (format.values, w.rows(), w.cols());
-    let (Layout::Quads, Some(_)) = (format.layout, values.channel_row_bytes()) else {
+    let movable = [Layout::Quads, Layout::Panels].contains(&format.layout);
+    let Some(_) = values.channel_row_bytes().filter(|_| movable) else {
         let message = format!("a weight in {format} cannot be repacked into channels");
         return Err(Error::new(ErrorKind::Format, message));
     };
@@ -115,6 +127,10 @@ pub fn repack_tile(w: &Packed<'_>, index: usize, out: &mut Vec<u8>) -> Result<()
         return Err(Error::range(format!("a weight of {rows} rows has no tile {index}")));
     }
     let tile = ChannelTile::of(values, rows, cols, index);
+    if values == Values::F16 {
+        repack_floats(w, &tile, out);
+        return Ok(());
+    }
     let quad_record = values.quad_record_bytes().unwrap_or(1);
     let quad_data = channel_bytes(values, QUAD_ROWS) * QUANT_BLOCK;
     let quad_tile = w.stored_cols().div_ceil(QUANT_BLOCK) * quad_record;
@@ -145,6 +161,21 @@ pub fn repack_tile(w: &Packed<'_>, index: usize, out: &mut Vec<u8>) -> Result<()
     Ok(())
 }
 
+/// A tile of f16 panels.
+fn repack_floats(w: &Packed<'_>, tile: &ChannelTile, out: &mut Vec<u8>) {
+    let (size, panel_column) = (2, 2 * PANEL_ROWS);
+    let start = out.len();
+    out.resize(start + tile.bytes, 0);
+    let panels = w.bytes().chunks_exact(w.stored_cols() * panel_column);
+    let panels = panels.skip(tile.first_row / PANEL_ROWS).take(tile.width / PANEL_ROWS);
+    for (p, panel) in panels.enumerate() {
+        for (c, values) in panel.chunks_exact(panel_column).enumerate().take(w.cols()) {
+            let to = start + c * tile.channel() + p * PANEL_ROWS * size;
+            out[to..to + panel_column].copy_from_slice(values);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,9 +184,9 @@ mod tests {
 
     #[test]
     fn channels_hold_the_values_of_the_quads_they_came_from() {
-        for values in [Values::Q8, Values::Q4, Values::Q4m] {
+        for values in [Values::F16, Values::Q8, Values::Q4, Values::Q4m] {
             for (n, cols) in [(1, 32), (33, 64), (100, 40), (288, 32), (576, 96), (1030, 33)] {
-                let quads = PackFormat { values, layout: Layout::Quads };
+                let quads = PackFormat::linear(values);
                 let data: Vec<f32> = (0..n * cols).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
                 let (mut from, mut to) = (Vec::new(), Vec::new());
                 pack_rows(quads, cols, &data, &mut from).unwrap();
@@ -177,9 +208,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_repacked_is_refused() {
-        let f16 = PackFormat { values: Values::F16, layout: Layout::Panels };
-        let bytes = vec![0; 16 * 32 * 2];
-        let packed = Packed::new(f16, 16, 32, &bytes).unwrap();
+        let f32 = PackFormat { values: Values::F32, layout: Layout::Panels };
+        let bytes = vec![0; 16 * 32 * 4];
+        let packed = Packed::new(f32, 16, 32, &bytes).unwrap();
         assert_eq!(repack_tile(&packed, 0, &mut Vec::new()).unwrap_err().kind(), ErrorKind::Format);
         let q4 = PackFormat { values: Values::Q4, layout: Layout::Quads };
         let packed = Packed::new(q4, 8, 32, &bytes[..144]).unwrap();

@@ -213,6 +213,12 @@ impl Packed<'_> {
         let records = &self.bytes[tile.offset..][..tile.bytes];
         for (record, out) in records.chunks_exact(tile.record).zip(out.chunks_mut(QUANT_BLOCK)) {
             let half_at = |at: usize| f16::from_le_bytes([record[at], record[at + 1]]).to_f32();
+            if values == Values::F16 {
+                for (c, o) in out.iter_mut().enumerate() {
+                    *o = half_at(c * tile.channel() + at.byte);
+                }
+                continue;
+            }
             let scale = half_at(tile.scales() + 2 * at.row);
             for (c, o) in out.iter_mut().enumerate() {
                 let byte = record[c * tile.channel() + at.byte];
@@ -263,10 +269,10 @@ pub fn pack_rows(
             return pack_quant_rows(&quantised, out);
         }
         Layout::Channels => {
-            let quads = PackFormat { layout: Layout::Quads, ..format };
+            let other = PackFormat::linear(format.values);
             let mut packed = Vec::new();
-            pack_rows(quads, cols, rows, &mut packed)?;
-            let packed = Packed::new(quads, n, cols, &packed)?;
+            pack_rows(other, cols, rows, &mut packed)?;
+            let packed = Packed::new(other, n, cols, &packed)?;
             out.reserve(bytes);
             (0..n.div_ceil(channel_tile_rows(n))).try_for_each(|t| repack_tile(&packed, t, out))?;
         }

@@ -8,7 +8,7 @@ use crate::isa::{Isa, Portable};
 use crate::linear::{
     ActBlock, ChannelTask, FindTask, LinearTask, Panels, PortableChannels, PortableQuads, Q4, Q4M,
     Q8, RetileTask, find_active, keep_row, quantise_row, retile_portable, run as run_linear,
-    run_channels,
+    run_channels, run_float_channels,
 };
 use crate::norm::{NormArgs, norm_row};
 use limbeck_plan::{Activation, Layout, PackFormat, Values};
@@ -138,6 +138,7 @@ macro_rules! entries {
                 linear_q8(task: &LinearTask<'_>) = run_linear($quads::<Q8>, task);
                 linear_q4(task: &LinearTask<'_>) = run_linear($quads::<Q4>, task);
                 linear_q4m(task: &LinearTask<'_>) = run_linear($quads::<Q4M>, task);
+                channels_f16(task: &ChannelTask<'_>) = run_float_channels(task);
                 channels_q8(task: &ChannelTask<'_>) = run_channels($channels::<Q8>, task);
                 channels_q4(task: &ChannelTask<'_>) = run_channels($channels::<Q4>, task);
                 channels_q4m(task: &ChannelTask<'_>) = run_channels($channels::<Q4M>, task);
@@ -164,6 +165,9 @@ macro_rules! entries {
                 entries!(@row $isa, $prefix, "q8", Linear, Some(Values::Q8), linear_q8),
                 entries!(@row $isa, $prefix, "q4", Linear, Some(Values::Q4), linear_q4),
                 entries!(@row $isa, $prefix, "q4m", Linear, Some(Values::Q4m), linear_q4m),
+                entries!(
+                    @row $isa, $prefix, "channels-f16", Channels, Some(Values::F16), channels_f16
+                ),
                 entries!(
                     @row $isa, $prefix, "channels-q8", Channels, Some(Values::Q8), channels_q8
                 ),
@@ -287,8 +291,8 @@ pub fn kernel_table() -> impl Iterator<Item = &'static KernelRow> {
 pub struct Kernels {
     isa: Isa,
     linear: [unsafe fn(&LinearTask<'_>); 5],
-    /// `Q8`, `Q4`, then `Q4m`.
-    channels: [unsafe fn(&ChannelTask<'_>); 3],
+    /// `F16`, `Q8`, `Q4`, then `Q4m`.
+    channels: [unsafe fn(&ChannelTask<'_>); 4],
     find_active: unsafe fn(&mut FindTask<'_>),
     keep: unsafe fn(&[f32], f32, &mut [f32]) -> usize,
     retile: unsafe fn(&mut RetileTask<'_>),
@@ -316,8 +320,9 @@ fn slot(values: Values) -> usize {
 /// Of values that weights in channels have.
 fn channel_slot(values: Values) -> usize {
     match values {
-        Values::Q4m => 2,
-        Values::Q4 => 1,
+        Values::Q4m => 3,
+        Values::Q4 => 2,
+        Values::Q8 => 1,
         _ => 0,
     }
 }
@@ -363,7 +368,12 @@ impl Kernels {
                 portable::linear_q4,
                 portable::linear_q4m,
             ],
-            channels: [portable::channels_q8, portable::channels_q4, portable::channels_q4m],
+            channels: [
+                portable::channels_f16,
+                portable::channels_q8,
+                portable::channels_q4,
+                portable::channels_q4m,
+            ],
             find_active: portable::find,
             keep: portable::keep,
             retile: retile_portable,

@@ -49,7 +49,7 @@ impl Case {
             n,
             k,
             x: random.floats(m * k),
-            quads: packed(Layout::Quads),
+            quads: packed(PackFormat::linear(values).layout),
             channels: packed(Layout::Channels),
             bias: (random.below(2) == 0).then(|| random.floats(n)),
             residual: (random.below(2) == 0).then(|| random.floats(m * n_out)),
@@ -62,8 +62,10 @@ impl Case {
     }
 
     fn args<'a>(&'a self, layout: Layout, out: &'a mut [f32]) -> LinearArgs<'a> {
-        let bytes = if layout == Layout::Quads { &self.quads } else { &self.channels };
-        let format = PackFormat { values: self.values, layout };
+        let (bytes, format) = match layout {
+            Layout::Quads => (&self.quads, PackFormat::linear(self.values)),
+            _ => (&self.channels, PackFormat { values: self.values, layout }),
+        };
         LinearArgs {
             x: &self.x,
             norm: self.norm.as_ref().map(|weight| NormArgs {

@@ -53,11 +53,11 @@ pub enum Layout {
     ///   high nibble for quads 4..8; then 8 f16 scales; for `Q4m` then 8 f16 minima.
     Quads,
     /// Tiles of [`channel_tile_rows`] rows, so that an input channel's values are contiguous and a
-    /// channel that is not needed need not be read. Quantised values only; rows padded with zeros to
+    /// channel that is not needed need not be read. All values but `F32`; rows padded with zeros to
     /// [`CHANNEL_RUN`] and columns to [`QUANT_BLOCK`]: for each tile, for each block of 32 columns,
-    /// one record.
+    /// one record. For `F16` it is, for each of the columns, the tile's values in order.
     ///
-    /// With `W` the tile's rows, a record is, for each of the 32 columns, `W / 2` bytes of values
+    /// For quantised values, with `W` the tile's rows, a record is, for each of the 32 columns, `W / 2` bytes of values
     /// (`W` for `Q8`); then `W` f16 scales; for `Q4m` then `W` f16 minima. The rows of a tile are cut
     /// into groups of 128, the last of `32 L` where fewer are left (else `L = 4`), and of a column's
     /// bytes each group has `16 L` (`32 L` for `Q8`): with `l < L`, `j < 4` and `t < 4`, byte
@@ -118,6 +118,7 @@ impl Values {
     /// Bytes of one row of a [`Layout::Channels`] record (32 columns), `None` where there is none.
     pub fn channel_row_bytes(self) -> Option<usize> {
         match self {
+            Values::F16 => Some(64),
             Values::Q8 => Some(34),
             Values::Q4 => Some(18),
             Values::Q4m => Some(20),
@@ -145,7 +146,7 @@ impl PackFormat {
     }
 
     /// Bytes that `rows x cols` take in this format; `None` when the combination does not exist
-    /// (quantised rows, float quads) or the size overflows.
+    /// (quantised rows, float quads, f32 channels) or the size overflows.
     pub fn byte_len(self, rows: usize, cols: usize) -> Option<usize> {
         match self.layout {
             Layout::Row => rows.checked_mul(cols)?.checked_mul(self.values.float_bytes()?),
@@ -205,7 +206,7 @@ mod tests {
     fn impossible_or_huge_formats_have_no_size() {
         let bad = PackFormat { values: Values::Q8, layout: Layout::Row };
         assert_eq!(bad.byte_len(8, 32), None);
-        let bad = PackFormat { values: Values::F16, layout: Layout::Channels };
+        let bad = PackFormat { values: Values::F32, layout: Layout::Channels };
         assert_eq!(bad.byte_len(8, 32), None);
         assert_eq!(PackFormat::F32_ROW.byte_len(usize::MAX, 2), None);
     }

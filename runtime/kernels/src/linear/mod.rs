@@ -27,7 +27,7 @@ pub(crate) use channels::{
 };
 pub(crate) use channels::{
     ChannelTask, FindTask, PortableChannels, RetileTask, find_active, retile_portable,
-    run as run_channels,
+    run as run_channels, run_floats as run_float_channels,
 };
 pub(crate) use panels::Panels;
 pub(crate) use portable::{PortableQuads, Q4, Q4M, Q8};

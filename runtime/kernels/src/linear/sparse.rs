@@ -1,7 +1,7 @@
 //! Input channels that are left out where they are small, and products with weights in channels.
 
 use super::channels::{ActiveBlock, ActiveRows, ChannelTask, RetileTask, group_count, group_start};
-use super::task::{Input, LinearTask, UNIT};
+use super::task::{LinearTask, UNIT};
 use super::{LinearArgs, LinearScratch, run_linear, whole_products};
 use crate::channels::{ChannelTile, GROUP, channel_bytes};
 use crate::elementwise::SharedRows;
@@ -114,10 +114,9 @@ pub(super) fn channel_products(
         retiled_products(kernels, pool, &mut scratch.quads, values, task);
         return task.w.len() as u64;
     }
-    let Input::Quantised { q, .. } = task.input else { return 0 };
     let (m, k, n) = (task.rows.len(), task.k, task.n);
     scratch.reserve(m, k);
-    let active = scratch.active.find(kernels, values, n, q, k);
+    let active = scratch.active.find(kernels, values, n, task.input, k);
     let threads = if m * n * k < SERIAL_MACS { 1 } else { pool.threads() };
     let groups = group_count(values, n);
     let share = |i: usize| match i {
@@ -210,8 +209,10 @@ fn retiled_products(
     task: &LinearTask<'_>,
 ) {
     let (n, k) = (task.n, task.k);
-    let blocks = k.div_ceil(QUANT_BLOCK);
-    let row_bytes = blocks * values.quad_record_bytes().unwrap_or(0) / QUAD_ROWS;
+    let row_bytes = match values.quad_record_bytes() {
+        Some(record) => k.div_ceil(QUANT_BLOCK) * record / QUAD_ROWS,
+        None => k * values.float_bytes().unwrap_or(0),
+    };
     let groups = group_count(values, n);
     let per_tile = channel_tile_rows(n).div_ceil(GROUP);
     let end_of = |group: usize| match group + 1 == groups {

@@ -3,6 +3,7 @@
 use super::QUADS_AHEAD;
 use crate::channels::ChannelTile;
 use crate::isa::Portable;
+use crate::linear::task::Input;
 use crate::table::Kernels;
 use limbeck_plan::{QUANT_BLOCK, Values, channel_tile_rows};
 
@@ -15,9 +16,9 @@ const SPARE: usize = 4 * QUADS_AHEAD + 16;
 pub(crate) struct ActiveBlock {
     /// A bit for each channel that is not zero.
     pub mask: u32,
-    /// Where the row's list has the first of them; a multiple of four.
+    /// Where the row's list has the first of them; a multiple of four but for floats.
     pub first: u32,
-    /// Groups of four.
+    /// Groups of four; none of floats.
     pub quads: u32,
 }
 
@@ -25,7 +26,9 @@ pub(crate) struct ActiveBlock {
 #[derive(Debug, Default)]
 pub(crate) struct ActiveRows {
     blocks: Vec<ActiveBlock>,
+    /// One of these, as the input is.
     values: Vec<i8>,
+    floats: Vec<f32>,
     /// For whole tiles, and for a last one of another width.
     at: [Vec<u32>; 2],
 }
@@ -37,6 +40,7 @@ pub(crate) struct Active<'a> {
     pub blocks: &'a [ActiveBlock],
     per_row: usize,
     values: &'a [i8],
+    floats: &'a [f32],
     /// For whole tiles, and for the last one.
     at: [&'a [u32]; 2],
 }
@@ -72,6 +76,7 @@ impl ActiveRows {
         let entries = rows.saturating_mul(entries(blocks));
         if self.values.len() < entries {
             self.values.resize(entries, 0);
+            self.floats.resize(entries, 0.0);
             self.at.iter_mut().for_each(|at| at.resize(entries, 0));
         }
         if self.blocks.len() < rows * blocks {
@@ -79,39 +84,83 @@ impl ActiveRows {
         }
     }
 
-    /// Finds the channels of rows of whole blocks, for a weight of `n` rows and these values. There
-    /// is room, and a tile has less than 4 GiB.
+    /// Finds the channels of rows of `k` values, for a weight of `n` rows and these values. There is
+    /// room, and a tile has less than 4 GiB.
     pub fn find(
         &mut self,
         kernels: &Kernels,
         values: Values,
         n: usize,
-        q: &[i8],
+        input: Input<'_>,
         k: usize,
     ) -> Active<'_> {
         let per_row = k.div_ceil(QUANT_BLOCK);
         let (entries, tiles) = (entries(per_row), n.div_ceil(channel_tile_rows(n)));
         let shapes = [0, tiles - 1].map(|t| ChannelTile::of(values, n, k, t));
         let same = shapes[0].width == shapes[1].width;
+        let rows = match input {
+            Input::Quantised { blocks, .. } => blocks.len() / per_row,
+            Input::Floats(x) => x.len() / k,
+        };
         for (tile, at) in shapes.iter().zip(&mut self.at).take(if same { 1 } else { 2 }) {
-            let rows = q.chunks_exact(per_row * QUANT_BLOCK);
-            let blocks = self.blocks.chunks_exact_mut(per_row);
-            let lists = at.chunks_exact_mut(entries).zip(self.values.chunks_exact_mut(entries));
-            for ((q, blocks), (at, values)) in rows.zip(blocks).zip(lists) {
-                let (stride, record) = (tile.channel() as u32, tile.record as u32);
-                let task = &mut FindTask { q, stride, record, blocks, at, values };
-                kernels.find_active(task);
-                let end = task.blocks.last().map_or(0, |b| b.first + 4 * b.quads) as usize;
-                // After the last channel the next tile's first ones are asked for.
-                for i in 0..4 * QUADS_AHEAD {
-                    at[end + i] = if end == 0 { 0 } else { at[i].wrapping_add(tile.bytes as u32) };
+            let (stride, record) = (tile.channel() as u32, tile.record as u32);
+            for row in 0..rows {
+                let blocks = &mut self.blocks[row * per_row..][..per_row];
+                let at = &mut at[row * entries..][..entries];
+                match input {
+                    Input::Quantised { q, .. } => {
+                        let q = &q[row * per_row * QUANT_BLOCK..][..per_row * QUANT_BLOCK];
+                        let values = &mut self.values[row * entries..][..entries];
+                        kernels.find_active(&mut FindTask {
+                            q,
+                            stride,
+                            record,
+                            blocks,
+                            at,
+                            values,
+                        });
+                        go_on(blocks, at, tile.bytes);
+                    }
+                    Input::Floats(x) => {
+                        let floats = &mut self.floats[row * entries..][..entries];
+                        find_floats(&x[row * k..][..k], [stride, record], blocks, at, floats);
+                    }
                 }
             }
         }
-        let rows = q.len() / (per_row * QUANT_BLOCK);
         let at = [&self.at[0], &self.at[usize::from(!same)]].map(|at| &at[..rows * entries]);
         let blocks = &self.blocks[..rows * per_row];
-        Active { blocks, per_row, values: &self.values[..rows * entries], at }
+        let (values, floats) = (&self.values[..rows * entries], &self.floats[..rows * entries]);
+        Active { blocks, per_row, values, floats, at }
+    }
+}
+
+/// After a row's last channel the next tile's first ones are asked for.
+fn go_on(blocks: &[ActiveBlock], at: &mut [u32], tile: usize) {
+    let end = blocks.last().map_or(0, |b| b.first + 4 * b.quads) as usize;
+    for i in 0..4 * QUADS_AHEAD {
+        at[end + i] = if end == 0 { 0 } else { at[i].wrapping_add(tile as u32) };
+    }
+}
+
+/// Finds the channels of a row of floats, without gaps between blocks.
+fn find_floats(
+    x: &[f32],
+    [stride, record]: [u32; 2],
+    blocks: &mut [ActiveBlock],
+    at: &mut [u32],
+    floats: &mut [f32],
+) {
+    let mut end = 0;
+    for (b, (x, block)) in x.chunks(QUANT_BLOCK).zip(blocks).enumerate() {
+        let (first, mut mask) = (end as u32, 0);
+        for (c, x) in x.iter().enumerate() {
+            let kept = *x != 0.0;
+            (at[end], floats[end]) = (b as u32 * record + c as u32 * stride, *x);
+            end += usize::from(kept);
+            mask |= u32::from(kept) << c;
+        }
+        *block = ActiveBlock { mask, first, quads: 0 };
     }
 }
 
@@ -128,6 +177,15 @@ impl Active<'_> {
         let first = row * entries(self.per_row) + of.first as usize;
         let (at, values) = (&self.at[usize::from(last)][first..], &self.values[first..]);
         Quads { at: at.as_ptr(), values: values.as_ptr(), count: of.quads as usize }
+    }
+
+    /// Of a row of floats: how far each channel is from the tile's first, and its value.
+    #[inline(always)]
+    pub fn floats(&self, row: usize, last: bool) -> (&[u32], &[f32]) {
+        let blocks = &self.blocks[row * self.per_row..][..self.per_row];
+        let count = blocks.last().map_or(0, |b| b.first + b.mask.count_ones()) as usize;
+        let first = row * entries(self.per_row);
+        (&self.at[usize::from(last)][first..][..count], &self.floats[first..][..count])
     }
 }
 
@@ -155,17 +213,20 @@ pub(crate) fn find_active(_: Portable, task: &mut FindTask<'_>) {
 mod tests {
     use super::*;
     use crate::isa::Isa;
+    use crate::linear::ActBlock;
 
     #[test]
     fn lists_hold_the_channels_that_are_not_zero() {
         let mut q = [0i8; 96];
         (q[3], q[4], q[9], q[30], q[31]) = (5, -6, 7, -8, 9);
         q[64..].fill(-128);
+        let acts = [ActBlock::default(); 3];
+        let input = Input::Quantised { q: &q, blocks: &acts };
         for isa in Isa::ALL.iter().filter(|isa| isa.available()) {
             let Ok(kernels) = Kernels::with_isa(isa.name()) else { continue };
             let mut rows = ActiveRows::default();
             rows.reserve(1, 96);
-            let active = rows.find(&kernels, Values::Q8, 64, &q, 96);
+            let active = rows.find(&kernels, Values::Q8, 64, input, 96);
             let masks: Vec<_> = active.blocks.iter().map(|b| (b.first, b.quads, b.mask)).collect();
             assert_eq!(masks, [(0, 2, 0xc000_0218), (8, 0, 0), (8, 8, u32::MAX)], "{isa}");
             // Two tiles of 32 rows: a channel has 32 bytes, a block two more for each row's scale.

@@ -7,6 +7,7 @@ mod active;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod floats;
 mod portable;
 mod retile;
 
@@ -15,6 +16,7 @@ pub(crate) use active::{Active, ActiveBlock, ActiveRows, FindTask, Quads, find_a
 pub(crate) use avx2::{Avx2Channels, find_active_avx2};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::{Avx512Channels, find_active_avx512};
+pub(crate) use floats::run_floats;
 pub(crate) use portable::PortableChannels;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use retile::retile_sse;
@@ -128,22 +130,28 @@ fn prefetch(at: *const u8) {
 /// belongs to the input; and no other thread touches the outputs of its rows and groups meanwhile.
 #[inline(always)]
 pub(crate) unsafe fn run<S: Simd, C: ChannelKernel<S>>(s: S, kernel: C, task: &ChannelTask<'_>) {
-    let (per_tile, _) = shape(task.n);
-    let mut group = task.groups.start;
-    while group < task.groups.end {
-        let index = group / per_tile;
-        let tile = ChannelTile::of(task.values, task.n, task.k, index);
-        let first = index * per_tile;
-        let end = task.groups.end.min(first + tile.groups());
-        let mut row = task.rows.start;
-        while row < task.rows.end {
-            let rows = row..task.rows.end.min(row + TOGETHER);
-            // SAFETY: the caller's contract; the groups are the tile's.
-            unsafe { run_tile(s, kernel, task, &tile, group - first..end - first, rows.clone()) };
-            row = rows.end;
-        }
-        group = end.max(group + 1);
+    for (tile, groups, rows) in tiles(task) {
+        // SAFETY: the caller's contract; the groups are the tile's.
+        unsafe { run_tile(s, kernel, task, &tile, groups, rows) };
     }
+}
+
+/// Each tile with the task's groups of it and rows that go over it together. Kernels loop over this:
+/// a closure would be a function of its own, without their instruction set.
+fn tiles(
+    task: &ChannelTask<'_>,
+) -> impl Iterator<Item = (ChannelTile, Range<usize>, Range<usize>)> {
+    let (per_tile, count) = shape(task.n);
+    let Range { start, end } = task.groups.clone();
+    let (values, n, k, all) = (task.values, task.n, task.k, task.rows.clone());
+    (start / per_tile..end.div_ceil(per_tile).min(count)).flat_map(move |index| {
+        let tile = ChannelTile::of(values, n, k, index);
+        let first = index * per_tile;
+        let groups = start.max(first) - first..end.min(first + tile.groups()) - first;
+        let rows = all.clone().step_by(TOGETHER);
+        let last = all.end;
+        rows.map(move |row| (tile, groups.clone(), row..last.min(row + TOGETHER)))
+    })
 }
 
 /// The products of up to [`TOGETHER`] rows with some groups of a tile.
@@ -188,6 +196,23 @@ unsafe fn run_tile<S: Simd, C: ChannelKernel<S>>(
             }
         }
     }
+    // SAFETY: the caller's contract.
+    unsafe { finish_tile(s, task, tile, groups, rows, &sums) };
+}
+
+/// The epilogue of some rows' sums with some groups of a tile.
+///
+/// # Safety
+/// As for [`run`].
+#[inline(always)]
+unsafe fn finish_tile<S: Simd>(
+    s: S,
+    task: &ChannelTask<'_>,
+    tile: &ChannelTile,
+    groups: Range<usize>,
+    rows: Range<usize>,
+    sums: &[[f32; TILE_ROWS]; TOGETHER],
+) {
     let linear = LinearTask {
         input: task.input,
         w: task.w,

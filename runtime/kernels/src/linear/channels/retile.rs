@@ -1,7 +1,7 @@
-//! Groups of a weight in channels as quads, for calls of many rows.
+//! Groups of a weight in channels as quads or panels, for calls of many rows.
 
 use crate::channels::{ChannelTile, GROUP, channel_bytes};
-use limbeck_plan::{CHANNEL_RUN, QUAD_ROWS, QUANT_BLOCK, Values};
+use limbeck_plan::{CHANNEL_RUN, PANEL_ROWS, QUAD_ROWS, QUANT_BLOCK, Values};
 
 /// Bytes of a group's lane of one channel.
 const LANE: usize = 16;
@@ -12,7 +12,8 @@ pub(crate) struct RetileTask<'a> {
     pub values: Values,
     pub tile: &'a ChannelTile,
     pub group: usize,
-    /// The group's rows in quads: whole tiles of 8 rows, each with the records of all blocks.
+    /// The group's rows in quads: whole tiles of 8 rows, each with the records of all blocks. For f16
+    /// in panels: whole tiles of 16 rows, each with all columns.
     pub out: &'a mut [u8],
 }
 
@@ -53,6 +54,9 @@ pub(crate) fn retile_sse(task: &mut RetileTask<'_>) {
 #[inline(always)]
 fn retile(task: &mut RetileTask<'_>, interleave: impl Fn([&[u8; LANE]; 4]) -> [[u8; LANE]; 4]) {
     let RetileTask { w, values, tile, group, out } = task;
+    if *values == Values::F16 {
+        return retile_floats(task);
+    }
     let quad_record = values.quad_record_bytes().unwrap_or(1);
     let quad_data = channel_bytes(*values, QUAD_ROWS) * QUANT_BLOCK;
     let quad_tile = tile.bytes / tile.record * quad_record;
@@ -97,6 +101,20 @@ fn retile(task: &mut RetileTask<'_>, interleave: impl Fn([&[u8; LANE]; 4]) -> [[
             if *values == Values::Q4m {
                 to[quad_data + 16..].copy_from_slice(&record[tile.mins() + from..][..16]);
             }
+        }
+    }
+}
+
+/// Sixteen values of a column at a time.
+fn retile_floats(task: &mut RetileTask<'_>) {
+    let RetileTask { w, tile, group, out, .. } = task;
+    let panel_column = 2 * PANEL_ROWS;
+    let channels = w[tile.offset..][..tile.bytes].chunks_exact(tile.channel());
+    let panel = out.len() / (CHANNEL_RUN / PANEL_ROWS * tile.lanes(*group));
+    for (c, channel) in channels.enumerate().take(panel / panel_column) {
+        let values = channel[*group * tile.group()..].chunks_exact(panel_column);
+        for (out, values) in out.chunks_exact_mut(panel).zip(values) {
+            out[c * panel_column..][..panel_column].copy_from_slice(values);
         }
     }
 }

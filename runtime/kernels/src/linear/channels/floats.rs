@@ -5,7 +5,7 @@
     reason = "loops over vectors of fixed number read best by index"
 )]
 
-use super::{ChannelTask, LINE, TILE_ROWS, TOGETHER, finish_tile, prefetch, tiles};
+use super::{ChannelTask, TILE_ROWS, TOGETHER, finish_tile, prefetch, tiles};
 use crate::channels::GROUP;
 use crate::simd::Simd;
 use std::ops::Range;
@@ -38,8 +38,8 @@ pub(crate) unsafe fn run_floats<S: Simd>(s: S, task: &ChannelTask<'_>) {
     }
 }
 
-/// Sums of channels `x` for the tile's rows `range`, a multiple of 32 of them, in turns of as many
-/// rows as registers hold.
+/// Adds the products of a row's channels with the tile's rows `range`, a multiple of 32 of them, a few
+/// channels at a time: what a channel has for these rows is read in one go.
 ///
 /// # Safety
 /// `at[i]` bytes after `first` there are a channel's values for these rows; the token's features are
@@ -53,60 +53,50 @@ unsafe fn add_channels<S: Simd>(
     range: Range<usize>,
     sums: &mut [f32; TILE_ROWS],
 ) {
-    let mut row = range.start;
-    while row < range.end {
-        let (data, sums) = (first.wrapping_add(row * SIZE), &mut sums[row..]);
-        // SAFETY: the caller's contract; there are as many rows left as each turn takes.
-        row += unsafe {
-            match (range.end - row) / WIDE {
-                18.. if S::REGISTERS > 16 => turn::<S, 18>(s, data, at, x, sums),
-                12.. if S::REGISTERS > 16 => turn::<S, 12>(s, data, at, x, sums),
-                6.. => turn::<S, 6>(s, data, at, x, sums),
-                4.. => turn::<S, 4>(s, data, at, x, sums),
-                _ => turn::<S, 2>(s, data, at, x, sums),
-            }
-        };
+    let data = first.wrapping_add(range.start * SIZE);
+    let sums = &mut sums[range];
+    let (four, one) = (at.len() / 4 * 4, at.len());
+    for i in (0..four).step_by(4) {
+        let ahead = [0, 1, 2, 3].map(|e| at[(i + AHEAD + e).min(one - 1)]);
+        // SAFETY: the caller's contract.
+        unsafe { add::<S, 4>(s, data, [0, 1, 2, 3].map(|e| (at[i + e], x[i + e])), ahead, sums) };
+    }
+    for i in four..one {
+        // SAFETY: the caller's contract.
+        unsafe { add::<S, 1>(s, data, [(at[i], x[i])], [at[i]], sums) };
     }
 }
 
-/// Sums of `N` vectors of rows; gives the number of rows.
+/// Adds the products of `N` channels, one after another, and asks for others.
 ///
 /// # Safety
 /// As for [`add_channels`].
 #[inline(always)]
-unsafe fn turn<S: Simd, const N: usize>(
+unsafe fn add<S: Simd, const N: usize>(
     s: S,
     data: *const u8,
-    at: &[u32],
-    x: &[f32],
+    channels: [(u32, f32); N],
+    ahead: [u32; N],
     sums: &mut [f32],
-) -> usize {
-    let sums = &mut sums[..N * WIDE];
-    let mut acc = [s.splat_wide(0.0); N];
-    for (i, (at_i, x)) in at.iter().zip(x).enumerate() {
-        // After the last channel the first ones' values for the next turn are asked for.
-        let (ahead, on) = if i + AHEAD < at.len() {
-            (at[i + AHEAD], 0)
-        } else {
-            (at[(i + AHEAD - at.len()) % at.len()], N * WIDE * SIZE)
-        };
-        let ahead = data.wrapping_add(ahead as usize + on);
-        for line in (0..N * WIDE * SIZE).step_by(LINE) {
-            prefetch(ahead.wrapping_add(line));
+) {
+    let x = channels.map(|(_, x)| s.splat_wide(x));
+    let from = channels.map(|(at, _)| data.wrapping_add(at as usize).cast::<u16>());
+    let ahead = ahead.map(|at| data.wrapping_add(at as usize));
+    for (l, sums) in sums.chunks_exact_mut(2 * WIDE).enumerate() {
+        for e in 0..N {
+            prefetch(ahead[e].wrapping_add(l * 2 * WIDE * SIZE));
         }
-        let x = s.splat_wide(*x);
-        for v in 0..N {
-            // SAFETY: the caller's contract; loads need no alignment.
-            let w = unsafe {
-                let values = data.add(*at_i as usize).cast::<u16>();
-                s.load_wide_f16(values.add(v * WIDE))
-            };
-            acc[v] = s.fma_wide(w, x, acc[v]);
+        for v in 0..2 {
+            // SAFETY: the caller's contract; loads need no alignment; a chunk has 32 sums.
+            unsafe {
+                let to = sums.as_mut_ptr().add(v * WIDE);
+                let mut acc = s.load_wide(to);
+                for e in 0..N {
+                    let w = s.load_wide_f16(from[e].add((2 * l + v) * WIDE));
+                    acc = s.fma_wide(w, x[e], acc);
+                }
+                s.store_wide(to, acc);
+            }
         }
     }
-    for (sums, acc) in sums.chunks_exact_mut(WIDE).zip(acc) {
-        // SAFETY: a chunk has 16 values.
-        unsafe { s.store_wide(sums.as_mut_ptr(), acc) };
-    }
-    N * WIDE
 }

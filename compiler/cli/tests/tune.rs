@@ -265,7 +265,7 @@ fn sparsity_makes_levels_that_save_more_and_lose_more() {
     let ones: Vec<_> = linears
         .iter()
         .map(|name| {
-            vec![1.0; if name.as_str().unwrap().contains("mlp_residual") { 160 } else { 64 }]
+            vec![1.0; if name.as_str().unwrap().contains("mlp_residual") { 96 } else { 64 }]
         })
         .collect();
     assert_eq!(stored(&weighed(json!(ones))).json()["channels"], json!(ones));
@@ -281,7 +281,7 @@ fn sparsity_makes_levels_that_save_more_and_lose_more() {
 }
 
 /// The levels of SmolLM2 that the repository holds, on sentences that they were not fitted to: a fifth
-/// of the multiply-adds for at most 1 % of perplexity, a quarter for less than 2 %.
+/// of the multiply-adds for at most 1 % of perplexity, a quarter for 2 %, three tenths for 5 %.
 #[test]
 fn the_stored_levels_of_a_real_student_hold() {
     let Some(smollm2) = student(SMOLLM2) else { return };
@@ -300,7 +300,8 @@ fn the_stored_levels_of_a_real_student_hold() {
     };
     let (full, nothing) = at("price:0");
     assert_eq!(nothing, 0.0);
-    for (price, least, most) in [("price:0.4", 0.195, 1.01), ("price:0.6", 0.235, 1.02)] {
+    let bars = [("price:0.3", 0.195, 1.01), ("price:0.4", 0.235, 1.02), ("price:0.8", 0.3, 1.05)];
+    for (price, least, most) in bars {
         let (perplexity, left_out) = at(price);
         let ratio = perplexity / full;
         println!("{price}: {left_out:.3} left out, perplexity {ratio:.4} of full");

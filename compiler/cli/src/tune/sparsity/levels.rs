@@ -44,7 +44,15 @@ impl Levels {
     }
 
     pub fn read(file: &Path) -> Result<Levels, Failure> {
-        at_file(file, serde_json::from_str(&read_text(file)?))
+        let levels: Levels = at_file(file, serde_json::from_str(&read_text(file)?))?;
+        match levels.channels.len() {
+            0 => Ok(levels),
+            count if count == levels.linears.len() => Ok(levels),
+            _ => {
+                let message = "it must have weights of channels for all linears, or for none";
+                at_file(file, Err(message))
+            }
+        }
     }
 
     pub fn channel_weights(&self) -> ChannelWeights {
@@ -70,9 +78,6 @@ impl Levels {
     fn check(&self, linears: &[String]) -> Result<(), String> {
         if self.linears != linears {
             return Err("its linears are not those of the plan: it is for another student".into());
-        }
-        if ![0, linears.len()].contains(&self.channels.len()) {
-            return Err("it must have weights of channels for all linears, or for none".into());
         }
         if self.levels.is_empty() {
             return Err("it has no levels".into());

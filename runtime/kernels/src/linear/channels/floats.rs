@@ -15,7 +15,7 @@ const WIDE: usize = 16;
 /// Bytes of a value.
 const SIZE: usize = 2;
 /// Channels between the one that is computed and the one that is asked for.
-const AHEAD: usize = 12;
+const AHEAD: usize = 8;
 
 /// Runs a task with a weight in f16.
 ///

@@ -154,11 +154,7 @@ fn choose(program: &Program) -> HashMap<usize, String> {
             }
         }
     }
-    let fits = |w: &usize| {
-        let format = program.weights[*w].format;
-        let movable = [Layout::Quads, Layout::Panels].contains(&format.layout);
-        movable && format.values.channel_row_bytes().is_some()
-    };
+    let fits = |w: &usize| program.weights[*w].format.in_channels().is_some();
     let chosen = readers.into_iter().filter(|(w, (count, _))| *count == 1 && fits(w));
     chosen.filter_map(|(w, (_, step))| Some((w, step?.to_owned()))).collect()
 }

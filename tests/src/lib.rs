@@ -93,13 +93,13 @@ impl Compiled {
         compiled
     }
 
-    /// Compiles a checkpoint to 4 bits with activation sparsity at these thresholds, the same for
-    /// each sparse linear; the levels cost and lose evenly.
+    /// Compiles a checkpoint with activation sparsity at these thresholds, the same for each sparse
+    /// linear; the levels cost and lose evenly.
     ///
     /// # Panics
     /// When it does not compile.
-    pub fn sparse(source: &Path, thresholds: &[f32]) -> Compiled {
-        let compiled = Compiled::new(source, Quant::Q4, true);
+    pub fn sparse(source: &Path, quant: Quant, thresholds: &[f32]) -> Compiled {
+        let compiled = Compiled::new(source, quant, true);
         let bytes = std::fs::read(compiled.path()).expect("the plan");
         let plan = Plan::parse(&bytes).expect("a plan");
         sparsify(&plan, &bytes, &Default::default(), &compiled.path(), &mut |_, _, _| {})

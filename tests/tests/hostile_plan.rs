@@ -120,7 +120,7 @@ struct Tiny {
 /// One plan in each kind of pack format.
 static TINY: LazyLock<[Tiny; 5]> = LazyLock::new(|| {
     let of = |name: &str, quant| Compiled::new(&golden().join(name), quant, true);
-    let sparse = Compiled::sparse(&golden().join("tiny/llama"), &[0.2, 0.1]);
+    let sparse = Compiled::sparse(&golden().join("tiny/llama"), Quant::Q4, &[0.2, 0.1]);
     [
         ("tiny/llama", of("tiny/llama", Quant::F16), TEXT_TOKENIZER),
         ("tiny/qwen3", of("tiny/qwen3", Quant::Q8), ""),

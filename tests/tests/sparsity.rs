@@ -1,5 +1,5 @@
-//! A text student whose linears leave out small input channels: the tiny Llama in 4 bits with
-//! thresholds at hand-picked levels.
+//! A text student whose linears leave out small input channels: the tiny Llama, in 4 bits where not said
+//! otherwise, with thresholds at hand-picked levels.
 
 use limbeck::plan::{Activation, Layout, Level, Linear, Op, Program, SiteKind, SparseLinear};
 use limbeck::{
@@ -17,7 +17,7 @@ fn source() -> std::path::PathBuf {
 }
 
 fn sparse() -> Compiled {
-    Compiled::sparse(&source(), THRESHOLDS)
+    Compiled::sparse(&source(), Quant::Q4, THRESHOLDS)
 }
 
 fn ids() -> Vec<u32> {
@@ -49,21 +49,28 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 #[test]
 fn at_price_0_the_bits_are_those_of_the_dense_plan() {
-    let dense = Compiled::new(&source(), Quant::Q4, true).open(BackendKind::Cpu, 2);
-    let model = sparse().open(BackendKind::Cpu, 2);
-    let weights = &model.plan().program().weights;
-    assert!(weights.iter().any(|w| w.format.layout == Layout::Channels));
-    for chunk in [1, 3, 256] {
-        let (found, usage) = run(&mut session(&model, chunk, 0.0), &ids());
-        assert_eq!(bits(&found), bits(&all_logits(&dense, &ids(), options(256))));
-        assert_eq!((usage.fraction, usage.site_fraction), (1.0, Some(1.0)));
-        assert_eq!(usage.sites[0].histogram, [0, 0, 0, ids().len() as u64]);
+    for quant in [Quant::F16, Quant::Q8, Quant::Q4] {
+        let dense = Compiled::new(&source(), quant, true).open(BackendKind::Cpu, 2);
+        let model = Compiled::sparse(&source(), quant, THRESHOLDS).open(BackendKind::Cpu, 2);
+        let weights = &model.plan().program().weights;
+        assert!(weights.iter().any(|w| w.format.layout == Layout::Channels));
+        for chunk in [1, 3, 256] {
+            let (found, usage) = run(&mut session(&model, chunk, 0.0), &ids());
+            assert_eq!(bits(&found), bits(&all_logits(&dense, &ids(), options(256))), "{quant:?}");
+            assert_eq!((usage.fraction, usage.site_fraction), (1.0, Some(1.0)));
+            assert_eq!(usage.sites[0].histogram, [0, 0, 0, ids().len() as u64]);
+        }
     }
 }
 
 #[test]
 fn a_higher_price_spends_less_and_both_backends_agree() {
-    let plan = sparse();
+    for quant in [Quant::F16, Quant::Q8, Quant::Q4] {
+        prices_spend_as_both_backends_say(&Compiled::sparse(&source(), quant, THRESHOLDS));
+    }
+}
+
+fn prices_spend_as_both_backends_say(plan: &Compiled) {
     let (cpu, fake) = (plan.open(BackendKind::Cpu, 2), plan.open(BackendKind::Fake, 1));
     let mut fractions = Vec::new();
     let mut bytes = Vec::new();
@@ -71,7 +78,10 @@ fn a_higher_price_spends_less_and_both_backends_agree() {
     for (price, level) in [(0.0, 3), (3.0, 3), (5.0, 2), (13.0, 1), (21.0, 0), (1e9, 0)] {
         let (found, usage) = run(&mut session(&cpu, 1, price), &ids());
         let (expected, there) = run(&mut session(&fake, 64, price), &ids());
-        assert!(relative_error(&found, &expected) < 1e-3, "price {price}");
+        // A channel may lie so near to its threshold that one backend keeps it and the other does not.
+        let near = usage.macs.abs_diff(there.macs) as f64 / there.macs as f64;
+        let most = if near == 0.0 { 1e-3 } else { 1e-2 };
+        assert!(near < 1e-4 && relative_error(&found, &expected) < most, "price {price}: {near}");
         let histogram = &usage.sites[0].histogram;
         assert_eq!(histogram[level], ids().len() as u64, "price {price}: {histogram:?}");
         assert_eq!(usage.full_macs, there.full_macs);
@@ -86,7 +96,12 @@ fn a_higher_price_spends_less_and_both_backends_agree() {
 
 #[test]
 fn chunks_threads_and_neighbours_change_no_bit_with_channels_left_out() {
-    let plan = sparse();
+    for quant in [Quant::F16, Quant::Q8, Quant::Q4] {
+        bits_stay(&Compiled::sparse(&source(), quant, THRESHOLDS));
+    }
+}
+
+fn bits_stay(plan: &Compiled) {
     let ids = ids();
     let reversed: Vec<u32> = ids.iter().rev().copied().collect();
     for price in [5.0, 21.0] {

@@ -1,10 +1,8 @@
-//! The geometry of [`Layout::Channels`], and the repacking of other layouts into it.
+//! The geometry of [`limbeck_plan::Layout::Channels`], and the repacking of other layouts into it.
 
 use crate::error::{Error, ErrorKind};
 use crate::packed::Packed;
-use limbeck_plan::{
-    CHANNEL_RUN, Layout, PANEL_ROWS, QUAD_ROWS, QUANT_BLOCK, Values, channel_tile_rows,
-};
+use limbeck_plan::{CHANNEL_RUN, PANEL_ROWS, QUAD_ROWS, QUANT_BLOCK, Values, channel_tile_rows};
 
 /// Rows of a whole group.
 pub(crate) const GROUP: usize = 4 * CHANNEL_RUN;
@@ -59,6 +57,11 @@ impl ChannelTile {
     /// Bytes of one channel in a whole group.
     pub fn group(&self) -> usize {
         channel_bytes(self.values, GROUP)
+    }
+
+    /// Whether it is the last one of a weight of `rows`.
+    pub fn is_last(&self, rows: usize) -> bool {
+        self.first_row + self.width >= rows
     }
 
     /// Where a record's scales begin.
@@ -118,11 +121,10 @@ pub(crate) fn channel_bytes(values: Values, rows: usize) -> usize {
 pub fn repack_tile(w: &Packed<'_>, index: usize, out: &mut Vec<u8>) -> Result<(), Error> {
     let format = w.format();
     let (values, rows, cols) = (format.values, w.rows(), w.cols());
-    let movable = [Layout::Quads, Layout::Panels].contains(&format.layout);
-    let Some(_) = values.channel_row_bytes().filter(|_| movable) else {
+    if format.in_channels().is_none() {
         let message = format!("a weight in {format} cannot be repacked into channels");
         return Err(Error::new(ErrorKind::Format, message));
-    };
+    }
     if index >= rows.div_ceil(channel_tile_rows(rows)) {
         return Err(Error::range(format!("a weight of {rows} rows has no tile {index}")));
     }
@@ -163,14 +165,14 @@ pub fn repack_tile(w: &Packed<'_>, index: usize, out: &mut Vec<u8>) -> Result<()
 
 /// A tile of f16 panels.
 fn repack_floats(w: &Packed<'_>, tile: &ChannelTile, out: &mut Vec<u8>) {
-    let (size, panel_column) = (2, 2 * PANEL_ROWS);
+    let panel_column = 2 * PANEL_ROWS;
     let start = out.len();
     out.resize(start + tile.bytes, 0);
     let panels = w.bytes().chunks_exact(w.stored_cols() * panel_column);
     let panels = panels.skip(tile.first_row / PANEL_ROWS).take(tile.width / PANEL_ROWS);
     for (p, panel) in panels.enumerate() {
         for (c, values) in panel.chunks_exact(panel_column).enumerate().take(w.cols()) {
-            let to = start + c * tile.channel() + p * PANEL_ROWS * size;
+            let to = start + c * tile.channel() + p * panel_column;
             out[to..to + panel_column].copy_from_slice(values);
         }
     }
@@ -180,7 +182,7 @@ fn repack_floats(w: &Packed<'_>, tile: &ChannelTile, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::packed::pack_rows;
-    use limbeck_plan::PackFormat;
+    use limbeck_plan::{Layout, PackFormat};
 
     #[test]
     fn channels_hold_the_values_of_the_quads_they_came_from() {

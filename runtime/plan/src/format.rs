@@ -145,6 +145,14 @@ impl PackFormat {
         PackFormat { values, layout }
     }
 
+    /// The same values in [`Layout::Channels`], for a weight in [`PackFormat::linear`]'s layout; `None`
+    /// for another, and where there are no such channels.
+    pub fn in_channels(self) -> Option<PackFormat> {
+        self.values.channel_row_bytes()?;
+        let channels = PackFormat { layout: Layout::Channels, ..self };
+        (self == PackFormat::linear(self.values)).then_some(channels)
+    }
+
     /// Bytes that `rows x cols` take in this format; `None` when the combination does not exist
     /// (quantised rows, float quads, f32 channels) or the size overflows.
     pub fn byte_len(self, rows: usize, cols: usize) -> Option<usize> {

@@ -69,6 +69,26 @@ pub(crate) struct FindTask<'a> {
     pub values: &'a mut [i8],
 }
 
+impl FindTask<'_> {
+    /// Whether the lists have room for what a kernel writes at once.
+    pub fn has_room(&self) -> bool {
+        let room = self.q.len() + 16;
+        self.at.len() >= room && self.values.len() >= room
+    }
+
+    /// Ends the list of block `b`, whose channels of `mask` are in `first..end`: fills up the last quad
+    /// with the first channel and zeros. Gives where the next block's begins.
+    #[inline(always)]
+    pub fn close(&mut self, b: usize, mask: u32, first: usize, end: usize) -> usize {
+        let at = self.at[first];
+        self.at[end..end + 4].fill(at);
+        self.values[end..end + 4].fill(0);
+        let quads = mask.count_ones().div_ceil(4);
+        self.blocks[b] = ActiveBlock { mask, first: first as u32, quads };
+        first + 4 * quads as usize
+    }
+}
+
 impl ActiveRows {
     /// Makes room for `rows` rows of `cols` values.
     pub fn reserve(&mut self, rows: usize, cols: usize) {
@@ -192,20 +212,15 @@ impl Active<'_> {
 /// Finds the channels of a row that are not zero.
 pub(crate) fn find_active(_: Portable, task: &mut FindTask<'_>) {
     let mut end = 0;
-    let blocks = task.q.chunks_exact(QUANT_BLOCK).zip(task.blocks.iter_mut());
-    for (b, (q, block)) in blocks.enumerate() {
-        *block = ActiveBlock { mask: 0, first: end as u32, quads: 0 };
-        let at = |c: usize| b as u32 * task.record + c as u32 * task.stride;
+    for (b, q) in task.q.chunks_exact(QUANT_BLOCK).enumerate() {
+        let (first, mut mask) = (end, 0);
         for (c, v) in q.iter().enumerate().filter(|(_, v)| **v != 0) {
-            (task.at[end], task.values[end]) = (at(c), *v);
-            block.mask |= 1 << c;
+            task.at[end] = b as u32 * task.record + c as u32 * task.stride;
+            task.values[end] = *v;
+            mask |= 1 << c;
             end += 1;
         }
-        block.quads = block.mask.count_ones().div_ceil(4);
-        let filled = (block.first + 4 * block.quads) as usize;
-        task.at[end..filled].fill(at(block.mask.trailing_zeros() as usize));
-        task.values[end..filled].fill(0);
-        end = filled;
+        end = task.close(b, mask, first, end);
     }
 }
 

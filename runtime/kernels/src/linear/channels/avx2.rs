@@ -6,7 +6,7 @@
     reason = "loops over lanes and tiles of fixed size read best by index"
 )]
 
-use super::{ActiveBlock, ChannelKernel, FindTask, Group, Quads};
+use super::{ChannelKernel, FindTask, Group, Quads};
 use crate::isa::Avx2;
 use crate::linear::activations::ActBlock;
 use crate::linear::portable::{Q4, Q4M, Q8};
@@ -232,20 +232,18 @@ const POSITIONS: [u64; 256] = {
 /// The CPU has the token's features.
 #[inline(always)]
 pub(crate) unsafe fn find_active_avx2(_: Avx2, task: &mut FindTask<'_>) {
-    let room = task.q.len() + 16;
-    assert!(task.at.len() >= room && task.values.len() >= room);
+    assert!(task.has_room());
     let mut end = 0;
-    let blocks = task.q.chunks_exact(QUANT_BLOCK).zip(task.blocks.iter_mut());
-    for (b, (q, block)) in blocks.enumerate() {
+    for (b, q) in task.q.chunks_exact(QUANT_BLOCK).enumerate() {
+        let first = end;
         // SAFETY: `q` has 32 values; at most as many channels are listed as came before, and the
         // lists have room for 16 more.
-        unsafe {
+        let mask = unsafe {
             let all = _mm256_loadu_si256(q.as_ptr().cast());
             let zeros = _mm256_cmpeq_epi8(all, _mm256_setzero_si256());
             let mask = !(_mm256_movemask_epi8(zeros) as u32);
             let stride = _mm256_set1_epi32(task.stride as i32);
             let record = b as u32 * task.record;
-            let first = end;
             for part in 0..4u32 {
                 let bits = (mask >> (8 * part)) as u8;
                 let positions = _mm_cvtsi64_si128(POSITIONS[usize::from(bits)] as i64);
@@ -258,13 +256,8 @@ pub(crate) unsafe fn find_active_avx2(_: Avx2, task: &mut FindTask<'_>) {
                 _mm_storel_epi64(task.values.as_mut_ptr().add(end).cast(), values);
                 end += bits.count_ones() as usize;
             }
-            // Up to a whole quad the block's first channel, and zeros.
-            let at = _mm_set1_epi32(*task.at.as_ptr().add(first) as i32);
-            _mm_storeu_si128(task.at.as_mut_ptr().add(end).cast(), at);
-            task.values.as_mut_ptr().add(end).cast::<i32>().write_unaligned(0);
-            let quads = mask.count_ones().div_ceil(4);
-            *block = ActiveBlock { mask, first: first as u32, quads };
-            end = first + 4 * quads as usize;
-        }
+            mask
+        };
+        end = task.close(b, mask, first, end);
     }
 }

@@ -6,7 +6,7 @@
     reason = "loops over lanes and tiles of fixed size read best by index"
 )]
 
-use super::{ActiveBlock, ChannelKernel, FindTask, Group, Quads};
+use super::{ChannelKernel, FindTask, Group, Quads};
 use crate::isa::Avx512;
 use crate::linear::activations::ActBlock;
 use crate::linear::portable::{Q4, Q4M, Q8};
@@ -141,20 +141,18 @@ impl<const VALUES: u8> ChannelKernel<Avx512> for Avx512Channels<VALUES> {
 /// The CPU has the token's features.
 #[inline(always)]
 pub(crate) unsafe fn find_active_avx512(_: Avx512, task: &mut FindTask<'_>) {
-    let room = task.q.len() + 16;
-    assert!(task.at.len() >= room && task.values.len() >= room);
+    assert!(task.has_room());
     let mut end = 0;
-    let blocks = task.q.chunks_exact(QUANT_BLOCK).zip(task.blocks.iter_mut());
-    for (b, (q, block)) in blocks.enumerate() {
+    for (b, q) in task.q.chunks_exact(QUANT_BLOCK).enumerate() {
+        let first = end;
         // SAFETY: `q` has 32 values; at most as many channels are listed as came before, and the
         // lists have room for 16 more.
-        unsafe {
+        let mask = unsafe {
             let all = _mm256_loadu_si256(q.as_ptr().cast());
             let mask = _mm256_test_epi8_mask(all, all);
             let numbers = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
             let steps = _mm512_mullo_epi32(numbers, _mm512_set1_epi32(task.stride as i32));
             let record = b as u32 * task.record;
-            let first = end;
             for half in 0..2u32 {
                 let mask = (mask >> (16 * half)) as u16;
                 let start = record + 16 * half * task.stride;
@@ -167,13 +165,8 @@ pub(crate) unsafe fn find_active_avx512(_: Avx512, task: &mut FindTask<'_>) {
                 _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(q));
                 end += mask.count_ones() as usize;
             }
-            // Up to a whole quad the block's first channel, and zeros.
-            let at = _mm_set1_epi32(*task.at.as_ptr().add(first) as i32);
-            _mm_storeu_si128(task.at.as_mut_ptr().add(end).cast(), at);
-            task.values.as_mut_ptr().add(end).cast::<i32>().write_unaligned(0);
-            let quads = mask.count_ones().div_ceil(4);
-            *block = ActiveBlock { mask, first: first as u32, quads };
-            end = first + 4 * quads as usize;
-        }
+            mask
+        };
+        end = task.close(b, mask, first, end);
     }
 }

@@ -24,12 +24,11 @@ const AHEAD: usize = 8;
 #[inline(always)]
 pub(crate) unsafe fn run_floats<S: Simd>(s: S, task: &ChannelTask<'_>) {
     for (tile, groups, rows) in tiles(task) {
-        let last = tile.first_row + tile.width >= task.n;
         let range = groups.start * GROUP..tile.width.min(groups.end * GROUP);
         let first = task.w.as_ptr().wrapping_add(tile.offset);
         let mut sums = [[0.0f32; TILE_ROWS]; TOGETHER];
         for (row, sums) in rows.clone().zip(&mut sums) {
-            let (at, x) = task.active.floats(row, last);
+            let (at, x) = task.active.floats(row, tile.is_last(task.n));
             // SAFETY: the caller's contract: each channel of the list has these values.
             unsafe { add_channels(s, first, at, x, range.clone(), sums) };
         }

@@ -1,6 +1,6 @@
 //! Products of a few rows with a weight in channels: of each block of 32 input channels only those
-//! are read that the row has a value for. Sums are those of quads in the same order, so the bits are
-//! the same.
+//! are read that the row has a value for. Sums are those of quads (of panels in f16) in the same order,
+//! so the bits are the same.
 
 mod active;
 #[cfg(target_arch = "x86_64")]
@@ -176,7 +176,7 @@ unsafe fn run_tile<S: Simd, C: ChannelKernel<S>>(
         let next = record.wrapping_add(tile.record);
         for (row, sums) in rows.clone().zip(&mut sums) {
             let Some(block) = blocks.get(row * per_row + b) else { continue };
-            let quads = task.active.quads(row, b, tile.first_row + tile.width >= task.n);
+            let quads = task.active.quads(row, b, tile.is_last(task.n));
             for g in groups.clone() {
                 let floats = 2 * g * GROUP;
                 for part in (0..2 * GROUP).step_by(LINE) {

@@ -153,7 +153,8 @@ fn bytes_read(values: Values, n: usize, active: &[ActiveBlock], rows: usize) -> 
     let tiles = n.div_ceil(tile);
     let last = ChannelTile::of(values, n, QUANT_BLOCK, tiles - 1);
     let whole = ChannelLines::new(channel_bytes(values, tile));
-    let last_lines = ChannelLines::new(last.channel());
+    let same = last.width == tile;
+    let last_lines = if same { whole } else { ChannelLines::new(last.channel()) };
     let mut lines = 0;
     for b in 0..per_row {
         let blocks = active[b..].iter().step_by(per_row.max(1));
@@ -167,6 +168,7 @@ fn bytes_read(values: Values, n: usize, active: &[ActiveBlock], rows: usize) -> 
 }
 
 /// The cache lines of a block's channels of some bytes each.
+#[derive(Clone, Copy)]
 struct ChannelLines {
     /// Of each channel at least, and the channels that touch one more.
     least: u64,
@@ -179,6 +181,10 @@ struct ChannelLines {
 
 impl ChannelLines {
     fn new(bytes: usize) -> ChannelLines {
+        if bytes.is_multiple_of(LINE) {
+            let least = (bytes / LINE) as u64;
+            return ChannelLines { least, more: 0, shared: 0, all: QUANT_BLOCK as u64 * least };
+        }
         let touched = |c: usize| ((c + 1) * bytes).div_ceil(LINE) - c * bytes / LINE;
         let least = (0..QUANT_BLOCK).map(touched).min().unwrap_or(0);
         let bits = |of: &dyn Fn(usize) -> bool| {

@@ -61,12 +61,19 @@ struct Job {
     tasks: usize,
 }
 
-struct Shared {
+/// All that threads exchange about a region, in one cache line: where cores are far apart, each line
+/// that goes from one to another takes as long as hundreds of instructions.
+#[repr(align(64))]
+struct Region {
     gate: AtomicU64,
-    /// Nanoseconds from entering the region to going to sleep, of the worker that set `IDLE`.
-    idle: AtomicU64,
     next: AtomicUsize,
     job: UnsafeCell<Option<Job>>,
+}
+
+struct Shared {
+    region: Region,
+    /// Nanoseconds from entering the region to going to sleep, of the worker that set `IDLE`.
+    idle: AtomicU64,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     sleepers: AtomicUsize,
     sleep: Mutex<()>,
@@ -100,10 +107,12 @@ impl Pool {
     /// the system refuses a thread, the pool is smaller.
     pub fn new(threads: usize) -> Pool {
         let shared = Arc::new(Shared {
-            gate: AtomicU64::new(COUNT * ADMITTED),
+            region: Region {
+                gate: AtomicU64::new(COUNT * ADMITTED),
+                next: AtomicUsize::new(0),
+                job: UnsafeCell::new(None),
+            },
             idle: AtomicU64::new(0),
-            next: AtomicUsize::new(0),
-            job: UnsafeCell::new(None),
             panic: Mutex::new(None),
             sleepers: AtomicUsize::new(0),
             sleep: Mutex::new(()),
@@ -163,10 +172,11 @@ impl Pool {
             unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const Task>(task) };
         let job = Job { task: erased, tasks };
         // SAFETY: this thread holds `caller`, and the gate is shut and empty between regions.
-        unsafe { *shared.job.get() = Some(job) };
-        shared.next.store(0, Ordering::Relaxed);
+        unsafe { *shared.region.job.get() = Some(job) };
+        // The first task is the caller's, who need not ask for it.
+        shared.region.next.store(1, Ordering::Relaxed);
         shared.open(workers);
-        let taken = shared.take_tasks(job);
+        let taken = shared.take_tasks(job, Some(0));
         let wait = shared.shut(start, taken > 0);
         if taken == tasks {
             let now = Instant::now();
@@ -187,9 +197,9 @@ impl Pool {
 impl Shared {
     /// Opens the gate to the first `workers` workers, and wakes them.
     fn open(&self, workers: usize) {
-        let before = self.gate.load(Ordering::Relaxed);
+        let before = self.region.gate.load(Ordering::Relaxed);
         let next = epoch(before).wrapping_add(EPOCH);
-        self.gate.store(next | OPEN | (workers as u64 * ADMITTED), Ordering::SeqCst);
+        self.region.gate.store(next | OPEN | (workers as u64 * ADMITTED), Ordering::SeqCst);
         if self.sleepers.load(Ordering::SeqCst) > 0 {
             let _asleep = lock(&self.sleep);
             self.wake.notify_all();
@@ -200,27 +210,35 @@ impl Shared {
         }
     }
 
-    /// Runs tasks until none is left, and counts them; keeps the first panic.
-    fn take_tasks(&self, job: Job) -> usize {
+    /// Runs `own` and then tasks until none is left, and counts them; keeps the first panic.
+    fn take_tasks(&self, job: Job, own: Option<usize>) -> usize {
         let mut taken = 0;
-        loop {
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
-            if index >= job.tasks {
-                return taken;
-            }
+        let mut next = own.or_else(|| self.next_task(job));
+        while let Some(index) = next {
             taken += 1;
             // SAFETY: this thread is the caller or inside the gate, so the closure is alive.
             let task = unsafe { &*job.task };
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(index))) {
                 lock(&self.panic).get_or_insert(payload);
             }
+            next = self.next_task(job);
         }
+        taken
+    }
+
+    fn next_task(&self, job: Job) -> Option<usize> {
+        let next = &self.region.next;
+        // Looked at before: where none is left, nothing is written.
+        if next.load(Ordering::Relaxed) >= job.tasks {
+            return None;
+        }
+        Some(next.fetch_add(1, Ordering::Relaxed)).filter(|index| *index < job.tasks)
     }
 
     /// Shuts the gate of a region that began at `start` and waits until no worker is inside. Gives a
     /// wait that was not over soon: of the caller where it did a part itself, or of a worker.
     fn shut(&self, start: Instant, part_done: bool) -> Option<Wait> {
-        let mut state = self.gate.fetch_and(!OPEN, Ordering::AcqRel);
+        let mut state = self.region.gate.fetch_and(!OPEN, Ordering::AcqRel);
         let idle = (state & IDLE != 0).then(|| {
             let part = Duration::from_nanos(self.idle.load(Ordering::Relaxed));
             Wait { part, wait: start.elapsed().saturating_sub(part), threads: 1 }
@@ -230,7 +248,7 @@ impl Shared {
                 return idle;
             }
             std::hint::spin_loop();
-            state = self.gate.load(Ordering::Acquire);
+            state = self.region.gate.load(Ordering::Acquire);
         }
         let (threads, part) = ((state & COUNT) as usize, start.elapsed());
         self.wait_for_workers();
@@ -239,7 +257,7 @@ impl Shared {
     }
 
     fn wait_for_workers(&self) {
-        let inside = || self.gate.load(Ordering::Acquire) & COUNT > 0;
+        let inside = || self.region.gate.load(Ordering::Acquire) & COUNT > 0;
         for _ in 0..CALLER_YIELDS {
             if !inside() {
                 return;
@@ -247,29 +265,30 @@ impl Shared {
             std::thread::yield_now();
         }
         let mut held = lock(&self.done_lock);
-        self.gate.fetch_or(WAITING, Ordering::AcqRel);
+        self.region.gate.fetch_or(WAITING, Ordering::AcqRel);
         while inside() {
             held = self.done.wait(held).unwrap_or_else(PoisonError::into_inner);
         }
-        self.gate.fetch_and(!WAITING, Ordering::AcqRel);
+        self.region.gate.fetch_and(!WAITING, Ordering::AcqRel);
     }
 
     /// Tells a caller that is still busy with the region that this worker saw last how long that one
     /// has been there, done and waiting.
     fn tell_idle(&self, last: &Last) {
         let Some(entered) = last.entered else { return };
-        let state = self.gate.load(Ordering::Acquire);
+        let state = self.region.gate.load(Ordering::Acquire);
         if state & OPEN != 0 && epoch(state) == last.epoch {
             let nanos = u64::try_from(entered.elapsed().as_nanos()).unwrap_or(u64::MAX);
             self.idle.store(nanos, Ordering::Relaxed);
             // Where the region ends meanwhile, or another worker leaves, nothing is told.
             let idle = state | IDLE;
-            let _ = self.gate.compare_exchange(state, idle, Ordering::AcqRel, Ordering::Relaxed);
+            let _ =
+                self.region.gate.compare_exchange(state, idle, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 
     fn leave(&self) {
-        let before = self.gate.fetch_sub(1, Ordering::AcqRel);
+        let before = self.region.gate.fetch_sub(1, Ordering::AcqRel);
         if before & WAITING != 0 && before & COUNT == 1 {
             let _held = lock(&self.done_lock);
             self.done.notify_all();
@@ -283,7 +302,7 @@ impl Shared {
             state & SHUTDOWN != 0 || (fresh && worker < admitted(state))
         };
         for _ in 0..WORKER_SPINS {
-            let state = self.gate.load(Ordering::Acquire);
+            let state = self.region.gate.load(Ordering::Acquire);
             if concerns(state) {
                 return state;
             }
@@ -297,7 +316,7 @@ impl Shared {
         loop {
             // Counted before the gate is read: whoever opens it after that finds a sleeper.
             self.sleepers.fetch_add(1, Ordering::SeqCst);
-            let state = self.gate.load(Ordering::SeqCst);
+            let state = self.region.gate.load(Ordering::SeqCst);
             let left_out = worker >= admitted(state);
             if left_out || concerns(state) {
                 self.sleepers.fetch_sub(1, Ordering::SeqCst);
@@ -328,7 +347,7 @@ fn work(shared: &Shared, worker: usize) {
         if state & SHUTDOWN != 0 {
             return;
         }
-        let entered = shared.gate.compare_exchange_weak(
+        let entered = shared.region.gate.compare_exchange_weak(
             state,
             state + 1,
             Ordering::AcqRel,
@@ -337,7 +356,8 @@ fn work(shared: &Shared, worker: usize) {
         if entered.is_ok() {
             let now = Instant::now();
             // SAFETY: this thread is inside the gate, so the caller does not write the job.
-            let taken = unsafe { *shared.job.get() }.map_or(0, |job| shared.take_tasks(job));
+            let taken =
+                unsafe { *shared.region.job.get() }.map_or(0, |job| shared.take_tasks(job, None));
             shared.leave();
             last = Last { epoch: epoch(state), entered: (taken > 0).then_some(now) };
         }
@@ -346,7 +366,7 @@ fn work(shared: &Shared, worker: usize) {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.gate.fetch_or(SHUTDOWN, Ordering::SeqCst);
+        self.shared.region.gate.fetch_or(SHUTDOWN, Ordering::SeqCst);
         {
             let _asleep = lock(&self.shared.sleep);
             self.shared.wake.notify_all();

@@ -56,7 +56,49 @@ pub(crate) struct Quads {
 }
 
 /// One row in which to find the channels that are not zero.
-pub(crate) struct FindTask<'a> {
+pub(crate) enum FindTask<'a> {
+    Quants(FindQuants<'a>),
+    Floats(FindFloats<'a>),
+}
+
+/// A row of floats, whose list has no gaps between blocks.
+pub(crate) struct FindFloats<'a> {
+    pub x: &'a [f32],
+    /// As for [`FindQuants`].
+    pub stride: u32,
+    pub record: u32,
+    /// As many as `x` has, the last one perhaps in part.
+    pub blocks: &'a mut [ActiveBlock],
+    /// At least 16 longer than `x`, both.
+    pub at: &'a mut [u32],
+    pub floats: &'a mut [f32],
+}
+
+impl FindFloats<'_> {
+    /// As [`FindQuants::has_room`].
+    pub fn has_room(&self) -> bool {
+        let room = self.x.len() + 16;
+        self.at.len() >= room && self.floats.len() >= room
+    }
+
+    /// Finds the channels of block `b`, whose list begins at `first`. Gives where the next one's begins.
+    #[inline(always)]
+    pub fn block(&mut self, b: usize, first: usize) -> usize {
+        let (mut end, mut mask) = (first, 0);
+        for (c, x) in self.x[b * QUANT_BLOCK..].iter().take(QUANT_BLOCK).enumerate() {
+            let kept = *x != 0.0;
+            (self.at[end], self.floats[end]) =
+                (b as u32 * self.record + c as u32 * self.stride, *x);
+            end += usize::from(kept);
+            mask |= u32::from(kept) << c;
+        }
+        self.blocks[b] = ActiveBlock { mask, first: first as u32, quads: 0 };
+        end
+    }
+}
+
+/// A quantised row.
+pub(crate) struct FindQuants<'a> {
     /// Whole blocks.
     pub q: &'a [i8],
     /// From one channel to the next, from one block to the next.
@@ -69,7 +111,7 @@ pub(crate) struct FindTask<'a> {
     pub values: &'a mut [i8],
 }
 
-impl FindTask<'_> {
+impl FindQuants<'_> {
     /// Whether the lists have room for what a kernel writes at once.
     pub fn has_room(&self) -> bool {
         let room = self.q.len() + 16;
@@ -131,19 +173,27 @@ impl ActiveRows {
                     Input::Quantised { q, .. } => {
                         let q = &q[row * per_row * QUANT_BLOCK..][..per_row * QUANT_BLOCK];
                         let values = &mut self.values[row * entries..][..entries];
-                        kernels.find_active(&mut FindTask {
+                        kernels.find_active(&mut FindTask::Quants(FindQuants {
                             q,
                             stride,
                             record,
                             blocks,
                             at,
                             values,
-                        });
+                        }));
                         go_on(blocks, at, tile.bytes);
                     }
                     Input::Floats(x) => {
                         let floats = &mut self.floats[row * entries..][..entries];
-                        find_floats(&x[row * k..][..k], [stride, record], blocks, at, floats);
+                        let x = &x[row * k..][..k];
+                        kernels.find_active(&mut FindTask::Floats(FindFloats {
+                            x,
+                            stride,
+                            record,
+                            blocks,
+                            at,
+                            floats,
+                        }));
                     }
                 }
             }
@@ -160,27 +210,6 @@ fn go_on(blocks: &[ActiveBlock], at: &mut [u32], tile: usize) {
     let end = blocks.last().map_or(0, |b| b.first + 4 * b.quads) as usize;
     for i in 0..4 * QUADS_AHEAD {
         at[end + i] = if end == 0 { 0 } else { at[i].wrapping_add(tile as u32) };
-    }
-}
-
-/// Finds the channels of a row of floats, without gaps between blocks.
-fn find_floats(
-    x: &[f32],
-    [stride, record]: [u32; 2],
-    blocks: &mut [ActiveBlock],
-    at: &mut [u32],
-    floats: &mut [f32],
-) {
-    let mut end = 0;
-    for (b, (x, block)) in x.chunks(QUANT_BLOCK).zip(blocks).enumerate() {
-        let (first, mut mask) = (end as u32, 0);
-        for (c, x) in x.iter().enumerate() {
-            let kept = *x != 0.0;
-            (at[end], floats[end]) = (b as u32 * record + c as u32 * stride, *x);
-            end += usize::from(kept);
-            mask |= u32::from(kept) << c;
-        }
-        *block = ActiveBlock { mask, first, quads: 0 };
     }
 }
 
@@ -211,6 +240,15 @@ impl Active<'_> {
 
 /// Finds the channels of a row that are not zero.
 pub(crate) fn find_active(_: Portable, task: &mut FindTask<'_>) {
+    match task {
+        FindTask::Quants(task) => find_quants(task),
+        FindTask::Floats(task) => {
+            (0..task.blocks.len()).fold(0, |first, b| task.block(b, first));
+        }
+    }
+}
+
+fn find_quants(task: &mut FindQuants<'_>) {
     let mut end = 0;
     for (b, q) in task.q.chunks_exact(QUANT_BLOCK).enumerate() {
         let (first, mut mask) = (end, 0);
@@ -255,6 +293,33 @@ mod tests {
             assert_eq!(active.at[0][40..48], first.map(|at| at + 3 * record), "{isa}");
             let quads = active.quads(0, 2, true);
             assert_eq!((quads.count, quads.at), (8, active.at[0][8..].as_ptr()), "{isa}");
+        }
+    }
+
+    #[test]
+    fn lists_of_floats_have_no_gaps() {
+        let mut x = [0.0f32; 72];
+        (x[1], x[31], x[32], x[70]) = (1.5, f32::NAN, -2.0, f32::NEG_INFINITY);
+        x[40..56].fill(-0.0);
+        x[56..64].fill(f32::MIN_POSITIVE / 2.0);
+        let kept: Vec<usize> =
+            (0..72).filter(|c| [1, 31, 32, 70].contains(c) || (56..64).contains(c)).collect();
+        for isa in Isa::ALL.iter().filter(|isa| isa.available()) {
+            let Ok(kernels) = Kernels::with_isa(isa.name()) else { continue };
+            let mut rows = ActiveRows::default();
+            rows.reserve(2, 72);
+            let two = [x, x].concat();
+            let active = rows.find(&kernels, Values::F16, 32, Input::Floats(&two), 72);
+            let blocks: Vec<_> = active.blocks.iter().map(|b| (b.first, b.mask)).collect();
+            let row = [(0, 1 << 31 | 2), (2, 0xff00_0001), (11, 1 << 6)];
+            assert_eq!(blocks, [row, row].concat(), "{isa}");
+            for row in 0..2 {
+                let (at, found) = active.floats(row, true);
+                let places: Vec<u32> = kept.iter().map(|c| *c as u32 * 64).collect();
+                assert_eq!(at, places, "{isa}");
+                let values: Vec<u32> = kept.iter().map(|c| x[*c].to_bits()).collect();
+                assert_eq!(found.iter().map(|v| v.to_bits()).collect::<Vec<_>>(), values, "{isa}");
+            }
         }
     }
 }

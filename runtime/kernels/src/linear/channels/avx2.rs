@@ -6,7 +6,7 @@
     reason = "loops over lanes and tiles of fixed size read best by index"
 )]
 
-use super::{ChannelKernel, FindTask, Group, Quads};
+use super::{ActiveBlock, ChannelKernel, FindFloats, FindQuants, FindTask, Group, Quads};
 use crate::isa::Avx2;
 use crate::linear::activations::ActBlock;
 use crate::linear::portable::{Q4, Q4M, Q8};
@@ -232,6 +232,56 @@ const POSITIONS: [u64; 256] = {
 /// The CPU has the token's features.
 #[inline(always)]
 pub(crate) unsafe fn find_active_avx2(_: Avx2, task: &mut FindTask<'_>) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match task {
+            FindTask::Quants(task) => find_quants(task),
+            FindTask::Floats(task) => find_floats(task),
+        }
+    }
+}
+
+/// # Safety
+/// As for [`find_active_avx2`].
+#[inline(always)]
+unsafe fn find_floats(task: &mut FindFloats<'_>) {
+    assert!(task.has_room());
+    let mut end = 0;
+    for b in 0..task.blocks.len() {
+        let first = end;
+        let Some(x) = task.x[b * QUANT_BLOCK..].first_chunk::<QUANT_BLOCK>() else {
+            end = task.block(b, first);
+            continue;
+        };
+        let mut mask = 0;
+        // SAFETY: `x` has 32 values; at most as many channels are listed as came before, and the
+        // lists have room for 16 more.
+        unsafe {
+            let stride = _mm256_set1_epi32(task.stride as i32);
+            for part in 0..4u32 {
+                let x = _mm256_loadu_ps(x.as_ptr().add(8 * part as usize));
+                let kept = _mm256_cmp_ps::<_CMP_NEQ_UQ>(x, _mm256_setzero_ps());
+                let bits = _mm256_movemask_ps(kept) as u8;
+                let positions = _mm_cvtsi64_si128(POSITIONS[usize::from(bits)] as i64);
+                let positions = _mm256_cvtepu8_epi32(positions);
+                let start = b as u32 * task.record + 8 * part * task.stride;
+                let at = _mm256_mullo_epi32(positions, stride);
+                let at = _mm256_add_epi32(at, _mm256_set1_epi32(start as i32));
+                _mm256_storeu_si256(task.at.as_mut_ptr().add(end).cast(), at);
+                let values = _mm256_permutevar8x32_ps(x, positions);
+                _mm256_storeu_ps(task.floats.as_mut_ptr().add(end), values);
+                mask |= u32::from(bits) << (8 * part);
+                end += bits.count_ones() as usize;
+            }
+        }
+        task.blocks[b] = ActiveBlock { mask, first: first as u32, quads: 0 };
+    }
+}
+
+/// # Safety
+/// As for [`find_active_avx2`].
+#[inline(always)]
+unsafe fn find_quants(task: &mut FindQuants<'_>) {
     assert!(task.has_room());
     let mut end = 0;
     for (b, q) in task.q.chunks_exact(QUANT_BLOCK).enumerate() {

@@ -6,7 +6,7 @@
     reason = "loops over lanes and tiles of fixed size read best by index"
 )]
 
-use super::{ChannelKernel, FindTask, Group, Quads};
+use super::{ActiveBlock, ChannelKernel, FindFloats, FindQuants, FindTask, Group, Quads};
 use crate::isa::Avx512;
 use crate::linear::activations::ActBlock;
 use crate::linear::portable::{Q4, Q4M, Q8};
@@ -141,6 +141,54 @@ impl<const VALUES: u8> ChannelKernel<Avx512> for Avx512Channels<VALUES> {
 /// The CPU has the token's features.
 #[inline(always)]
 pub(crate) unsafe fn find_active_avx512(_: Avx512, task: &mut FindTask<'_>) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match task {
+            FindTask::Quants(task) => find_quants(task),
+            FindTask::Floats(task) => find_floats(task),
+        }
+    }
+}
+
+/// # Safety
+/// As for [`find_active_avx512`].
+#[inline(always)]
+unsafe fn find_floats(task: &mut FindFloats<'_>) {
+    assert!(task.has_room());
+    let mut end = 0;
+    for b in 0..task.blocks.len() {
+        let first = end;
+        let Some(x) = task.x[b * QUANT_BLOCK..].first_chunk::<QUANT_BLOCK>() else {
+            end = task.block(b, first);
+            continue;
+        };
+        let mut all = 0;
+        // SAFETY: `x` has 32 values; at most as many channels are listed as came before, and the
+        // lists have room for 16 more.
+        unsafe {
+            let numbers = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+            let steps = _mm512_mullo_epi32(numbers, _mm512_set1_epi32(task.stride as i32));
+            for half in 0..2u32 {
+                let x = _mm512_loadu_ps(x.as_ptr().add(16 * half as usize));
+                let mask = _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(x, _mm512_setzero_ps());
+                let start = b as u32 * task.record + 16 * half * task.stride;
+                let at = _mm512_add_epi32(steps, _mm512_set1_epi32(start as i32));
+                let at = _mm512_maskz_compress_epi32(mask, at);
+                _mm512_storeu_si512(task.at.as_mut_ptr().add(end).cast(), at);
+                let values = _mm512_maskz_compress_ps(mask, x);
+                _mm512_storeu_ps(task.floats.as_mut_ptr().add(end), values);
+                all |= u32::from(mask) << (16 * half);
+                end += mask.count_ones() as usize;
+            }
+        }
+        task.blocks[b] = ActiveBlock { mask: all, first: first as u32, quads: 0 };
+    }
+}
+
+/// # Safety
+/// As for [`find_active_avx512`].
+#[inline(always)]
+unsafe fn find_quants(task: &mut FindQuants<'_>) {
     assert!(task.has_room());
     let mut end = 0;
     for (b, q) in task.q.chunks_exact(QUANT_BLOCK).enumerate() {

@@ -11,7 +11,9 @@ mod floats;
 mod portable;
 mod retile;
 
-pub(crate) use active::{Active, ActiveBlock, ActiveRows, FindTask, Quads, find_active};
+pub(crate) use active::{
+    Active, ActiveBlock, ActiveRows, FindFloats, FindQuants, FindTask, Quads, find_active,
+};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::{Avx2Channels, find_active_avx2};
 #[cfg(target_arch = "x86_64")]

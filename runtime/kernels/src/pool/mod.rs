@@ -177,7 +177,7 @@ impl Pool {
         shared.region.next.store(1, Ordering::Relaxed);
         shared.open(workers);
         let taken = shared.take_tasks(job, Some(0));
-        let wait = shared.shut(start, taken > 0);
+        let wait = shared.shut(start);
         if taken == tasks {
             let now = Instant::now();
             lateness.alone(now - start, now);
@@ -236,8 +236,8 @@ impl Shared {
     }
 
     /// Shuts the gate of a region that began at `start` and waits until no worker is inside. Gives a
-    /// wait that was not over soon: of the caller where it did a part itself, or of a worker.
-    fn shut(&self, start: Instant, part_done: bool) -> Option<Wait> {
+    /// wait that was not over soon: of the caller, or of a worker.
+    fn shut(&self, start: Instant) -> Option<Wait> {
         let mut state = self.region.gate.fetch_and(!OPEN, Ordering::AcqRel);
         let idle = (state & IDLE != 0).then(|| {
             let part = Duration::from_nanos(self.idle.load(Ordering::Relaxed));
@@ -253,7 +253,7 @@ impl Shared {
         let (threads, part) = ((state & COUNT) as usize, start.elapsed());
         self.wait_for_workers();
         let wait = start.elapsed().saturating_sub(part);
-        if part_done { Some(Wait { part, wait, threads }) } else { idle }
+        Some(Wait { part, wait, threads })
     }
 
     fn wait_for_workers(&self) {

@@ -1,7 +1,7 @@
 //! Vector functions: exponential, hyperbolic tangent, complementary error function, and the
 //! activations made of them. Each lane's result depends on that lane alone.
 
-use crate::simd::Simd;
+use crate::simd::Lanes;
 use limbeck_plan::Activation;
 
 /// `e^x` within 2e-7 relative: 0 below -87.33, infinity above 88.37, NaN for NaN.
@@ -9,7 +9,7 @@ use limbeck_plan::Activation;
 /// `x = n ln 2 + r` with `|r| <= ln 2 / 2`, `ln 2` in two parts (Cody and Waite); `e^r` by its
 /// Taylor polynomial to degree 7, whose remainder is below 1e-8 there.
 #[inline(always)]
-pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
+pub(crate) fn exp<S: Lanes>(s: S, x: S::V) -> S::V {
     let (low, high) = (s.splat(-87.33), s.splat(88.37));
     let held = s.min(high, s.max(low, x));
     let (n, power) = s.round_exp2(s.mul(held, s.splat(std::f32::consts::LOG2_E)));
@@ -27,14 +27,14 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
 
 /// `1 / (1 + e^-x)`.
 #[inline(always)]
-fn sigmoid<S: Simd>(s: S, x: S::V) -> S::V {
+fn sigmoid<S: Lanes>(s: S, x: S::V) -> S::V {
     let e = exp(s, s.sub(s.splat(0.0), x));
     s.div(s.splat(1.0), s.add(s.splat(1.0), e))
 }
 
 /// `tanh x`: Taylor's polynomial near 0, `1 - 2 / (e^2|x| + 1)` with the sign of `x` elsewhere.
 #[inline(always)]
-pub(crate) fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
+pub(crate) fn tanh<S: Lanes>(s: S, x: S::V) -> S::V {
     let a = s.abs(x);
     let e = exp(s, s.add(a, a));
     let far = s.sub(s.splat(1.0), s.div(s.splat(2.0), s.add(e, s.splat(1.0))));
@@ -60,7 +60,7 @@ pub(crate) fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
 ///
 /// Chebyshev fit of Numerical Recipes, "Special Functions" (`erfcc`).
 #[inline(always)]
-fn erfc<S: Simd>(s: S, x: S::V) -> S::V {
+fn erfc<S: Lanes>(s: S, x: S::V) -> S::V {
     let z = s.abs(x);
     let t = s.div(s.splat(1.0), s.fma(s.splat(0.5), z, s.splat(1.0)));
     let mut p = s.splat(0.170_872_77);
@@ -83,7 +83,7 @@ fn erfc<S: Simd>(s: S, x: S::V) -> S::V {
 
 /// Applies `activation` to each lane.
 #[inline(always)]
-pub(crate) fn apply<S: Simd>(s: S, activation: Activation, x: S::V) -> S::V {
+pub(crate) fn apply<S: Lanes>(s: S, activation: Activation, x: S::V) -> S::V {
     match activation {
         Activation::Identity => x,
         Activation::Relu => s.max(s.splat(0.0), x),
@@ -104,6 +104,6 @@ pub(crate) fn apply<S: Simd>(s: S, activation: Activation, x: S::V) -> S::V {
 
 /// `cap * tanh(x / cap)`.
 #[inline(always)]
-pub(crate) fn soft_cap<S: Simd>(s: S, cap: f32, x: S::V) -> S::V {
+pub(crate) fn soft_cap<S: Lanes>(s: S, cap: f32, x: S::V) -> S::V {
     s.mul(s.splat(cap), tanh(s, s.div(x, s.splat(cap))))
 }

@@ -7,7 +7,7 @@
 
 use crate::elementwise::SharedRows;
 use crate::pool::{Pool, SERIAL_MACS};
-use crate::simd::{LANES, Simd, WIDE};
+use crate::simd::{LANES, Lanes, Simd, WIDE};
 use crate::table::Kernels;
 
 /// Outputs that share the loads of `x`.
@@ -85,7 +85,7 @@ pub(crate) unsafe fn gains_row<S: Simd>(s: S, x: &[f32], gate: Gate<'_>, out: &m
 #[inline(always)]
 unsafe fn dots<S: Simd, const N: usize>(s: S, x: &[f32], w: *const f32) -> [f32; SHARE] {
     let (cols, whole) = (x.len(), x.len() / WIDE * WIDE);
-    let mut sums = [s.splat_wide(0.0); N];
+    let mut sums = [s.wide().splat(0.0); N];
     let mut padded = [[0.0; WIDE]; N];
     let mut rest = [0.0; WIDE];
     rest[..cols - whole].copy_from_slice(&x[whole..]);
@@ -93,17 +93,17 @@ unsafe fn dots<S: Simd, const N: usize>(s: S, x: &[f32], w: *const f32) -> [f32;
     // SAFETY: the caller's contract; the parts after `whole` are copied to where 16 f32 fit.
     unsafe {
         for at in (0..whole).step_by(WIDE) {
-            let x = s.load_wide(x.as_ptr().add(at));
+            let x = s.wide().load(x.as_ptr().add(at));
             for n in 0..N {
-                sums[n] = s.fma_wide(s.load_wide(w.add(n * cols + at)), x, sums[n]);
+                sums[n] = s.wide().fma(s.wide().load(w.add(n * cols + at)), x, sums[n]);
             }
         }
-        let x = s.load_wide(rest.as_ptr());
+        let x = s.wide().load(rest.as_ptr());
         for n in 0..N {
             let (from, to) = (w.add(n * cols + whole), padded[n].as_mut_ptr());
             std::ptr::copy_nonoverlapping(from.cast::<u8>(), to.cast(), (cols - whole) * 4);
-            sums[n] = s.fma_wide(s.load_wide(padded[n].as_ptr()), x, sums[n]);
-            s.store_wide(padded[n].as_mut_ptr(), sums[n]);
+            sums[n] = s.wide().fma(s.wide().load(padded[n].as_ptr()), x, sums[n]);
+            s.wide().store(padded[n].as_mut_ptr(), sums[n]);
             dots[n] = s.sum(s.add(s.load_some(&padded[n], 0), s.load_some(&padded[n], LANES)));
         }
     }

@@ -11,7 +11,7 @@ use super::Call;
 use super::spans::{MAX_QUERIES, Row, Tile};
 use crate::kv::{Head, KV_BLOCK, KvType};
 use crate::math;
-use crate::simd::{LANES, Simd, WIDE};
+use crate::simd::{LANES, Lanes, Simd, WIDE, WideV};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -56,13 +56,13 @@ pub(crate) unsafe fn attend_task<S: Simd>(s: S, task: &AttendTask<'_>) {
 /// # Safety
 /// `base` points at elements of type `KIND`, of which `at..at + 16` exist.
 #[inline(always)]
-unsafe fn load_wide<S: Simd, const KIND: u8>(s: S, base: *const u8, at: usize) -> S::W {
+unsafe fn load_wide<S: Simd, const KIND: u8>(s: S, base: *const u8, at: usize) -> WideV<S> {
     // SAFETY: the caller's contract.
     unsafe {
         match KIND {
-            0 => s.load_wide(base.cast::<f32>().add(at)),
-            1 => s.load_wide_f16(base.cast::<u16>().add(at)),
-            _ => s.load_wide_i8(base.cast::<i8>().add(at)),
+            0 => s.wide().load(base.cast::<f32>().add(at)),
+            1 => s.wide().load_f16(base.cast::<u16>().add(at)),
+            _ => s.wide().load_i8(base.cast::<i8>().add(at)),
         }
     }
 }
@@ -246,11 +246,11 @@ unsafe fn widen_block<S: Simd, const KIND: u8>(
         let values = keys.add(KV_BLOCK * stride);
         for at in (0..KV_BLOCK * call.params.head_dim).step_by(WIDE) {
             prefetch::<S, KIND>(s, ahead.map(|head| head.keys), at);
-            s.store_wide(keys.add(at), load_wide::<S, KIND>(s, head.keys, at));
+            s.wide().store(keys.add(at), load_wide::<S, KIND>(s, head.keys, at));
         }
         for at in (0..KV_BLOCK * stride).step_by(WIDE) {
             prefetch::<S, KIND>(s, ahead.map(|head| head.values), at);
-            s.store_wide(values.add(at), load_wide::<S, KIND>(s, head.values, at));
+            s.wide().store(values.add(at), load_wide::<S, KIND>(s, head.values, at));
         }
         (head.keys, head.values) = (keys.cast(), values.cast());
     }
@@ -349,25 +349,13 @@ unsafe fn step<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
 ) {
     let dim = queries.call.params.head_dim;
     let mut weights = [[0.0f32; KV_BLOCK]; Q];
-    let mut decays = [0.0f32; Q];
     // SAFETY: keys are `[dim][32]`, values `[32][value_stride]`, scales `[32]`; queries have
     // `dim` elements; all in the caller's contract.
     unsafe {
         for v in (0..VECTORS).step_by(N) {
             products::<S, KIND, N, Q>(s, queries, blocks, first, v, &mut weights);
         }
-        for q in 0..Q {
-            let state = first + q;
-            decays[q] = soften(
-                s,
-                queries.call,
-                blocks.head,
-                &mut weights[q],
-                part,
-                &mut softmax.max[state],
-                &mut softmax.sum[state],
-            );
-        }
+        let decays = soften(s, queries.call, blocks.head, &mut weights, part, softmax, first);
         let mut results = [std::ptr::null_mut(); Q];
         for q in 0..Q {
             results[q] = queries.result(first + q).as_mut_ptr();
@@ -420,86 +408,125 @@ unsafe fn products<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
         for (q, pointer) in pointers.iter_mut().enumerate() {
             *pointer = queries.query(first + q);
         }
-        let mut sums = [[s.splat_wide(0.0); N]; Q];
+        let mut sums = [[s.wide().splat(0.0); N]; Q];
         for d in 0..queries.call.params.head_dim {
-            let mut x = [s.splat_wide(0.0); Q];
+            let mut x = [s.wide().splat(0.0); Q];
             for q in 0..Q {
-                x[q] = s.splat_wide(*pointers[q].add(d));
+                x[q] = s.wide().splat(*pointers[q].add(d));
             }
             prefetch::<S, KIND>(s, ahead, d * KV_BLOCK + vector * WIDE);
             for v in 0..N {
                 let keys = load_wide::<S, KIND>(s, keys, d * KV_BLOCK + (vector + v) * WIDE);
                 for q in 0..Q {
-                    sums[q][v] = s.fma_wide(keys, x[q], sums[q][v]);
+                    sums[q][v] = s.wide().fma(keys, x[q], sums[q][v]);
                 }
             }
         }
         for q in 0..Q {
             for v in 0..N {
-                s.store_wide(out[q].as_mut_ptr().add((vector + v) * WIDE), sums[q][v]);
+                s.wide().store(out[q].as_mut_ptr().add((vector + v) * WIDE), sums[q][v]);
             }
         }
     }
 }
 
-/// Turns a query's products with a block's keys into softmax weights relative to the running
-/// maximum, times the values' scales; returns the factor for what was summed before.
+/// Turns the products of queries `first..first + Q` with a block's keys into softmax weights relative
+/// to the running maximum, times the values' scales; returns the factors for what was summed before.
 ///
 /// # Safety
 /// As [`step`].
 #[inline(always)]
-unsafe fn soften<S: Simd>(
+unsafe fn soften<S: Simd, const Q: usize>(
+    s: S,
+    call: &Call<'_>,
+    head: Head,
+    products: &mut [[f32; KV_BLOCK]; Q],
+    part: &Range<usize>,
+    softmax: &mut Softmax,
+    first: usize,
+) -> [f32; Q] {
+    let scaled = call.layout.kind == KvType::Q8;
+    let mut bases = [0.0; Q];
+    let mut shifts = [0.0; LANES];
+    for q in 0..Q {
+        // SAFETY: the caller's contract.
+        let largest = unsafe { scores(s, call, head, &mut products[q], part) };
+        let max = &mut softmax.max[first + q];
+        let new = if largest > *max { largest } else { *max };
+        // With nothing but -inf so far, 0 stands in, so that no -inf is subtracted from another.
+        bases[q] = if new == f32::NEG_INFINITY { 0.0 } else { new };
+        shifts[q] = *max - bases[q];
+        *max = new;
+    }
+    // One vector for all queries, of which there are no more than lanes.
+    const { assert!(Q <= LANES) };
+    let mut all = [0.0; LANES];
+    s.store_some(&mut all, 0, math::exp(s, s.load_some(&shifts, 0)));
+    let mut decays = [0.0; Q];
+    decays.copy_from_slice(&all[..Q]);
+    for q in 0..Q {
+        let sum = &mut softmax.sum[first + q];
+        let base = s.wide().splat(bases[q]);
+        let mut total = s.mul(s.load_some(sum, 0), s.splat(decays[q]));
+        for v in 0..VECTORS {
+            // SAFETY: a query has 32 products; an 8-bit head has 32 scales.
+            unsafe {
+                let products = products[q].as_mut_ptr().add(v * WIDE);
+                let score = s.wide().load(products);
+                let mut weight = math::exp(s.wide(), s.wide().sub(score, base));
+                for half in s.halves(weight) {
+                    total = s.add(total, half);
+                }
+                if scaled {
+                    weight = s.wide().mul(weight, s.wide().load(head.value_scales.add(v * WIDE)));
+                }
+                s.wide().store(products, weight);
+            }
+        }
+        s.store_some(sum, 0, total);
+    }
+    decays
+}
+
+/// Turns a query's products with a block's keys into scores, `-inf` outside of `part`, and gives the
+/// largest.
+///
+/// # Safety
+/// As [`step`].
+#[inline(always)]
+unsafe fn scores<S: Simd>(
     s: S,
     call: &Call<'_>,
     head: Head,
     products: &mut [f32; KV_BLOCK],
     part: &Range<usize>,
-    max: &mut f32,
-    sum: &mut [f32; LANES],
 ) -> f32 {
-    let scale = s.splat(call.params.scale);
-    let scaled = call.layout.kind == KvType::Q8;
-    let mut largest = s.splat(f32::NEG_INFINITY);
-    let whole = part.len() == KV_BLOCK;
-    for at in (0..KV_BLOCK).step_by(LANES) {
-        let mut score = s.mul(s.load_some(products, at), scale);
-        if scaled {
-            // SAFETY: an 8-bit head has 32 scales.
-            score = s.mul(score, unsafe { s.load(head.key_scales.add(at)) });
+    let wide = s.wide();
+    let scale = wide.splat(call.params.scale);
+    for v in 0..VECTORS {
+        // SAFETY: an 8-bit head has 32 scales; there are 32 products.
+        unsafe {
+            let mut score = wide.mul(wide.load(products.as_ptr().add(v * WIDE)), scale);
+            if call.layout.kind == KvType::Q8 {
+                score = wide.mul(score, wide.load(head.key_scales.add(v * WIDE)));
+            }
+            if let Some(cap) = call.params.softcap {
+                score = math::soft_cap(wide, cap, score);
+            }
+            wide.store(products.as_mut_ptr().add(v * WIDE), score);
         }
-        if let Some(cap) = call.params.softcap {
-            score = math::soft_cap(s, cap, score);
-        }
-        s.store_some(products, at, score);
-        largest = s.max(largest, score);
     }
-    if !whole {
+    if part.len() < KV_BLOCK {
         products[..part.start].fill(f32::NEG_INFINITY);
         products[part.end..].fill(f32::NEG_INFINITY);
-        largest = s.splat(f32::NEG_INFINITY);
-        for at in (0..KV_BLOCK).step_by(LANES) {
-            largest = s.max(largest, s.load_some(products, at));
-        }
     }
-    let largest = s.max_lane(largest);
-    let new = if largest > *max { largest } else { *max };
-    // With nothing but -inf so far, 0 stands in, so that no -inf is subtracted from another.
-    let base = s.splat(if new == f32::NEG_INFINITY { 0.0 } else { new });
-    let mut decay = [0.0; LANES];
-    s.store_some(&mut decay, 0, math::exp(s, s.sub(s.splat(*max), base)));
-    let mut total = s.mul(s.load_some(sum, 0), s.splat(decay[0]));
-    for at in (0..KV_BLOCK).step_by(LANES) {
-        let mut weight = math::exp(s, s.sub(s.load_some(products, at), base));
-        total = s.add(total, weight);
-        if scaled {
-            // SAFETY: an 8-bit head has 32 scales.
-            weight = s.mul(weight, unsafe { s.load(head.value_scales.add(at)) });
-        }
-        s.store_some(products, at, weight);
+    let mut largest = wide.splat(f32::NEG_INFINITY);
+    for v in 0..VECTORS {
+        // SAFETY: there are 32 products.
+        largest = wide.max(largest, unsafe { wide.load(products.as_ptr().add(v * WIDE)) });
     }
-    s.store_some(sum, 0, total);
-    *max = new;
-    decay[0]
+    let [low, high] = s.halves(largest);
+    s.max_lane(s.max(low, high))
 }
 
 /// `result = result * decay + weights values` for `N` vectors of elements from `at` on, which
@@ -525,30 +552,30 @@ unsafe fn add_values<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
     // SAFETY: the caller's contract.
     unsafe {
         let mut pointers = [std::ptr::null(); Q];
-        let mut sums = [[s.splat_wide(0.0); N]; Q];
+        let mut sums = [[s.wide().splat(0.0); N]; Q];
         for q in 0..Q {
             pointers[q] = weights[q].as_ptr();
-            let decay = s.splat_wide(decays[q]);
+            let decay = s.wide().splat(decays[q]);
             for n in 0..N {
-                sums[q][n] = s.mul_wide(s.load_wide(results[q].add(n * WIDE)), decay);
+                sums[q][n] = s.wide().mul(s.wide().load(results[q].add(n * WIDE)), decay);
             }
         }
         for j in part.clone() {
-            let mut p = [s.splat_wide(0.0); Q];
+            let mut p = [s.wide().splat(0.0); Q];
             for q in 0..Q {
-                p[q] = s.splat_wide(*pointers[q].add(j));
+                p[q] = s.wide().splat(*pointers[q].add(j));
             }
             prefetch::<S, KIND>(s, ahead, j * stride + at);
             for n in 0..N {
                 let values = load_wide::<S, KIND>(s, values, j * stride + at + n * WIDE);
                 for q in 0..Q {
-                    sums[q][n] = s.fma_wide(values, p[q], sums[q][n]);
+                    sums[q][n] = s.wide().fma(values, p[q], sums[q][n]);
                 }
             }
         }
         for q in 0..Q {
             for n in 0..N {
-                s.store_wide(results[q].add(n * WIDE), sums[q][n]);
+                s.wide().store(results[q].add(n * WIDE), sums[q][n]);
             }
         }
     }

@@ -6,14 +6,29 @@ use crate::simd::{LANES, Simd};
 use limbeck_plan::QUANT_BLOCK;
 use std::marker::PhantomData;
 
-/// What the kernels need of one row's block besides its 32 values.
+/// What the kernels need of one row's block besides its 32 values: half as many bytes, so that both
+/// are found by the same offset.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(16))]
 pub(crate) struct ActBlock {
     pub scale: f32,
-    /// Eight times the sum of the 32 values.
-    pub eight_sum: i32,
     /// `scale` times the sum of the 32 values.
     pub scaled_sum: f32,
+    /// -8 times the sum of the 32 values: what 4-bit weights that are stored unsigned add too much.
+    pub minus_8_sums: i32,
+    /// -128 times that sum: the same for 8-bit weights made unsigned.
+    pub minus_128_sums: i32,
+}
+
+impl ActBlock {
+    fn new(scale: f32, sum: i32) -> Self {
+        ActBlock {
+            scale,
+            scaled_sum: scale * sum as f32,
+            minus_8_sums: -8 * sum,
+            minus_128_sums: -128 * sum,
+        }
+    }
 }
 
 /// Quantised rows: values `[rows, blocks * 32]`, the last block padded with zeros, and
@@ -89,7 +104,8 @@ impl ActRows<'_> {
 /// magnitudes are below about 1e-36 becomes zero.
 #[inline(always)]
 pub(crate) fn quantise_row<S: Simd>(s: S, x: &[f32], q: &mut [i8], blocks: &mut [ActBlock]) {
-    for (b, (q, block)) in q.chunks_exact_mut(QUANT_BLOCK).zip(blocks).enumerate() {
+    let (quants, _) = q.as_chunks_mut::<QUANT_BLOCK>();
+    for (b, (q, block)) in quants.iter_mut().zip(blocks).enumerate() {
         let at = b * QUANT_BLOCK;
         let v = [
             s.load_some(x, at),
@@ -102,7 +118,7 @@ pub(crate) fn quantise_row<S: Simd>(s: S, x: &[f32], q: &mut [i8], blocks: &mut 
         if !largest.is_finite() || !inverse.is_finite() {
             q.fill(0);
             let scale = if largest.is_finite() { 0.0 } else { f32::NAN };
-            *block = ActBlock { scale, eight_sum: 0, scaled_sum: scale };
+            *block = ActBlock::new(scale, 0);
             continue;
         }
         let inverse = s.splat(inverse);
@@ -112,7 +128,6 @@ pub(crate) fn quantise_row<S: Simd>(s: S, x: &[f32], q: &mut [i8], blocks: &mut 
             unsafe { s.store_i8(q.as_mut_ptr().add(i * LANES), s.mul(v, inverse)) };
         }
         let scale = largest / 127.0;
-        let sum = q.iter().map(|q| i32::from(*q)).sum::<i32>();
-        *block = ActBlock { scale, eight_sum: 8 * sum, scaled_sum: scale * sum as f32 };
+        *block = ActBlock::new(scale, s.sum_i8(q));
     }
 }

@@ -135,7 +135,7 @@ impl<const VALUES: u8> Avx2Quads<VALUES> {
                         let block = &*blocks.add(r * per_row + b);
                         let mut dot = dots[r][t];
                         if VALUES == Q4 {
-                            dot = _mm256_sub_epi32(dot, _mm256_set1_epi32(block.eight_sum));
+                            dot = _mm256_add_epi32(dot, _mm256_set1_epi32(block.minus_8_sums));
                         }
                         let scale = _mm256_mul_ps(scales, _mm256_set1_ps(block.scale));
                         sums[r][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sums[r][t]);

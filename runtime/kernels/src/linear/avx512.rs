@@ -19,9 +19,35 @@ use std::arch::x86_64::*;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
+/// # Safety
+/// The CPU has AVX-512 F.
+#[inline(always)]
+unsafe fn store(sums: &[__m512], acc: &mut Acc) {
+    for (acc, sum) in acc.iter_mut().zip(sums) {
+        // SAFETY: 16 f32 to 16 f32; the caller's contract.
+        unsafe { _mm512_storeu_ps(acc.as_mut_ptr(), *sum) };
+    }
+}
+
+/// The sums of each row with two units.
+///
+/// # Safety
+/// The CPU has AVX-512 F.
+#[inline(always)]
+unsafe fn store_two<const ROWS: usize>(sums: [[__m512; 2]; ROWS], acc: &mut [Acc; 2]) {
+    for r in 0..ROWS {
+        for u in 0..2 {
+            // SAFETY: 16 f32 to 16 f32; the caller's contract.
+            unsafe { _mm512_storeu_ps(acc[u][r].as_mut_ptr(), sums[r][u]) };
+        }
+    }
+}
+
 /// Quads of the given values.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512Quads<const VALUES: u8>;
+
+const _: () = assert!(2 * size_of::<ActBlock>() == QUANT_BLOCK);
 
 /// The two tiles of a unit, side by side.
 #[derive(Clone, Copy)]
@@ -83,8 +109,8 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
     #[inline(always)]
     fn offset(block: &ActBlock) -> i32 {
         match VALUES {
-            Q4 => -block.eight_sum,
-            Q8 => -16 * block.eight_sum,
+            Q4 => block.minus_8_sums,
+            Q8 => block.minus_128_sums,
             _ => 0,
         }
     }
@@ -141,7 +167,7 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
         }
     }
 
-    /// The products of `ROWS` rows with `UNITS` units, of which one is 1, to `acc`.
+    /// The products of `ROWS` rows with `UNITS` units, row after row.
     ///
     /// # Safety
     /// The CPU has the token's features; the rows and units exist.
@@ -150,9 +176,10 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
         task: &LinearTask<'_>,
         row: usize,
         unit: usize,
-        acc: &mut Acc,
-    ) {
-        let Input::Quantised { q, blocks } = task.input else { return };
+    ) -> [[__m512; UNITS]; ROWS] {
+        // SAFETY: the token's features, as the caller vouches.
+        let mut sums = unsafe { [[_mm512_setzero_ps(); UNITS]; ROWS] };
+        let Input::Quantised { q, blocks } = task.input else { return sums };
         let (record, data) = record_bytes(VALUES);
         let per_row = task.k.div_ceil(QUANT_BLOCK);
         let tile_bytes = task.stored.div_ceil(QUANT_BLOCK) * record;
@@ -165,15 +192,17 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
                 let both = (unit + u) * UNIT + QUAD_ROWS < task.held();
                 units[u].apart = if both { tile_bytes } else { 0 };
             }
-            let mut q = q.as_ptr().add(row * per_row * QUANT_BLOCK);
+            // Bytes from a row's blocks to the next one's; its values lie twice as far apart.
+            let apart = per_row * size_of::<ActBlock>();
+            let mut q = q.as_ptr().add(row * 2 * apart);
             let mut blocks = blocks.as_ptr().add(row * per_row);
-            let mut sums = [[_mm512_setzero_ps(); UNITS]; ROWS];
             for _ in 0..per_row {
                 let mut rows = [q; ROWS];
                 let mut dots = [[_mm512_setzero_si512(); UNITS]; ROWS];
                 for r in 0..ROWS {
-                    rows[r] = q.add(r * per_row * QUANT_BLOCK);
-                    dots[r] = [_mm512_set1_epi32(Self::offset(&*blocks.add(r * per_row))); UNITS];
+                    rows[r] = q.add(2 * (r * apart));
+                    dots[r] =
+                        [_mm512_set1_epi32(Self::offset(&*blocks.byte_add(r * apart))); UNITS];
                 }
                 // Memory is the limit: ask for the same record of the next units.
                 for unit in units {
@@ -183,7 +212,7 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
                 for u in 0..UNITS {
                     let scales = units[u].load_halves(data);
                     for r in 0..ROWS {
-                        let block = &*blocks.add(r * per_row);
+                        let block = &*blocks.byte_add(r * apart);
                         let scale = _mm512_mul_ps(scales, _mm512_set1_ps(block.scale));
                         let dot = _mm512_cvtepi32_ps(dots[r][u]);
                         sums[r][u] = _mm512_fmadd_ps(dot, scale, sums[r][u]);
@@ -191,7 +220,7 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
                     if VALUES == Q4M {
                         let mins = units[u].load_halves(data + 16);
                         for r in 0..ROWS {
-                            let block = &*blocks.add(r * per_row);
+                            let block = &*blocks.byte_add(r * apart);
                             let scaled = _mm512_set1_ps(block.scaled_sum);
                             sums[r][u] = _mm512_fmadd_ps(mins, scaled, sums[r][u]);
                         }
@@ -201,16 +230,15 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
                 q = q.add(QUANT_BLOCK);
                 blocks = blocks.add(1);
             }
-            for (acc, sum) in acc.iter_mut().zip(sums.iter().flatten()) {
-                _mm512_storeu_ps(acc.as_mut_ptr(), *sum);
-            }
         }
+        sums
     }
 }
 
 impl<const VALUES: u8> Tile<Avx512> for Avx512Quads<VALUES> {
     const ROW_UNITS: usize = 2;
     const UNIT_ROWS: usize = 8;
+    const PAIR_ROWS: usize = 6;
 
     #[inline(always)]
     unsafe fn one_row<const UNITS: usize>(
@@ -222,7 +250,7 @@ impl<const VALUES: u8> Tile<Avx512> for Avx512Quads<VALUES> {
         acc: &mut Acc,
     ) {
         // SAFETY: the caller's contract; the token proves the CPU's features.
-        unsafe { Self::product::<1, UNITS>(task, row, unit, acc) }
+        unsafe { store(Self::product::<1, UNITS>(task, row, unit).as_flattened(), acc) }
     }
 
     #[inline(always)]
@@ -235,7 +263,20 @@ impl<const VALUES: u8> Tile<Avx512> for Avx512Quads<VALUES> {
         acc: &mut Acc,
     ) {
         // SAFETY: the caller's contract; the token proves the CPU's features.
-        unsafe { Self::product::<ROWS, 1>(task, row, unit, acc) }
+        unsafe { store(Self::product::<ROWS, 1>(task, row, unit).as_flattened(), acc) }
+    }
+
+    #[inline(always)]
+    unsafe fn two_units<const ROWS: usize>(
+        self,
+        _: Avx512,
+        task: &LinearTask<'_>,
+        row: usize,
+        unit: usize,
+        acc: &mut [Acc; 2],
+    ) {
+        // SAFETY: the caller's contract; the token proves the CPU's features.
+        unsafe { store_two(Self::product::<ROWS, 2>(task, row, unit), acc) }
     }
 }
 
@@ -262,48 +303,52 @@ impl<const HALF: bool> Avx512Panels<HALF> {
         }
     }
 
+    /// The products of `ROWS` rows with `UNITS` units, row after row.
+    ///
     /// # Safety
-    /// The CPU has AVX-512 F; the rows and units exist; `ROWS` or `UNITS` is 1.
+    /// The CPU has AVX-512 F; the rows and units exist.
     #[inline(always)]
     unsafe fn product<const ROWS: usize, const UNITS: usize>(
         task: &LinearTask<'_>,
         row: usize,
         unit: usize,
-        acc: &mut Acc,
-    ) {
-        let Input::Floats(x) = task.input else { return };
+    ) -> [[__m512; UNITS]; ROWS] {
+        // SAFETY: the token's features, as the caller vouches.
+        let mut sums = unsafe { [[_mm512_setzero_ps(); UNITS]; ROWS] };
+        let Input::Floats(x) = task.input else { return sums };
         let (k, stored) = (task.k, task.stored);
         // SAFETY: the input holds `k` values for each row and the weight `stored >= k` columns
         // for each unit, as the caller vouches.
         unsafe {
             let w = task.w.as_ptr().add(unit * stored * Self::PANEL_COLUMN);
             let x = x.as_ptr().add(row * k);
-            let mut sums = [[_mm512_setzero_ps(); UNITS]; ROWS];
             for i in 0..k {
-                // The next unit's panel comes from memory while this one is used. A prefetch may
-                // point anywhere.
-                if ROWS > 1 {
-                    let ahead = w.wrapping_add((stored + i) * Self::PANEL_COLUMN);
-                    _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
-                }
+                let mut columns = [_mm512_setzero_ps(); UNITS];
                 for u in 0..UNITS {
-                    let column = Self::load(w.add((u * stored + i) * Self::PANEL_COLUMN));
-                    for r in 0..ROWS {
-                        let x = _mm512_set1_ps(*x.add(r * k + i));
-                        sums[r][u] = _mm512_fmadd_ps(column, x, sums[r][u]);
+                    // The next panels come from memory while these are used. A prefetch may point
+                    // anywhere.
+                    if ROWS > 1 {
+                        let ahead = ((UNITS + u) * stored + i) * Self::PANEL_COLUMN;
+                        _mm_prefetch::<_MM_HINT_T1>(w.wrapping_add(ahead).cast());
+                    }
+                    columns[u] = Self::load(w.add((u * stored + i) * Self::PANEL_COLUMN));
+                }
+                for r in 0..ROWS {
+                    let x = _mm512_set1_ps(*x.add(r * k + i));
+                    for u in 0..UNITS {
+                        sums[r][u] = _mm512_fmadd_ps(columns[u], x, sums[r][u]);
                     }
                 }
             }
-            for (acc, sum) in acc.iter_mut().zip(sums.iter().flatten()) {
-                _mm512_storeu_ps(acc.as_mut_ptr(), *sum);
-            }
         }
+        sums
     }
 }
 
 impl<const HALF: bool> Tile<Avx512> for Avx512Panels<HALF> {
     const ROW_UNITS: usize = 4;
-    const UNIT_ROWS: usize = 12;
+    const UNIT_ROWS: usize = 6;
+    const PAIR_ROWS: usize = 12;
 
     #[inline(always)]
     unsafe fn one_row<const UNITS: usize>(
@@ -315,7 +360,7 @@ impl<const HALF: bool> Tile<Avx512> for Avx512Panels<HALF> {
         acc: &mut Acc,
     ) {
         // SAFETY: the caller's contract; the token proves the CPU's features.
-        unsafe { Self::product::<1, UNITS>(task, row, unit, acc) }
+        unsafe { store(Self::product::<1, UNITS>(task, row, unit).as_flattened(), acc) }
     }
 
     #[inline(always)]
@@ -328,6 +373,19 @@ impl<const HALF: bool> Tile<Avx512> for Avx512Panels<HALF> {
         acc: &mut Acc,
     ) {
         // SAFETY: the caller's contract; the token proves the CPU's features.
-        unsafe { Self::product::<ROWS, 1>(task, row, unit, acc) }
+        unsafe { store(Self::product::<ROWS, 1>(task, row, unit).as_flattened(), acc) }
+    }
+
+    #[inline(always)]
+    unsafe fn two_units<const ROWS: usize>(
+        self,
+        _: Avx512,
+        task: &LinearTask<'_>,
+        row: usize,
+        unit: usize,
+        acc: &mut [Acc; 2],
+    ) {
+        // SAFETY: the caller's contract; the token proves the CPU's features.
+        unsafe { store_two(Self::product::<ROWS, 2>(task, row, unit), acc) }
     }
 }

@@ -285,7 +285,8 @@ impl Size<'_> {
         // cache has: they are few.
         let few = if self.shares.is_some() { threads * MIXED_PARTS } else { units };
         let unit_tasks = unit_tasks.min(few);
-        (units.div_ceil(unit_tasks).max(2), rows)
+        // Kernels take units in pairs.
+        (units.div_ceil(unit_tasks).next_multiple_of(2), rows)
     }
 }
 

@@ -51,10 +51,10 @@ impl<const VALUES: u8> PortableQuads<VALUES> {
                 }
             }
         }
-        let offset = if VALUES == Q4 { block.eight_sum } else { 0 };
+        let offset = if VALUES == Q4 { block.minus_8_sums } else { 0 };
         for (r, (sum, dot)) in sums.iter_mut().zip(dots).enumerate() {
             let half_at = |at: usize| f16::from_le_bytes([record[at], record[at + 1]]).to_f32();
-            *sum += (dot - offset) as f32 * (half_at(data + 2 * r) * block.scale);
+            *sum += (dot + offset) as f32 * (half_at(data + 2 * r) * block.scale);
             if VALUES == Q4M {
                 *sum += half_at(data + 16 + 2 * r) * block.scaled_sum;
             }

@@ -4,7 +4,7 @@
 use super::activations::ActBlock;
 use crate::elementwise::SharedRows;
 use crate::math;
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Lanes, Simd};
 use limbeck_plan::{Activation, QUANT_BLOCK};
 use std::ops::Range;
 
@@ -81,6 +81,8 @@ pub(crate) trait Tile<S: Simd>: Copy {
     const ROW_UNITS: usize;
     /// Rows that one unit takes at once, at most [`MAX_TILE`].
     const UNIT_ROWS: usize;
+    /// Rows that two units take at once, at most [`MAX_TILE`]; 0 where units come one by one.
+    const PAIR_ROWS: usize = 0;
 
     /// Writes `acc[u]`, the products of `row` with unit `unit + u` of `w`, for `u < UNITS`.
     ///
@@ -107,6 +109,28 @@ pub(crate) trait Tile<S: Simd>: Copy {
         unit: usize,
         acc: &mut Acc,
     );
+
+    /// [`Tile::one_unit`] of units `unit` and `unit + 1`; rows are loaded once for both where there
+    /// are registers for it.
+    ///
+    /// # Safety
+    /// As there, of both units.
+    #[inline(always)]
+    unsafe fn two_units<const ROWS: usize>(
+        self,
+        s: S,
+        task: &LinearTask<'_>,
+        row: usize,
+        unit: usize,
+        acc: &mut [Acc; 2],
+    ) {
+        let [first, second] = acc;
+        // SAFETY: the caller's contract.
+        unsafe {
+            self.one_unit::<ROWS>(s, task, row, unit, first);
+            self.one_unit::<ROWS>(s, task, row, unit + 1, second);
+        }
+    }
 }
 
 /// Runs a task.
@@ -138,66 +162,100 @@ pub(crate) unsafe fn run<S: Simd, T: Tile<S>>(s: S, tile: T, task: &LinearTask<'
         }
         return;
     }
-    for unit in task.units.clone() {
+    let mut acc = [acc; 2];
+    let count = task.rows.len();
+    let tiles = count.div_ceil(T::UNIT_ROWS);
+    // Two units share the loads of rows, but have fewer rows to share their own among.
+    let pairs = T::PAIR_ROWS > 0 && (tiles > 2 || count <= tiles * T::PAIR_ROWS);
+    let mut unit = task.units.start;
+    while unit < task.units.end {
+        let units = if pairs { 2.min(task.units.end - unit) } else { 1 };
+        let most = if units == 2 { T::PAIR_ROWS } else { T::UNIT_ROWS };
         let held = unit - task.first_unit;
         let mut row = task.rows.start;
         while row < task.rows.end {
             let left = task.rows.end - row;
             // As few tiles as can be, of nearly the same height.
-            let take = left.div_ceil(left.div_ceil(T::UNIT_ROWS));
+            let take = left.div_ceil(left.div_ceil(most));
             let parts = task.epilogue.parts;
             // Tiles have an even number of rows at most, so that this one still fits.
             let take = take.next_multiple_of(parts);
-            // SAFETY: the rows and the unit lie within the task's ranges.
+            // SAFETY: the rows and the units lie within the task's ranges.
             unsafe {
-                match take {
-                    // Tiles that no kernel has are no code.
-                    7.. if T::UNIT_ROWS > 6 => tall(s, tile, task, row, held, take, &mut acc),
-                    6 => tile.one_unit::<6>(s, task, row, held, &mut acc),
-                    5 => tile.one_unit::<5>(s, task, row, held, &mut acc),
-                    4 => tile.one_unit::<4>(s, task, row, held, &mut acc),
-                    3 => tile.one_unit::<3>(s, task, row, held, &mut acc),
-                    2 => tile.one_unit::<2>(s, task, row, held, &mut acc),
-                    _ => tile.one_unit::<1>(s, task, row, held, &mut acc),
+                if units == 2 {
+                    pair(s, tile, task, (row, take), held, &mut acc);
+                } else {
+                    single(s, tile, task, (row, take), held, &mut acc[0]);
                 }
-                for r in (0..take).step_by(parts) {
-                    if parts == 2 {
-                        let [a, b] = [acc[r], acc[r + 1]];
-                        acc[r] = std::array::from_fn(|i| a[i] + b[i]);
+                for (u, acc) in acc.iter_mut().enumerate().take(units) {
+                    for r in (0..take).step_by(parts) {
+                        if parts == 2 {
+                            let [a, b] = [acc[r], acc[r + 1]];
+                            acc[r] = std::array::from_fn(|i| a[i] + b[i]);
+                        }
+                        finish(s, task, (row + r) / parts, unit + u, &acc[r]);
                     }
-                    finish(s, task, (row + r) / parts, unit, &acc[r]);
                 }
             }
             row += take;
         }
+        unit += units;
     }
 }
 
-/// [`Tile::one_unit`] of more than 6 rows.
+/// Calls a tile's function for as many rows as `$rows` says, up to `$most`: heights that the tile
+/// does not have are no code.
+macro_rules! by_rows {
+    ($most:expr, $rows:expr, $tile:ident.$function:ident$arguments:tt) => {
+        match $rows {
+            12 if $most > 11 => $tile.$function::<12>$arguments,
+            11 if $most > 10 => $tile.$function::<11>$arguments,
+            10 if $most > 9 => $tile.$function::<10>$arguments,
+            9 if $most > 8 => $tile.$function::<9>$arguments,
+            8 if $most > 7 => $tile.$function::<8>$arguments,
+            7 if $most > 6 => $tile.$function::<7>$arguments,
+            6 if $most > 5 => $tile.$function::<6>$arguments,
+            5 if $most > 4 => $tile.$function::<5>$arguments,
+            4 => $tile.$function::<4>$arguments,
+            3 => $tile.$function::<3>$arguments,
+            2 => $tile.$function::<2>$arguments,
+            _ => $tile.$function::<1>$arguments,
+        }
+    };
+}
+
+/// [`Tile::one_unit`] of up to [`Tile::UNIT_ROWS`] rows: `rows` says the first and how many.
 ///
 /// # Safety
 /// As there.
 #[inline(always)]
-unsafe fn tall<S: Simd, T: Tile<S>>(
+unsafe fn single<S: Simd, T: Tile<S>>(
     s: S,
     tile: T,
     task: &LinearTask<'_>,
-    row: usize,
+    (row, rows): (usize, usize),
     unit: usize,
-    rows: usize,
     acc: &mut Acc,
 ) {
     // SAFETY: the caller's contract.
-    unsafe {
-        match rows {
-            7 => tile.one_unit::<7>(s, task, row, unit, acc),
-            8 => tile.one_unit::<8>(s, task, row, unit, acc),
-            9 => tile.one_unit::<9>(s, task, row, unit, acc),
-            10 => tile.one_unit::<10>(s, task, row, unit, acc),
-            11 => tile.one_unit::<11>(s, task, row, unit, acc),
-            _ => tile.one_unit::<12>(s, task, row, unit, acc),
-        }
-    }
+    unsafe { by_rows!(T::UNIT_ROWS, rows, tile.one_unit(s, task, row, unit, acc)) }
+}
+
+/// [`Tile::two_units`] of up to [`Tile::PAIR_ROWS`] rows: `rows` says the first and how many.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn pair<S: Simd, T: Tile<S>>(
+    s: S,
+    tile: T,
+    task: &LinearTask<'_>,
+    (row, rows): (usize, usize),
+    unit: usize,
+    acc: &mut [Acc; 2],
+) {
+    // SAFETY: the caller's contract.
+    unsafe { by_rows!(T::PAIR_ROWS, rows, tile.two_units(s, task, row, unit, acc)) }
 }
 
 /// Bias, activation or gate, residual, and the store, for one row of one unit.
@@ -214,19 +272,28 @@ pub(super) unsafe fn finish<S: Simd>(
 ) {
     let e = task.epilogue;
     let first = unit * UNIT;
-    let mut v = [s.load_some(acc, 0), s.load_some(acc, LANES)];
+    // SAFETY: there are 16 sums, one for each lane.
+    let mut all = unsafe { s.wide().load(acc.as_ptr()) };
     if let Some(bias) = e.bias {
-        v[0] = s.add(v[0], s.load_some(bias, first));
-        v[1] = s.add(v[1], s.load_some(bias, first + LANES));
+        let mut padded = [0.0; UNIT];
+        let bias = match bias.get(first..first + UNIT) {
+            Some(whole) => whole.as_ptr(),
+            None => {
+                padded[..bias.len() - first].copy_from_slice(&bias[first..]);
+                padded.as_ptr()
+            }
+        };
+        // SAFETY: both hold 16 values.
+        all = s.wide().add(all, unsafe { s.wide().load(bias) });
     }
-    v[0] = math::apply(s, e.activation, v[0]);
     let row = e.to.map_or(row, |to| to[row]);
-    let (at, count) = if e.gated {
-        v[0] = s.mul(v[0], v[1]);
-        (row * e.n_out + first / 2, LANES)
+    let (v, at, count) = if e.gated {
+        let [gate, up] = s.halves(all);
+        let v = s.mul(math::apply(s, e.activation, gate), up);
+        ([v, v], row * e.n_out + first / 2, LANES)
     } else {
-        v[1] = math::apply(s, e.activation, v[1]);
-        (row * e.n_out + first, UNIT.min(task.n - first))
+        let v = s.halves(math::apply(s.wide(), e.activation, all));
+        (v, row * e.n_out + first, UNIT.min(task.n - first))
     };
     // SAFETY: outputs of this row and unit, which are this task's alone.
     let out = unsafe { e.out.part(at, count) };

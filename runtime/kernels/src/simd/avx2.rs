@@ -4,16 +4,17 @@
 //! Each block below is sound for the same reason: the token exists only where the CPU has the
 //! three features (see `new` and `assume` of the tokens). Pointers are vouched for by the caller.
 
-use super::{LANES, Simd, wide_in_two};
+use super::avx512::wide_in_one;
+use super::in_two::wide_in_two;
+use super::{Lanes, Simd};
 use crate::isa::{Avx2, Avx512};
+use limbeck_plan::QUANT_BLOCK;
 use std::arch::x86_64::*;
 
 macro_rules! eight_lanes {
     ($token:ty, $registers:expr, $wide:ident) => {
-        impl Simd for $token {
+        impl Lanes for $token {
             type V = __m256;
-            $wide!();
-            const REGISTERS: usize = $registers;
 
             #[inline(always)]
             fn splat(self, v: f32) -> __m256 {
@@ -81,6 +82,32 @@ macro_rules! eight_lanes {
                 }
             }
             #[inline(always)]
+            unsafe fn load(self, p: *const f32) -> __m256 {
+                // SAFETY: the token proves AVX; the caller vouches for `p`.
+                unsafe { _mm256_loadu_ps(p) }
+            }
+            #[inline(always)]
+            unsafe fn store(self, p: *mut f32, v: __m256) {
+                // SAFETY: the token proves AVX; the caller vouches for `p`.
+                unsafe { _mm256_storeu_ps(p, v) }
+            }
+            #[inline(always)]
+            unsafe fn load_f16(self, p: *const u16) -> __m256 {
+                // SAFETY: the token proves F16C; the caller vouches for `p`.
+                unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
+            }
+            #[inline(always)]
+            unsafe fn load_i8(self, p: *const i8) -> __m256 {
+                // SAFETY: the token proves AVX2; the caller vouches for 8 bytes at `p`.
+                unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) }
+            }
+        }
+
+        impl Simd for $token {
+            $wide!();
+            const REGISTERS: usize = $registers;
+
+            #[inline(always)]
             fn sum(self, a: __m256) -> f32 {
                 // SAFETY: the token proves AVX.
                 unsafe {
@@ -104,31 +131,11 @@ macro_rules! eight_lanes {
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
             }
             #[inline(always)]
-            unsafe fn load(self, p: *const f32) -> __m256 {
-                // SAFETY: the token proves AVX; the caller vouches for `p`.
-                unsafe { _mm256_loadu_ps(p) }
-            }
-            #[inline(always)]
-            unsafe fn store(self, p: *mut f32, v: __m256) {
-                // SAFETY: the token proves AVX; the caller vouches for `p`.
-                unsafe { _mm256_storeu_ps(p, v) }
-            }
-            #[inline(always)]
-            unsafe fn load_f16(self, p: *const u16) -> __m256 {
-                // SAFETY: the token proves F16C; the caller vouches for `p`.
-                unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
-            }
-            #[inline(always)]
             unsafe fn store_f16(self, p: *mut u16, v: __m256) {
                 // SAFETY: the token proves F16C; the caller vouches for `p`.
                 unsafe {
                     _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v))
                 }
-            }
-            #[inline(always)]
-            unsafe fn load_i8(self, p: *const i8) -> __m256 {
-                // SAFETY: the token proves AVX2; the caller vouches for 8 bytes at `p`.
-                unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) }
             }
             #[inline(always)]
             unsafe fn store_i8(self, p: *mut i8, v: __m256) {
@@ -156,54 +163,30 @@ macro_rules! eight_lanes {
                         _mm256_max_epi32(bits[0], bits[1]),
                         _mm256_max_epi32(bits[2], bits[3]),
                     );
-                    let mut lanes = [0u32; LANES];
-                    _mm256_storeu_si256(lanes.as_mut_ptr().cast(), eight);
-                    lanes.into_iter().fold(0, u32::max)
+                    let (low, high) =
+                        (_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
+                    let four = _mm_max_epi32(low, high);
+                    let two = _mm_max_epi32(four, _mm_shuffle_epi32::<0b1110>(four));
+                    let one = _mm_max_epi32(two, _mm_shuffle_epi32::<1>(two));
+                    _mm_cvtsi128_si32(one) as u32
                 }
             }
-        }
-    };
-}
-
-/// Wide vectors in AVX-512 registers.
-macro_rules! wide_in_one {
-    () => {
-        type W = __m512;
-
-        #[inline(always)]
-        fn splat_wide(self, v: f32) -> __m512 {
-            // SAFETY: the token proves AVX-512 F.
-            unsafe { _mm512_set1_ps(v) }
-        }
-        #[inline(always)]
-        fn mul_wide(self, a: __m512, b: __m512) -> __m512 {
-            // SAFETY: the token proves AVX-512 F.
-            unsafe { _mm512_mul_ps(a, b) }
-        }
-        #[inline(always)]
-        fn fma_wide(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-            // SAFETY: the token proves AVX-512 F.
-            unsafe { _mm512_fmadd_ps(a, b, c) }
-        }
-        #[inline(always)]
-        unsafe fn load_wide(self, p: *const f32) -> __m512 {
-            // SAFETY: the token proves AVX-512 F; the caller vouches for `p`.
-            unsafe { _mm512_loadu_ps(p) }
-        }
-        #[inline(always)]
-        unsafe fn store_wide(self, p: *mut f32, v: __m512) {
-            // SAFETY: the token proves AVX-512 F; the caller vouches for `p`.
-            unsafe { _mm512_storeu_ps(p, v) }
-        }
-        #[inline(always)]
-        unsafe fn load_wide_f16(self, p: *const u16) -> __m512 {
-            // SAFETY: the token proves AVX-512 F; the caller vouches for `p`.
-            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
-        }
-        #[inline(always)]
-        unsafe fn load_wide_i8(self, p: *const i8) -> __m512 {
-            // SAFETY: the token proves AVX-512 F; the caller vouches for 16 bytes at `p`.
-            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
+            #[inline(always)]
+            fn sum_i8(self, q: &[i8; QUANT_BLOCK]) -> i32 {
+                // SAFETY: the token proves AVX2; the array holds 32 bytes.
+                unsafe {
+                    let bytes = _mm256_loadu_si256(q.as_ptr().cast());
+                    // Made unsigned by adding 128 to each, which the sum gives back.
+                    let bytes = _mm256_xor_si256(bytes, _mm256_set1_epi8(-128));
+                    let four = _mm256_sad_epu8(bytes, _mm256_setzero_si256());
+                    let two = _mm_add_epi64(
+                        _mm256_castsi256_si128(four),
+                        _mm256_extracti128_si256::<1>(four),
+                    );
+                    let one = _mm_add_epi64(two, _mm_unpackhi_epi64(two, two));
+                    _mm_cvtsi128_si32(one) - 128 * QUANT_BLOCK as i32
+                }
+            }
         }
     };
 }

@@ -4,7 +4,8 @@
     reason = "loops over lanes and tiles of fixed size read best by index"
 )]
 
-use super::{LANES, Simd};
+use super::in_two::wide_in_two;
+use super::{LANES, Lanes, Simd};
 use crate::isa::Portable;
 use half::f16;
 
@@ -21,10 +22,8 @@ fn zip(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; L
     out
 }
 
-impl Simd for Portable {
+impl Lanes for Portable {
     type V = [f32; LANES];
-    super::wide_in_two!();
-    const REGISTERS: usize = 16;
 
     #[inline(always)]
     fn splat(self, v: f32) -> Self::V {
@@ -86,14 +85,6 @@ impl Simd for Portable {
         (rounded, power)
     }
     #[inline(always)]
-    fn sum(self, a: Self::V) -> f32 {
-        ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]))
-    }
-    #[inline(always)]
-    fn max_lane(self, a: Self::V) -> f32 {
-        a.iter().fold(f32::NEG_INFINITY, |m, v| if *v > m { *v } else { m })
-    }
-    #[inline(always)]
     unsafe fn load(self, p: *const f32) -> Self::V {
         // SAFETY: the caller vouches for 8 readable f32; the read allows any alignment.
         unsafe { p.cast::<Self::V>().read_unaligned() }
@@ -110,15 +101,29 @@ impl Simd for Portable {
         bits.map(|b| f16::from_bits(b).to_f32())
     }
     #[inline(always)]
+    unsafe fn load_i8(self, p: *const i8) -> Self::V {
+        // SAFETY: the caller vouches for 8 readable i8.
+        unsafe { p.cast::<[i8; LANES]>().read_unaligned() }.map(f32::from)
+    }
+}
+
+impl Simd for Portable {
+    wide_in_two!();
+    const REGISTERS: usize = 16;
+
+    #[inline(always)]
+    fn sum(self, a: Self::V) -> f32 {
+        ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]))
+    }
+    #[inline(always)]
+    fn max_lane(self, a: Self::V) -> f32 {
+        a.iter().fold(f32::NEG_INFINITY, |m, v| if *v > m { *v } else { m })
+    }
+    #[inline(always)]
     unsafe fn store_f16(self, p: *mut u16, v: Self::V) {
         let bits = v.map(|v| f16::from_f32(v).to_bits());
         // SAFETY: the caller vouches for 8 writable u16.
         unsafe { p.cast::<[u16; LANES]>().write_unaligned(bits) }
-    }
-    #[inline(always)]
-    unsafe fn load_i8(self, p: *const i8) -> Self::V {
-        // SAFETY: the caller vouches for 8 readable i8.
-        unsafe { p.cast::<[i8; LANES]>().read_unaligned() }.map(f32::from)
     }
     #[inline(always)]
     unsafe fn store_i8(self, p: *mut i8, v: Self::V) {

@@ -101,7 +101,7 @@ impl<const VALUES: u8> Avx2Channels<VALUES> {
     ) -> [__m256i; 8] {
         // SAFETY: the caller's contract: 16 bytes of each channel for a lane.
         unsafe {
-            let offset = if VALUES == Q4 { -block.eight_sum } else { 0 };
+            let offset = if VALUES == Q4 { block.minus_8_sums } else { 0 };
             let mut dots = [_mm256_set1_epi32(offset); 8];
             let nibble = _mm256_set1_epi8(15);
             let pairs = 2 * quads.count;

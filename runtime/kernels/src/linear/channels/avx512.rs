@@ -74,8 +74,8 @@ impl<const VALUES: u8> Avx512Channels<VALUES> {
                 }
             };
             let offset = match VALUES {
-                Q8 => -16 * block.eight_sum,
-                Q4 => -block.eight_sum,
+                Q8 => block.minus_128_sums,
+                Q4 => block.minus_8_sums,
                 _ => 0,
             };
             let mut dots = [_mm512_set1_epi32(offset); 8];

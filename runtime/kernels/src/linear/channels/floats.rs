@@ -7,7 +7,7 @@
 
 use super::{ChannelTask, TILE_ROWS, TOGETHER, finish_tile, prefetch, tiles};
 use crate::channels::GROUP;
-use crate::simd::Simd;
+use crate::simd::{Lanes, Simd};
 use std::ops::Range;
 
 /// Values of a wide vector.
@@ -78,7 +78,7 @@ unsafe fn add<S: Simd, const N: usize>(
     ahead: [u32; N],
     sums: &mut [f32],
 ) {
-    let x = channels.map(|(_, x)| s.splat_wide(x));
+    let x = channels.map(|(_, x)| s.wide().splat(x));
     let from = channels.map(|(at, _)| data.wrapping_add(at as usize).cast::<u16>());
     let ahead = ahead.map(|at| data.wrapping_add(at as usize));
     for (l, sums) in sums.chunks_exact_mut(2 * WIDE).enumerate() {
@@ -89,12 +89,12 @@ unsafe fn add<S: Simd, const N: usize>(
             // SAFETY: the caller's contract; loads need no alignment; a chunk has 32 sums.
             unsafe {
                 let to = sums.as_mut_ptr().add(v * WIDE);
-                let mut acc = s.load_wide(to);
+                let mut acc = s.wide().load(to);
                 for e in 0..N {
-                    let w = s.load_wide_f16(from[e].add((2 * l + v) * WIDE));
-                    acc = s.fma_wide(w, x[e], acc);
+                    let w = s.wide().load_f16(from[e].add((2 * l + v) * WIDE));
+                    acc = s.wide().fma(w, x[e], acc);
                 }
-                s.store_wide(to, acc);
+                s.wide().store(to, acc);
             }
         }
     }

@@ -40,7 +40,7 @@ impl<const VALUES: u8> ChannelKernel<Portable> for PortableChannels<VALUES> {
                 }
             }
         }
-        let offset = if VALUES == Q4 { block.eight_sum } else { 0 };
+        let offset = if VALUES == Q4 { block.minus_8_sums } else { 0 };
         for (row, dot) in dots.iter().enumerate().take(2 * half) {
             // SAFETY: the caller's contract: two bytes for each row of the group, and a sum.
             unsafe {
@@ -48,7 +48,7 @@ impl<const VALUES: u8> ChannelKernel<Portable> for PortableChannels<VALUES> {
                     f16::from_le_bytes(at.add(2 * row).cast::<[u8; 2]>().read()).to_f32()
                 };
                 let sum = &mut *sums.add(row);
-                *sum += (dot - offset) as f32 * (half_at(group.scales) * block.scale);
+                *sum += (dot + offset) as f32 * (half_at(group.scales) * block.scale);
                 if VALUES == Q4M {
                     *sum += half_at(group.mins) * block.scaled_sum;
                 }

@@ -122,12 +122,14 @@ pub(crate) fn quantise_row<S: Simd>(s: S, x: &[f32], q: &mut [i8], blocks: &mut 
             continue;
         }
         let inverse = s.splat(inverse);
-        for (i, v) in v.into_iter().enumerate() {
-            // SAFETY: `q` holds 32 values, of which these are 8; |v * inverse| <= 127 but for
-            // rounding, which the nearest integer swallows.
-            unsafe { s.store_i8(q.as_mut_ptr().add(i * LANES), s.mul(v, inverse)) };
-        }
+        let scaled = [
+            s.mul(v[0], inverse),
+            s.mul(v[1], inverse),
+            s.mul(v[2], inverse),
+            s.mul(v[3], inverse),
+        ];
         let scale = largest / 127.0;
-        *block = ActBlock::new(scale, s.sum_i8(q));
+        // SAFETY: |v * inverse| <= 127 but for rounding, which the nearest integer swallows.
+        *block = ActBlock::new(scale, unsafe { s.store_block(q, scaled) });
     }
 }

@@ -4,7 +4,7 @@
 use super::activations::ActBlock;
 use crate::elementwise::SharedRows;
 use crate::math;
-use crate::simd::{LANES, Lanes, Simd};
+use crate::simd::{LANES, Lanes, Simd, WideV};
 use limbeck_plan::{Activation, QUANT_BLOCK};
 use std::ops::Range;
 
@@ -187,19 +187,33 @@ pub(crate) unsafe fn run<S: Simd, T: Tile<S>>(s: S, tile: T, task: &LinearTask<'
                 } else {
                     single(s, tile, task, (row, take), held, &mut acc[0]);
                 }
-                for (u, acc) in acc.iter_mut().enumerate().take(units) {
-                    for r in (0..take).step_by(parts) {
-                        if parts == 2 {
-                            let [a, b] = [acc[r], acc[r + 1]];
-                            acc[r] = std::array::from_fn(|i| a[i] + b[i]);
-                        }
-                        finish(s, task, (row + r) / parts, unit + u, &acc[r]);
+                for r in (0..take).step_by(parts) {
+                    if parts == 2 {
+                        acc.iter_mut().take(units).for_each(|acc| add_next(acc, r));
+                    }
+                    let (row, [first, second]) = ((row + r) / parts, &acc);
+                    if units == 2 && task.epilogue.gated {
+                        finish_gates(s, task, row, unit, [&first[r], &second[r]]);
+                        continue;
+                    }
+                    finish(s, task, row, unit, &first[r]);
+                    if units == 2 {
+                        finish(s, task, row, unit + 1, &second[r]);
                     }
                 }
             }
             row += take;
         }
         unit += units;
+    }
+}
+
+/// Adds the sums after those at `r` to them.
+#[inline(always)]
+fn add_next(acc: &mut Acc, r: usize) {
+    let next = acc[r + 1];
+    for (sum, next) in acc[r].iter_mut().zip(next) {
+        *sum += next;
     }
 }
 
@@ -272,36 +286,85 @@ pub(super) unsafe fn finish<S: Simd>(
 ) {
     let e = task.epilogue;
     let first = unit * UNIT;
-    // SAFETY: there are 16 sums, one for each lane.
-    let mut all = unsafe { s.wide().load(acc.as_ptr()) };
-    if let Some(bias) = e.bias {
-        let mut padded = [0.0; UNIT];
-        let bias = match bias.get(first..first + UNIT) {
-            Some(whole) => whole.as_ptr(),
-            None => {
-                padded[..bias.len() - first].copy_from_slice(&bias[first..]);
-                padded.as_ptr()
-            }
-        };
-        // SAFETY: both hold 16 values.
-        all = s.wide().add(all, unsafe { s.wide().load(bias) });
-    }
+    let sums = biased(s, e, first, acc);
     let row = e.to.map_or(row, |to| to[row]);
-    let (v, at, count) = if e.gated {
-        let [gate, up] = s.halves(all);
-        let v = s.mul(math::apply(s, e.activation, gate), up);
-        ([v, v], row * e.n_out + first / 2, LANES)
-    } else {
-        let v = s.halves(math::apply(s.wide(), e.activation, all));
-        (v, row * e.n_out + first, UNIT.min(task.n - first))
-    };
     // SAFETY: outputs of this row and unit, which are this task's alone.
+    unsafe {
+        if e.gated {
+            let [gate, up] = s.halves(sums);
+            let v = s.mul(math::apply(s, e.activation, gate), up);
+            put(s, e, row * e.n_out + first / 2, LANES, s.join([v, v]));
+        } else {
+            let v = math::apply(s.wide(), e.activation, sums);
+            put(s, e, row * e.n_out + first, UNIT.min(task.n - first), v);
+        }
+    }
+}
+
+/// [`finish`] for units `unit` and `unit + 1` of a gated linear.
+///
+/// # Safety
+/// As for [`run`].
+#[inline(always)]
+unsafe fn finish_gates<S: Simd>(
+    s: S,
+    task: &LinearTask<'_>,
+    row: usize,
+    unit: usize,
+    acc: [&[f32; UNIT]; 2],
+) {
+    let e = task.epilogue;
+    let first = unit * UNIT;
+    let [gate, up] = s.halves(biased(s, e, first, acc[0]));
+    let [next_gate, next_up] = s.halves(biased(s, e, first + UNIT, acc[1]));
+    let gates = math::apply(s.wide(), e.activation, s.join([gate, next_gate]));
+    let row = e.to.map_or(row, |to| to[row]);
+    let v = s.wide().mul(gates, s.join([up, next_up]));
+    // SAFETY: outputs of this row and these units, which are this task's alone.
+    unsafe { put(s, e, row * e.n_out + first / 2, UNIT, v) };
+}
+
+/// The sums of a unit whose first row of the weight is `first`, and their bias.
+#[inline(always)]
+fn biased<S: Simd>(s: S, e: &Epilogue<'_>, first: usize, acc: &[f32; UNIT]) -> WideV<S> {
+    // SAFETY: there are 16 sums, one for each lane.
+    let sums = unsafe { s.wide().load(acc.as_ptr()) };
+    let Some(bias) = e.bias else { return sums };
+    let mut padded = [0.0; UNIT];
+    let bias = match bias.get(first..first + UNIT) {
+        Some(whole) => whole.as_ptr(),
+        None => {
+            let rest = bias.get(first..).unwrap_or(&[]);
+            padded[..rest.len()].copy_from_slice(rest);
+            padded.as_ptr()
+        }
+    };
+    // SAFETY: both hold 16 values.
+    s.wide().add(sums, unsafe { s.wide().load(bias) })
+}
+
+/// Stores the first `count` lanes, with the residual, from output `at` on.
+///
+/// # Safety
+/// No other thread touches these outputs meanwhile.
+#[inline(always)]
+unsafe fn put<S: Simd>(s: S, e: &Epilogue<'_>, at: usize, count: usize, v: WideV<S>) {
+    // SAFETY: the caller's contract.
     let out = unsafe { e.out.part(at, count) };
-    for (i, v) in v.into_iter().enumerate().take(count.div_ceil(LANES)) {
-        let y = match e.residual {
-            Some(residual) => s.add(v, s.load_some(&residual[at..at + count], i * LANES)),
-            None => v,
-        };
-        s.store_some(out, i * LANES, y);
+    let residual = e.residual.map(|residual| &residual[at..at + count]);
+    if count == UNIT {
+        // SAFETY: both hold 16 values.
+        unsafe {
+            let v = match residual {
+                Some(residual) => s.wide().add(v, s.wide().load(residual.as_ptr())),
+                None => v,
+            };
+            s.wide().store(out.as_mut_ptr(), v);
+        }
+        return;
+    }
+    for (i, v) in s.halves(v).into_iter().enumerate().take(count.div_ceil(LANES)) {
+        let v = residual.map_or(v, |residual| s.add(v, s.load_some(residual, i * LANES)));
+        s.store_some(out, i * LANES, v);
     }
 }

@@ -172,19 +172,30 @@ macro_rules! eight_lanes {
                 }
             }
             #[inline(always)]
-            fn sum_i8(self, q: &[i8; QUANT_BLOCK]) -> i32 {
+            unsafe fn store_block(self, q: &mut [i8; QUANT_BLOCK], v: [__m256; 4]) -> i32 {
                 // SAFETY: the token proves AVX2; the array holds 32 bytes.
                 unsafe {
-                    let bytes = _mm256_loadu_si256(q.as_ptr().cast());
-                    // Made unsigned by adding 128 to each, which the sum gives back.
-                    let bytes = _mm256_xor_si256(bytes, _mm256_set1_epi8(-128));
-                    let four = _mm256_sad_epu8(bytes, _mm256_setzero_si256());
-                    let two = _mm_add_epi64(
-                        _mm256_castsi256_si128(four),
-                        _mm256_extracti128_si256::<1>(four),
+                    let n = [
+                        _mm256_cvtps_epi32(v[0]),
+                        _mm256_cvtps_epi32(v[1]),
+                        _mm256_cvtps_epi32(v[2]),
+                        _mm256_cvtps_epi32(v[3]),
+                    ];
+                    let pairs = [_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3])];
+                    let bytes = _mm256_packs_epi16(pairs[0], pairs[1]);
+                    // Each half of the register was packed alone: fours of bytes back in order.
+                    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+                    let bytes = _mm256_permutevar8x32_epi32(bytes, order);
+                    _mm256_storeu_si256(q.as_mut_ptr().cast(), bytes);
+                    let eight = _mm256_add_epi32(
+                        _mm256_add_epi32(n[0], n[1]),
+                        _mm256_add_epi32(n[2], n[3]),
                     );
-                    let one = _mm_add_epi64(two, _mm_unpackhi_epi64(two, two));
-                    _mm_cvtsi128_si32(one) - 128 * QUANT_BLOCK as i32
+                    let (low, high) =
+                        (_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
+                    let four = _mm_add_epi32(low, high);
+                    let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b1110>(four));
+                    _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<1>(two)))
                 }
             }
         }

@@ -127,6 +127,14 @@ macro_rules! wide_in_one {
                 [_mm512_castps512_ps256(a), _mm256_castpd_ps(high)]
             }
         }
+        #[inline(always)]
+        fn join(self, [low, high]: [__m256; 2]) -> __m512 {
+            // SAFETY: the token proves AVX-512 F.
+            unsafe {
+                let low = _mm512_castps_pd(_mm512_castps256_ps512(low));
+                _mm512_castpd_ps(_mm512_insertf64x4::<1>(low, _mm256_castps_pd(high)))
+            }
+        }
     };
 }
 pub(super) use wide_in_one;

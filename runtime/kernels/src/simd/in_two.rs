@@ -96,6 +96,10 @@ macro_rules! wide_in_two {
         fn halves(self, a: [Self::V; 2]) -> [Self::V; 2] {
             a
         }
+        #[inline(always)]
+        fn join(self, halves: [Self::V; 2]) -> [Self::V; 2] {
+            halves
+        }
     };
 }
 pub(super) use wide_in_two;

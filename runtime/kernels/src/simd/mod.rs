@@ -79,6 +79,8 @@ pub(crate) trait Simd: Lanes {
     fn wide(self) -> Self::Wide;
     /// The first and the last eight lanes of a wide vector.
     fn halves(self, a: WideV<Self>) -> [Self::V; 2];
+    /// The wide vector with these halves.
+    fn join(self, halves: [Self::V; 2]) -> WideV<Self>;
 
     /// `((a0 + a4) + (a2 + a6)) + ((a1 + a5) + (a3 + a7))`.
     fn sum(self, a: Self::V) -> f32;
@@ -101,9 +103,16 @@ pub(crate) trait Simd: Lanes {
     unsafe fn store_i8(self, p: *mut i8, v: Self::V);
     /// The largest of `|a|` as bits, NaN counting as larger than infinity.
     fn max_abs_bits(self, a: [Self::V; 4]) -> u32;
-    /// The sum of a block's values.
+    /// A block of values as [`Simd::store_i8`] stores them; gives their sum.
+    ///
+    /// # Safety
+    /// As there, for 32 i8.
     #[inline(always)]
-    fn sum_i8(self, q: &[i8; QUANT_BLOCK]) -> i32 {
+    unsafe fn store_block(self, q: &mut [i8; QUANT_BLOCK], v: [Self::V; 4]) -> i32 {
+        for (i, v) in v.into_iter().enumerate() {
+            // SAFETY: each of the four takes 8 of the 32.
+            unsafe { self.store_i8(q.as_mut_ptr().add(i * LANES), v) };
+        }
         q.iter().map(|q| i32::from(*q)).sum()
     }
 

@@ -95,18 +95,29 @@ fn visible(call: &Call<'_>, row: usize) -> Range<usize> {
     start..end
 }
 
-/// The part of a block that a row of the call sees.
-fn visible_part(call: &Call<'_>, row: usize, block: usize) -> Range<usize> {
-    let (all, first) = (visible(call, row), block * KV_BLOCK);
-    let low = all.start.max(first) - first;
-    let high = all.end.min(first + KV_BLOCK).saturating_sub(first);
-    low.min(KV_BLOCK)..high
+/// What each row of a tile sees: the first position, and the one after the last.
+struct Seen {
+    first_row: usize,
+    rows: [(usize, usize); MAX_QUERIES],
 }
 
-/// How many of the rows from `row` up to `end` are like it.
-fn run_of<T: PartialEq>(row: usize, end: usize, of: impl Fn(usize) -> T) -> usize {
-    let same = of(row);
-    1 + (row + 1..end).take_while(|&next| of(next) == same).count()
+impl Seen {
+    fn new(call: &Call<'_>, tile: &Tile) -> Self {
+        let mut seen = Seen { first_row: tile.first_row, rows: [(0, 0); MAX_QUERIES] };
+        for (i, row) in seen.rows.iter_mut().enumerate().take(tile.rows) {
+            let Range { start, end } = visible(call, tile.first_row + i);
+            *row = (start, end);
+        }
+        seen
+    }
+
+    /// The part of a block that a row sees.
+    fn part(&self, row: usize, block: usize) -> Range<usize> {
+        let ((start, end), first) = (self.rows[row - self.first_row], block * KV_BLOCK);
+        let low = start.max(first) - first;
+        let high = end.min(first + KV_BLOCK).saturating_sub(first);
+        low.min(KV_BLOCK)..high
+    }
 }
 
 /// Memory for a block in f32, keys before values.
@@ -124,20 +135,24 @@ unsafe fn attend<S: Simd, const KIND: u8>(s: S, call: &Call<'_>, tile: &Tile) {
         unsafe { queries.result(q) }.fill(0.0);
     }
     let rows = tile.first_row..tile.first_row + tile.rows;
-    let start = rows.clone().map(|row| visible(call, row).start).min().unwrap_or(0);
-    let end = rows.clone().map(|row| visible(call, row).end).max().unwrap_or(0);
+    let seen = Seen::new(call, tile);
+    let start = seen.rows[..tile.rows].iter().map(|row| row.0).min().unwrap_or(0);
+    let end = seen.rows[..tile.rows].iter().map(|row| row.1).max().unwrap_or(0);
     let mut wide = Wide::uninit();
-    let sees = |row: usize, block: usize| !visible_part(call, row, block).is_empty();
+    let sees = |row: usize, block: usize| !seen.part(row, block).is_empty();
     let mut next = part_from(start / KV_BLOCK, end.div_ceil(KV_BLOCK), &rows, rows.start, sees);
     while let Some((block, row)) = next {
         // Rows of one span, or of sequences that share the block.
-        let count = run_of(row, rows.end, |row| {
-            sees(row, block).then(|| call.block(call.rows[row].span, block))
-        });
+        let (span, here) = (call.rows[row].span, call.block(call.rows[row].span, block));
+        let like = |row: &usize| {
+            let other = call.rows[*row].span;
+            sees(*row, block) && (other == span || call.block(other, block) == here)
+        };
+        let count = (row..rows.end).take_while(like).count();
         next = part_from(block, end.div_ceil(KV_BLOCK), &rows, row + count, sees);
         let part = Part { block, first_row: row, rows: count, ahead: next };
         // SAFETY: these rows are the tile's and see the block; so does the row of the part ahead.
-        unsafe { attend_block::<S, KIND>(s, &queries, &mut softmax, &mut wide, part) };
+        unsafe { attend_block::<S, KIND>(s, &queries, &seen, &mut softmax, &mut wide, part) };
     }
     for q in 0..tile.rows * tile.heads {
         let total = s.sum(s.load_some(&softmax.sum[q], 0));
@@ -182,6 +197,7 @@ struct Part {
 unsafe fn attend_block<S: Simd, const KIND: u8>(
     s: S,
     queries: &Queries<'_>,
+    seen: &Seen,
     softmax: &mut Softmax,
     wide: &mut Wide,
     part: Part,
@@ -207,8 +223,8 @@ unsafe fn attend_block<S: Simd, const KIND: u8>(
     };
     let (mut row, end) = (first_row, first_row + count);
     while row < end {
-        let part = visible_part(call, row, block);
-        let same = run_of(row, end, |row| visible_part(call, row, block));
+        let part = seen.part(row, block);
+        let same = (row..end).take_while(|&row| seen.part(row, block) == part).count();
         let q = (row - tile.first_row) * tile.heads;
         let q = q..q + same * tile.heads;
         // SAFETY: the block is as above, `part` lies within it, the queries exist.
@@ -313,11 +329,9 @@ impl Queries<'_> {
     /// No thread writes it meanwhile.
     #[inline(always)]
     unsafe fn query(&self, q: usize) -> *const f32 {
-        let p = self.call.params;
         let (row, head) = self.place(q);
-        let at = (row * (p.heads + p.kv_heads) + head) * p.head_dim;
         // SAFETY: the caller's contract.
-        unsafe { self.call.queries.part(at, p.head_dim) }.as_ptr()
+        unsafe { self.call.query(row, head) }.as_ptr()
     }
 
     /// The result of query `q`.

@@ -139,7 +139,7 @@ pub(crate) struct Call<'a> {
     rows: &'a [Row],
     store: Store<'a>,
     layout: HeadLayout,
-    /// `[T, heads + kv_heads, head_dim]`: queries and keys after norm and rotation.
+    /// `[T, heads + kv_heads, head_dim]`: queries and keys after norm and rotation; unused without.
     queries: &'a SharedRows<'a>,
     out: &'a SharedRows<'a>,
 }
@@ -163,6 +163,29 @@ impl Call<'_> {
                 // Within the call's local blocks, which hold every span's.
                 start.wrapping_add((first + block) * self.layout.end())
             }
+        }
+    }
+
+    /// Whether queries and keys are normalised or turned.
+    fn changes(&self) -> bool {
+        self.q_norm.is_some() || self.k_norm.is_some() || self.rope.is_some()
+    }
+
+    /// Query `head` of row `row`, as it asks.
+    ///
+    /// # Safety
+    /// No thread writes it meanwhile.
+    #[inline(always)]
+    unsafe fn query(&self, row: usize, head: usize) -> &[f32] {
+        let p = self.params;
+        let dim = p.head_dim;
+        if self.changes() {
+            // SAFETY: the caller's contract.
+            return unsafe { self.queries.part((row * (p.heads + p.kv_heads) + head) * dim, dim) };
+        }
+        match self.qkv {
+            Qkv::Fused(x) => &x[(row * (p.heads + 2 * p.kv_heads) + head) * dim..][..dim],
+            Qkv::Separate { q, .. } => &q[(row * p.heads + head) * dim..][..dim],
         }
     }
 

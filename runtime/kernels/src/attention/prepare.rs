@@ -69,8 +69,8 @@ pub(crate) struct PrepareTask<'a> {
     pub rows: Range<usize>,
 }
 
-/// Fills the rows' queries and keys in the call's buffer and stores keys and values; rows of no
-/// span get a zero result.
+/// Fills the rows' queries and keys in the call's buffer, where they are changed, and stores keys and
+/// values; rows of no span get a zero result.
 ///
 /// # Safety
 /// The task's rows are this thread's alone, and the positions of their spans have blocks that no
@@ -101,7 +101,10 @@ pub(crate) unsafe fn prepare_task<S: Simd>(s: S, task: &PrepareTask<'_>) {
         };
         let width = q_width + kv_width;
         // SAFETY: the row is this thread's alone.
-        let prepared = unsafe { call.queries.part(row * width, width) };
+        let prepared = match call.changes() {
+            true => unsafe { call.queries.part(row * width, width) },
+            false => &mut [],
+        };
         let heads = q.chunks_exact(dim).chain(k.chunks_exact(dim));
         for (h, (x, y)) in heads.zip(prepared.chunks_exact_mut(dim)).enumerate() {
             let weight = if h < p.heads { call.q_norm } else { call.k_norm };
@@ -123,7 +126,7 @@ pub(crate) unsafe fn prepare_task<S: Simd>(s: S, task: &PrepareTask<'_>) {
         }
         let position = before + place.index;
         let block = call.block(place.span, position / KV_BLOCK);
-        let keys = prepared[q_width..].chunks_exact(dim);
+        let keys = prepared.get(q_width..).unwrap_or(k).chunks_exact(dim);
         for (h, (key, value)) in keys.zip(v.chunks_exact(dim)).enumerate() {
             // SAFETY: the block exists and fits the layout; the position is this row's alone.
             unsafe { call.layout.head(block, h).store(s, position % KV_BLOCK, key, value) };

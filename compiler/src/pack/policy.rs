@@ -14,7 +14,7 @@ pub enum Quant {
     F32,
     /// Every matrix in f16.
     F16,
-    /// Every matrix in q8, but an encoder's query, key and value projections in f16.
+    /// Every matrix in q8.
     Q8,
     /// Matrices in 4 bits (with minima where the checkpoint has them), but embedding, head and
     /// an encoder's projections of its normalised stream in q8.
@@ -95,7 +95,6 @@ pub fn choose_format(quant: Quant, used: WeightUse, storage: Option<BlockType>) 
     PackFormat::linear(match quant {
         Quant::F32 => Values::F32,
         Quant::F16 => Values::F16,
-        Quant::Q8 if used.encoder_stream == Some(StreamUse::Attention) => Values::F16,
         Quant::Q8 => Values::Q8,
         Quant::Q4 if used.embedding_or_head || used.encoder_stream.is_some() => Values::Q8,
         Quant::Q4 => four_bits,
@@ -161,9 +160,10 @@ mod tests {
     fn projections_of_an_encoders_stream_get_more_bits() {
         let stream = |s| WeightUse { encoder_stream: Some(s), ..WeightUse::default() };
         let values = |quant, s| choose_format(quant, stream(s), Some(BlockType::F32)).values;
-        assert_eq!(values(Quant::Q8, StreamUse::Attention), Values::F16);
-        assert_eq!(values(Quant::Q8, StreamUse::Mlp), Values::Q8);
-        assert_eq!(values(Quant::Q4, StreamUse::Mlp), Values::Q8);
+        for quant in [Quant::Q8, Quant::Q4] {
+            assert_eq!(values(quant, StreamUse::Attention), Values::Q8);
+            assert_eq!(values(quant, StreamUse::Mlp), Values::Q8);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::elementwise::SharedRows;
 use crate::error::{Error, check_len};
 use crate::pool::Pool;
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Lanes, Simd, WIDE};
 use crate::table::Kernels;
 use limbeck_plan::NormKind;
 
@@ -53,40 +53,15 @@ pub fn norm(
     Ok(())
 }
 
-/// One row. Sums run in 8 lanes over the columns in order.
+/// One row.
 #[inline(always)]
 pub(crate) fn norm_row<S: Simd>(s: S, args: &NormArgs<'_>, x: &[f32], out: &mut [f32]) {
     let count = x.len() as f32;
-    let (mean, scale) = match args.kind {
-        NormKind::Rms => {
-            let mut squares = s.splat(0.0);
-            for at in (0..x.len()).step_by(LANES) {
-                let v = s.load_some(x, at);
-                squares = s.fma(v, v, squares);
-            }
-            (0.0, 1.0 / (s.sum(squares) / count + args.eps).sqrt())
-        }
-        NormKind::Layer => {
-            let mut total = s.splat(0.0);
-            for at in (0..x.len()).step_by(LANES) {
-                total = s.add(total, s.load_some(x, at));
-            }
-            let mean = s.sum(total) / count;
-            let mut squares = s.splat(0.0);
-            let whole = x.len() / LANES * LANES;
-            for at in (0..whole).step_by(LANES) {
-                let v = s.sub(s.load_some(x, at), s.splat(mean));
-                squares = s.fma(v, v, squares);
-            }
-            let mut rest = [0.0; LANES];
-            for (r, x) in rest.iter_mut().zip(&x[whole..]) {
-                *r = x - mean;
-            }
-            let v = s.load_some(&rest, 0);
-            squares = s.fma(v, v, squares);
-            (mean, 1.0 / (s.sum(squares) / count + args.eps).sqrt())
-        }
+    let mean = match args.kind {
+        NormKind::Rms => 0.0,
+        NormKind::Layer => sum(s, x) / count,
     };
+    let scale = 1.0 / (squares(s, x, mean) / count + args.eps).sqrt();
     let (mean, scale) = (s.splat(mean), s.splat(scale));
     for at in (0..x.len()).step_by(LANES) {
         let v = s.mul(s.sub(s.load_some(x, at), mean), scale);
@@ -97,4 +72,51 @@ pub(crate) fn norm_row<S: Simd>(s: S, args: &NormArgs<'_>, x: &[f32], out: &mut 
         };
         s.store_some(out, at, y);
     }
+}
+
+/// Columns that sums go through at a time, in two wide vectors; of what is left over, each vector of
+/// eight lanes goes to the first half of the first.
+const STEP: usize = 2 * WIDE;
+
+/// The sum of a row.
+#[inline(always)]
+fn sum<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let mut sums = [s.wide().splat(0.0); 2];
+    let (steps, rest) = x.as_chunks::<STEP>();
+    for step in steps {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: a step holds two wide vectors.
+            *sum = s.wide().add(*sum, unsafe { s.wide().load(step.as_ptr().add(i * WIDE)) });
+        }
+    }
+    let [mut low, high] = s.halves(s.wide().add(sums[0], sums[1]));
+    for at in (0..rest.len()).step_by(LANES) {
+        low = s.add(low, s.load_some(rest, at));
+    }
+    s.sum(s.add(low, high))
+}
+
+/// The sum of a row's squared distances from `mean`.
+#[inline(always)]
+fn squares<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
+    let wide_mean = s.wide().splat(mean);
+    let mut sums = [s.wide().splat(0.0); 2];
+    let (steps, rest) = x.as_chunks::<STEP>();
+    for step in steps {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: a step holds two wide vectors.
+            let v = unsafe { s.wide().load(step.as_ptr().add(i * WIDE)) };
+            let v = s.wide().sub(v, wide_mean);
+            *sum = s.wide().fma(v, v, *sum);
+        }
+    }
+    let [mut low, high] = s.halves(s.wide().add(sums[0], sums[1]));
+    for x in rest.chunks(LANES) {
+        // What is not there is at the mean.
+        let mut padded = [mean; LANES];
+        padded[..x.len()].copy_from_slice(x);
+        let v = s.sub(s.load_some(&padded, 0), s.splat(mean));
+        low = s.fma(v, v, low);
+    }
+    s.sum(s.add(low, high))
 }

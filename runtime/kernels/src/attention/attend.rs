@@ -331,7 +331,7 @@ impl Queries<'_> {
     unsafe fn query(&self, q: usize) -> *const f32 {
         let (row, head) = self.place(q);
         // SAFETY: the caller's contract.
-        unsafe { self.call.query(row, head) }.as_ptr()
+        unsafe { self.call.asked(row, head) }.as_ptr()
     }
 
     /// The result of query `q`.

@@ -39,6 +39,22 @@ pub enum Qkv<'a> {
     },
 }
 
+impl<'a> Qkv<'a> {
+    /// Head `head` of row `row`, `[head_dim]`: queries first, then keys, then values.
+    #[inline(always)]
+    fn head(self, p: &Attention, row: usize, head: usize) -> &'a [f32] {
+        let (x, heads, head) = match self {
+            Qkv::Fused(x) => (x, p.heads + 2 * p.kv_heads, head),
+            Qkv::Separate { q, .. } if head < p.heads => (q, p.heads, head),
+            Qkv::Separate { k, .. } if head < p.heads + p.kv_heads => {
+                (k, p.kv_heads, head - p.heads)
+            }
+            Qkv::Separate { v, .. } => (v, p.kv_heads, head - p.heads - p.kv_heads),
+        };
+        &x[(row * heads + head) * p.head_dim..][..p.head_dim]
+    }
+}
+
 /// A run of rows of a call that are neighbours in one sequence. Rows that belong to no span get
 /// zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,22 +187,19 @@ impl Call<'_> {
         self.q_norm.is_some() || self.k_norm.is_some() || self.rope.is_some()
     }
 
-    /// Query `head` of row `row`, as it asks.
+    /// Head `head` of row `row`'s queries and keys, after norm and rotation.
     ///
     /// # Safety
     /// No thread writes it meanwhile.
     #[inline(always)]
-    unsafe fn query(&self, row: usize, head: usize) -> &[f32] {
+    unsafe fn asked(&self, row: usize, head: usize) -> &[f32] {
         let p = self.params;
-        let dim = p.head_dim;
-        if self.changes() {
-            // SAFETY: the caller's contract.
-            return unsafe { self.queries.part((row * (p.heads + p.kv_heads) + head) * dim, dim) };
+        if !self.changes() {
+            return self.qkv.head(p, row, head);
         }
-        match self.qkv {
-            Qkv::Fused(x) => &x[(row * (p.heads + 2 * p.kv_heads) + head) * dim..][..dim],
-            Qkv::Separate { q, .. } => &q[(row * p.heads + head) * dim..][..dim],
-        }
+        let at = (row * (p.heads + p.kv_heads) + head) * p.head_dim;
+        // SAFETY: the caller's contract.
+        unsafe { self.queries.part(at, p.head_dim) }
     }
 
     /// Positions of span `span` that exist as keys, and the position of its first row among them.

@@ -1,6 +1,6 @@
 //! Before attending: norm and rotation of queries and keys, storing of keys and values.
 
-use super::{Call, Qkv, Span};
+use super::{Call, Span};
 use crate::kv::KV_BLOCK;
 use crate::norm::{NormArgs, norm_row};
 use crate::simd::Simd;
@@ -78,58 +78,68 @@ pub(crate) struct PrepareTask<'a> {
 #[inline(always)]
 pub(crate) unsafe fn prepare_task<S: Simd>(s: S, task: &PrepareTask<'_>) {
     let call = task.call;
-    let p = call.params;
-    let dim = p.head_dim;
-    let (q_width, kv_width) = (p.heads * dim, p.kv_heads * dim);
     for row in task.rows.clone() {
-        let place = call.rows[row];
-        if place.span == usize::MAX {
-            // SAFETY: the row is this thread's alone.
-            unsafe { call.out.part(row * q_width, q_width) }.fill(0.0);
-            continue;
-        }
-        let (q, k, v) = match call.qkv {
-            Qkv::Fused(x) => {
-                let x = &x[row * (q_width + 2 * kv_width)..][..q_width + 2 * kv_width];
-                (&x[..q_width], &x[q_width..q_width + kv_width], &x[q_width + kv_width..])
+        // SAFETY: the caller's contract.
+        unsafe {
+            if call.rows[row].span == usize::MAX {
+                let width = call.params.heads * call.params.head_dim;
+                call.out.part(row * width, width).fill(0.0);
+                continue;
             }
-            Qkv::Separate { q, k, v } => (
-                &q[row * q_width..][..q_width],
-                &k[row * kv_width..][..kv_width],
-                &v[row * kv_width..][..kv_width],
-            ),
-        };
-        let width = q_width + kv_width;
-        // SAFETY: the row is this thread's alone.
-        let prepared = match call.changes() {
-            true => unsafe { call.queries.part(row * width, width) },
-            false => &mut [],
-        };
-        let heads = q.chunks_exact(dim).chain(k.chunks_exact(dim));
-        for (h, (x, y)) in heads.zip(prepared.chunks_exact_mut(dim)).enumerate() {
-            let weight = if h < p.heads { call.q_norm } else { call.k_norm };
-            match (p.qk_norm_eps, weight) {
-                (Some(eps), Some(weight)) => {
-                    let norm = NormArgs { kind: NormKind::Rms, weight, bias: None, eps };
-                    norm_row(s, &norm, x, y);
-                }
-                _ => y.copy_from_slice(x),
+            if call.changes() {
+                change(s, call, row);
             }
-            if let (Some(rope), Some(table)) = (&p.rope, call.rope) {
-                let (cos, sin) = table.row(row);
-                turn(rope.style, &mut y[..rope.rotary_dim], cos, sin);
+            keep(s, call, row);
+        }
+    }
+}
+
+/// Norm and rotation of a row's queries and keys.
+///
+/// # Safety
+/// The row is this thread's alone.
+#[inline(always)]
+unsafe fn change<S: Simd>(s: S, call: &Call<'_>, row: usize) {
+    let p = call.params;
+    let width = (p.heads + p.kv_heads) * p.head_dim;
+    // SAFETY: the caller's contract.
+    let changed = unsafe { call.queries.part(row * width, width) };
+    for (h, y) in changed.chunks_exact_mut(p.head_dim).enumerate() {
+        let x = call.qkv.head(p, row, h);
+        let weight = if h < p.heads { call.q_norm } else { call.k_norm };
+        match (p.qk_norm_eps, weight) {
+            (Some(eps), Some(weight)) => {
+                let norm = NormArgs { kind: NormKind::Rms, weight, bias: None, eps };
+                norm_row(s, &norm, x, y);
             }
+            _ => y.copy_from_slice(x),
         }
-        let (_, before) = call.keys(place.span);
-        if !p.causal && place.index >= call.spans[place.span].keys {
-            continue;
+        if let (Some(rope), Some(table)) = (&p.rope, call.rope) {
+            let (cos, sin) = table.row(row);
+            turn(rope.style, &mut y[..rope.rotary_dim], cos, sin);
         }
-        let position = before + place.index;
-        let block = call.block(place.span, position / KV_BLOCK);
-        let keys = prepared.get(q_width..).unwrap_or(k).chunks_exact(dim);
-        for (h, (key, value)) in keys.zip(v.chunks_exact(dim)).enumerate() {
-            // SAFETY: the block exists and fits the layout; the position is this row's alone.
-            unsafe { call.layout.head(block, h).store(s, position % KV_BLOCK, key, value) };
+    }
+}
+
+/// Stores the keys and values of a row of a span, where the row is a key.
+///
+/// # Safety
+/// The row is this thread's alone; its position has a block, and no other row has the same.
+#[inline(always)]
+unsafe fn keep<S: Simd>(s: S, call: &Call<'_>, row: usize) {
+    let (p, place) = (call.params, call.rows[row]);
+    if !p.causal && place.index >= call.spans[place.span].keys {
+        return;
+    }
+    let (_, before) = call.keys(place.span);
+    let position = before + place.index;
+    let block = call.block(place.span, position / KV_BLOCK);
+    for head in 0..p.kv_heads {
+        // SAFETY: the caller's contract; the block fits the layout.
+        unsafe {
+            let key = call.asked(row, p.heads + head);
+            let value = call.qkv.head(p, row, p.heads + p.kv_heads + head);
+            call.layout.head(block, head).store(s, position % KV_BLOCK, key, value);
         }
     }
 }

@@ -17,9 +17,14 @@ use limbeck_plan::{Activation, Layout, PackFormat, Values};
 use crate::isa::{Avx2, Avx512};
 #[cfg(target_arch = "x86_64")]
 use crate::linear::{
-    Avx2Channels, Avx2Quads, Avx512Channels, Avx512Panels, Avx512Quads, find_active_avx2,
+    Avx2Channels, Avx512Channels, Avx512Panels, Avx512Quads, Quads, find_active_avx2,
     find_active_avx512, retile_sse,
 };
+
+#[cfg(target_arch = "aarch64")]
+use crate::isa::{Neon, NeonDotprod, NeonI8mm};
+#[cfg(target_arch = "aarch64")]
+use crate::linear::{NeonChannels, Quads, retile_neon};
 
 /// What a kernel computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,8 +78,6 @@ enum Function {
     Gains(unsafe fn(&[f32], Gate<'_>, &mut [f32])),
     AttentionPrepare(unsafe fn(&PrepareTask<'_>)),
     Attend(unsafe fn(&AttendTask<'_>)),
-    /// The instruction set is named, but has no kernel here.
-    Unwritten,
 }
 
 /// One row of the [`kernel_table`].
@@ -110,9 +113,9 @@ impl KernelRow {
         self.name
     }
 
-    /// Whether there is a kernel and this CPU can run it.
+    /// Whether this CPU can run it.
     pub fn available(&self) -> bool {
-        !matches!(self.function, Function::Unwritten) && self.isa.available()
+        self.isa.available()
     }
 }
 
@@ -221,7 +224,7 @@ macro_rules! entries {
 
 #[cfg(target_arch = "x86_64")]
 entries!(
-    avx2, Isa::Avx2, "avx2", Avx2::assume(), Panels, Avx2Quads,
+    avx2, Isa::Avx2, "avx2", Avx2::assume(), Panels, Quads,
     Avx2Channels, find_active_avx2, retile_sse,
     #[target_feature(enable = "avx2,fma,f16c")]
 );
@@ -230,6 +233,24 @@ entries!(
     avx512, Isa::Avx512Vnni, "avx512-vnni", Avx512::assume(), Avx512Panels, Avx512Quads,
     Avx512Channels, find_active_avx512, retile_sse,
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+);
+#[cfg(target_arch = "aarch64")]
+entries!(
+    neon, Isa::Neon, "neon", Neon::assume(), Panels, Quads,
+    NeonChannels, find_active, retile_neon,
+    #[target_feature(enable = "neon")]
+);
+#[cfg(target_arch = "aarch64")]
+entries!(
+    neon_dotprod, Isa::NeonDotprod, "neon-dotprod", NeonDotprod::assume(), Panels, Quads,
+    NeonChannels, find_active, retile_neon,
+    #[target_feature(enable = "neon,dotprod")]
+);
+#[cfg(target_arch = "aarch64")]
+entries!(
+    neon_i8mm, Isa::NeonI8mm, "neon-i8mm", NeonI8mm::assume(), Panels, Quads,
+    NeonChannels, find_active, retile_neon,
+    #[target_feature(enable = "neon,dotprod,i8mm")]
 );
 entries!(
     portable,
@@ -243,41 +264,18 @@ entries!(
     retile_portable
 );
 
-/// Rows of instruction sets whose kernels are not written.
-macro_rules! unwritten {
-    ($($isa:ident $prefix:literal),*) => {
-        &[$(
-            unwritten!(@row $isa, $prefix, "f32", F32),
-            unwritten!(@row $isa, $prefix, "f16", F16),
-            unwritten!(@row $isa, $prefix, "q8", Q8),
-            unwritten!(@row $isa, $prefix, "q4", Q4),
-            unwritten!(@row $isa, $prefix, "q4m", Q4m),
-        )*]
-    };
-    (@row $isa:ident, $prefix:literal, $name:literal, $values:ident) => {
-        KernelRow {
-            op: KernelOp::Linear,
-            values: Some(Values::$values),
-            isa: Isa::$isa,
-            name: concat!($prefix, "-", $name),
-            function: Function::Unwritten,
-        }
-    };
-}
-
-const UNWRITTEN: &[KernelRow] = unwritten!(
-    Neon "neon",
-    NeonDotprod "neon-dotprod",
-    NeonI8mm "neon-i8mm"
-);
-
 const PARTS: &[&[KernelRow]] = &[
     #[cfg(target_arch = "x86_64")]
     avx512::ROWS,
     #[cfg(target_arch = "x86_64")]
     avx2::ROWS,
+    #[cfg(target_arch = "aarch64")]
+    neon_i8mm::ROWS,
+    #[cfg(target_arch = "aarch64")]
+    neon_dotprod::ROWS,
+    #[cfg(target_arch = "aarch64")]
+    neon::ROWS,
     portable::ROWS,
-    UNWRITTEN,
 ];
 
 /// Every row of the table, for tests and benchmarks. Rows that are not
@@ -328,7 +326,7 @@ fn channel_slot(values: Values) -> usize {
 }
 
 impl Kernels {
-    /// The best instruction set that this CPU has and that has kernels.
+    /// The best instruction set that this CPU has.
     pub fn detect() -> Kernels {
         let best = Isa::ALL.iter().find(|isa| isa.available());
         Self::of(best.copied().unwrap_or(Isa::Portable))
@@ -337,7 +335,7 @@ impl Kernels {
     /// The instruction set of that name ([`Isa::name`]).
     ///
     /// # Errors
-    /// `Isa` when the name is unknown, the CPU lacks it, or it has no kernels.
+    /// `Isa` when the name is unknown or the CPU lacks it.
     pub fn with_isa(name: &str) -> Result<Kernels, Error> {
         let names = || {
             let names: Vec<&str> =
@@ -404,7 +402,6 @@ impl Kernels {
                 (Function::AttentionPrepare(f), _) => kernels.prepare = f,
                 (Function::Attend(f), _) => kernels.attend = f,
                 (Function::Linear(_) | Function::Channels(_), None) => {}
-                (Function::Unwritten, _) => {}
             }
         }
         kernels
@@ -519,8 +516,12 @@ mod tests {
                 let rows = kernel_table().filter(|r| {
                     r.op == KernelOp::Linear && r.isa == *isa && r.values == Some(values)
                 });
-                let x86_only = [Isa::Avx2, Isa::Avx512Vnni].contains(isa);
-                let expected = usize::from(!x86_only || cfg!(target_arch = "x86_64"));
+                let here = match isa {
+                    Isa::Avx2 | Isa::Avx512Vnni => cfg!(target_arch = "x86_64"),
+                    Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => cfg!(target_arch = "aarch64"),
+                    Isa::Portable => true,
+                };
+                let expected = usize::from(here);
                 assert_eq!(rows.count(), expected, "{isa} {values:?}");
             }
         }
@@ -529,7 +530,8 @@ mod tests {
     #[test]
     fn an_instruction_set_is_chosen_by_name_or_refused_by_name() {
         assert_eq!(Kernels::with_isa("portable").unwrap().isa(), Isa::Portable);
-        for bad in ["neon-i8mm", "sse9"] {
+        let elsewhere = if cfg!(target_arch = "x86_64") { "neon-i8mm" } else { "avx2" };
+        for bad in [elsewhere, "sse9"] {
             let e = Kernels::with_isa(bad).unwrap_err();
             assert_eq!(e.kind(), ErrorKind::Isa);
             assert!(e.to_string().contains(bad) && e.to_string().contains("portable"), "{e}");

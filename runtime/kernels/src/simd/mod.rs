@@ -6,7 +6,12 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
+
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::{prefetch, widen_halves};
 
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 8;
@@ -67,7 +72,7 @@ pub(crate) trait Simd: Copy {
     /// Sixteen f32, for the loops where most time is spent. Each lane has the bits that it would
     /// have in a `V`.
     type W: Copy;
-    /// Vector registers.
+    /// How many `V` the registers hold.
     const REGISTERS: usize;
 
     fn splat(self, v: f32) -> Self::V;

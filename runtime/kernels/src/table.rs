@@ -125,7 +125,8 @@ impl std::fmt::Debug for KernelRow {
     }
 }
 
-/// Entry points of one instruction set, and their table rows.
+/// Entry points of one instruction set, and their table rows. With `like BASE`, only products with
+/// quantised weights are its own; the other entry points are those of the module `BASE`.
 macro_rules! entries {
     (
         $module:ident, $isa:expr, $prefix:literal, $token:expr, $panels:ident, $quads:ident,
@@ -138,13 +139,7 @@ macro_rules! entries {
             entries!(@fns [$(#[$feature])?] $token,
                 linear_f32(task: &LinearTask<'_>) = run_linear($panels::<false>, task);
                 linear_f16(task: &LinearTask<'_>) = run_linear($panels::<true>, task);
-                linear_q8(task: &LinearTask<'_>) = run_linear($quads::<Q8>, task);
-                linear_q4(task: &LinearTask<'_>) = run_linear($quads::<Q4>, task);
-                linear_q4m(task: &LinearTask<'_>) = run_linear($quads::<Q4M>, task);
                 channels_f16(task: &ChannelTask<'_>) = run_float_channels(task);
-                channels_q8(task: &ChannelTask<'_>) = run_channels($channels::<Q8>, task);
-                channels_q4(task: &ChannelTask<'_>) = run_channels($channels::<Q4>, task);
-                channels_q4m(task: &ChannelTask<'_>) = run_channels($channels::<Q4M>, task);
                 find(task: &mut FindTask<'_>) = $find(task);
                 keep(weights: &[f32], threshold: f32, x: &mut [f32]) -> usize
                     = keep_row(weights, threshold, x);
@@ -161,39 +156,67 @@ macro_rules! entries {
                 prepare(task: &PrepareTask<'_>) = prepare_task(task);
                 attend(task: &AttendTask<'_>) = attend_task(task);
             );
-
-            pub(super) const ROWS: &[KernelRow] = &[
-                entries!(@row $isa, $prefix, "f32", Linear, Some(Values::F32), linear_f32),
-                entries!(@row $isa, $prefix, "f16", Linear, Some(Values::F16), linear_f16),
-                entries!(@row $isa, $prefix, "q8", Linear, Some(Values::Q8), linear_q8),
-                entries!(@row $isa, $prefix, "q4", Linear, Some(Values::Q4), linear_q4),
-                entries!(@row $isa, $prefix, "q4m", Linear, Some(Values::Q4m), linear_q4m),
-                entries!(
-                    @row $isa, $prefix, "channels-f16", Channels, Some(Values::F16), channels_f16
-                ),
-                entries!(
-                    @row $isa, $prefix, "channels-q8", Channels, Some(Values::Q8), channels_q8
-                ),
-                entries!(
-                    @row $isa, $prefix, "channels-q4", Channels, Some(Values::Q4), channels_q4
-                ),
-                entries!(
-                    @row $isa, $prefix, "channels-q4m", Channels, Some(Values::Q4m), channels_q4m
-                ),
-                entries!(@row $isa, $prefix, "find-active", FindActive, None, find),
-                entries!(@row $isa, $prefix, "keep", Keep, None, keep),
-                entries!(@row $isa, $prefix, "retile", Retile, None, $retile),
-                entries!(@row $isa, $prefix, "quantise", Quantise, None, quantise),
-                entries!(@row $isa, $prefix, "norm", Norm, None, norm),
-                entries!(@row $isa, $prefix, "add", Add, None, add),
-                entries!(@row $isa, $prefix, "activate", Activate, None, activate),
-                entries!(@row $isa, $prefix, "gate", Gate, None, gate),
-                entries!(@row $isa, $prefix, "soft-cap", SoftCap, None, soft_cap),
-                entries!(@row $isa, $prefix, "gains", Gains, None, gains),
-                entries!(@row $isa, $prefix, "prepare", AttentionPrepare, None, prepare),
-                entries!(@row $isa, $prefix, "attend", Attend, None, attend),
-            ];
+            entries!(@quantised [$(#[$feature])?] $token, $quads, $channels);
+            entries!(@rows $isa, $prefix, $retile);
         }
+    };
+    (
+        $module:ident like $base:ident, $isa:expr, $prefix:literal, $token:expr, $quads:ident,
+        $channels:ident, $retile:ident, #[$feature:meta]
+    ) => {
+        mod $module {
+            use super::$base::{
+                activate, add, attend, channels_f16, find, gains, gate, keep, linear_f16,
+                linear_f32, norm, prepare, quantise, soft_cap,
+            };
+            use super::*;
+
+            entries!(@quantised [#[$feature]] $token, $quads, $channels);
+            entries!(@rows $isa, $prefix, $retile);
+        }
+    };
+    (@quantised $attributes:tt $token:expr, $quads:ident, $channels:ident) => {
+        entries!(@fns $attributes $token,
+            linear_q8(task: &LinearTask<'_>) = run_linear($quads::<Q8>, task);
+            linear_q4(task: &LinearTask<'_>) = run_linear($quads::<Q4>, task);
+            linear_q4m(task: &LinearTask<'_>) = run_linear($quads::<Q4M>, task);
+            channels_q8(task: &ChannelTask<'_>) = run_channels($channels::<Q8>, task);
+            channels_q4(task: &ChannelTask<'_>) = run_channels($channels::<Q4>, task);
+            channels_q4m(task: &ChannelTask<'_>) = run_channels($channels::<Q4M>, task);
+        );
+    };
+    (@rows $isa:expr, $prefix:literal, $retile:ident) => {
+        pub(super) const ROWS: &[KernelRow] = &[
+            entries!(@row $isa, $prefix, "f32", Linear, Some(Values::F32), linear_f32),
+            entries!(@row $isa, $prefix, "f16", Linear, Some(Values::F16), linear_f16),
+            entries!(@row $isa, $prefix, "q8", Linear, Some(Values::Q8), linear_q8),
+            entries!(@row $isa, $prefix, "q4", Linear, Some(Values::Q4), linear_q4),
+            entries!(@row $isa, $prefix, "q4m", Linear, Some(Values::Q4m), linear_q4m),
+            entries!(
+                @row $isa, $prefix, "channels-f16", Channels, Some(Values::F16), channels_f16
+            ),
+            entries!(
+                @row $isa, $prefix, "channels-q8", Channels, Some(Values::Q8), channels_q8
+            ),
+            entries!(
+                @row $isa, $prefix, "channels-q4", Channels, Some(Values::Q4), channels_q4
+            ),
+            entries!(
+                @row $isa, $prefix, "channels-q4m", Channels, Some(Values::Q4m), channels_q4m
+            ),
+            entries!(@row $isa, $prefix, "find-active", FindActive, None, find),
+            entries!(@row $isa, $prefix, "keep", Keep, None, keep),
+            entries!(@row $isa, $prefix, "retile", Retile, None, $retile),
+            entries!(@row $isa, $prefix, "quantise", Quantise, None, quantise),
+            entries!(@row $isa, $prefix, "norm", Norm, None, norm),
+            entries!(@row $isa, $prefix, "add", Add, None, add),
+            entries!(@row $isa, $prefix, "activate", Activate, None, activate),
+            entries!(@row $isa, $prefix, "gate", Gate, None, gate),
+            entries!(@row $isa, $prefix, "soft-cap", SoftCap, None, soft_cap),
+            entries!(@row $isa, $prefix, "gains", Gains, None, gains),
+            entries!(@row $isa, $prefix, "prepare", AttentionPrepare, None, prepare),
+            entries!(@row $isa, $prefix, "attend", Attend, None, attend),
+        ];
     };
     (@fns $attributes:tt $token:expr, $(
         $name:ident $args:tt $(-> $result:ty)? = $path:ident $pass:tt;
@@ -242,14 +265,14 @@ entries!(
 );
 #[cfg(target_arch = "aarch64")]
 entries!(
-    neon_dotprod, Isa::NeonDotprod, "neon-dotprod", NeonDotprod::assume(), Panels, Quads,
-    NeonChannels, find_active, retile_neon,
+    neon_dotprod like neon, Isa::NeonDotprod, "neon-dotprod", NeonDotprod::assume(), Quads,
+    NeonChannels, retile_neon,
     #[target_feature(enable = "neon,dotprod")]
 );
 #[cfg(target_arch = "aarch64")]
 entries!(
-    neon_i8mm, Isa::NeonI8mm, "neon-i8mm", NeonI8mm::assume(), Panels, Quads,
-    NeonChannels, find_active, retile_neon,
+    neon_i8mm like neon, Isa::NeonI8mm, "neon-i8mm", NeonI8mm::assume(), Quads,
+    NeonChannels, retile_neon,
     #[target_feature(enable = "neon,dotprod,i8mm")]
 );
 entries!(

@@ -153,8 +153,8 @@ pub(crate) unsafe fn run<S: Simd, T: Tile<S>>(s: S, tile: T, task: &LinearTask<'
                 match take {
                     // Tiles that no kernel has are no code.
                     7.. if T::UNIT_ROWS > 6 => tall(s, tile, task, row, held, take, &mut acc),
-                    6 => tile.one_unit::<6>(s, task, row, held, &mut acc),
-                    5 => tile.one_unit::<5>(s, task, row, held, &mut acc),
+                    6 if T::UNIT_ROWS > 5 => tile.one_unit::<6>(s, task, row, held, &mut acc),
+                    5 if T::UNIT_ROWS > 4 => tile.one_unit::<5>(s, task, row, held, &mut acc),
                     4 => tile.one_unit::<4>(s, task, row, held, &mut acc),
                     3 => tile.one_unit::<3>(s, task, row, held, &mut acc),
                     2 => tile.one_unit::<2>(s, task, row, held, &mut acc),

@@ -15,7 +15,7 @@ pub enum Isa {
     Neon,
     /// AArch64 NEON with the dot-product instructions.
     NeonDotprod,
-    /// AArch64 NEON with the 8-bit integer matrix instructions.
+    /// AArch64 NEON with the dot-product and the 8-bit integer matrix instructions.
     NeonI8mm,
 }
 
@@ -41,7 +41,7 @@ impl Isa {
         Isa::ALL.iter().copied().find(|isa| isa.name() == name)
     }
 
-    /// Whether this CPU has it and this crate has kernels for it.
+    /// Whether this CPU has it.
     pub fn available(self) -> bool {
         match self {
             Isa::Portable => true,
@@ -49,6 +49,12 @@ impl Isa {
             Isa::Avx2 => Avx2::new().is_some(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => Avx512::new().is_some(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => Neon::new().is_some(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod => NeonDotprod::new().is_some(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => NeonI8mm::new().is_some(),
             _ => false,
         }
     }
@@ -125,6 +131,48 @@ impl Avx512 {
     }
 }
 
+/// A token of AArch64: what it proves, its name, and its features.
+#[cfg(target_arch = "aarch64")]
+macro_rules! arm_token {
+    ($(#[$doc:meta])* $token:ident: $($feature:tt),*) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $token(());
+
+        impl $token {
+            /// The token, if this CPU has the features.
+            pub fn new() -> Option<Self> {
+                ($(std::arch::is_aarch64_feature_detected!($feature))&&*).then_some(Self(()))
+            }
+
+            /// The token without asking the CPU.
+            ///
+            /// # Safety
+            /// The CPU has the features.
+            #[inline(always)]
+            pub(crate) unsafe fn assume() -> Self {
+                Self(())
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "aarch64")]
+arm_token! {
+    /// Proof that this CPU has NEON.
+    Neon: "neon"
+}
+#[cfg(target_arch = "aarch64")]
+arm_token! {
+    /// Proof that this CPU has NEON and its dot-product instructions.
+    NeonDotprod: "neon", "dotprod"
+}
+#[cfg(target_arch = "aarch64")]
+arm_token! {
+    /// Proof that this CPU has what [`NeonDotprod`] proves and the 8-bit integer matrix instructions.
+    NeonI8mm: "neon", "dotprod", "i8mm"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,8 +186,13 @@ mod tests {
     }
 
     #[test]
-    fn unwritten_kernels_are_not_available() {
+    fn only_instruction_sets_of_this_architecture_are_available() {
         assert!(Isa::Portable.available());
-        assert!(!Isa::NeonI8mm.available());
+        for arm in [Isa::Neon, Isa::NeonDotprod, Isa::NeonI8mm] {
+            assert!(cfg!(target_arch = "aarch64") || !arm.available(), "{arm}");
+        }
+        for x86 in [Isa::Avx2, Isa::Avx512Vnni] {
+            assert!(cfg!(target_arch = "x86_64") || !x86.available(), "{x86}");
+        }
     }
 }

@@ -42,6 +42,8 @@ pub use error::{Error, ErrorKind};
 #[cfg(target_arch = "x86_64")]
 pub use isa::Avx2;
 pub use isa::{Isa, Portable};
+#[cfg(target_arch = "aarch64")]
+pub use isa::{Neon, NeonDotprod, NeonI8mm};
 pub use kv::{KV_BLOCK, KvCache, KvConfig, KvLayer, KvType, SeqId};
 pub use linear::{LinearArgs, LinearScratch, Sparsity, SparsityRead, linear, sparse_linear};
 pub use norm::{NormArgs, norm};

@@ -17,9 +17,14 @@ use limbeck_plan::{Activation, Layout, PackFormat, Values};
 use crate::isa::{Avx2, Avx512};
 #[cfg(target_arch = "x86_64")]
 use crate::linear::{
-    Avx2Channels, Avx2Quads, Avx512Channels, Avx512Panels, Avx512Quads, find_active_avx2,
+    Avx2Channels, Avx512Channels, Avx512Panels, Avx512Quads, Quads, find_active_avx2,
     find_active_avx512, retile_sse,
 };
+
+#[cfg(target_arch = "aarch64")]
+use crate::isa::{Neon, NeonDotprod, NeonI8mm};
+#[cfg(target_arch = "aarch64")]
+use crate::linear::{NeonChannels, Quads, retile_neon};
 
 /// What a kernel computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,8 +78,6 @@ enum Function {
     Gains(unsafe fn(&[f32], Gate<'_>, &mut [f32])),
     AttentionPrepare(unsafe fn(&PrepareTask<'_>)),
     Attend(unsafe fn(&AttendTask<'_>)),
-    /// The instruction set is named, but has no kernel here.
-    Unwritten,
 }
 
 /// One row of the [`kernel_table`].
@@ -110,9 +113,9 @@ impl KernelRow {
         self.name
     }
 
-    /// Whether there is a kernel and this CPU can run it.
+    /// Whether this CPU can run it.
     pub fn available(&self) -> bool {
-        !matches!(self.function, Function::Unwritten) && self.isa.available()
+        self.isa.available()
     }
 }
 
@@ -122,7 +125,8 @@ impl std::fmt::Debug for KernelRow {
     }
 }
 
-/// Entry points of one instruction set, and their table rows.
+/// Entry points of one instruction set, and their table rows. With `like BASE`, only products with
+/// quantised weights are its own; the other entry points are those of the module `BASE`.
 macro_rules! entries {
     (
         $module:ident, $isa:expr, $prefix:literal, $token:expr, $panels:ident, $quads:ident,
@@ -135,13 +139,7 @@ macro_rules! entries {
             entries!(@fns [$(#[$feature])?] $token,
                 linear_f32(task: &LinearTask<'_>) = run_linear($panels::<false>, task);
                 linear_f16(task: &LinearTask<'_>) = run_linear($panels::<true>, task);
-                linear_q8(task: &LinearTask<'_>) = run_linear($quads::<Q8>, task);
-                linear_q4(task: &LinearTask<'_>) = run_linear($quads::<Q4>, task);
-                linear_q4m(task: &LinearTask<'_>) = run_linear($quads::<Q4M>, task);
                 channels_f16(task: &ChannelTask<'_>) = run_float_channels(task);
-                channels_q8(task: &ChannelTask<'_>) = run_channels($channels::<Q8>, task);
-                channels_q4(task: &ChannelTask<'_>) = run_channels($channels::<Q4>, task);
-                channels_q4m(task: &ChannelTask<'_>) = run_channels($channels::<Q4M>, task);
                 find(task: &mut FindTask<'_>) = $find(task);
                 keep(weights: &[f32], threshold: f32, x: &mut [f32]) -> usize
                     = keep_row(weights, threshold, x);
@@ -158,39 +156,67 @@ macro_rules! entries {
                 prepare(task: &PrepareTask<'_>) = prepare_task(task);
                 attend(task: &AttendTask<'_>) = attend_task(task);
             );
-
-            pub(super) const ROWS: &[KernelRow] = &[
-                entries!(@row $isa, $prefix, "f32", Linear, Some(Values::F32), linear_f32),
-                entries!(@row $isa, $prefix, "f16", Linear, Some(Values::F16), linear_f16),
-                entries!(@row $isa, $prefix, "q8", Linear, Some(Values::Q8), linear_q8),
-                entries!(@row $isa, $prefix, "q4", Linear, Some(Values::Q4), linear_q4),
-                entries!(@row $isa, $prefix, "q4m", Linear, Some(Values::Q4m), linear_q4m),
-                entries!(
-                    @row $isa, $prefix, "channels-f16", Channels, Some(Values::F16), channels_f16
-                ),
-                entries!(
-                    @row $isa, $prefix, "channels-q8", Channels, Some(Values::Q8), channels_q8
-                ),
-                entries!(
-                    @row $isa, $prefix, "channels-q4", Channels, Some(Values::Q4), channels_q4
-                ),
-                entries!(
-                    @row $isa, $prefix, "channels-q4m", Channels, Some(Values::Q4m), channels_q4m
-                ),
-                entries!(@row $isa, $prefix, "find-active", FindActive, None, find),
-                entries!(@row $isa, $prefix, "keep", Keep, None, keep),
-                entries!(@row $isa, $prefix, "retile", Retile, None, $retile),
-                entries!(@row $isa, $prefix, "quantise", Quantise, None, quantise),
-                entries!(@row $isa, $prefix, "norm", Norm, None, norm),
-                entries!(@row $isa, $prefix, "add", Add, None, add),
-                entries!(@row $isa, $prefix, "activate", Activate, None, activate),
-                entries!(@row $isa, $prefix, "gate", Gate, None, gate),
-                entries!(@row $isa, $prefix, "soft-cap", SoftCap, None, soft_cap),
-                entries!(@row $isa, $prefix, "gains", Gains, None, gains),
-                entries!(@row $isa, $prefix, "prepare", AttentionPrepare, None, prepare),
-                entries!(@row $isa, $prefix, "attend", Attend, None, attend),
-            ];
+            entries!(@quantised [$(#[$feature])?] $token, $quads, $channels);
+            entries!(@rows $isa, $prefix, $retile);
         }
+    };
+    (
+        $module:ident like $base:ident, $isa:expr, $prefix:literal, $token:expr, $quads:ident,
+        $channels:ident, $retile:ident, #[$feature:meta]
+    ) => {
+        mod $module {
+            use super::$base::{
+                activate, add, attend, channels_f16, find, gains, gate, keep, linear_f16,
+                linear_f32, norm, prepare, quantise, soft_cap,
+            };
+            use super::*;
+
+            entries!(@quantised [#[$feature]] $token, $quads, $channels);
+            entries!(@rows $isa, $prefix, $retile);
+        }
+    };
+    (@quantised $attributes:tt $token:expr, $quads:ident, $channels:ident) => {
+        entries!(@fns $attributes $token,
+            linear_q8(task: &LinearTask<'_>) = run_linear($quads::<Q8>, task);
+            linear_q4(task: &LinearTask<'_>) = run_linear($quads::<Q4>, task);
+            linear_q4m(task: &LinearTask<'_>) = run_linear($quads::<Q4M>, task);
+            channels_q8(task: &ChannelTask<'_>) = run_channels($channels::<Q8>, task);
+            channels_q4(task: &ChannelTask<'_>) = run_channels($channels::<Q4>, task);
+            channels_q4m(task: &ChannelTask<'_>) = run_channels($channels::<Q4M>, task);
+        );
+    };
+    (@rows $isa:expr, $prefix:literal, $retile:ident) => {
+        pub(super) const ROWS: &[KernelRow] = &[
+            entries!(@row $isa, $prefix, "f32", Linear, Some(Values::F32), linear_f32),
+            entries!(@row $isa, $prefix, "f16", Linear, Some(Values::F16), linear_f16),
+            entries!(@row $isa, $prefix, "q8", Linear, Some(Values::Q8), linear_q8),
+            entries!(@row $isa, $prefix, "q4", Linear, Some(Values::Q4), linear_q4),
+            entries!(@row $isa, $prefix, "q4m", Linear, Some(Values::Q4m), linear_q4m),
+            entries!(
+                @row $isa, $prefix, "channels-f16", Channels, Some(Values::F16), channels_f16
+            ),
+            entries!(
+                @row $isa, $prefix, "channels-q8", Channels, Some(Values::Q8), channels_q8
+            ),
+            entries!(
+                @row $isa, $prefix, "channels-q4", Channels, Some(Values::Q4), channels_q4
+            ),
+            entries!(
+                @row $isa, $prefix, "channels-q4m", Channels, Some(Values::Q4m), channels_q4m
+            ),
+            entries!(@row $isa, $prefix, "find-active", FindActive, None, find),
+            entries!(@row $isa, $prefix, "keep", Keep, None, keep),
+            entries!(@row $isa, $prefix, "retile", Retile, None, $retile),
+            entries!(@row $isa, $prefix, "quantise", Quantise, None, quantise),
+            entries!(@row $isa, $prefix, "norm", Norm, None, norm),
+            entries!(@row $isa, $prefix, "add", Add, None, add),
+            entries!(@row $isa, $prefix, "activate", Activate, None, activate),
+            entries!(@row $isa, $prefix, "gate", Gate, None, gate),
+            entries!(@row $isa, $prefix, "soft-cap", SoftCap, None, soft_cap),
+            entries!(@row $isa, $prefix, "gains", Gains, None, gains),
+            entries!(@row $isa, $prefix, "prepare", AttentionPrepare, None, prepare),
+            entries!(@row $isa, $prefix, "attend", Attend, None, attend),
+        ];
     };
     (@fns $attributes:tt $token:expr, $(
         $name:ident $args:tt $(-> $result:ty)? = $path:ident $pass:tt;
@@ -221,7 +247,7 @@ macro_rules! entries {
 
 #[cfg(target_arch = "x86_64")]
 entries!(
-    avx2, Isa::Avx2, "avx2", Avx2::assume(), Panels, Avx2Quads,
+    avx2, Isa::Avx2, "avx2", Avx2::assume(), Panels, Quads,
     Avx2Channels, find_active_avx2, retile_sse,
     #[target_feature(enable = "avx2,fma,f16c")]
 );
@@ -230,6 +256,24 @@ entries!(
     avx512, Isa::Avx512Vnni, "avx512-vnni", Avx512::assume(), Avx512Panels, Avx512Quads,
     Avx512Channels, find_active_avx512, retile_sse,
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+);
+#[cfg(target_arch = "aarch64")]
+entries!(
+    neon, Isa::Neon, "neon", Neon::assume(), Panels, Quads,
+    NeonChannels, find_active, retile_neon,
+    #[target_feature(enable = "neon")]
+);
+#[cfg(target_arch = "aarch64")]
+entries!(
+    neon_dotprod like neon, Isa::NeonDotprod, "neon-dotprod", NeonDotprod::assume(), Quads,
+    NeonChannels, retile_neon,
+    #[target_feature(enable = "neon,dotprod")]
+);
+#[cfg(target_arch = "aarch64")]
+entries!(
+    neon_i8mm like neon, Isa::NeonI8mm, "neon-i8mm", NeonI8mm::assume(), Quads,
+    NeonChannels, retile_neon,
+    #[target_feature(enable = "neon,dotprod,i8mm")]
 );
 entries!(
     portable,
@@ -243,41 +287,18 @@ entries!(
     retile_portable
 );
 
-/// Rows of instruction sets whose kernels are not written.
-macro_rules! unwritten {
-    ($($isa:ident $prefix:literal),*) => {
-        &[$(
-            unwritten!(@row $isa, $prefix, "f32", F32),
-            unwritten!(@row $isa, $prefix, "f16", F16),
-            unwritten!(@row $isa, $prefix, "q8", Q8),
-            unwritten!(@row $isa, $prefix, "q4", Q4),
-            unwritten!(@row $isa, $prefix, "q4m", Q4m),
-        )*]
-    };
-    (@row $isa:ident, $prefix:literal, $name:literal, $values:ident) => {
-        KernelRow {
-            op: KernelOp::Linear,
-            values: Some(Values::$values),
-            isa: Isa::$isa,
-            name: concat!($prefix, "-", $name),
-            function: Function::Unwritten,
-        }
-    };
-}
-
-const UNWRITTEN: &[KernelRow] = unwritten!(
-    Neon "neon",
-    NeonDotprod "neon-dotprod",
-    NeonI8mm "neon-i8mm"
-);
-
 const PARTS: &[&[KernelRow]] = &[
     #[cfg(target_arch = "x86_64")]
     avx512::ROWS,
     #[cfg(target_arch = "x86_64")]
     avx2::ROWS,
+    #[cfg(target_arch = "aarch64")]
+    neon_i8mm::ROWS,
+    #[cfg(target_arch = "aarch64")]
+    neon_dotprod::ROWS,
+    #[cfg(target_arch = "aarch64")]
+    neon::ROWS,
     portable::ROWS,
-    UNWRITTEN,
 ];
 
 /// Every row of the table, for tests and benchmarks. Rows that are not
@@ -328,7 +349,7 @@ fn channel_slot(values: Values) -> usize {
 }
 
 impl Kernels {
-    /// The best instruction set that this CPU has and that has kernels.
+    /// The best instruction set that this CPU has.
     pub fn detect() -> Kernels {
         let best = Isa::ALL.iter().find(|isa| isa.available());
         Self::of(best.copied().unwrap_or(Isa::Portable))
@@ -337,7 +358,7 @@ impl Kernels {
     /// The instruction set of that name ([`Isa::name`]).
     ///
     /// # Errors
-    /// `Isa` when the name is unknown, the CPU lacks it, or it has no kernels.
+    /// `Isa` when the name is unknown or the CPU lacks it.
     pub fn with_isa(name: &str) -> Result<Kernels, Error> {
         let names = || {
             let names: Vec<&str> =
@@ -404,7 +425,6 @@ impl Kernels {
                 (Function::AttentionPrepare(f), _) => kernels.prepare = f,
                 (Function::Attend(f), _) => kernels.attend = f,
                 (Function::Linear(_) | Function::Channels(_), None) => {}
-                (Function::Unwritten, _) => {}
             }
         }
         kernels
@@ -519,8 +539,12 @@ mod tests {
                 let rows = kernel_table().filter(|r| {
                     r.op == KernelOp::Linear && r.isa == *isa && r.values == Some(values)
                 });
-                let x86_only = [Isa::Avx2, Isa::Avx512Vnni].contains(isa);
-                let expected = usize::from(!x86_only || cfg!(target_arch = "x86_64"));
+                let here = match isa {
+                    Isa::Avx2 | Isa::Avx512Vnni => cfg!(target_arch = "x86_64"),
+                    Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => cfg!(target_arch = "aarch64"),
+                    Isa::Portable => true,
+                };
+                let expected = usize::from(here);
                 assert_eq!(rows.count(), expected, "{isa} {values:?}");
             }
         }
@@ -529,7 +553,8 @@ mod tests {
     #[test]
     fn an_instruction_set_is_chosen_by_name_or_refused_by_name() {
         assert_eq!(Kernels::with_isa("portable").unwrap().isa(), Isa::Portable);
-        for bad in ["neon-i8mm", "sse9"] {
+        let elsewhere = if cfg!(target_arch = "x86_64") { "neon-i8mm" } else { "avx2" };
+        for bad in [elsewhere, "sse9"] {
             let e = Kernels::with_isa(bad).unwrap_err();
             assert_eq!(e.kind(), ErrorKind::Isa);
             assert!(e.to_string().contains(bad) && e.to_string().contains("portable"), "{e}");

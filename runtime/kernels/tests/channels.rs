@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Random, assert_close, assert_same_bits, poison};
+use common::{Random, assert_close, assert_same_bits, poison, sampled};
 use limbeck_kernels::reference::{self, Products};
 use limbeck_kernels::{
     ErrorKind, KernelOp, Kernels, LinearArgs, LinearScratch, NormArgs, Packed, Pool, Sparsity,
@@ -158,7 +158,9 @@ fn every_row_has_the_bits_of_quads() {
                 for m in [1, 2, 4, 5, 17] {
                     if n < 500 || k < 64 || m < 5 {
                         seed += 1;
-                        Case::new(seed, format.values, [m, n, k]).check(&kernels, &pools);
+                        if sampled(seed) {
+                            Case::new(seed, format.values, [m, n, k]).check(&kernels, &pools);
+                        }
                     }
                 }
             }

@@ -3,11 +3,11 @@
 
 mod common;
 
-use common::{Random, all_kernels, assert_close, assert_same_bits, poison};
+use common::{Random, all_kernels, assert_close, assert_same_bits, poison, sampled};
 use limbeck_kernels::reference::{self, Products};
 use limbeck_kernels::{
-    ErrorKind, KernelOp, Kernels, LinearArgs, LinearScratch, NormArgs, Packed, Pool, kernel_table,
-    linear, norm, pack_rows,
+    ErrorKind, Isa, KernelOp, Kernels, LinearArgs, LinearScratch, NormArgs, Packed, Pool,
+    kernel_table, linear, norm, pack_rows,
 };
 use limbeck_plan::{Activation, NormKind, PackFormat, Values};
 use proptest::prelude::*;
@@ -133,11 +133,35 @@ fn every_row_matches_its_reference_and_depends_on_nothing_else() {
             for n in [1, 7, 8, 9, 16, 17, 100] {
                 for m in [1, 2, 3, 4, 5, 7, 8, 17, 64] {
                     seed += 1;
-                    Case::new(seed, values, [m, n, k], n == 16 && m % 2 == 1)
-                        .check(&kernels, &pools);
+                    if sampled(seed) {
+                        Case::new(seed, values, [m, n, k], n == 16 && m % 2 == 1)
+                            .check(&kernels, &pools);
+                    }
                 }
             }
         }
+    }
+}
+
+/// The bits of the AVX2 kernels, which every instruction set has whose sums are rounded once.
+#[test]
+fn instruction_sets_agree_on_every_machine() {
+    const BITS: [u64; 5] = [
+        0x3e80_661a_fde6_fb5e,
+        0x07cd_7f5d_9394_fb33,
+        0xfd9d_5c04_f7c6_4263,
+        0xcd62_2af9_87f6_1af6,
+        0x70fa_b760_a4cd_bc42,
+    ];
+    for kernels in all_kernels().iter().filter(|kernels| kernels.isa() != Isa::Portable) {
+        let found = FORMATS.map(|values| {
+            let mut case = Case::new(21, values, [5, 40, 100], false);
+            case.activation = Activation::Silu;
+            case.run(kernels, &Pool::new(1)).iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, v| {
+                (hash ^ u64::from(v.to_bits())).wrapping_mul(0x100_0000_01b3)
+            })
+        });
+        assert_eq!(found, BITS, "{} has {found:#x?}", kernels.isa());
     }
 }
 

@@ -1,15 +1,16 @@
-//! `test`: the whole workspace under `cargo test`, with the real students in place, and one line
-//! of totals at the end. A test that cannot run prints `skipped: REASON`; such tests are counted
+//! `test`: the whole workspace under `cargo test`, with the real students in place, then the kernels
+//! for Arm under emulation, and one line of totals at the end. A test that cannot run prints `skipped: REASON`; such tests are counted
 //! and named, never taken for passed ones.
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::arm;
 use crate::fetch;
 use crate::limbeck;
 use crate::process::{self, Doing, Failure, Result};
@@ -33,6 +34,7 @@ pub struct Options {
 /// When a test failed, a test program died or did not build, or, with `--require-all`, when
 /// anything was skipped.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    let mut totals = Totals::default();
     let missing = match fetch::students(workspace) {
         Ok(_) => None,
         Err(failure) if options.require_all => return Err(failure),
@@ -41,20 +43,55 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
             Some(failure)
         }
     };
+    let arm = if options.cargo.is_empty() { arm::tests(workspace) } else { Ok(None) };
+    let arm = match arm {
+        Ok(arm) => arm,
+        Err(failure) if options.require_all => return Err(failure),
+        Err(failure) => {
+            totals.skipped.push(failure.to_string());
+            None
+        }
+    };
     let mut cargo = limbeck::cargo(workspace);
     cargo.args(["test", "--no-fail-fast"]);
     match options.cargo.as_slice() {
         [] => cargo.arg("--workspace"),
         chosen => cargo.args(chosen),
     };
-    cargo.args(["--", "--show-output"]);
     cargo.env("LIMBECK_STUDENTS", workspace.target("students"));
     cargo.env("LIMBECK_REQUIRE", if missing.is_some() { "0" } else { "1" });
-    cargo.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = cargo.spawn().map_err(|error| process::not_started(&cargo, &error))?;
 
+    let mut whole = read_tests(workspace, &mut cargo, &mut totals)?;
+    if let Some(mut cargo) = arm {
+        eprintln!("testing the kernels for Arm under emulation");
+        whole &= read_tests(workspace, &mut cargo, &mut totals)?;
+    }
+
+    for skipped in &totals.skipped {
+        println!("not run: {skipped}");
+    }
+    if let Some(missing) = &missing {
+        println!("not run with the real students: {missing}");
+    }
+    println!("{totals}");
+    if totals.failed > 0 {
+        return Err(Failure::new("tests failed"));
+    }
+    if !whole {
+        return Err(Failure::new("a test program died or did not build"));
+    }
+    if options.require_all && !totals.skipped.is_empty() {
+        return Err(Failure::new("tests were skipped, and --require-all wants every one to run"));
+    }
+    Ok(())
+}
+
+/// Runs a `cargo test`, adds its tests to the totals and tells whether it succeeded.
+fn read_tests(workspace: &Workspace, cargo: &mut Command, totals: &mut Totals) -> Result<bool> {
+    cargo.args(["--", "--show-output"]);
+    cargo.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = cargo.spawn().map_err(|error| process::not_started(cargo, &error))?;
     let bar = spinner();
-    let mut totals = Totals::default();
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).split(b'\n') {
             let line = line.doing("read from cargo in", workspace.root())?;
@@ -68,24 +105,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     }
     let status = child.wait().doing("wait for cargo in", workspace.root())?;
     bar.finish_and_clear();
-
-    for skipped in &totals.skipped {
-        println!("not run: {skipped}");
-    }
-    if let Some(missing) = &missing {
-        println!("not run with the real students: {missing}");
-    }
-    println!("{totals}");
-    if totals.failed > 0 {
-        return Err(Failure::new("tests failed"));
-    }
-    if !status.success() {
-        return Err(Failure::new("a test program died or did not build"));
-    }
-    if options.require_all && !totals.skipped.is_empty() {
-        return Err(Failure::new("tests were skipped, and --require-all wants every one to run"));
-    }
-    Ok(())
+    Ok(status.success())
 }
 
 fn spinner() -> ProgressBar {

@@ -10,15 +10,17 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod channels;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod panels;
 mod portable;
 mod prologue;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod quads;
 mod sparse;
 mod task;
 
 pub(crate) use activations::{ActBlock, QuantActs, quantise_row};
-#[cfg(target_arch = "x86_64")]
-pub(crate) use avx2::Avx2Quads;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::{Avx512Panels, Avx512Quads};
 #[cfg(target_arch = "x86_64")]
@@ -29,8 +31,12 @@ pub(crate) use channels::{
     ChannelTask, FindTask, PortableChannels, RetileTask, find_active, retile_portable,
     run as run_channels, run_floats as run_float_channels,
 };
+#[cfg(target_arch = "aarch64")]
+pub(crate) use channels::{NeonChannels, retile_neon};
 pub(crate) use panels::Panels;
 pub(crate) use portable::{PortableQuads, Q4, Q4M, Q8};
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub(crate) use quads::Quads;
 pub(crate) use sparse::keep_row;
 pub use sparse::{Sparsity, SparsityRead, sparse_linear};
 pub(crate) use task::{Epilogue, Input, LinearTask, UNIT, run};

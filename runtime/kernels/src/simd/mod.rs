@@ -9,9 +9,13 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod in_two;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 
 pub(crate) use in_two::InTwo;
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::{prefetch, widen_halves};
 
 use limbeck_plan::QUANT_BLOCK;
 
@@ -72,7 +76,7 @@ pub(crate) trait Simd: Lanes {
     /// Sixteen lanes, for the loops where most time is spent. Each lane has the bits that it would
     /// have among eight.
     type Wide: Lanes;
-    /// Vector registers.
+    /// How many `V` the registers hold.
     const REGISTERS: usize;
 
     /// The operations on wide vectors.

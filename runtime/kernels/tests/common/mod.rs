@@ -32,10 +32,22 @@ impl Random {
     }
 }
 
-/// Kernels of each instruction set that this machine can run.
+/// Kernels of each instruction set that this machine can run. Those that `LIMBECK_EXPECT_ISAS` names,
+/// between commas, must be among them.
 pub fn all_kernels() -> Vec<Kernels> {
+    let expected = std::env::var("LIMBECK_EXPECT_ISAS").unwrap_or_default();
+    for name in expected.split(',').filter(|name| !name.is_empty()) {
+        Kernels::with_isa(name).unwrap();
+    }
     let available = Isa::ALL.iter().filter(|isa| isa.available());
     available.map(|isa| Kernels::with_isa(isa.name()).unwrap()).collect()
+}
+
+/// Whether to run the case with this number: all of them, or where `LIMBECK_EVERY` is set, for slow
+/// machines, one of that many.
+pub fn sampled(case: u64) -> bool {
+    let every = std::env::var("LIMBECK_EVERY").map_or(1, |every| every.parse().unwrap());
+    case.is_multiple_of(every)
 }
 
 /// A result to be overwritten.

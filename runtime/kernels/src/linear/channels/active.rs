@@ -2,8 +2,8 @@
 
 use super::QUADS_AHEAD;
 use crate::channels::ChannelTile;
-use crate::isa::Portable;
 use crate::linear::task::Input;
+use crate::simd::Simd;
 use crate::table::Kernels;
 use limbeck_plan::{QUANT_BLOCK, Values, channel_tile_rows};
 
@@ -76,6 +76,7 @@ pub(crate) struct FindFloats<'a> {
 
 impl FindFloats<'_> {
     /// As [`FindQuants::has_room`].
+    #[cfg(target_arch = "x86_64")]
     pub fn has_room(&self) -> bool {
         let room = self.x.len() + 16;
         self.at.len() >= room && self.floats.len() >= room
@@ -113,6 +114,7 @@ pub(crate) struct FindQuants<'a> {
 
 impl FindQuants<'_> {
     /// Whether the lists have room for what a kernel writes at once.
+    #[cfg(target_arch = "x86_64")]
     pub fn has_room(&self) -> bool {
         let room = self.q.len() + 16;
         self.at.len() >= room && self.values.len() >= room
@@ -239,7 +241,7 @@ impl Active<'_> {
 }
 
 /// Finds the channels of a row that are not zero.
-pub(crate) fn find_active(_: Portable, task: &mut FindTask<'_>) {
+pub(crate) fn find_active<S: Simd>(_: S, task: &mut FindTask<'_>) {
     match task {
         FindTask::Quants(task) => find_quants(task),
         FindTask::Floats(task) => {

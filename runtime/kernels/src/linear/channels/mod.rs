@@ -8,18 +8,24 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod floats;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 mod retile;
 
-pub(crate) use active::{
-    Active, ActiveBlock, ActiveRows, FindFloats, FindQuants, FindTask, Quads, find_active,
-};
+pub(crate) use active::{Active, ActiveBlock, ActiveRows, FindTask, Quads, find_active};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use active::{FindFloats, FindQuants};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::{Avx2Channels, find_active_avx2};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::{Avx512Channels, find_active_avx512};
 pub(crate) use floats::run_floats;
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::NeonChannels;
 pub(crate) use portable::PortableChannels;
+#[cfg(target_arch = "aarch64")]
+pub(crate) use retile::retile_neon;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use retile::retile_sse;
 pub(crate) use retile::{RetileTask, retile_portable};
@@ -121,7 +127,9 @@ fn prefetch(at: *const u8) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T0>(at.cast());
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    crate::simd::prefetch(at);
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = at;
 }
 

@@ -49,6 +49,22 @@ pub(crate) fn retile_sse(task: &mut RetileTask<'_>) {
     });
 }
 
+/// As [`retile_portable`], with NEON, whose stores interleave.
+#[cfg(target_arch = "aarch64")]
+pub(crate) fn retile_neon(task: &mut RetileTask<'_>) {
+    use std::arch::aarch64::*;
+    retile(task, |channels| {
+        let mut out = [[0; LANE]; 4];
+        // SAFETY: NEON is in the baseline of the target; loads are of arrays of 16 bytes, the store
+        // is of 64.
+        unsafe {
+            let [a, b, c, d] = channels.map(|c| vld1q_u8(c.as_ptr()));
+            vst4q_u8(out.as_flattened_mut().as_mut_ptr(), uint8x16x4_t(a, b, c, d));
+        }
+        out
+    });
+}
+
 /// `interleave` turns a lane of four channels into its four runs of four rows: of each row the four
 /// channels' bytes.
 #[inline(always)]

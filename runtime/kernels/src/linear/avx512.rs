@@ -192,6 +192,8 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
                 let both = (unit + u) * UNIT + QUAD_ROWS < task.held();
                 units[u].apart = if both { tile_bytes } else { 0 };
             }
+            // The first rows ask for the records of the next units: they come from memory.
+            let ahead = ROWS == 1 || row == task.rows.start;
             // Bytes from a row's blocks to the next one's; its values lie twice as far apart.
             let apart = per_row * size_of::<ActBlock>();
             let mut q = q.as_ptr().add(row * 2 * apart);
@@ -204,9 +206,10 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
                     dots[r] =
                         [_mm512_set1_epi32(Self::offset(&*blocks.byte_add(r * apart))); UNITS];
                 }
-                // Memory is the limit: ask for the same record of the next units.
-                for unit in units {
-                    unit.prefetch(2 * UNITS * tile_bytes, record);
+                if ahead {
+                    for unit in units {
+                        unit.prefetch(2 * UNITS * tile_bytes, record);
+                    }
                 }
                 Self::dots(units, rows, &mut dots);
                 for u in 0..UNITS {
@@ -325,8 +328,8 @@ impl<const HALF: bool> Avx512Panels<HALF> {
             for i in 0..k {
                 let mut columns = [_mm512_setzero_ps(); UNITS];
                 for u in 0..UNITS {
-                    // The next panels come from memory while these are used. A prefetch may point
-                    // anywhere.
+                    // The next panels come from memory while these are used; asking for them with
+                    // the first rows alone is slower. A prefetch may point anywhere.
                     if ROWS > 1 {
                         let ahead = ((UNITS + u) * stored + i) * Self::PANEL_COLUMN;
                         _mm_prefetch::<_MM_HINT_T1>(w.wrapping_add(ahead).cast());

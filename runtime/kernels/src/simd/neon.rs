@@ -5,7 +5,7 @@
 //! (see `new` and `assume` of the tokens). Pointers are vouched for by the caller.
 
 use super::in_two::wide_in_two;
-use super::{LANES, Lanes, Simd};
+use super::{Lanes, Simd};
 use crate::isa::{Neon, NeonDotprod, NeonI8mm};
 use std::arch::aarch64::*;
 use std::arch::asm;

@@ -88,7 +88,7 @@ impl<const VALUES: u8> NeonChannels<VALUES> {
 impl<S: Lanes, const VALUES: u8> ChannelKernel<S> for NeonChannels<VALUES> {
     #[inline(always)]
     unsafe fn add(self, s: S, group: &Group, block: &ActBlock, quads: Quads, sums: *mut f32) {
-        let offset = if VALUES == Q4 { block.eight_sum } else { 0 };
+        let offset = if VALUES == Q4 { block.minus_8_sums } else { 0 };
         for lane in 0..group.lanes {
             // SAFETY: the caller's contract: four scales, minima and sums of each of the eight runs.
             unsafe {
@@ -97,7 +97,7 @@ impl<S: Lanes, const VALUES: u8> ChannelKernel<S> for NeonChannels<VALUES> {
                     let at = 4 * group.lanes * j + 4 * lane;
                     let scales = widen_halves(vld1_u16(group.scales.add(2 * at).cast()));
                     let scales = vmulq_n_f32(scales, block.scale);
-                    let dot = vcvtq_f32_s32(vsubq_s32(dots[j], vdupq_n_s32(offset)));
+                    let dot = vcvtq_f32_s32(vaddq_s32(dots[j], vdupq_n_s32(offset)));
                     let to = sums.add(at);
                     let mut sum = vfmaq_f32(vld1q_f32(to), dot, scales);
                     if VALUES == Q4M {

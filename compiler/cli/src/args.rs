@@ -98,11 +98,18 @@ pub struct InspectArgs {
     pub verify: bool,
 }
 
-/// Options of every command that runs a plan.
+/// A plan, and how to run it.
 #[derive(Args, Clone)]
 pub struct PlanArgs {
     /// Plan file.
     pub plan: PathBuf,
+    #[command(flatten)]
+    pub runner: RunnerArgs,
+}
+
+/// Options of every command that runs a plan.
+#[derive(Args, Clone)]
+pub struct RunnerArgs {
     /// What computes: cpu or fake (slow reference kernels). Not available in this build: wgpu.
     #[arg(long, default_value = "cpu", value_parser = values::backend)]
     pub backend: String,
@@ -243,8 +250,23 @@ pub struct ForwardArgs {
 
 #[derive(Args)]
 pub struct BenchArgs {
+    /// Plan file.
+    #[arg(required_unless_present = "kernels")]
+    plan: Option<PathBuf>,
+    /// Instead of a plan, measure every kernel that reads a weight against what this machine can do at
+    /// most (reading memory, f32 and 8-bit multiply-adds), in about half a minute and with 700 MiB of
+    /// memory. Fails when a kernel that is selected is not the fastest of its kind within 5 %. Takes
+    /// --threads and --json alone.
+    #[arg(long, conflicts_with_all = [
+        "plan", "backend", "ep", "kv", "budget", "floor", "ceiling", "prompt", "decode", "batch",
+        "repeat", "trace", "ceilings",
+    ])]
+    pub kernels: bool,
+    /// Measure too what this machine can do at most, and report the share of it that is used.
+    #[arg(long)]
+    pub ceilings: bool,
     #[command(flatten)]
-    pub plan: PlanArgs,
+    pub runner: RunnerArgs,
     /// Tokens of the prompt.
     #[arg(
         short = 'p', long = "prompt-tokens", default_value_t = 512, value_parser = at_least(1)
@@ -316,6 +338,13 @@ pub struct TuneArgs {
     pub json: bool,
 }
 
+impl BenchArgs {
+    /// The plan; empty where kernels stand in for it.
+    pub fn plan(&self) -> &Path {
+        self.plan.as_deref().unwrap_or(Path::new(""))
+    }
+}
+
 impl TuneArgs {
     /// The data; empty where stored levels stand in for it.
     pub fn data(&self) -> &Path {
@@ -338,11 +367,18 @@ pub fn engine(backend: &str, threads: usize) -> Result<Engine, Failure> {
 impl PlanArgs {
     /// Opens the plan with the backend that was asked for.
     pub fn open(&self) -> Result<Model, Failure> {
+        self.runner.open(&self.plan)
+    }
+}
+
+impl RunnerArgs {
+    /// Opens a plan with the backend that was asked for.
+    pub fn open(&self, plan: &Path) -> Result<Model, Failure> {
         self.budget()?;
         if let Some(name) = &self.ep {
             return Err(Failure::new(format!("--ep {name}: this build has no ONNX Runtime")));
         }
-        Ok(engine(&self.backend, self.threads)?.open(&self.plan)?)
+        Ok(engine(&self.backend, self.threads)?.open(plan)?)
     }
 
     /// The budget with its limits, checked.

@@ -48,7 +48,7 @@ pub fn execute(args: ChatArgs) -> Result<(), Failure> {
             _ => chat.answer(&line)?,
         }
     }
-    if args.plan.json && (unread.is_none() || !chat.answers.is_empty()) {
+    if args.plan.runner.json && (unread.is_none() || !chat.answers.is_empty()) {
         print_json(&chat.report())?;
     }
     match (unread, chat.refused) {
@@ -103,7 +103,7 @@ struct Chat<'a> {
 
 impl<'a> Chat<'a> {
     fn new(args: &'a ChatArgs, model: &'a Model) -> Result<Chat<'a>, Failure> {
-        let mut session = args.plan.session(model, SessionOptions::default())?;
+        let mut session = args.plan.runner.session(model, SessionOptions::default())?;
         let sequence = session.sequence();
         let dial = Dial { control: session.control(), stop: Arc::default() };
         let (ids, messages) = (Vec::new(), Vec::new());
@@ -156,7 +156,7 @@ impl<'a> Chat<'a> {
             stop: self.args.sampling.stop.clone(),
             ..GenerateOptions::default()
         };
-        let show = !self.args.plan.json;
+        let show = !self.args.plan.runner.json;
         let stop = Arc::clone(&self.dial.stop);
         stop.store(false, Ordering::Relaxed);
         let mut broken = None;
@@ -184,7 +184,7 @@ impl<'a> Chat<'a> {
         self.ids.truncate(self.session.position(self.sequence)?);
         self.messages.push(("assistant", answer.text.clone()));
         self.usage.add(&usage);
-        if self.args.plan.json {
+        if self.args.plan.runner.json {
             self.answers.push(json!({
                 "text": answer.text,
                 "finish": answer.finish.name(),

@@ -10,7 +10,7 @@ use crate::output::{Failure, note, print_json, print_line};
 
 pub fn execute(args: EmbedArgs) -> Result<(), Failure> {
     let model = args.plan.open()?;
-    let mut encoder = args.plan.encoder(&model)?;
+    let mut encoder = args.plan.runner.encoder(&model)?;
     let mut lines = std::io::stdin().lock().lines();
     let mut usage = Usage::default();
     let mut all = Vec::new();
@@ -27,7 +27,7 @@ pub fn execute(args: EmbedArgs) -> Result<(), Failure> {
         let (embeddings, spent) = encoder.embed(&texts)?;
         usage.add(&spent);
         cut += encoder.cut();
-        if args.plan.json {
+        if args.plan.runner.json {
             all.extend(embeddings);
             continue;
         }
@@ -42,8 +42,8 @@ pub fn execute(args: EmbedArgs) -> Result<(), Failure> {
         let (lines, most) = (if cut == 1 { "line was" } else { "lines were" }, encoder.context());
         note(format!("{cut} {lines} cut at {most} tokens"));
     }
-    let budget = args.plan.report(&usage);
-    if args.plan.json {
+    let budget = args.plan.runner.report(&usage);
+    if args.plan.runner.json {
         let report = json!({
             "embeddings": all,
             "cut_lines": cut,

@@ -36,8 +36,8 @@ pub fn execute(args: ForwardArgs) -> Result<(), Failure> {
         Task::Classify => classifier(&args, &model, &mut inputs)?,
     };
     npz::write(&args.outputs, &outputs)?;
-    let budget = args.plan.report(&usage);
-    if args.plan.json {
+    let budget = args.plan.runner.report(&usage);
+    if args.plan.runner.json {
         let path = args.outputs.display().to_string();
         return print_json(&json!({"outputs": path, "usage": usage, "budget": budget}));
     }
@@ -70,7 +70,7 @@ fn text(
     };
     let ids = to_ids(&ids.values)?;
     let options = SessionOptions { chunk: args.chunk, ..SessionOptions::default() };
-    let mut session = args.plan.session(model, options)?;
+    let mut session = args.plan.runner.session(model, options)?;
     let sequence = session.sequence();
     let vocab = model.manifest().vocab_size;
     if let Some(route) = route(inputs, model, tokens)? {
@@ -89,7 +89,7 @@ fn classifier(
     model: &Model,
     inputs: &mut Inputs,
 ) -> Result<(Usage, Vec<Output>), Failure> {
-    let mut classifier = args.plan.classifier(model)?;
+    let mut classifier = args.plan.runner.classifier(model)?;
     let pixels = inputs.images(classifier.image())?;
     let batch = pixels.shape[0];
     let tokens = batch * classifier.tokens();
@@ -171,7 +171,7 @@ fn encoder(
     let size = model.manifest().embedding_size;
     let mut hidden = Vec::new();
     let mut embeddings = vec![0.0; batch * size];
-    let mut encoder = args.plan.encoder(model)?;
+    let mut encoder = args.plan.runner.encoder(model)?;
     // Where each computed row lies among the caller's tokens; none for padding.
     let place = |b: usize, row: usize| {
         let (order, _, _, keys) = &rows[b];

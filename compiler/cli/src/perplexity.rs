@@ -13,7 +13,7 @@ pub fn execute(args: PerplexityArgs) -> Result<(), Failure> {
     let context = args.context;
     let windows = windows(&model, &args.file, context)?;
     let options = SessionOptions { context, chunk: 128, ..SessionOptions::default() };
-    let mut session = args.plan.session(&model, options)?;
+    let mut session = args.plan.runner.session(&model, options)?;
     let length = Some(windows.len() as u64);
     let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr());
     let (mut sum, mut count) = (0.0f64, 0u64);
@@ -28,8 +28,8 @@ pub fn execute(args: PerplexityArgs) -> Result<(), Failure> {
     }
     bar.finish_and_clear();
     let perplexity = (sum / count as f64).exp();
-    let budget = args.plan.report(&usage);
-    if args.plan.json {
+    let budget = args.plan.runner.report(&usage);
+    if args.plan.runner.json {
         return print_json(&json!({
             "perplexity": perplexity,
             "tokens": count,

@@ -21,7 +21,7 @@ pub fn execute(args: RunArgs) -> Result<(), Failure> {
     let own = (room + 64).saturating_sub(prompt.len());
     let cache_tokens = prompt.len() + args.samples * (own + 64);
     let options = SessionOptions { cache_tokens, ..SessionOptions::default() };
-    let mut session = args.plan.session(&model, options)?;
+    let mut session = args.plan.runner.session(&model, options)?;
     let options = GenerateOptions {
         max_tokens: args.max_tokens,
         sampler: args.sampling.options(&model),
@@ -32,12 +32,12 @@ pub fn execute(args: RunArgs) -> Result<(), Failure> {
         note("the samples are equal: at temperature 0 each takes the likeliest tokens");
     }
     // One continuation streams; several are printed when they are done.
-    let streams = args.samples == 1 && !args.plan.json;
+    let streams = args.samples == 1 && !args.plan.runner.json;
     let generation = stream(&mut session, &prompt, args.samples, &options, streams)?;
     let mut usage = generation.prefill.clone();
     usage.add(&generation.decode);
-    let budget = args.plan.report(&usage);
-    if args.plan.json {
+    let budget = args.plan.runner.report(&usage);
+    if args.plan.runner.json {
         return print_json(&report(&generation, &usage, &budget));
     }
     if streams {

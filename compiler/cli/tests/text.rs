@@ -146,6 +146,9 @@ fn values_out_of_range_are_wrong_usage() {
             limbeck(args.chain(given)).usage(&[option]);
         }
     }
+    limbeck(["bench"]).usage(&["PLAN"]);
+    limbeck(["bench", "--kernels", "nowhere.lbk"]).usage(&["--kernels", "PLAN"]);
+    limbeck(["bench", "--kernels", "--batch", "2"]).usage(&["--kernels", "--batch"]);
     limbeck(["run", "nowhere.lbk", "--prompt", "a"]).fails(&["nowhere.lbk"]);
     // As many threads as there are cores.
     run(&Place::text(), &["--prompt", "a", "--threads", "0", "--max-tokens", "1"]).ok();
@@ -188,6 +191,14 @@ fn speed_is_reported_in_json() {
     assert_eq!(report["prefill"]["tokens"], 16);
     check_usage(&report);
     assert!(limbeck(&args[..8]).ok().contains("tokens/s"));
+    assert!(report["ceilings"].is_null(), "{report}");
+    for number in [&report["prefill"]["ops_per_second"], &report["decode"]["bytes_per_second"]] {
+        assert!(number.as_f64().is_some_and(|v| v > 0.0), "{report}");
+    }
+    let report = limbeck([&args[..], &["--ceilings"]].concat()).json();
+    for ceiling in ["read_bytes_per_second", "f32_ops_per_second", "int8_ops_per_second"] {
+        assert!(report["ceilings"][ceiling].as_f64().is_some_and(|v| v > 0.0), "{report}");
+    }
 
     let huge = usize::MAX.to_string();
     limbeck(["bench", &plan]).fails(&["beyond the context of 128"]);

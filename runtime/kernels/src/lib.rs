@@ -10,6 +10,7 @@
 //! - [`linear`], [`attention`], [`norm`], [`adaptive_mlp`], [`moe_mlp`] and the smaller ops compute.
 //! - [`KvCache`] keeps keys and values of sequences that share prefixes.
 //! - [`pack_rows`] and [`pack_quant_rows`] write weights.
+//! - [`rates`] times the rows of the table and measures what the machine can do at most.
 //! - [`mod@reference`] has the slow, obviously right version of each op.
 
 mod adaptive;
@@ -26,6 +27,7 @@ mod packed;
 mod patches;
 mod pool;
 mod quantise;
+pub mod rates;
 pub mod reference;
 mod rows;
 mod simd;

@@ -117,6 +117,34 @@ impl KernelRow {
     pub fn available(&self) -> bool {
         self.isa.available()
     }
+
+    /// What it is expected to cost, by which [`Kernels::detect`] chooses: instructions that multiply
+    /// and add, for 64 products of the type that it multiplies. `limbeck bench --kernels` compares
+    /// the choice with measured times.
+    pub fn cost(&self) -> u32 {
+        let bytes = matches!(self.values, Some(Values::Q8 | Values::Q4 | Values::Q4m));
+        match (self.isa, bytes) {
+            (Isa::Portable, _) => 64,
+            (Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm, false) => 16,
+            // Two widening multiplications of 8, and an addition of pairs.
+            (Isa::Neon, true) => 12,
+            (Isa::NeonDotprod, true) => 4,
+            (Isa::NeonI8mm, true) => 2,
+            (Isa::Avx2, false) => 8,
+            // Two multiply-adds of pairs for 32.
+            (Isa::Avx2, true) => 4,
+            (Isa::Avx512Vnni, false) => 4,
+            (Isa::Avx512Vnni, true) => 1,
+        }
+    }
+
+    /// Whether [`Kernels::detect`] chooses it: it is available, and no other row of its op and values
+    /// that is so costs less.
+    pub fn selected(&self) -> bool {
+        let rivals = kernel_table().filter(|row| (row.op, row.values) == (self.op, self.values));
+        self.available()
+            && rivals.filter(|row| row.available()).all(|row| self.cost() <= row.cost())
+    }
 }
 
 impl std::fmt::Debug for KernelRow {
@@ -349,10 +377,11 @@ fn channel_slot(values: Values) -> usize {
 }
 
 impl Kernels {
-    /// The best instruction set that this CPU has.
+    /// The available row of the least cost for each op and values. [`Kernels::isa`] is the best
+    /// instruction set that this CPU has.
     pub fn detect() -> Kernels {
         let best = Isa::ALL.iter().find(|isa| isa.available());
-        Self::of(best.copied().unwrap_or(Isa::Portable))
+        Self::of(best.copied().unwrap_or(Isa::Portable), KernelRow::selected)
     }
 
     /// The instruction set of that name ([`Isa::name`]).
@@ -366,7 +395,7 @@ impl Kernels {
             names.join(", ")
         };
         match Isa::from_name(name) {
-            Some(isa) if isa.available() => Ok(Self::of(isa)),
+            Some(isa) if isa.available() => Ok(Self::of(isa, |row| row.isa == isa)),
             Some(isa) => Err(Error::new(
                 ErrorKind::Isa,
                 format!("the instruction set {isa} is not available here; there are: {}", names()),
@@ -378,8 +407,8 @@ impl Kernels {
         }
     }
 
-    /// `isa` is available.
-    fn of(isa: Isa) -> Kernels {
+    /// The rows that are wanted, portable ones elsewhere. All of the former are available.
+    fn of(isa: Isa, wanted: impl Fn(&KernelRow) -> bool) -> Kernels {
         let mut kernels = Kernels {
             isa,
             linear: [
@@ -408,7 +437,7 @@ impl Kernels {
             prepare: portable::prepare,
             attend: portable::attend,
         };
-        for row in kernel_table().filter(|row| row.isa == isa) {
+        for row in kernel_table().filter(|row| wanted(row)) {
             match (row.function, row.values) {
                 (Function::Linear(f), Some(values)) => kernels.linear[slot(values)] = f,
                 (Function::Channels(f), Some(values)) => kernels.channels[channel_slot(values)] = f,
@@ -560,5 +589,14 @@ mod tests {
             assert!(e.to_string().contains(bad) && e.to_string().contains("portable"), "{e}");
         }
         assert!(Kernels::detect().isa().available());
+    }
+
+    #[test]
+    fn one_available_row_of_each_op_and_values_is_selected() {
+        for row in kernel_table() {
+            let same = |r: &&KernelRow| (r.op, r.values) == (row.op, row.values);
+            let selected = kernel_table().filter(same).filter(|r| r.selected());
+            assert_eq!(selected.count(), 1, "{row:?}");
+        }
     }
 }

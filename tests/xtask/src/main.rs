@@ -5,11 +5,9 @@
 mod arm;
 mod bench;
 mod demo;
-mod dial;
 mod fetch;
 mod golden;
 mod limbeck;
-mod peer;
 mod process;
 mod table;
 mod test;
@@ -37,7 +35,7 @@ enum Task {
     Demo,
     /// Run every test of the workspace and print the totals
     Test(test::Options),
-    /// Measure against llama.cpp, which is fetched and built on first use
+    /// Measure against llama.cpp, which is fetched and built on first use, and ONNX Runtime
     Bench(bench::Options),
     /// Fetch the students that tests and the demo use into target/students
     Fetch,

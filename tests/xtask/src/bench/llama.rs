@@ -1,4 +1,4 @@
-//! The peer of the benchmarks: llama.cpp, built with native flags from the source that the pinned
+//! A peer of the benchmarks: llama.cpp, built with native flags from the source that the pinned
 //! llama-cpp-python package carries, and its programs' output read.
 
 use std::fs;
@@ -43,26 +43,17 @@ const NATIVE_BUT_AMX: [&str; 5] = [
     "-DGGML_AVX512_BF16=ON",
 ];
 
-/// Tokens per second of the two phases of one measurement.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Speed {
-    /// Prefill of the whole prompt.
-    pub prefill: f64,
-    /// Decode, one token at a time.
-    pub decode: f64,
-}
-
 /// A built llama.cpp.
-pub struct Peer {
+pub struct Llama {
     programs: PathBuf,
 }
 
-impl Peer {
+impl Llama {
     /// Builds llama.cpp under `target/peers/llama.cpp` unless this version stands there already.
     pub fn build(workspace: &Workspace) -> Result<Self> {
         let home = workspace.target("peers/llama.cpp");
         let build = home.join("build");
-        let peer = Peer { programs: build.join("bin") };
+        let peer = Llama { programs: build.join("bin") };
         let stamp = home.join("built.txt");
         let built = fs::read_to_string(&stamp).is_ok_and(|version| version == VERSION);
         if built && PROGRAMS.iter().all(|name| peer.programs.join(name).is_file()) {
@@ -89,32 +80,57 @@ impl Peer {
         Ok(peer)
     }
 
-    /// Writes `to` as `from` in another type, with the token embedding in `embedding`.
-    pub fn quantise(&self, from: &Path, to: &Path, kind: &str, embedding: &str) -> Result<()> {
+    /// Writes `to` as `from` in another type, with the token embedding in `embedding` or what goes
+    /// with the type.
+    pub fn quantise(
+        &self,
+        from: &Path,
+        to: &Path,
+        kind: &str,
+        embedding: Option<&str>,
+    ) -> Result<()> {
         if to.is_file() {
             return Ok(());
         }
         let part = to.with_extension("part");
         let mut command = Command::new(self.programs.join("llama-quantize"));
-        command.arg("--allow-requantize").args(["--token-embedding-type", embedding]);
+        command.arg("--allow-requantize");
+        command.args(embedding.map(|kind| ["--token-embedding-type", kind]).iter().flatten());
         process::quiet(command.arg(from).arg(&part).arg(kind))?;
         fs::rename(&part, to).doing("put in place", to)
     }
 
-    /// Prefill of `prompt` tokens, and decode of `tokens` more after a prompt of that length, as
-    /// `llama-bench` measures them. By itself it would decode from an empty context, which is less
-    /// work than decoding after a prompt: hence a run for each phase, the second one with a depth.
-    pub fn speed(&self, gguf: &Path, prompt: u32, tokens: u32, threads: u32) -> Result<Speed> {
-        let run = |prompt: u32, tokens: u32, depth: u32| {
-            let mut command = Command::new(self.programs.join("llama-bench"));
-            command.arg("-m").arg(gguf).args(["-o", "json", "-r", "1"]);
-            for (option, value) in [("-p", prompt), ("-n", tokens), ("-d", depth), ("-t", threads)]
-            {
-                command.args([option, &value.to_string()]);
-            }
-            rate_of(&json_of(&mut command)?, prompt, tokens, depth)
-        };
-        Ok(Speed { prefill: run(prompt, 0, 0)?, decode: run(0, tokens, prompt)? })
+    /// Prefill of `prompt` tokens, and decode of `tokens` more after a prompt of that length, in
+    /// tokens a second, as `llama-bench` measures them. By itself it would decode from an empty
+    /// context, which is less work than decoding after a prompt: hence a run for each phase, the
+    /// second one with a depth.
+    pub fn speed(&self, gguf: &Path, prompt: u32, tokens: u32, threads: u32) -> Result<Vec<f64>> {
+        let prefill = self.bench(gguf, [prompt, 0, 0], threads, &[])?;
+        Ok(vec![prefill, self.bench(gguf, [0, tokens, prompt], threads, &[])?])
+    }
+
+    /// Decode of `tokens` after `depth` others, with flash attention or without.
+    pub fn decode(
+        &self,
+        gguf: &Path,
+        tokens: u32,
+        depth: u32,
+        threads: u32,
+        flash: bool,
+    ) -> Result<f64> {
+        let flash = if flash { "1" } else { "0" };
+        self.bench(gguf, [0, tokens, depth], threads, &["-fa", flash])
+    }
+
+    /// One test of a prompt, tokens to decode, and a depth.
+    fn bench(&self, gguf: &Path, test: [u32; 3], threads: u32, more: &[&str]) -> Result<f64> {
+        let [prompt, tokens, depth] = test;
+        let mut command = Command::new(self.programs.join("llama-bench"));
+        command.arg("-m").arg(gguf).args(["-o", "json", "-r", "1"]).args(more);
+        for (option, value) in [("-p", prompt), ("-n", tokens), ("-d", depth), ("-t", threads)] {
+            command.args([option, &value.to_string()]);
+        }
+        rate_of(&json_of(&mut command)?, prompt, tokens, depth)
     }
 
     /// The perplexity of a text: chunks of `context` tokens, the second half of each counted.

@@ -1,10 +1,13 @@
-//! `limbeck bench`: prefill, decode, load time and memory.
+//! `limbeck bench`: prefill, decode, load time and memory; or the kernels.
+
+mod kernels;
 
 use std::path::Path;
 use std::time::Instant;
 
 use limbeck::plan::Task;
 use limbeck::{EncoderInput, Model, SessionOptions, Status, Usage, Wanted, Work};
+use limbeck_kernels::rates::Ceilings;
 use serde_json::{Value, json};
 
 use crate::args::BenchArgs;
@@ -12,9 +15,12 @@ use crate::memory;
 use crate::output::{Failure, check_result, print_json, print_line, write_result};
 
 pub fn execute(args: BenchArgs) -> Result<(), Failure> {
+    if args.kernels {
+        return kernels::execute(&args);
+    }
     args.trace.as_deref().map_or(Ok(()), check_result)?;
     let start = Instant::now();
-    let model = args.plan.open()?;
+    let model = args.runner.open(args.plan())?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
     let open_bytes = memory::resident().map(|m| m.0);
     let (mut report, usage) = match model.manifest().task {
@@ -29,27 +35,56 @@ pub fn execute(args: BenchArgs) -> Result<(), Failure> {
     report["memory"]["resident_after_open_bytes"] = json!(open_bytes);
     report["memory"]["resident_peak_bytes"] = json!(peak);
     report["backend"] = json!(model.backend());
-    report["budget"] = json!(args.plan.report(&usage));
+    report["budget"] = json!(args.runner.report(&usage));
     report["usage"] = json!(usage);
-    if args.plan.json {
+    if args.ceilings {
+        report["ceilings"] = kernels::ceilings_json(&Ceilings::measure(&kernels::pool(&args)));
+    }
+    if args.runner.json {
         return print_json(&report);
     }
+    print_report(&args, &report)
+}
+
+/// For people.
+fn print_report(args: &BenchArgs, report: &Value) -> Result<(), Failure> {
+    let number = |value: &Value| value.as_f64().unwrap_or(0.0);
     let rate = |part: &str| report[part]["tokens_per_second"].as_f64().unwrap_or(0.0);
     let mib = |v: &Value| v.as_f64().unwrap_or(0.0) / (1024.0 * 1024.0);
     let m = &report["memory"];
-    print_line(format!("backend  {}", model.backend()))?;
-    print_line(format!("load     {load_ms:.1} ms"))?;
-    let tokens = &report["prefill"]["tokens"];
-    print_line(format!("prefill  {:.1} tokens/s ({tokens} tokens)", rate("prefill")))?;
-    if report["decode"].is_object() {
+    print_line(format!("backend  {}", report["backend"].as_str().unwrap_or_default()))?;
+    print_line(format!("load     {:.1} ms", number(&report["load_ms"])))?;
+    let prefill = &report["prefill"];
+    print_line(format!(
+        "prefill  {:.1} tokens/s ({} tokens, batch {}; {:.3} ms in the median)",
+        rate("prefill"),
+        prefill["tokens"],
+        prefill["batch"],
+        number(&prefill["median_ms"]),
+    ))?;
+    let decode = &report["decode"];
+    if decode.is_object() {
         print_line(format!(
             "decode   {:.1} tokens/s ({} tokens, batch {}; {:.2} ms in the median, {:.2} ms at 95 %)",
             rate("decode"),
             args.decode,
             args.batch,
-            report["decode"]["median_ms"].as_f64().unwrap_or(0.0),
-            report["decode"]["p95_ms"].as_f64().unwrap_or(0.0),
+            number(&decode["median_ms"]),
+            number(&decode["p95_ms"]),
         ))?;
+    }
+    let ceilings = &report["ceilings"];
+    if ceilings.is_object() {
+        print_line(kernels::ceilings_line(ceilings))?;
+        let [ops, bytes] = [&prefill["ops_per_second"], &decode["bytes_per_second"]].map(number);
+        let read = 100.0 * bytes / number(&ceilings["read_bytes_per_second"]);
+        print_line(format!("         prefill at {:.0} Gop/s", ops / 1e9))?;
+        if decode.is_object() {
+            print_line(format!(
+                "         decode reads weights and cache at {:.1} GB/s: {read:.0} % of what memory gives",
+                bytes / 1e9
+            ))?;
+        }
     }
     print_line(format!(
         "memory   weights {:.1} MiB, KV cache {:.1} MiB, resident {:.1} MiB after open, {:.1} MiB at most",
@@ -92,6 +127,18 @@ fn write_trace(path: &Path, steps: &[Step]) -> Result<(), Failure> {
     write_result(path, text)
 }
 
+/// What calls of `batch` times `tokens` and so many multiply-adds took, in the median.
+fn calls(tokens: usize, batch: usize, macs: u64, seconds: &mut [f64]) -> Value {
+    let seconds = median(seconds);
+    json!({
+        "tokens": tokens,
+        "batch": batch,
+        "tokens_per_second": (tokens * batch) as f64 / seconds,
+        "median_ms": 1e3 * seconds,
+        "ops_per_second": 2.0 * macs as f64 / seconds,
+    })
+}
+
 fn text(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
     let vocab = model.manifest().vocab_size;
     let context = args.prompt.saturating_add(args.decode);
@@ -103,8 +150,9 @@ fn text(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
     // Blocks of the forks' own tails beside the shared prompt.
     let cache_tokens = args.prompt + args.batch * (args.decode + 64);
     let options = SessionOptions { context, cache_tokens, ..SessionOptions::default() };
-    let mut session = args.plan.session(model, options)?;
+    let mut session = args.runner.session(model, options)?;
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    let (mut prefill_macs, mut decode_bytes) = (0, 0);
     let mut trace = Vec::new();
     let mut usage = Usage::default();
     let mut kv_bytes = 0;
@@ -113,8 +161,11 @@ fn text(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
         let sequence = session.sequence();
         let start = Instant::now();
         let work = [Work { sequence, tokens: &ids, wanted: Wanted::Last }];
-        usage.add(&session.step(&work, |_, _| {})?);
+        let prompt_usage = session.step(&work, |_, _| {})?;
         let prefill_seconds = start.elapsed().as_secs_f64();
+        prefill_macs = prompt_usage.macs;
+        usage.add(&prompt_usage);
+        let bytes_before = usage.bytes;
         let mut sequences = vec![sequence];
         for _ in 1..args.batch {
             sequences.push(session.fork(sequence)?);
@@ -137,26 +188,30 @@ fn text(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
         }
         let decode_seconds = start.elapsed().as_secs_f64();
         kv_bytes = session.cache_bytes();
+        let cached = (kv_bytes as u64).saturating_mul(args.decode as u64);
+        decode_bytes = (usage.bytes - bytes_before).saturating_add(cached);
         sequences.into_iter().try_for_each(|s| session.free(s))?;
         if round > 0 {
-            prefill.push(args.prompt as f64 / prefill_seconds);
-            decode.push((args.decode * args.batch) as f64 / decode_seconds);
+            prefill.push(prefill_seconds);
+            decode.push(decode_seconds);
         }
     }
     if let Some(path) = &args.trace {
         write_trace(path, &trace)?;
     }
     let mut ms: Vec<f64> = trace.iter().map(|step| step.ms).collect();
+    let decode_seconds = median(&mut decode);
     let report = json!({
-        "prefill": {"tokens": args.prompt, "tokens_per_second": median(&mut prefill)},
+        "prefill": calls(args.prompt, 1, prefill_macs, &mut prefill),
         "decode": {
             "tokens": args.decode,
             "batch": args.batch,
-            "tokens_per_second": median(&mut decode),
+            "tokens_per_second": (args.decode * args.batch) as f64 / decode_seconds,
             "median_ms": quantile(&mut ms, 0.5),
             "p95_ms": quantile(&mut ms, 0.95),
+            "bytes_per_second": decode_bytes as f64 / decode_seconds,
         },
-        "memory": {"kv_cache_bytes": kv_bytes, "kv": args.plan.kv.name()},
+        "memory": {"kv_cache_bytes": kv_bytes, "kv": args.runner.kv.name()},
     });
     Ok((report, usage))
 }
@@ -167,18 +222,20 @@ fn encoder(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
     let positions: Vec<u32> = (0..tokens as u32).collect();
     let input = EncoderInput { ids: &ids, positions: &positions, keys: tokens };
     let inputs = vec![input; args.batch];
-    let mut encoder = args.plan.encoder(model)?;
-    let mut rates = Vec::new();
+    let mut encoder = args.runner.encoder(model)?;
+    let (mut seconds, mut macs) = (Vec::new(), 0);
     let mut usage = Usage::default();
     for round in 0..=args.repeat {
         let start = Instant::now();
-        usage.add(&encoder.encode(&inputs, |_, _| {})?);
+        let call = encoder.encode(&inputs, |_, _| {})?;
         if round > 0 {
-            rates.push((tokens * args.batch) as f64 / start.elapsed().as_secs_f64());
+            seconds.push(start.elapsed().as_secs_f64());
         }
+        macs = call.macs;
+        usage.add(&call);
     }
     let report = json!({
-        "prefill": {"tokens": tokens, "batch": args.batch, "tokens_per_second": median(&mut rates)},
+        "prefill": calls(tokens, args.batch, macs, &mut seconds),
         "memory": {"kv_cache_bytes": 0},
     });
     Ok((report, usage))
@@ -186,21 +243,23 @@ fn encoder(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
 
 /// Images of noise, as many as `--batch` says.
 fn classifier(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
-    let mut classifier = args.plan.classifier(model)?;
+    let mut classifier = args.runner.classifier(model)?;
     let (tokens, values) = (classifier.tokens(), classifier.image().iter().product::<usize>());
     let noise = |i: usize| (i.wrapping_mul(2_654_435_761) >> 8 & 0xffff) as f32 / 32768.0 - 1.0;
     let pixels: Vec<f32> = (0..values * args.batch).map(noise).collect();
-    let mut rates = Vec::new();
+    let (mut seconds, mut macs) = (Vec::new(), 0);
     let mut usage = Usage::default();
     for round in 0..=args.repeat {
         let start = Instant::now();
-        usage.add(&classifier.classify(&pixels)?.1);
+        let call = classifier.classify(&pixels)?.1;
         if round > 0 {
-            rates.push((tokens * args.batch) as f64 / start.elapsed().as_secs_f64());
+            seconds.push(start.elapsed().as_secs_f64());
         }
+        macs = call.macs;
+        usage.add(&call);
     }
     let report = json!({
-        "prefill": {"tokens": tokens, "batch": args.batch, "tokens_per_second": median(&mut rates)},
+        "prefill": calls(tokens, args.batch, macs, &mut seconds),
         "memory": {"kv_cache_bytes": 0},
     });
     Ok((report, usage))

@@ -28,7 +28,7 @@ type Outputs = [int8x16_t; 2];
 type Eight = [int32x4_t; 2];
 
 /// Dot products of the four bytes in lanes of 32 bits.
-pub(crate) trait Lanes: Simd<V = [float32x4_t; 2]> {
+pub(crate) trait LaneDots: Simd<V = [float32x4_t; 2]> {
     /// Four sums in the making.
     type Sum: Copy;
 
@@ -100,7 +100,7 @@ fn signed(bytes: [uint8x16_t; 2]) -> Outputs {
 /// # Safety
 /// As [`Dots::dots`].
 #[inline(always)]
-unsafe fn by_lane<S: Lanes, const VALUES: u8, const ROWS: usize, const TILES: usize>(
+unsafe fn by_lane<S: LaneDots, const VALUES: u8, const ROWS: usize, const TILES: usize>(
     s: S,
     records: [*const u8; TILES],
     q: [*const i8; ROWS],
@@ -133,7 +133,7 @@ unsafe fn by_lane<S: Lanes, const VALUES: u8, const ROWS: usize, const TILES: us
 /// As [`Dots::dots`].
 #[inline(always)]
 unsafe fn add_lane<
-    S: Lanes,
+    S: LaneDots,
     const VALUES: u8,
     const LANE: i32,
     const ROWS: usize,
@@ -159,7 +159,7 @@ unsafe fn add_lane<
     }
 }
 
-impl Lanes for Neon {
+impl LaneDots for Neon {
     /// Of 4-bit values in i16, to be added up in fours; of 8-bit values in i32, in twos.
     type Sum = [int16x8_t; 2];
 
@@ -257,11 +257,11 @@ macro_rules! by_sdot {
     };
 }
 
-impl Lanes for NeonDotprod {
+impl LaneDots for NeonDotprod {
     by_sdot!();
 }
 
-impl Lanes for NeonI8mm {
+impl LaneDots for NeonI8mm {
     by_sdot!();
 }
 
@@ -309,7 +309,7 @@ dots!(NeonI8mm, by_pair);
 /// # Safety
 /// As [`Dots::dots`]; the CPU has `smmla`.
 #[inline(always)]
-unsafe fn by_pair<S: Lanes, const VALUES: u8, const ROWS: usize, const TILES: usize>(
+unsafe fn by_pair<S: LaneDots, const VALUES: u8, const ROWS: usize, const TILES: usize>(
     _: S,
     records: [*const u8; TILES],
     q: [*const i8; ROWS],

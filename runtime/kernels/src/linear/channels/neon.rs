@@ -7,7 +7,7 @@
 
 use super::{ChannelKernel, Group, Quads};
 use crate::linear::activations::ActBlock;
-use crate::linear::neon::{Lanes, nibbles};
+use crate::linear::neon::{LaneDots, nibbles};
 use crate::linear::portable::{Q4, Q4M, Q8};
 use crate::simd::widen_halves;
 use std::arch::aarch64::*;
@@ -49,7 +49,7 @@ impl<const VALUES: u8> NeonChannels<VALUES> {
     /// # Safety
     /// As for [`ChannelKernel::add`]; the lane exists.
     #[inline(always)]
-    unsafe fn dots<S: Lanes>(s: S, group: &Group, lane: usize, quads: Quads) -> [int32x4_t; 8] {
+    unsafe fn dots<S: LaneDots>(s: S, group: &Group, lane: usize, quads: Quads) -> [int32x4_t; 8] {
         // SAFETY: the caller's contract: 16 bytes of each channel for a lane, for `Q8` 16 more.
         unsafe {
             let mut sums = [s.none(); 8];
@@ -85,7 +85,7 @@ impl<const VALUES: u8> NeonChannels<VALUES> {
     }
 }
 
-impl<S: Lanes, const VALUES: u8> ChannelKernel<S> for NeonChannels<VALUES> {
+impl<S: LaneDots, const VALUES: u8> ChannelKernel<S> for NeonChannels<VALUES> {
     #[inline(always)]
     unsafe fn add(self, s: S, group: &Group, block: &ActBlock, quads: Quads, sums: *mut f32) {
         let offset = if VALUES == Q4 { block.minus_8_sums } else { 0 };

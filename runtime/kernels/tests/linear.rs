@@ -298,8 +298,8 @@ proptest! {
     ) {
         let n = if gated { n.next_multiple_of(16) } else { n };
         let pools = pools();
-        for kernels in all_kernels() {
-            Case::new(seed, values, [m, n, k], gated).check(&kernels, &pools);
+        for kernels in all_kernels().iter().filter(|_| sampled(seed)) {
+            Case::new(seed, values, [m, n, k], gated).check(kernels, &pools);
         }
     }
 }

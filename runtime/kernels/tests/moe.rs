@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Random, all_kernels, assert_close, assert_same_bits, poison};
+use common::{Random, all_kernels, assert_close, assert_same_bits, poison, sampled};
 use limbeck_kernels::reference::{self, Products};
 use limbeck_kernels::{
     ErrorKind, Kernels, LinearArgs, LinearScratch, MixArgs, MoeMlpArgs, MoeScratch, Packed, Pool,
@@ -128,7 +128,9 @@ fn each(mut check: impl FnMut(&Case, &Kernels, u64)) {
         for values in FORMATS {
             for rows in [1, 2, 3, 7, 16, 33] {
                 seed += 1;
-                check(&Case::new(seed, values, rows), &kernels, seed);
+                if sampled(seed) {
+                    check(&Case::new(seed, values, rows), &kernels, seed);
+                }
             }
         }
     }

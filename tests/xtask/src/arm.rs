@@ -40,7 +40,9 @@ pub fn tests(workspace: &Workspace) -> Result<Option<Command>> {
     cargo.arg("--target-dir").arg(workspace.target("arm"));
     cargo.args(TESTS.iter().flat_map(|name| ["--test", name]));
     cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", LINKER);
-    let runner = format!("{EMULATOR} -cpu max -L {LIBRARIES}");
+    // Where Debian's own libraries for Arm are installed too, the loader would mix the two.
+    let libraries = format!("LD_LIBRARY_PATH={LIBRARIES}/lib");
+    let runner = format!("{EMULATOR} -cpu max -L {LIBRARIES} -E {libraries}");
     cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", runner);
     cargo.env("LIMBECK_EXPECT_ISAS", ISAS).env("LIMBECK_EVERY", EVERY);
     Ok(Some(cargo))

@@ -17,7 +17,9 @@ type V = [float32x4_t; 2];
 #[inline(always)]
 pub(crate) fn prefetch(p: *const u8) {
     // SAFETY: a prefetch of any address is allowed and changes nothing that the program sees.
-    unsafe { asm!("prfm pldl1keep, [{}]", in(reg) p, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("prfm pldl1keep, [{}]", in(reg) p.addr(), options(nomem, nostack, preserves_flags))
+    };
 }
 
 /// Four f16 as f32. (The intrinsics for f16 are younger than the compilers that we build with.)

@@ -1,6 +1,6 @@
 //! `test`: the whole workspace under `cargo test`, with the real students in place, then the kernels
-//! for Arm under emulation, and one line of totals at the end. A test that cannot run prints `skipped: REASON`; such tests are counted
-//! and named, never taken for passed ones.
+//! for Arm under emulation, and one line of totals at the end. A test that cannot run prints
+//! `skipped: REASON`; such tests are counted and named, never taken for passed ones.
 
 use std::fmt;
 use std::io::{BufRead, BufReader};

@@ -254,7 +254,7 @@ pub struct BenchArgs {
     #[arg(required_unless_present = "kernels")]
     plan: Option<PathBuf>,
     /// Instead of a plan, measure every kernel that reads a weight against what this machine can do at
-    /// most (reading memory, f32 and 8-bit multiply-adds), in about half a minute and with 700 MiB of
+    /// most (reading memory, f32 and 8-bit multiply-adds), in about half a minute and with 350 MiB of
     /// memory. Fails when a kernel that is selected is not the fastest of its kind within 5 %. Takes
     /// --threads and --json alone.
     #[arg(long, conflicts_with_all = [

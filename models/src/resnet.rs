@@ -47,7 +47,8 @@ pub(crate) fn build(
         return Err(config.unsupported("layer_type", &layer_type));
     }
     let activation: Option<String> = config.get("hidden_act")?;
-    let activation = activation_named(config, "hidden_act", activation.as_deref().unwrap_or("relu"))?;
+    let activation =
+        activation_named(config, "hidden_act", activation.as_deref().unwrap_or("relu"))?;
     let stem = config.size("embedding_size")?;
     let channels = config.size_or("num_channels", Some(3))?;
     let stages = stages(config)?;
@@ -186,11 +187,8 @@ impl ResNet<'_> {
             norm: Box::new(norm.clone()),
             bias,
         };
-        let inputs = [
-            x.value,
-            self.graph.weight(normalised(false)),
-            self.graph.weight(normalised(true)),
-        ];
+        let inputs =
+            [x.value, self.graph.weight(normalised(false)), self.graph.weight(normalised(true))];
         let window = window(x.sides, kernel, stride);
         let sides = moved(&window)?;
         let op = Op::Conv2d(Conv2d {
@@ -203,12 +201,7 @@ impl ResNet<'_> {
         Ok(Image { value: self.graph.node(name, op, &inputs)?, channels: width, sides })
     }
 
-    fn activate(
-        &mut self,
-        name: &str,
-        x: Image,
-        activation: Activation,
-    ) -> Result<Image, Error> {
+    fn activate(&mut self, name: &str, x: Image, activation: Activation) -> Result<Image, Error> {
         let op = Op::Activate(Activate { activation });
         Ok(Image { value: self.graph.node(name, op, &[x.value])?, ..x })
     }

@@ -685,7 +685,8 @@ fn windows_that_do_not_fit_their_images_are_refused() {
     assert!(image.contains("step \"resnet.embedder.embedder\""), "{image}");
     let groups = conv(&|step| step["params"]["groups"] = 0.into());
     assert!(groups.contains("0 groups"), "{groups}");
-    let rows = refusal(&TINY[5], |p| operand(p, "pixels")["shape"][0] = json!(["*", "sequences", 9]));
+    let rows =
+        refusal(&TINY[5], |p| operand(p, "pixels")["shape"][0] = json!(["*", "sequences", 9]));
     assert!(rows.contains("pixels"), "{rows}");
     let tokens = refusal(&TINY[5], |p| operand(p, "pixels")["shape"][0] = "tokens".into());
     assert!(tokens.contains("pixels"), "{tokens}");

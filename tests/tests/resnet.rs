@@ -73,9 +73,9 @@ fn threads_and_other_images_change_no_bit() {
                 let case = format!("{name} {quant}, {threads} threads");
                 assert_eq!(bits(&classify(&model, &pixels)), whole, "{case}");
                 let mut classifier = Classifier::new(&model).expect("a classifier");
-                let alone = pixels.chunks(image).flat_map(|pixels| {
-                    bits(&classifier.classify(pixels).expect("a call").0)
-                });
+                let alone = pixels
+                    .chunks(image)
+                    .flat_map(|pixels| bits(&classifier.classify(pixels).expect("a call").0));
                 assert!(alone.eq(whole.iter().copied()), "{case}: image by image");
             }
         }

@@ -121,7 +121,8 @@ fn a_convolutional_classifier_goes_from_checkpoint_to_logits() {
     let (shape, pixels) = tensor::<f32>(&expected, "pixel_values");
     write(&place, &shape, &pixels, None);
     let (input, output) = (place.arg("in.npz"), place.arg("out.npz"));
-    let forward = || limbeck(["forward", &plan, "--inputs", &input, "--outputs", &output, "--json"]);
+    let forward =
+        || limbeck(["forward", &plan, "--inputs", &input, "--outputs", &output, "--json"]);
     forward().fails(&["pixel_values", "[batch, 1, 40, 40]"]);
     compile(&[]).ok();
     assert_eq!(forward().json()["usage"]["tokens"], 3);

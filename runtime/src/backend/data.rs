@@ -34,10 +34,8 @@ impl PlanData {
             for step in entry.steps() {
                 for (role, &operand) in step.op.input_roles().iter().zip(&step.inputs) {
                     let kind = entry.operands.get(operand).map(|o| o.kind);
-                    if let (
-                        InputRole::Vector | InputRole::Rows,
-                        Some(OperandKind::Weight(id)),
-                    ) = (role, kind)
+                    if let (InputRole::Vector | InputRole::Rows, Some(OperandKind::Weight(id))) =
+                        (role, kind)
                         && vectors[id].is_none()
                     {
                         let weight = self.weight(id)?;

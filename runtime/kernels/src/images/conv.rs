@@ -10,9 +10,7 @@ use super::Images;
 use super::gather::Gather;
 use crate::elementwise::SharedRows;
 use crate::error::{Error, ErrorKind, check_len};
-use crate::linear::{
-    ActBlock, Epilogue, Input, LinearTask, QuantActs, UNIT, whole_products,
-};
+use crate::linear::{ActBlock, Epilogue, Input, LinearTask, QuantActs, UNIT, whole_products};
 use crate::packed::Packed;
 use crate::pool::{Pool, SERIAL_MACS};
 use crate::table::Kernels;

@@ -8,8 +8,8 @@ mod max_pool;
 mod pixels;
 
 pub use conv::{Conv2dArgs, ConvScratch, conv2d};
-pub(crate) use depthwise::{DepthwiseTask, depthwise_task};
 pub use depthwise::{DepthwiseConv2dArgs, depthwise_conv2d};
+pub(crate) use depthwise::{DepthwiseTask, depthwise_task};
 pub use max_pool::max_pool2d;
 pub use pixels::pixels;
 

@@ -53,7 +53,11 @@ impl Op {
                 .chain(optional(p.qk_norm_eps.is_some(), Vector))
                 .chain(optional(p.rope.is_some(), Vector))
                 .collect(),
-            Op::Activate(_) | Op::SelectRows(_) | Op::Pool(_) | Op::SoftCap(_) | Op::MaxPool2d(_) => {
+            Op::Activate(_)
+            | Op::SelectRows(_)
+            | Op::Pool(_)
+            | Op::SoftCap(_)
+            | Op::MaxPool2d(_) => {
                 vec![Activation]
             }
             Op::Choose(_) => vec![Activation, Rows, Vector],

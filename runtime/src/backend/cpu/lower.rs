@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 
 use limbeck_plan::{
     Activation, AdaptiveMlp, Attention, Choose, Conv2d, DepthwiseConv2d, Embedding, Entry, Level,
-    Linear, MaxPool2d, Mix, MoeMlp, Norm, Op, OperandId, OperandKind, Patches, Pixels, Pool, Program,
-    SparseLinear, Step,
+    Linear, MaxPool2d, Mix, MoeMlp, Norm, Op, OperandId, OperandKind, Patches, Pixels, Pool,
+    Program, SparseLinear, Step,
 };
 
 use super::slots::{Slots, Value};

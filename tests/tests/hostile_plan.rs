@@ -681,7 +681,7 @@ fn windows_that_do_not_fit_their_images_are_refused() {
         let message = conv(&|step| step["params"]["window"][key] = value.clone());
         assert!(message.contains("a window of"), "{key}: {message}");
     }
-    let image = conv(&|step| step["params"]["window"]["image"] = json!([35, 27]));
+    let image = conv(&|step| step["params"]["window"]["image"] = json!([45, 21]));
     assert!(image.contains("step \"resnet.embedder.embedder\""), "{image}");
     let groups = conv(&|step| step["params"]["groups"] = 0.into());
     assert!(groups.contains("0 groups"), "{groups}");

@@ -206,7 +206,7 @@ fn configurations_that_do_not_fit_are_refused_by_key() {
         ("hidden_act", json!("mish"), "hidden_act"),
         ("depths", json!([2, 0]), "depths"),
         ("depths", json!([]), "depths"),
-        ("depths", json!([1 << 40, 1 << 40]), "depths"),
+        ("depths", json!([1u64 << 40, 1u64 << 40]), "depths"),
         ("depths", json!([2]), "hidden_sizes"),
         ("depths", json!([3, 1]), "stages.0.layers.2"),
         ("depths", json!([1, 1]), "stages.0.layers.1"),
@@ -216,7 +216,7 @@ fn configurations_that_do_not_fit_are_refused_by_key() {
         ("hidden_sizes", json!(null), "hidden_sizes"),
         ("embedding_size", json!(8), "embedder.convolution.weight"),
         ("num_channels", json!(1), "embedder.convolution.weight"),
-        ("num_channels", json!(1 << 20), "out of range"),
+        ("num_channels", json!(1u64 << 20), "out of range"),
         ("downsample_in_first_stage", json!(true), "shortcut.convolution.weight"),
         ("stem_type", json!("deep"), "stem_type"),
     ] {

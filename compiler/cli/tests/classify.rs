@@ -113,7 +113,7 @@ fn a_convolutional_classifier_goes_from_checkpoint_to_logits() {
         let args = ["compile", &source, "-o", &plan, "--quant", "f32"];
         limbeck([&args[..], more].concat())
     };
-    for bad in ["0", "27x", "x", "27x35x1", "-1x3"] {
+    for bad in ["0", "27x", "x", "27x35x1", "1x-3"] {
         compile(&["--image-size", bad]).usage(&["--image-size", "HEIGHTxWIDTH"]);
     }
     compile(&["--image-size", "40"]).ok();

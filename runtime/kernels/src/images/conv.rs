@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Bytes of gathered rows that a task goes through for each unit of the weight.
 const TILE_BYTES: usize = 256 * 1024;
-/// Tiles have a multiple of these rows, which is a multiple of what kernels take at once.
+/// Rows of a tile at least, as many as kernels take at once.
 const TILE_ROWS: usize = 12;
 /// Elements from which quantising the pixels gets its own parallel region.
 const PARALLEL_QUANTISE: usize = 4 * 1024;
@@ -224,9 +224,9 @@ impl Conv<'_> {
     fn cut(&self, threads: usize) -> Cut {
         let (rows, k) = (self.images.rows(), self.w.cols());
         let row_bytes = if self.values.is_quantised() { k + k / 2 } else { k * 4 };
-        let most = (TILE_BYTES / row_bytes.max(1)).next_multiple_of(TILE_ROWS).max(TILE_ROWS);
+        let most = (TILE_BYTES / row_bytes.max(1)).next_multiple_of(TILE_ROWS).max(2 * TILE_ROWS);
         let tiles = rows.div_ceil(most).next_multiple_of(threads);
-        let each = rows.div_ceil(tiles).next_multiple_of(TILE_ROWS);
+        let each = rows.div_ceil(tiles).max(TILE_ROWS);
         let tiles = rows.div_ceil(each);
         let alone = threads.div_ceil(tiles * self.params.groups);
         Cut { rows: each, tiles, parts: if self.units_are_whole() { alone } else { 1 } }

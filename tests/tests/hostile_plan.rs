@@ -682,7 +682,7 @@ fn windows_that_do_not_fit_their_images_are_refused() {
         assert!(message.contains("a window of"), "{key}: {message}");
     }
     let image = conv(&|step| step["params"]["window"]["image"] = json!([45, 21]));
-    assert!(image.contains("step \"resnet.embedder.embedder\""), "{image}");
+    assert!(image.contains("step \"resnet.embedder.embedder.activation\""), "{image}");
     let groups = conv(&|step| step["params"]["groups"] = 0.into());
     assert!(groups.contains("0 groups"), "{groups}");
     let rows =

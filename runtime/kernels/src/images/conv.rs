@@ -225,7 +225,8 @@ impl Conv<'_> {
         let (rows, k) = (self.images.rows(), self.w.cols());
         let row_bytes = if self.values.is_quantised() { k + k / 2 } else { k * 4 };
         let most = (TILE_BYTES / row_bytes.max(1)).next_multiple_of(TILE_ROWS).max(2 * TILE_ROWS);
-        let tiles = rows.div_ceil(most).next_multiple_of(threads);
+        // Up to half as large again: each tile goes through the whole weight.
+        let tiles = ((rows + most / 2) / most).max(1).next_multiple_of(threads);
         let each = rows.div_ceil(tiles).max(TILE_ROWS);
         let tiles = rows.div_ceil(each);
         let alone = threads.div_ceil(tiles * self.params.groups);

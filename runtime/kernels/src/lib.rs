@@ -33,6 +33,7 @@ pub mod rates;
 pub mod reference;
 mod rows;
 mod simd;
+mod sync;
 mod table;
 
 pub use adaptive::{

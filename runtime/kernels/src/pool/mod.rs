@@ -15,23 +15,19 @@ mod lateness;
 mod tests;
 
 use std::any::Any;
-use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread::JoinHandle;
+use std::sync::atomic::Ordering;
+use std::sync::{PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
+use crate::sync::{
+    Arc, AtomicU64, AtomicUsize, CALLER_SPINS, CALLER_YIELDS, Condvar, JoinHandle, Mutex,
+    MutexGuard, SharedCell, WORKER_SPINS, now, spawn, spin_loop, yield_now,
+};
 use lateness::{Lateness, Wait};
 
 /// Multiply-adds below which a parallel region costs more than it saves.
 pub(crate) const SERIAL_MACS: usize = 64 * 1024;
-
-/// Pauses that a worker spends looking for the next region before it sleeps.
-const WORKER_SPINS: u32 = 8_000;
-/// Pauses that a caller spends waiting for workers before it yields, then yields before it sleeps.
-const CALLER_SPINS: u32 = 4_000;
-const CALLER_YIELDS: u32 = 64;
 
 const COUNT: u64 = (1 << 12) - 1;
 const OPEN: u64 = 1 << 12;
@@ -67,7 +63,7 @@ struct Job {
 struct Region {
     gate: AtomicU64,
     next: AtomicUsize,
-    job: UnsafeCell<Option<Job>>,
+    job: SharedCell<Option<Job>>,
 }
 
 struct Shared {
@@ -110,7 +106,7 @@ impl Pool {
             region: Region {
                 gate: AtomicU64::new(COUNT * ADMITTED),
                 next: AtomicUsize::new(0),
-                job: UnsafeCell::new(None),
+                job: SharedCell::new(None),
             },
             idle: AtomicU64::new(0),
             panic: Mutex::new(None),
@@ -124,10 +120,7 @@ impl Pool {
         let workers: Vec<_> = (0..threads.min(COUNT as usize).saturating_sub(1))
             .map_while(|i| {
                 let shared = Arc::clone(&shared);
-                std::thread::Builder::new()
-                    .name(format!("limbeck-{}", i + 1))
-                    .spawn(move || work(&shared, i))
-                    .ok()
+                spawn(format!("limbeck-{}", i + 1), move || work(&shared, i)).ok()
             })
             .collect();
         Pool { shared, caller: Mutex::new(Lateness::new(workers.len())), workers }
@@ -158,7 +151,7 @@ impl Pool {
                 return;
             }
         };
-        let start = Instant::now();
+        let start = now();
         let workers = lateness.admit(start);
         if workers == 0 {
             drop(lateness);
@@ -172,17 +165,17 @@ impl Pool {
             unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const Task>(task) };
         let job = Job { task: erased, tasks };
         // SAFETY: this thread holds `caller`, and the gate is shut and empty between regions.
-        unsafe { *shared.region.job.get() = Some(job) };
+        unsafe { shared.region.job.set(Some(job)) };
         // The first task is the caller's, who need not ask for it.
         shared.region.next.store(1, Ordering::Relaxed);
         shared.open(workers);
         let taken = shared.take_tasks(job, Some(0));
         let wait = shared.shut(start);
         if taken == tasks {
-            let now = Instant::now();
-            lateness.alone(now - start, now);
+            let end = now();
+            lateness.alone(end - start, end);
         } else if let Some(wait) = wait {
-            lateness.waited(wait, Instant::now());
+            lateness.waited(wait, now());
         } else {
             lateness.shared();
         }
@@ -241,18 +234,18 @@ impl Shared {
         let mut state = self.region.gate.fetch_and(!OPEN, Ordering::AcqRel);
         let idle = (state & IDLE != 0).then(|| {
             let part = Duration::from_nanos(self.idle.load(Ordering::Relaxed));
-            Wait { part, wait: start.elapsed().saturating_sub(part), threads: 1 }
+            Wait { part, wait: (now() - start).saturating_sub(part), threads: 1 }
         });
         for _ in 0..CALLER_SPINS {
             if state & COUNT == 0 {
                 return idle;
             }
-            std::hint::spin_loop();
+            spin_loop();
             state = self.region.gate.load(Ordering::Acquire);
         }
-        let (threads, part) = ((state & COUNT) as usize, start.elapsed());
+        let (threads, part) = ((state & COUNT) as usize, now() - start);
         self.wait_for_workers();
-        let wait = start.elapsed().saturating_sub(part);
+        let wait = (now() - start).saturating_sub(part);
         Some(Wait { part, wait, threads })
     }
 
@@ -262,7 +255,7 @@ impl Shared {
             if !inside() {
                 return;
             }
-            std::thread::yield_now();
+            yield_now();
         }
         let mut held = lock(&self.done_lock);
         self.region.gate.fetch_or(WAITING, Ordering::AcqRel);
@@ -278,7 +271,7 @@ impl Shared {
         let Some(entered) = last.entered else { return };
         let state = self.region.gate.load(Ordering::Acquire);
         if state & OPEN != 0 && epoch(state) == last.epoch {
-            let nanos = u64::try_from(entered.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let nanos = u64::try_from((now() - entered).as_nanos()).unwrap_or(u64::MAX);
             self.idle.store(nanos, Ordering::Relaxed);
             // Where the region ends meanwhile, or another worker leaves, nothing is told.
             let idle = state | IDLE;
@@ -309,7 +302,7 @@ impl Shared {
             if worker >= admitted(state) {
                 break;
             }
-            std::hint::spin_loop();
+            spin_loop();
         }
         self.tell_idle(last);
         let mut held = lock(&self.sleep);
@@ -354,12 +347,12 @@ fn work(shared: &Shared, worker: usize) {
             Ordering::Relaxed,
         );
         if entered.is_ok() {
-            let now = Instant::now();
+            let since = now();
             // SAFETY: this thread is inside the gate, so the caller does not write the job.
-            let taken =
-                unsafe { *shared.region.job.get() }.map_or(0, |job| shared.take_tasks(job, None));
+            let job = unsafe { shared.region.job.get() };
+            let taken = job.map_or(0, |job| shared.take_tasks(job, None));
             shared.leave();
-            last = Last { epoch: epoch(state), entered: (taken > 0).then_some(now) };
+            last = Last { epoch: epoch(state), entered: (taken > 0).then_some(since) };
         }
     }
 }

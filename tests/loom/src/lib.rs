@@ -1,0 +1,10 @@
+//! The thread pool as it is, over [loom](https://docs.rs/loom)'s threads, locks and atomics in place
+//! of the standard library's: its tests go through the orders in which threads may act and through
+//! the values that the memory model lets them see.
+
+#[path = "../../../runtime/kernels/src/pool/mod.rs"]
+#[allow(dead_code, reason = "the kernels use more of it than the models do")]
+pub mod pool;
+mod sync;
+
+pub use sync::step_clock;

@@ -66,8 +66,8 @@ impl Classifier {
         let (image, values) = (image.clone(), image.image().ok_or_else(malformed)?);
         let together = (MAX_ROWS / tokens.max(1)).max(1);
         let bounds = Bounds { tokens: together * tokens, cache_tokens: 0, kv: KvType::F32 };
-        let state = model.prepared().state(&bounds)?;
-        let pace = Pace::per_call(model.curve());
+        let state = model.state(&bounds, &model.account(0))?;
+        let pace = Pace::per_call(model.curve(), model.logger());
         let route = Route::new(model.plan().program().sites.len());
         let (model, entry) = (model.clone(), index);
         Ok(Classifier {

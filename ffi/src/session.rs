@@ -1,4 +1,5 @@
 use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use limbeck::{
     Control, KvFormat, LogitsRow, Sequence, Session, SessionOptions, Usage, Wanted, Work,
@@ -331,18 +332,20 @@ pub unsafe extern "C" fn lbk_session_step(
             None => own.insert(Usage::default()),
         };
         let before = spent.tokens;
-        let result = session.step_onto(spent, &work, |row, logits| {
+        let sink = |row, logits: &[f32]| {
             handle.hooks.trip();
             if let Some(on_logits) = on_logits {
                 let LogitsRow { work, token } = row;
                 // SAFETY: the app gave the two together; the logits live until it returns.
                 unsafe { on_logits(work, token, logits.as_ptr(), logits.len(), user_data) }
             }
-        });
+        };
+        // Also after a panic what is committed is told.
+        let result = catch_unwind(AssertUnwindSafe(|| session.step_onto(spent, &work, sink)));
         if let Some(out) = &committed {
             out.set(usize::try_from(spent.tokens - before).unwrap_or(usize::MAX));
         }
-        Ok(result?)
+        Ok(result.unwrap_or_else(|panic| resume_unwind(panic))?)
     })
 }
 

@@ -46,14 +46,16 @@ fn every_function_is_documented_and_exported_under_the_prefix() {
     let lines: Vec<&str> = header.lines().collect();
     let mut functions = 0;
     for (at, line) in lines.iter().enumerate() {
-        if line.starts_with("LBK_API ") {
+        if line.starts_with("LBK_API") {
             functions += 1;
             let before = at.checked_sub(1).and_then(|at| lines.get(at)).copied();
-            assert_eq!(before, Some(" */"), "{line} has no documentation");
-            assert!(line.contains("lbk_"), "{line}");
+            // A long declaration begins on the line after the mark.
+            let declaration = lines.get(at..at + 2).unwrap_or_default().concat();
+            assert_eq!(before, Some(" */"), "{declaration} has no documentation");
+            assert!(declaration.contains("lbk_"), "{declaration}");
         }
     }
-    assert!(functions > 60, "{functions} functions");
+    assert!(functions > 80, "{functions} functions");
 }
 
 #[test]

@@ -34,7 +34,8 @@ fn with_tokenizer(checkpoint: &Path, tokenizer: &str) -> TempDir {
             std::fs::create_dir(&target).expect("a folder");
             for entry in std::fs::read_dir(&path).expect("a folder") {
                 let path = entry.expect("a file").path();
-                std::fs::copy(&path, target.join(path.file_name().expect("a name"))).expect("copied");
+                std::fs::copy(&path, target.join(path.file_name().expect("a name")))
+                    .expect("copied");
             }
         } else {
             std::fs::copy(&path, target).expect("copied");
@@ -165,7 +166,9 @@ fn the_layer_of_cpp_does_without_exceptions() {
 #[test]
 fn a_text_streams_while_its_budget_is_turned() {
     let plan = text();
-    for out in everywhere("examples/stream.cpp", &BOTH, &[&plan.path(), Path::new("ab a")], "0.5\nfull\n") {
+    for out in
+        everywhere("examples/stream.cpp", &BOTH, &[&plan.path(), Path::new("ab a")], "0.5\nfull\n")
+    {
         assert!(out.contains("ab") || out.contains("t1"), "{out}");
         assert!(out.contains("tokens, fraction"), "{out}");
     }
@@ -175,7 +178,9 @@ fn a_text_streams_while_its_budget_is_turned() {
 fn sentences_are_found_by_their_embeddings() {
     let source = with_tokenizer(&golden().join("tiny/bert"), WORDS);
     let plan = Compiled::new(source.path(), Quant::F32, true);
-    for out in everywhere("examples/search.c", &BOTH, &[&plan.path(), Path::new("a b")], "b\na b\nab a\n") {
+    for out in
+        everywhere("examples/search.c", &BOTH, &[&plan.path(), Path::new("a b")], "b\na b\nab a\n")
+    {
         assert!(out.starts_with("1.000  a b\n"), "{out}");
         assert_eq!(out.lines().count(), 3, "{out}");
     }
@@ -204,5 +209,5 @@ fn nothing_but_the_c_abi_is_exported() {
     assert!(others.is_empty(), "{others:?}");
     let header = std::fs::read_to_string(common::folder().join("include/limbeck.h")).expect("it");
     let missing: Vec<&&str> = ours.iter().filter(|n| !header.contains(&format!("{n}("))).collect();
-    assert!(missing.is_empty() && ours.len() > 60, "not in the header: {missing:?}");
+    assert!(missing.is_empty() && ours.len() > 80, "not in the header: {missing:?}");
 }

@@ -91,37 +91,42 @@ static void budgets(const char *path)
 typedef struct shared {
     lbk_control *control;
     size_t tokens, after;
-    int done;
+    int stage;
     pthread_mutex_t lock;
-    pthread_cond_t heard;
+    pthread_cond_t turned;
 } shared;
 
+/* The third token waits until the budget was changed, the 40th until the call was cancelled. */
 static int on_piece(const lbk_piece *piece, void *user_data)
 {
     shared *s = user_data;
     pthread_mutex_lock(&s->lock);
-    s->tokens += (size_t)piece->has_token;
-    /* Tokens that began after the flag was set. */
     s->after += (size_t)lbk_control_is_cancelled(s->control);
-    pthread_cond_signal(&s->heard);
+    s->tokens += (size_t)piece->has_token;
+    pthread_cond_broadcast(&s->turned);
+    while ((s->tokens >= 3 && s->stage < 1) || (s->tokens >= 40 && s->stage < 2)) {
+        pthread_cond_wait(&s->turned, &s->lock);
+    }
     pthread_mutex_unlock(&s->lock);
     return 0;
 }
 
-/* Waits for three tokens, changes the budget, waits for two more, cancels. */
 static void *turn(void *user_data)
 {
     shared *s = user_data;
     pthread_mutex_lock(&s->lock);
     while (s->tokens < 3) {
-        pthread_cond_wait(&s->heard, &s->lock);
+        pthread_cond_wait(&s->turned, &s->lock);
     }
     CHECK(set(s->control, LBK_BUDGET_PRICE, 1e9, 0, 1) == LBK_OK);
+    s->stage = 1;
+    pthread_cond_broadcast(&s->turned);
     while (s->tokens < 40) {
-        pthread_cond_wait(&s->heard, &s->lock);
+        pthread_cond_wait(&s->turned, &s->lock);
     }
     CHECK(lbk_control_cancel(s->control) == LBK_OK);
-    s->done = 1;
+    s->stage = 2;
+    pthread_cond_broadcast(&s->turned);
     pthread_mutex_unlock(&s->lock);
     return NULL;
 }
@@ -134,7 +139,7 @@ static void race(const char *path)
     lbk_generate_options options;
     lbk_generation *generation = NULL;
     lbk_usage *usage = NULL;
-    shared s = {.lock = PTHREAD_MUTEX_INITIALIZER, .heard = PTHREAD_COND_INITIALIZER};
+    shared s = {.lock = PTHREAD_MUTEX_INITIALIZER, .turned = PTHREAD_COND_INITIALIZER};
     lbk_generate_options_init(&options, sizeof options);
     options.max_tokens = 100;
     options.ignore_eos = 1;
@@ -144,8 +149,8 @@ static void race(const char *path)
     CHECK(!pthread_create(&thread, NULL, turn, &s));
     FAILS(LBK_CANCELLED, lbk_generation_run(generation, session, on_piece, &s));
     pthread_join(thread, NULL);
-    /* The flag was set while the lock was held: at most the token that was under way came after. */
-    CHECK(s.done && s.tokens >= 40 && s.after <= 1);
+    /* The token that was under way is the last one. */
+    CHECK(s.tokens == 40 && s.after == 0);
     size_t committed = 0;
     OK(lbk_generation_committed(generation, &committed));
     CHECK(committed == s.tokens && position(session, sequence) == 8 + committed - 1);
@@ -188,6 +193,70 @@ static void race(const char *path)
     lbk_session_free(session);
 }
 
+/* What `hammer` may touch, and what a run heard. */
+typedef struct hammered {
+    lbk_control *control;
+    uint32_t tokens[100];
+    size_t count, after;
+} hammered;
+
+static volatile sig_atomic_t hammering;
+
+static void *hammer(void *user_data)
+{
+    while (hammering) {
+        CHECK(lbk_control_cancel(user_data) == LBK_OK);
+        usleep(50);
+    }
+    return NULL;
+}
+
+static int on_hammered(const lbk_piece *piece, void *user_data)
+{
+    hammered *h = user_data;
+    CHECK(h->count < 100 && piece->has_token);
+    h->tokens[h->count++] = piece->token;
+    h->after += (size_t)lbk_control_is_cancelled(h->control);
+    return 0;
+}
+
+/* Cancelled at any time from another thread, a run stops within a token; going on gives what an
+   uninterrupted run gives. */
+static hammered interrupted(const char *path, int by_thread)
+{
+    lbk_session *session = open_session(path);
+    lbk_generate_options options;
+    lbk_generation *generation = NULL;
+    hammered h = {.count = 0};
+    lbk_generate_options_init(&options, sizeof options);
+    options.max_tokens = 100;
+    options.temperature = 1;
+    options.ignore_eos = 1;
+    OK(lbk_session_control(session, &h.control));
+    OK(lbk_generation_new(session, add_sequence(session), TOKENS, 20, &options, &generation));
+    pthread_t thread;
+    hammering = by_thread;
+    CHECK(!pthread_create(&thread, NULL, hammer, h.control));
+    for (lbk_error *error = NULL;;) {
+        CHECK(lbk_control_reset(h.control) == LBK_OK);
+        h.after = 0;
+        error = lbk_generation_run(generation, session, on_hammered, &h);
+        CHECK(h.after <= 1);
+        if (!error) {
+            break;
+        }
+        CHECK(lbk_error_code(error) == LBK_CANCELLED);
+        lbk_error_free(error);
+    }
+    hammering = 0;
+    pthread_join(thread, NULL);
+    CHECK(h.count == 100);
+    lbk_control_free(h.control);
+    lbk_generation_free(generation);
+    lbk_session_free(session);
+    return h;
+}
+
 static int raise_at_five(const lbk_piece *piece, void *user_data)
 {
     size_t *tokens = user_data;
@@ -223,6 +292,8 @@ int main(int argc, char **argv)
     CHECK(argc == 2); /* an adaptive text student */
     budgets(argv[1]);
     race(argv[1]);
+    hammered whole = interrupted(argv[1], 0), parts = interrupted(argv[1], 1);
+    CHECK(!memcmp(whole.tokens, parts.tokens, sizeof whole.tokens));
     signals(argv[1]);
     return 0;
 }

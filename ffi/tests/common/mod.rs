@@ -89,7 +89,7 @@ impl Program {
         let mut compiler = compiler(&extension);
         let standard = if extension == "c" { "-std=c11" } else { "-std=c++17" };
         compiler.args([standard, "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-O1"]);
-        compiler.arg("-DLBK_TEST_HOOKS").arg("-D_POSIX_C_SOURCE=200809L");
+        compiler.arg("-DLBK_TEST_HOOKS").arg("-D_DEFAULT_SOURCE");
         compiler.arg("-I").arg(folder().join("include")).arg("-I").arg(folder().join("tests/c"));
         if build == Build::Sanitised {
             compiler.args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]);

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use limbeck::{Budget, Control, Limits, Status, Unmet};
+use runtime::{Budget, Control, Limits, Status, Unmet};
 
 use crate::arg;
 use crate::error::{LBK_INVALID, LBK_OK, lbk_code, lbk_error};

@@ -1,4 +1,4 @@
-use limbeck::{Control, Encoder};
+use runtime::{Control, Encoder};
 
 use crate::arg;
 use crate::bytes::lbk_text;

@@ -1,6 +1,6 @@
 use std::ffi::{CString, c_char, c_void};
 
-use limbeck::{BackendKind, Engine, EngineOptions};
+use runtime::{BackendKind, Engine, EngineOptions};
 
 use crate::arg;
 use crate::error::{LBK_VERSION, c_string, lbk_error};

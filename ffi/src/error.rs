@@ -1,6 +1,6 @@
 use std::ffi::{CString, c_char};
 
-use limbeck::{Error, ErrorKind};
+use runtime::{Error, ErrorKind};
 
 /// What kind of thing went wrong; one of the `LBK_*` codes below. Codes keep their meaning in all
 /// later versions, and new ones may come.

@@ -1,6 +1,6 @@
 use std::ffi::{CStr, CString, c_char, c_void};
 
-use limbeck::{Control, Forward, Tensor, TensorData, TensorValues, TensorView};
+use runtime::{Control, Forward, Tensor, TensorData, TensorValues, TensorView};
 
 use crate::arg;
 use crate::control::{lbk_control, lbk_status};

@@ -1,8 +1,8 @@
 use std::ffi::c_void;
 use std::ops::ControlFlow;
 
-use limbeck::Sequence;
-use limbeck::text::{Finish, GenerateOptions, Generator, Piece, SamplerOptions};
+use runtime::Sequence;
+use runtime::text::{Finish, GenerateOptions, Generator, Piece, SamplerOptions};
 
 use crate::arg;
 use crate::bytes::lbk_text;

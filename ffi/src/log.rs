@@ -1,6 +1,6 @@
 use std::ffi::{c_char, c_void};
 
-use limbeck::{Level, Logger};
+use runtime::{Level, Logger};
 
 use crate::error::{c_string, lbk_error};
 use crate::guard::Outcome;

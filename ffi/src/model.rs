@@ -2,8 +2,8 @@ use std::ffi::{CString, c_char, c_void};
 use std::fs::File;
 use std::sync::Arc;
 
-use limbeck::plan::{SiteKind, Task};
-use limbeck::{Classifier, Model};
+use runtime::plan::{SiteKind, Task};
+use runtime::{Classifier, Model};
 
 use crate::arg;
 use crate::engine::lbk_engine;

@@ -1,7 +1,7 @@
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use limbeck::{
+use runtime::{
     Control, KvFormat, LogitsRow, Sequence, Session, SessionOptions, Usage, Wanted, Work,
 };
 

@@ -1,6 +1,6 @@
 use std::ffi::c_char;
 
-use limbeck::text::{ChatMessage, Detokenizer};
+use runtime::text::{ChatMessage, Detokenizer};
 
 use crate::arg;
 use crate::bytes::{lbk_bytes, lbk_text};
@@ -169,7 +169,7 @@ pub unsafe extern "C" fn lbk_detokenizer_finish(
 fn piece(
     detokenizer: *mut lbk_detokenizer,
     text: *mut lbk_text,
-    step: impl FnOnce(&mut Detokenizer, &mut String) -> limbeck::Result<()>,
+    step: impl FnOnce(&mut Detokenizer, &mut String) -> runtime::Result<()>,
 ) -> Outcome {
     let (detokenizer, out) = (arg::shared(detokenizer, "detokenizer")?, arg::out(text, "text")?);
     let mut stream = detokenizer.stream.enter("detokenizer")?;

@@ -1,6 +1,6 @@
 use std::ffi::{CString, c_char};
 
-use limbeck::Usage;
+use runtime::Usage;
 
 use crate::arg;
 use crate::control::{lbk_unmet, unmet};

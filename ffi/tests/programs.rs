@@ -131,6 +131,11 @@ fn generations_stream_and_go_on_where_they_were_cancelled() {
 }
 
 #[test]
+fn sessions_of_a_model_work_side_by_side_while_others_turn_and_cancel() {
+    everywhere("tests/c/stress.c", &BOTH, &[&text().path()], "");
+}
+
+#[test]
 fn texts_become_tokens_and_tokens_texts() {
     everywhere("tests/c/text.c", &BOTH, &[&text().path()], "");
 }

@@ -50,7 +50,6 @@ pub(crate) fn unmet(reason: Option<Unmet>) -> lbk_unmet {
         Some(Unmet::Reach) => LBK_UNMET_REACH,
         Some(Unmet::Time) => LBK_UNMET_TIME,
         Some(Unmet::OffTarget) => LBK_UNMET_OFF_TARGET,
-        #[allow(unreachable_patterns, reason = "the runtime may know more reasons one day")]
         Some(_) => LBK_UNMET_OTHER,
     }
 }

@@ -1,5 +1,5 @@
 //! The programs in C and C++ beside this file, one per concept: compiled by the system's compilers
-//! with every warning an error, run plainly, and under sanitizers where there are some.
+//! with every warning an error, run plainly, under sanitizers and under valgrind where there are any.
 
 mod common;
 
@@ -10,7 +10,7 @@ use limbeck_compiler::Quant;
 use limbeck_tests::{Compiled, Npz, golden};
 use tempfile::TempDir;
 
-const BOTH: [Build; 2] = [Build::Plain, Build::Sanitised];
+const ALL: [Build; 3] = [Build::Plain, Build::Sanitised, Build::Valgrind];
 
 /// A tiny text student; its tokenizer knows a few letters.
 fn text() -> Compiled {
@@ -94,7 +94,7 @@ fn floats(folder: &TempDir, name: &str, values: impl IntoIterator<Item = f32>) -
 
 #[test]
 fn engines_check_versions_and_options_and_log() {
-    everywhere("tests/c/engine.c", &BOTH, &[&text().path()], "");
+    everywhere("tests/c/engine.c", &ALL, &[&text().path()], "");
 }
 
 #[test]
@@ -106,38 +106,38 @@ fn models_come_from_paths_parts_of_files_and_bytes_in_place() {
     bytes.extend(std::fs::read(text.path()).expect("the plan"));
     std::fs::write(&within, bytes).expect("a file");
     let args = [&*text.path(), &within, &adaptive.path()];
-    everywhere("tests/c/model.c", &BOTH, &args, "");
+    everywhere("tests/c/model.c", &ALL, &args, "");
 }
 
 #[test]
 fn null_is_an_error_everywhere() {
-    everywhere("tests/c/null.c", &BOTH, &[&text().path()], "");
+    everywhere("tests/c/null.c", &ALL, &[&text().path()], "");
 }
 
 #[test]
 fn sessions_fork_rewind_restore_and_stay_within_their_limits() {
-    let builds = [Build::Plain, Build::Static, Build::Sanitised];
+    let builds = [Build::Plain, Build::Static, Build::Sanitised, Build::Valgrind];
     everywhere("tests/c/session.c", &builds, &[&text().path()], "");
 }
 
 #[test]
 fn controls_reach_a_running_call_from_threads_and_signal_handlers() {
-    everywhere("tests/c/control.c", &BOTH, &[&adaptive().path()], "");
+    everywhere("tests/c/control.c", &ALL, &[&adaptive().path()], "");
 }
 
 #[test]
 fn generations_stream_and_go_on_where_they_were_cancelled() {
-    everywhere("tests/c/generate.c", &BOTH, &[&text().path()], "");
+    everywhere("tests/c/generate.c", &ALL, &[&text().path()], "");
 }
 
 #[test]
 fn sessions_of_a_model_work_side_by_side_while_others_turn_and_cancel() {
-    everywhere("tests/c/stress.c", &BOTH, &[&text().path()], "");
+    everywhere("tests/c/stress.c", &ALL, &[&text().path()], "");
 }
 
 #[test]
 fn texts_become_tokens_and_tokens_texts() {
-    everywhere("tests/c/text.c", &BOTH, &[&text().path()], "");
+    everywhere("tests/c/text.c", &ALL, &[&text().path()], "");
 }
 
 #[test]
@@ -155,24 +155,24 @@ fn embeddings_and_named_tensors_have_the_values_of_pytorch() {
     let logits = floats(&folder, "logits", texts.floats("logits").1);
     let (encoder, classifier, decoder) = (encoder.path(), classifier.path(), decoder.path());
     let args = [&*encoder, &classifier, &pixels, &classes, &decoder, &ids, &logits];
-    everywhere("tests/c/tasks.c", &BOTH, &args, "");
+    everywhere("tests/c/tasks.c", &ALL, &args, "");
 }
 
 #[test]
 fn the_layer_of_cpp_frees_throws_and_carries_exceptions_through() {
-    everywhere("tests/c/wrapper.cpp", &BOTH, &[&text().path()], "");
+    everywhere("tests/c/wrapper.cpp", &ALL, &[&text().path()], "");
 }
 
 #[test]
 fn the_layer_of_cpp_does_without_exceptions() {
-    everywhere("tests/c/expected.cpp", &BOTH, &[&text().path()], "");
+    everywhere("tests/c/expected.cpp", &ALL, &[&text().path()], "");
 }
 
 #[test]
 fn a_text_streams_while_its_budget_is_turned() {
     let plan = text();
     for out in
-        everywhere("examples/stream.cpp", &BOTH, &[&plan.path(), Path::new("ab a")], "0.5\nfull\n")
+        everywhere("examples/stream.cpp", &ALL, &[&plan.path(), Path::new("ab a")], "0.5\nfull\n")
     {
         assert!(out.contains("ab") || out.contains("t1"), "{out}");
         assert!(out.contains("tokens, fraction"), "{out}");
@@ -184,7 +184,7 @@ fn sentences_are_found_by_their_embeddings() {
     let source = with_tokenizer(&golden().join("tiny/bert"), WORDS);
     let plan = Compiled::new(source.path(), Quant::F32, true);
     for out in
-        everywhere("examples/search.c", &BOTH, &[&plan.path(), Path::new("a b")], "b\na b\nab a\n")
+        everywhere("examples/search.c", &ALL, &[&plan.path(), Path::new("a b")], "b\na b\nab a\n")
     {
         assert!(out.starts_with("1.000  a b\n"), "{out}");
         assert_eq!(out.lines().count(), 3, "{out}");
@@ -194,7 +194,7 @@ fn sentences_are_found_by_their_embeddings() {
 #[test]
 fn answers_keep_their_deadline() {
     let plan = adaptive();
-    for out in everywhere("examples/deadline.c", &BOTH, &[&plan.path()], "") {
+    for out in everywhere("examples/deadline.c", &ALL, &[&plan.path()], "") {
         assert_eq!(out.lines().count(), 5, "{out}");
         assert!(out.contains("fraction"), "{out}");
     }

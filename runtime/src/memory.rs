@@ -129,10 +129,10 @@ impl Drop for Holding {
 /// # Errors
 /// `Memory`.
 pub(crate) fn vector<T: Clone + Default>(len: usize) -> Result<Vec<T>> {
-    let mut vector = Vec::new();
-    reserve(&mut vector, len)?;
-    vector.resize(len, T::default());
-    Ok(vector)
+    // Asked for first, since what follows ends the process where there is no memory. Zeros come from
+    // the system by the page, so that those that are never used cost nothing.
+    reserve(&mut Vec::<T>::new(), len)?;
+    Ok(vec![T::default(); len])
 }
 
 /// Room in a vector for `more` values, or an error where the system has no memory for them.

@@ -22,6 +22,43 @@ pub enum Build {
     Static,
     /// Under AddressSanitizer and UndefinedBehaviorSanitizer.
     Sanitised,
+    /// Run under valgrind, which sees the library's own memory too.
+    Valgrind,
+}
+
+impl Build {
+    /// Whether this machine has what it takes; where it has not, says so.
+    fn is_there(self) -> bool {
+        match self {
+            Build::Plain | Build::Static => true,
+            Build::Sanitised => sanitisers(),
+            Build::Valgrind => valgrind(),
+        }
+    }
+}
+
+/// Says that something is missing, or fails where all is required.
+fn there(found: bool, missing: &str) -> bool {
+    let required = std::env::var("LIMBECK_REQUIRE").is_ok_and(|v| v == "1");
+    assert!(found || !required, "{missing}");
+    if !found {
+        println!("skipped: {missing}");
+    }
+    found
+}
+
+fn valgrind() -> bool {
+    let found = Command::new("valgrind").arg("--version").output();
+    there(found.is_ok_and(|o| o.status.success()), "there is no valgrind")
+}
+
+/// The widest instructions that valgrind knows.
+fn valgrind_isa() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+        return "avx2";
+    }
+    "portable"
 }
 
 /// The library with the hooks for tests, built once: cargo builds no library that nothing in Rust
@@ -44,24 +81,19 @@ pub fn library() -> &'static Path {
     })
 }
 
-/// Whether the compiler can build programs under sanitizers; where it cannot, says so.
-pub fn sanitisers() -> bool {
+/// Whether the compiler can build programs under sanitizers.
+fn sanitisers() -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
-    *FOUND.get_or_init(|| {
+    let found = *FOUND.get_or_init(|| {
         let place = tempfile::tempdir().expect("a folder");
         let (source, program) = (place.path().join("a.c"), place.path().join("a"));
         std::fs::write(&source, "int main(void) { return 0; }\n").expect("a source");
         let mut compiler = compiler("c");
         compiler.arg("-fsanitize=address,undefined").arg(&source).arg("-o").arg(&program);
         let built = compiler.output().is_ok_and(|o| o.status.success());
-        let found = built && Command::new(&program).status().is_ok_and(|s| s.success());
-        let required = std::env::var("LIMBECK_REQUIRE").is_ok_and(|v| v == "1");
-        assert!(found || !required, "the C compiler has no sanitizers");
-        if !found {
-            println!("skipped: the C compiler has no sanitizers");
-        }
-        found
-    })
+        built && Command::new(&program).status().is_ok_and(|s| s.success())
+    });
+    there(found, "the C compiler has no sanitizers")
 }
 
 fn compiler(extension: &str) -> Command {
@@ -116,7 +148,17 @@ impl Program {
     pub fn run(&self, args: &[&Path], stdin: &str) -> String {
         let input = self.folder.path().join("stdin");
         std::fs::write(&input, stdin).expect("the input");
-        let mut command = Command::new(self.folder.path().join("program"));
+        let program = self.folder.path().join("program");
+        let mut command = match self.build {
+            Build::Valgrind => {
+                let mut command = Command::new("valgrind");
+                command.args(["-q", "--error-exitcode=9", "--leak-check=full"]);
+                command.args(["--errors-for-leak-kinds=definite", "--show-leak-kinds=definite"]);
+                command.arg(program).env("LIMBECK_ISA", valgrind_isa());
+                command
+            }
+            _ => Command::new(program),
+        };
         // A leak is an error too.
         command.env("ASAN_OPTIONS", "detect_leaks=1").args(args);
         command.stdin(std::fs::File::open(&input).expect("the input"));
@@ -149,6 +191,6 @@ fn within(command: &mut Command, name: &str) -> Output {
 
 /// Builds a program in each of the ways, and runs it with these arguments.
 pub fn everywhere(source: &str, builds: &[Build], args: &[&Path], stdin: &str) -> Vec<String> {
-    let builds = builds.iter().filter(|b| **b != Build::Sanitised || sanitisers());
+    let builds = builds.iter().filter(|build| build.is_there());
     builds.map(|build| Program::new(source, *build).run(args, stdin)).collect()
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use limbeck_models::{Student, TensorIndex, TensorInfo};
-use limbeck_plan::{Manifest, Provenance};
+use limbeck_plan::{Manifest, Op, Provenance};
 
 use crate::emit::{Packing, emit};
 use crate::error::{At, Error, Result};
@@ -29,6 +29,8 @@ pub struct Options {
     /// Whether experts keep the checkpoint's limit on their tokens of a call, as its own code does.
     /// A token then depends on the others of its call.
     pub moe_capacity: bool,
+    /// Height and width of images, for a student that takes any size; else what the checkpoint says.
+    pub image_size: Option<[usize; 2]>,
     /// Whether the passes run; without them the plan is the imported graph.
     pub passes: bool,
     /// Whether gates of several linears are folded to one, which may change choices that are
@@ -46,6 +48,7 @@ impl Options {
             quant,
             ignored_keys: BTreeSet::new(),
             moe_capacity: false,
+            image_size: None,
             passes: true,
             fold_gates: false,
         }
@@ -123,7 +126,14 @@ fn build(checkpoint: &dyn Checkpoint, options: &Options) -> Result<Student> {
     let mut description = checkpoint.description().clone();
     description.ignored_keys.extend(options.ignored_keys.iter().cloned());
     description.moe_capacity = options.moe_capacity;
-    limbeck_models::build(&description, &index).map_err(Error::from)
+    description.image = options.image_size.or(description.image);
+    let student = limbeck_models::build(&description, &index)?;
+    let mut nodes = student.entries.iter().flat_map(|(_, graph)| graph.nodes());
+    if options.image_size.is_some() && !nodes.any(|node| matches!(node.op, Op::Pixels(_))) {
+        let message = format!("{} does not take images of any size", student.architecture);
+        return Err(Error::unsupported(message));
+    }
+    Ok(student)
 }
 
 fn manifest(student: &Student, options: &Options, checkpoint: &dyn Checkpoint) -> Manifest {

@@ -92,7 +92,8 @@ fn collect_uses(entries: &[(String, Graph)]) -> Vec<(TensorExpr, WeightUse)> {
                 let matrix = role == InputRole::Matrix;
                 let encoder = graph.states().is_empty();
                 let stream = if matrix && encoder { stream_use(graph, node, value) } else { None };
-                uses[at].1.add(role, matrix && gives_logits(graph, node), stream);
+                let ends = gives_logits(graph, node) || reads_pixels(graph, node);
+                uses[at].1.add(role, matrix && ends, stream);
                 uses[at].1.exact |= match &node.op {
                     Op::AdaptiveMlp(_) => role == InputRole::Table,
                     Op::Linear(_) => {
@@ -113,6 +114,13 @@ fn gives_logits(graph: &Graph, node: &Node) -> bool {
         matches!(n.op, Op::SoftCap(_)) && n.inputs.contains(&node.output) && is_logits(n.output)
     };
     is_logits(node.output) || graph.nodes().iter().any(capped)
+}
+
+/// Whether a node sees images as they are given: it has few weights, and all comes through them.
+fn reads_pixels(graph: &Graph, node: &Node) -> bool {
+    let producer = node.inputs.first().and_then(|x| graph.producer(*x));
+    matches!(node.op, Op::Conv2d(_))
+        && producer.is_some_and(|at| matches!(graph.nodes()[at].op, Op::Pixels(_)))
 }
 
 /// Whether a value is logits by which others are chosen or weighed.

@@ -28,7 +28,7 @@ fn structs(header: &str) -> Vec<Struct> {
             open = true;
         } else if line.starts_with('}') {
             open = false;
-        } else if open && line.ends_with(';') {
+        } else if open && line.ends_with(';') && !line.starts_with('*') {
             let declared = line.trim_end_matches(';').split('[').next().unwrap_or_default();
             let field = declared.rsplit([' ', '*']).next().unwrap_or_default();
             if let Some(last) = found.last_mut() {

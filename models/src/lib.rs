@@ -16,6 +16,7 @@ mod moe_llava;
 mod qwen2;
 mod qwen3;
 mod qwen_moe;
+mod resnet;
 mod rope;
 mod tensors;
 mod vit;
@@ -41,6 +42,8 @@ pub struct Description {
     pub pooling: Option<EmbeddingRule>,
     /// Whether experts keep the checkpoint's limit on their tokens of a call.
     pub moe_capacity: bool,
+    /// Height and width of an image, for a student that takes any size.
+    pub image: Option<[usize; 2]>,
 }
 
 /// How an encoder's rows become one vector.
@@ -85,6 +88,7 @@ const ARCHITECTURES: &[(&str, Builder)] = &[
     ("qwen2_moe", qwen_moe::build_2),
     ("qwen3", qwen3::build),
     ("qwen3_moe", qwen_moe::build_3),
+    ("resnet", resnet::build),
 ];
 
 /// Names of the architectures that [`build`] knows.

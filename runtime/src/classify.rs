@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use limbeck_kernels::{KvType, Rows, Span};
-use limbeck_plan::{Entry, Manifest, Op, OperandKind, Patches};
+use limbeck_plan::{Entry, Manifest, Op, OperandKind, Symbol};
 
 use crate::backend::{Bounds, Call, State};
 use crate::control::Control;
@@ -16,17 +16,19 @@ use crate::usage::Usage;
 
 /// Most rows computed in one run; more images are run in turn. The split changes no result.
 const MAX_ROWS: usize = 2048;
+/// Most elements of the widest value in one run, where images are rows of pixels.
+const MAX_ELEMENTS: usize = 4 << 20;
 
 /// The input of a classifier's entry.
 pub(crate) const PIXELS: &str = "pixel_values";
 
 /// Gives each image a logit for each class. A budget holds for a call; choices are made for each
-/// token of an image, its class token first.
+/// token of an image, its class token first. A convolutional network's images are one token each.
 pub struct Classifier {
     model: Model,
     state: Box<dyn State>,
     entry: usize,
-    image: Patches,
+    image: [usize; 3],
     /// Tokens and values of an image.
     tokens: usize,
     values: usize,
@@ -37,19 +39,35 @@ pub struct Classifier {
     route: Route,
 }
 
-/// How a plan's entry takes images: of this many tokens, and to how many classes.
-pub(crate) fn interface(entry: &Entry) -> Option<(&Patches, usize, usize)> {
-    let mut patches = entry.steps().filter_map(|step| match &step.op {
-        Op::Patches(p) => Some(p),
+/// How a plan's entry takes images.
+pub(crate) struct Interface {
+    /// Channels, height and width.
+    image: [usize; 3],
+    /// Tokens of an image.
+    pub tokens: usize,
+    classes: usize,
+}
+
+/// The interface of an entry that takes images at one place and gives logits.
+pub(crate) fn interface(entry: &Entry) -> Option<Interface> {
+    let mut images = entry.steps().filter_map(|step| match &step.op {
+        Op::Patches(p) => Some(p.rows().map(|rows| ([p.channels, p.height, p.width], rows))),
+        Op::Pixels(p) => Some(Some(([p.channels, p.height, p.width], 1))),
         _ => None,
     });
-    let image = patches.next()?;
+    let (image, tokens) = images.next()??;
     let (_, logits) = entry.operands_of(OperandKind::Output).find(|(_, o)| o.name == "logits")?;
     let classes = usize::try_from(logits.fact.shape.get(1)?.as_const()?).ok()?;
-    match patches.next() {
-        None => Some((image, image.rows()?, classes)),
-        Some(_) => None,
-    }
+    images.next().is_none().then_some(Interface { image, tokens, classes })
+}
+
+/// Elements of an image's widest value where it is rows of pixels, at least 1.
+fn widest(entry: &Entry) -> usize {
+    let values = entry.operands.iter().filter_map(|o| match o.fact.shape.as_slice() {
+        [rows, cols] => rows.factor_of(Symbol::SEQUENCES)?.checked_mul(cols.as_const()?),
+        _ => None,
+    });
+    values.max().map_or(1, |n| n.clamp(1, u64::from(u32::MAX)) as usize)
 }
 
 impl Classifier {
@@ -60,11 +78,12 @@ impl Classifier {
     pub fn new(model: &Model) -> Result<Classifier> {
         let index = model.entry(Manifest::CLASSIFY_ENTRY)?;
         let entry = model.plan().program().entries.get(index);
-        let found = entry.and_then(interface);
+        let found = entry.and_then(|entry| Some((interface(entry)?, widest(entry))));
         let malformed = || Error::new(ErrorKind::Plan, "the plan does not say how it takes images");
-        let (image, tokens, classes) = found.ok_or_else(malformed)?;
-        let (image, values) = (image.clone(), image.image().ok_or_else(malformed)?);
-        let together = (MAX_ROWS / tokens.max(1)).max(1);
+        let (Interface { image, tokens, classes }, widest) = found.ok_or_else(malformed)?;
+        // In range, or the plan would not have been read.
+        let values = image.iter().product();
+        let together = (MAX_ROWS / tokens.max(1)).min(MAX_ELEMENTS / widest).max(1);
         let bounds = Bounds { tokens: together * tokens, cache_tokens: 0, kv: KvType::F32 };
         let state = model.state(&bounds, &model.account(0))?;
         let pace = Pace::per_call(model.curve(), model.logger());
@@ -97,10 +116,10 @@ impl Classifier {
 
     /// Channels, height and width of an image.
     pub fn image(&self) -> [usize; 3] {
-        [self.image.channels, self.image.height, self.image.width]
+        self.image
     }
 
-    /// Tokens of an image, its class token included.
+    /// Tokens of an image, its class token included; 1 where it is rows of pixels.
     pub fn tokens(&self) -> usize {
         self.tokens
     }

@@ -288,7 +288,7 @@ fn check_interface(plan: &Plan) -> Result<()> {
             return fail(format!("entry {name:?}: input {:?} is {}", input.name, input.fact));
         }
     }
-    let tokens = classify::interface(entry).map(|(_, tokens, _)| tokens);
+    let tokens = classify::interface(entry).map(|found| found.tokens);
     if manifest.task == Task::Classify && tokens != Some(manifest.context_length) {
         let found = tokens.map_or("no image".into(), |n| format!("images of {n} tokens"));
         let context = manifest.context_length;

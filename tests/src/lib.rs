@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 pub mod checkpoint;
+mod format_plans;
 pub mod hostile;
 pub mod memory;
 mod npz;
@@ -17,6 +18,7 @@ use limbeck::plan::Plan;
 use limbeck::{BackendKind, Engine, EngineOptions, Model, SessionOptions, Wanted, Work};
 use limbeck_compiler::{Options, Quant, SparsityLevel, compile, rewrite, set_levels, sparsify};
 
+pub use format_plans::{FORMAT_PLANS, FormatPlan};
 pub use npz::Npz;
 
 /// The folder of the goldens.

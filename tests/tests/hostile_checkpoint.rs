@@ -301,6 +301,15 @@ fn configurations_of_mixtures_never_panic() {
 }
 
 #[test]
+fn configurations_of_convolutions_never_panic() {
+    let mut folder = Folder::copy_of(&golden().join("resnet/odd"));
+    assert_eq!(folder.compile(), Ok(()));
+    folder.each_mutation_of("config.json", 30);
+    folder.each_mutation_of("preprocessor_config.json", 31);
+    assert!(folder.tally.tried > 200, "{:?}", folder.tally);
+}
+
+#[test]
 fn rope_configurations_of_any_value_never_panic() {
     for (scaling, seed) in [
         json!({"rope_type": "linear", "factor": 2.0, "rope_theta": 100.0}),

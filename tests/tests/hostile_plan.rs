@@ -119,7 +119,7 @@ struct Tiny {
 }
 
 /// One plan in each kind of pack format.
-static TINY: LazyLock<[Tiny; 5]> = LazyLock::new(|| {
+static TINY: LazyLock<[Tiny; 6]> = LazyLock::new(|| {
     let of = |name: &str, quant| Compiled::new(&golden().join(name), quant, true);
     let sparse = Compiled::sparse(&golden().join("tiny/llama"), Quant::Q4, &[0.2, 0.1]);
     [
@@ -128,6 +128,7 @@ static TINY: LazyLock<[Tiny; 5]> = LazyLock::new(|| {
         ("tiny/bert", of("tiny/bert", Quant::Q4), WORDS),
         ("acm/vit_gelu", of("acm/vit_gelu", Quant::F32), ""),
         ("sparse", sparse, TEXT_TOKENIZER),
+        ("resnet/odd", of("resnet/odd", Quant::Q8), ""),
     ]
     .map(|(name, compiled, tokenizer)| {
         let mut parts = Parts::of(&std::fs::read(compiled.path()).expect("the plan"));
@@ -658,6 +659,38 @@ fn images_that_the_entry_does_not_take_are_refused() {
     }
     let task = refusal(&TINY[3], |p| p.manifest["task"] = "embed".into());
     assert!(task.contains("\"embed\""), "{task}");
+}
+
+/// The first convolution's window, and the rows of images.
+#[test]
+fn windows_that_do_not_fit_their_images_are_refused() {
+    let conv = |change: &dyn Fn(&mut Value)| {
+        refusal(&TINY[5], |p| change(&mut p.program["entries"][0]["segments"][0]["steps"][1]))
+    };
+    let huge = json!([1u64 << 40, 1]);
+    for (key, value) in [
+        ("stride", json!([0, 2])),
+        ("stride", huge.clone()),
+        ("dilation", json!([1, 0])),
+        ("dilation", huge.clone()),
+        ("kernel", json!([0, 7])),
+        ("kernel", huge.clone()),
+        ("kernel", json!([99, 7])),
+        ("image", json!([0, 35])),
+        ("padding", json!([u64::MAX, u64::MAX, 3, 3])),
+    ] {
+        let message = conv(&|step| step["params"]["window"][key] = value.clone());
+        assert!(message.contains("a window of"), "{key}: {message}");
+    }
+    let image = conv(&|step| step["params"]["window"]["image"] = json!([45, 21]));
+    assert!(image.contains("step \"resnet.embedder.embedder.activation\""), "{image}");
+    let groups = conv(&|step| step["params"]["groups"] = 0.into());
+    assert!(groups.contains("0 groups"), "{groups}");
+    let rows =
+        refusal(&TINY[5], |p| operand(p, "pixels")["shape"][0] = json!(["*", "sequences", 9]));
+    assert!(rows.contains("pixels"), "{rows}");
+    let tokens = refusal(&TINY[5], |p| operand(p, "pixels")["shape"][0] = "tokens".into());
+    assert!(tokens.contains("pixels"), "{tokens}");
 }
 
 /// Small weights can be read as often as a program likes.

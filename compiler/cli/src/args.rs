@@ -78,12 +78,26 @@ pub struct CompileArgs {
     /// Fold gates of several linears to one: faster, but choices that are nearly ties may change.
     #[arg(long)]
     pub fold_gates: bool,
+    /// Height and width of images, or one number for both, for a student that takes any size
+    /// (default: what the checkpoint's preprocessor_config.json says).
+    #[arg(long, value_name = "HEIGHTxWIDTH", value_parser = image_size)]
+    pub image_size: Option<ImageSize>,
     /// Leave out the passes that make a graph cheaper to run, to look for a defect in them.
     #[arg(long)]
     pub no_passes: bool,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Height and width.
+pub type ImageSize = [usize; 2];
+
+fn image_size(text: &str) -> Result<ImageSize, String> {
+    let (height, width) = text.split_once('x').unwrap_or((text, text));
+    let side = |side: &str| side.parse().ok().filter(|n| *n > 0);
+    let sides = side(height).zip(side(width)).map(|(height, width)| [height, width]);
+    sides.ok_or_else(|| "it is not HEIGHTxWIDTH, as 224x224".into())
 }
 
 #[derive(Args)]
@@ -254,7 +268,7 @@ pub struct BenchArgs {
     #[arg(required_unless_present = "kernels")]
     plan: Option<PathBuf>,
     /// Instead of a plan, measure every kernel that reads a weight against what this machine can do at
-    /// most (reading memory, f32 and 8-bit multiply-adds), in about half a minute and with 700 MiB of
+    /// most (reading memory, f32 and 8-bit multiply-adds), in about half a minute and with 350 MiB of
     /// memory. Fails when a kernel that is selected is not the fastest of its kind within 5 %. Takes
     /// --threads and --json alone.
     #[arg(long, conflicts_with_all = [

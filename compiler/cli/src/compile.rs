@@ -17,6 +17,7 @@ pub fn execute(args: CompileArgs) -> Result<(), Failure> {
         overlays: args.with,
         ignored_keys: args.ignore_key.into_iter().collect(),
         moe_capacity: args.moe_capacity,
+        image_size: args.image_size,
         passes: !args.no_passes,
         fold_gates: args.fold_gates,
         ..Options::new(args.source, args.output, args.quant)

@@ -105,6 +105,38 @@ fn a_classifier_is_inspected_and_measured() {
 }
 
 #[test]
+fn a_convolutional_classifier_goes_from_checkpoint_to_logits() {
+    let place = Place::empty();
+    let source = golden("resnet/odd").display().to_string();
+    let plan = place.plan();
+    let compile = |more: &[&str]| {
+        let args = ["compile", &source, "-o", &plan, "--quant", "f32"];
+        limbeck([&args[..], more].concat())
+    };
+    for bad in ["0", "27x", "x", "27x35x1", "1x-3"] {
+        compile(&["--image-size", bad]).usage(&["--image-size", "HEIGHTxWIDTH"]);
+    }
+    compile(&["--image-size", "40"]).ok();
+    let expected = golden("resnet/odd/expected.npz");
+    let (shape, pixels) = tensor::<f32>(&expected, "pixel_values");
+    write(&place, &shape, &pixels, None);
+    let (input, output) = (place.arg("in.npz"), place.arg("out.npz"));
+    let forward =
+        || limbeck(["forward", &plan, "--inputs", &input, "--outputs", &output, "--json"]);
+    forward().fails(&["pixel_values", "[batch, 1, 40, 40]"]);
+    compile(&[]).ok();
+    assert_eq!(forward().json()["usage"]["tokens"], 3);
+    let (shape, logits) = tensor::<f32>(&place.path("out.npz"), "logits");
+    let (_, want) = tensor::<f32>(&expected, "logits");
+    assert_eq!(shape, [3, 7]);
+    assert!(relative_error(&logits, &want) <= 1e-4);
+    let text = limbeck(["inspect", &plan, "--verify"]).ok();
+    assert!(text.contains("resnet, task classify"), "{text}");
+    let report = limbeck(["bench", &plan, "--batch", "2", "-r", "1", "--json"]).json();
+    assert_eq!(report["prefill"]["tokens"], 1);
+}
+
+#[test]
 fn an_adaptive_decoder_needs_no_tokenizer() {
     let place = adaptive("decoder");
     let plan = place.plan();

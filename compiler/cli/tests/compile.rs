@@ -21,7 +21,7 @@ fn a_compiled_plan_is_described_in_json() {
     let plan = limbeck(["inspect", &output, "--json", "--verify"]).json();
     assert_eq!(plan["manifest"]["vocab_size"], 256);
     assert_eq!(plan["verified"], true);
-    assert!(limbeck(["inspect", &output]).ok().contains("format 0."));
+    assert!(limbeck(["inspect", &output]).ok().contains("format 1."));
 }
 
 #[test]

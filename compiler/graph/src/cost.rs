@@ -1,6 +1,6 @@
 //! What a node costs, in multiply-adds, as an expression over the call's sizes.
 
-use limbeck_plan::{Dim, Fact, Op, Symbol};
+use limbeck_plan::{DepthwiseConv2d, Dim, Fact, MaxPool2d, Op, Symbol};
 
 /// Multiply-adds of `op` for inputs and output of these facts. Elementwise work counts one per
 /// element; lookups and row selection are free.
@@ -10,7 +10,9 @@ pub fn macs(op: &Op, inputs: &[&Fact], output: &Fact) -> Dim {
         shape.reduce(Dim::times).unwrap_or(Dim::Const(0))
     };
     match op {
-        Op::Embedding(_) | Op::SelectRows(_) | Op::Patches(_) | Op::Level(_) => Dim::Const(0),
+        Op::Embedding(_) | Op::SelectRows(_) | Op::Patches(_) | Op::Pixels(_) | Op::Level(_) => {
+            Dim::Const(0)
+        }
         // A sparse one with every channel; a call spends those that its rows keep.
         Op::Linear(_) | Op::SparseLinear(_) => match inputs {
             [x, weight, ..] => x.shape[0].clone().times(elements(weight)),
@@ -20,6 +22,13 @@ pub fn macs(op: &Op, inputs: &[&Fact], output: &Fact) -> Dim {
         Op::Norm(_) | Op::Add(_) | Op::Activate(_) | Op::Gate(_) | Op::SoftCap(_) => {
             elements(output)
         }
+        // Padding is counted with the pixels of the image. Each output sees a row of the weight.
+        Op::Conv2d(_) => match inputs {
+            [_, weight, ..] => output.shape[0].clone().times(elements(weight)),
+            _ => Dim::Const(0),
+        },
+        Op::DepthwiseConv2d(DepthwiseConv2d { window, .. })
+        | Op::MaxPool2d(MaxPool2d { window }) => elements(output).times(window.taps()),
         Op::Pool(_) => inputs.first().map_or(Dim::Const(0), |x| elements(x)),
         Op::Choose(_) => match inputs {
             [x, gate, ..] => x.shape[0].clone().times(elements(gate)),
@@ -46,7 +55,9 @@ pub fn macs(op: &Op, inputs: &[&Fact], output: &Fact) -> Dim {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use limbeck_plan::{Activation, AdaptiveMlp, DType, ExpertWeights, Linear, MoeMlp};
+    use limbeck_plan::{
+        Activation, AdaptiveMlp, Conv2d, DType, ExpertWeights, Linear, MoeMlp, Window,
+    };
 
     #[test]
     fn a_linear_costs_rows_by_outputs_by_inputs() {
@@ -63,6 +74,34 @@ mod tests {
         });
         let cost = macs(&op, &[&x, &w], &y);
         assert_eq!(cost.eval(&|_| Some(7)), Some(7 * 15));
+    }
+
+    #[test]
+    fn a_convolution_costs_its_weight_for_each_pixel_of_its_result() {
+        let image = |rows: u64, cols: u64| {
+            let rows = Dim::symbol(Symbol::SEQUENCES).times(rows);
+            Fact::new(DType::F32, vec![rows, Dim::Const(cols)])
+        };
+        let window = Window {
+            image: [5, 5],
+            kernel: [3, 3],
+            stride: [2, 2],
+            padding: [1; 4],
+            dilation: [1, 1],
+        };
+        let w = Fact::new(DType::F32, vec![Dim::Const(8), Dim::Const(9 * 2)]);
+        let conv = Op::Conv2d(Conv2d {
+            window: window.clone(),
+            groups: 2,
+            bias: false,
+            activation: Activation::Relu,
+            residual: false,
+        });
+        let cost = macs(&conv, &[&image(25, 4), &w], &image(9, 8));
+        assert_eq!(cost, Dim::symbol(Symbol::SEQUENCES).times(9u64 * 8 * 9 * 2));
+        let pool = Op::MaxPool2d(MaxPool2d { window });
+        let cost = macs(&pool, &[&image(25, 4)], &image(9, 4));
+        assert_eq!(cost, Dim::symbol(Symbol::SEQUENCES).times(9u64 * 4 * 9));
     }
 
     #[test]

@@ -12,4 +12,4 @@ mod weight;
 pub use cost::macs;
 pub use graph::{Error, Graph, Node, NodeId, Value, ValueId, ValueSource};
 pub use limbeck_plan as plan;
-pub use weight::TensorExpr;
+pub use weight::{BatchNorm, TensorExpr};

@@ -71,6 +71,25 @@ pub enum TensorExpr {
         /// Whether it is the bias.
         bias: bool,
     },
+    /// Each row as a matrix of `rows` rows, transposed: a convolution's weight `[out, in, kh kw]` in
+    /// the order of [`limbeck_plan::Conv2d`] has the input channels for these.
+    TransposeEach {
+        /// The matrix whose rows are matrices.
+        base: Box<TensorExpr>,
+        /// Rows of each before; divides the columns.
+        rows: usize,
+    },
+    /// A linear map and the batch norm of its results as one, computed in f64: with `s = gamma /
+    /// sqrt(variance + eps)`, row `i` of the weight times `s[i]` or, as one row, the bias
+    /// `beta - mean s`.
+    Normalised {
+        /// The map, without a bias of its own.
+        base: Box<TensorExpr>,
+        /// The norm.
+        norm: Box<BatchNorm>,
+        /// Whether it is the bias.
+        bias: bool,
+    },
     /// Values that the compiler computed: one row.
     Inline {
         /// Name for messages.
@@ -78,6 +97,21 @@ pub enum TensorExpr {
         /// The row.
         values: Arc<[f32]>,
     },
+}
+
+/// What a batch norm knows of each of its channels, one row each.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchNorm {
+    /// Factor.
+    pub gamma: TensorExpr,
+    /// Added.
+    pub beta: TensorExpr,
+    /// Running mean.
+    pub mean: TensorExpr,
+    /// Running variance.
+    pub variance: TensorExpr,
+    /// Added to the variance.
+    pub eps: f64,
 }
 
 impl TensorExpr {
@@ -90,11 +124,14 @@ impl TensorExpr {
             TensorExpr::AddRow { base, .. } => base.rows(),
             TensorExpr::Transpose(base) => base.cols(),
             TensorExpr::Rows { count, .. } => *count,
-            TensorExpr::SumRows(base) => base.rows(),
+            TensorExpr::SumRows(base)
+            | TensorExpr::TransposeEach { base, .. }
+            | TensorExpr::Normalised { base, bias: false, .. } => base.rows(),
             TensorExpr::Folded { layers, bias: false } => {
                 layers.last().map_or(0, |(weight, _)| weight.rows())
             }
             TensorExpr::Folded { bias: true, .. }
+            | TensorExpr::Normalised { bias: true, .. }
             | TensorExpr::ConcatCols(_)
             | TensorExpr::InterleaveCols { .. }
             | TensorExpr::Inline { .. } => 1,
@@ -111,7 +148,11 @@ impl TensorExpr {
             TensorExpr::InterleaveCols { first, second, .. } => first.cols() + second.cols(),
             TensorExpr::AddRow { base, .. } => base.cols(),
             TensorExpr::Transpose(base) => base.rows(),
-            TensorExpr::Rows { base, .. } | TensorExpr::SumRows(base) => base.cols(),
+            TensorExpr::Rows { base, .. }
+            | TensorExpr::SumRows(base)
+            | TensorExpr::TransposeEach { base, .. }
+            | TensorExpr::Normalised { base, bias: false, .. } => base.cols(),
+            TensorExpr::Normalised { base, bias: true, .. } => base.rows(),
             TensorExpr::Folded { layers, bias } => match bias {
                 true => layers.last().map_or(0, |(weight, _)| weight.rows()),
                 false => layers.first().map_or(0, |(weight, _)| weight.cols()),
@@ -143,6 +184,11 @@ impl TensorExpr {
                 format!("{}[{first}..{}]", base.name(), first + count)
             }
             TensorExpr::SumRows(base) => format!("sums of {}", base.name()),
+            TensorExpr::TransposeEach { base, .. } => base.name(),
+            TensorExpr::Normalised { base, norm, bias } => {
+                let of = if *bias { &norm.beta } else { base };
+                format!("{} normalised", of.name())
+            }
             TensorExpr::Folded { layers, bias } => {
                 let part =
                     |(w, b): &(TensorExpr, TensorExpr)| if *bias { b.name() } else { w.name() };
@@ -165,10 +211,14 @@ impl TensorExpr {
             | TensorExpr::InterleaveCols { first, second, .. } => {
                 first.storage().filter(|s| second.storage() == Some(s))
             }
-            TensorExpr::Transpose(base) | TensorExpr::Rows { base, .. } => base.storage(),
+            TensorExpr::Transpose(base)
+            | TensorExpr::Rows { base, .. }
+            | TensorExpr::TransposeEach { base, .. }
+            | TensorExpr::Normalised { base, bias: false, .. } => base.storage(),
             TensorExpr::AddRow { .. }
             | TensorExpr::SumRows(_)
             | TensorExpr::Folded { .. }
+            | TensorExpr::Normalised { bias: true, .. }
             | TensorExpr::Inline { .. } => None,
         }
     }

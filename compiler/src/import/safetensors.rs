@@ -115,11 +115,11 @@ impl SafetensorsCheckpoint {
         }
         let files = SafetensorsFiles::open(folder)?;
         let text = read_text(folder, &config)?;
-        let pooling = read_pooling(folder)?;
+        let (pooling, image) = (read_pooling(folder)?, read_image(folder)?);
         let name = folder.canonicalize().unwrap_or_else(|_| folder.into());
         Ok(SafetensorsCheckpoint {
             student: name.file_name().map_or("student".into(), |n| n.to_string_lossy().into()),
-            description: Description { config, pooling, ..Description::default() },
+            description: Description { config, pooling, image, ..Description::default() },
             text,
             files,
         })
@@ -211,8 +211,12 @@ fn read_shard(bytes: &FileBytes, file: usize, entries: &mut BTreeMap<String, Ent
             Dtype::F32 => BlockType::F32,
             Dtype::F16 => BlockType::F16,
             Dtype::BF16 => BlockType::BF16,
-            // Integer buffers (position ids) carry no weights.
-            Dtype::I64 | Dtype::I32 if name.ends_with("position_ids") => continue,
+            // Integer buffers (position ids, batches that were counted) carry no weights.
+            Dtype::I64 | Dtype::I32
+                if name.ends_with("position_ids") || name.ends_with("num_batches_tracked") =>
+            {
+                continue;
+            }
             other => {
                 let message = format!("its dtype {other:?} is not supported");
                 return Err(Error::unsupported(message).at(format_args!("tensor {name}")));
@@ -323,6 +327,20 @@ fn generation_defaults(config: &Value) -> GenerationDefaults {
         top_p: number("top_p"),
         repetition_penalty: number("repetition_penalty"),
     }
+}
+
+/// Height and width of images as `preprocessor_config.json` cuts or scales them, where it says so.
+fn read_image(folder: &Path) -> Result<Option<[usize; 2]>> {
+    let config = read_json(&folder.join("preprocessor_config.json"))?.unwrap_or_default();
+    let size = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok());
+    let sides = |key: &str| {
+        let value = config.get(key)?;
+        let side = |side: &str| value.get(side).and_then(size);
+        let square = size(value).or_else(|| side("shortest_edge")).map(|n| [n, n]);
+        square.or_else(|| Some([side("height")?, side("width")?]))
+    };
+    let cropped = config.get("do_center_crop").and_then(Value::as_bool).unwrap_or(false);
+    Ok(if cropped { sides("crop_size") } else { None }.or_else(|| sides("size")))
 }
 
 /// `modules.json` of sentence-transformers: Transformer, Pooling and, possibly, Normalize.

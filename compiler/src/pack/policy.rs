@@ -16,8 +16,8 @@ pub enum Quant {
     F16,
     /// Every matrix in q8.
     Q8,
-    /// Matrices in 4 bits (with minima where the checkpoint has them), but embedding, head and
-    /// an encoder's projections of its normalised stream in q8.
+    /// Matrices in 4 bits (with minima where the checkpoint has them), but embedding, head, an image's
+    /// first convolution and an encoder's projections of its normalised stream in q8.
     Q4,
     /// As the checkpoint stores it, in the nearest pack format.
     Keep,
@@ -57,7 +57,8 @@ pub struct WeightUse {
     pub vector: bool,
     /// A choice depends on it, or it is the bias of one: it stays in f32.
     pub exact: bool,
-    /// It is looked up row by row, or gives the logits: 4 bits are too few for it.
+    /// It is looked up row by row, gives the logits, or is a convolution of the pixels as they are
+    /// given: 4 bits are too few for it.
     pub embedding_or_head: bool,
     /// It is multiplied with the normalised stream of an encoder.
     pub encoder_stream: Option<StreamUse>,

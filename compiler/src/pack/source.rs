@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use limbeck_graph::TensorExpr;
+use limbeck_graph::{BatchNorm, TensorExpr};
 use limbeck_kernels::QuantRows;
 use limbeck_plan::Values;
 
@@ -100,11 +100,57 @@ pub(super) fn read_rows(
             out.extend(found.iter().map(|v| *v as f32));
             Ok(())
         }
+        TensorExpr::TransposeEach { base, rows } => {
+            let (cols, start) = (base.cols(), out.len());
+            read_rows(base, checkpoint, range, out)?;
+            let mut before = vec![0.0; cols];
+            for row in out[start..].chunks_exact_mut(cols.max(1)) {
+                before.copy_from_slice(row);
+                let columns = cols / (*rows).max(1);
+                for (at, to) in row.iter_mut().enumerate() {
+                    *to = before[at % rows * columns + at / rows];
+                }
+            }
+            Ok(())
+        }
+        TensorExpr::Normalised { base, norm, bias } => {
+            let (factors, biases) = affine(norm, checkpoint)?;
+            if *bias {
+                out.extend(biases.iter().map(|b| *b as f32));
+                return Ok(());
+            }
+            let start = out.len();
+            read_rows(base, checkpoint, range.clone(), out)?;
+            let rows = out[start..].chunks_exact_mut(base.cols().max(1));
+            for (row, factor) in rows.zip(factors.iter().skip(range.start)) {
+                row.iter_mut().for_each(|v| *v = (f64::from(*v) * factor) as f32);
+            }
+            Ok(())
+        }
         TensorExpr::Inline { values, .. } => {
             out.extend(values.iter());
             Ok(())
         }
     }
+}
+
+/// A batch norm as a factor and a term of each channel.
+fn affine(norm: &BatchNorm, checkpoint: &dyn Checkpoint) -> Result<(Vec<f64>, Vec<f64>)> {
+    let read = |expr: &TensorExpr| -> Result<Vec<f32>> {
+        let mut values = Vec::new();
+        read_rows(expr, checkpoint, 0..1, &mut values)?;
+        Ok(values)
+    };
+    let (gamma, beta) = (read(&norm.gamma)?, read(&norm.beta)?);
+    let (mean, variance) = (read(&norm.mean)?, read(&norm.variance)?);
+    let factors: Vec<f64> = gamma
+        .iter()
+        .zip(&variance)
+        .map(|(g, v)| f64::from(*g) / (f64::from(*v) + norm.eps).sqrt())
+        .collect();
+    let moved = beta.iter().zip(mean.iter().zip(&factors));
+    let biases = moved.map(|(b, (m, f))| f64::from(*b) - f64::from(*m) * f).collect();
+    Ok((factors, biases))
 }
 
 /// The weight and the bias of affine maps that apply one on the other, computed in f64.

@@ -1,8 +1,8 @@
-//! The sum of another value and the result of a linear, an adaptive MLP, a mixture of experts or a
-//! weighted sum moves into that op.
+//! The sum of another value and the result of a linear, an adaptive MLP, a mixture of experts, a
+//! weighted sum or a convolution moves into that op.
 
 use limbeck_graph::{Error, Graph, NodeId};
-use limbeck_plan::{AdaptiveMlp, Linear, Mix, MoeMlp, Op};
+use limbeck_plan::{Activation, AdaptiveMlp, Conv2d, Linear, Mix, MoeMlp, Op};
 
 pub(super) fn apply(graph: &mut Graph, at: NodeId) -> Result<bool, Error> {
     let node = &graph.nodes()[at];
@@ -17,6 +17,10 @@ pub(super) fn apply(graph: &mut Graph, at: NodeId) -> Result<bool, Error> {
                 }
                 Op::MoeMlp(p) if !p.residual => Op::MoeMlp(MoeMlp { residual: true, ..p.clone() }),
                 Op::Mix(p) if !p.residual => Op::Mix(Mix { residual: true, ..p.clone() }),
+                // Its activation comes after the sum.
+                Op::Conv2d(p) if !p.residual && p.activation == Activation::Identity => {
+                    Op::Conv2d(Conv2d { residual: true, ..p.clone() })
+                }
                 _ => return None,
             };
             (graph.uses(value) == 1).then(|| (op, producer.inputs.clone(), other))

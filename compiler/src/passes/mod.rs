@@ -5,6 +5,7 @@
 
 mod fold_gates;
 mod fuse_activation;
+mod fuse_conv;
 mod fuse_residual;
 mod merge_gate_up;
 mod merge_qkv;
@@ -28,6 +29,7 @@ pub const PASSES: &[Pass] = &[
     Pass { name: "merge-gate-up", apply: merge_gate_up::apply },
     Pass { name: "fuse-activation", apply: fuse_activation::apply },
     Pass { name: "fuse-residual", apply: fuse_residual::apply },
+    Pass { name: "fuse-conv", apply: fuse_conv::apply },
 ];
 
 /// Makes gates of several linears one; it may change choices that are nearly ties.

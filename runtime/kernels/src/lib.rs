@@ -7,7 +7,8 @@
 //!
 //! - [`Kernels`] chooses one row of the [`kernel_table`] per op and format, by [`Isa`].
 //! - [`Pool`] runs short parallel regions.
-//! - [`linear`], [`attention`], [`norm`], [`adaptive_mlp`], [`moe_mlp`] and the smaller ops compute.
+//! - [`linear`], [`conv2d`], [`attention`], [`norm`], [`adaptive_mlp`], [`moe_mlp`] and the smaller
+//!   ops compute.
 //! - [`KvCache`] keeps keys and values of sequences that share prefixes.
 //! - [`pack_rows`] and [`pack_quant_rows`] write weights.
 //! - [`rates`] times the rows of the table and measures what the machine can do at most.
@@ -18,6 +19,7 @@ mod attention;
 mod channels;
 mod elementwise;
 mod error;
+mod images;
 mod isa;
 mod kv;
 mod linear;
@@ -41,6 +43,9 @@ pub use attention::{AttentionArgs, AttentionScratch, Qkv, Span, attention};
 pub use channels::repack_tile;
 pub use elementwise::{activate, add, gate, soft_cap};
 pub use error::{Error, ErrorKind};
+pub use images::{
+    Conv2dArgs, ConvScratch, DepthwiseConv2dArgs, conv2d, depthwise_conv2d, max_pool2d, pixels,
+};
 #[cfg(target_arch = "x86_64")]
 pub use isa::Avx2;
 pub use isa::{Isa, Portable};

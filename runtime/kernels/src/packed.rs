@@ -237,7 +237,7 @@ impl Packed<'_> {
     }
 }
 
-fn byte_len(format: PackFormat, rows: usize, cols: usize) -> Result<usize, Error> {
+pub(crate) fn byte_len(format: PackFormat, rows: usize, cols: usize) -> Result<usize, Error> {
     format.byte_len(rows, cols).ok_or_else(|| {
         Error::new(ErrorKind::Format, format!("there is no weight of {rows} x {cols} in {format}"))
     })

@@ -4,6 +4,7 @@ use crate::adaptive::{Gate, gains_row};
 use crate::attention::{AttendTask, PrepareTask, attend_task, prepare_task};
 use crate::elementwise::{activate_row, add_row, gate_row, soft_cap_row};
 use crate::error::{Error, ErrorKind};
+use crate::images::{DepthwiseTask, depthwise_task};
 use crate::isa::{Isa, Portable};
 use crate::linear::{
     ActBlock, ChannelTask, FindTask, LinearTask, Panels, PortableChannels, PortableQuads, Q4, Q4M,
@@ -58,6 +59,8 @@ pub enum KernelOp {
     AttentionPrepare,
     /// Attention over stored keys and values.
     Attend,
+    /// Convolution of each channel with its own kernel.
+    Depthwise,
 }
 
 /// A row's entry point. All are unsafe to call because the CPU must have the row's instruction
@@ -78,6 +81,7 @@ enum Function {
     Gains(unsafe fn(&[f32], Gate<'_>, &mut [f32])),
     AttentionPrepare(unsafe fn(&PrepareTask<'_>)),
     Attend(unsafe fn(&AttendTask<'_>)),
+    Depthwise(unsafe fn(&mut DepthwiseTask<'_>)),
 }
 
 /// One row of the [`kernel_table`].
@@ -183,6 +187,7 @@ macro_rules! entries {
                 gains(x: &[f32], gate: Gate<'_>, out: &mut [f32]) = gains_row(x, gate, out);
                 prepare(task: &PrepareTask<'_>) = prepare_task(task);
                 attend(task: &AttendTask<'_>) = attend_task(task);
+                depthwise(task: &mut DepthwiseTask<'_>) = depthwise_task(task);
             );
             entries!(@quantised [$(#[$feature])?] $token, $quads, $channels);
             entries!(@rows $isa, $prefix, $retile);
@@ -194,7 +199,7 @@ macro_rules! entries {
     ) => {
         mod $module {
             use super::$base::{
-                activate, add, attend, channels_f16, find, gains, gate, keep, linear_f16,
+                activate, add, attend, channels_f16, depthwise, find, gains, gate, keep, linear_f16,
                 linear_f32, norm, prepare, quantise, soft_cap,
             };
             use super::*;
@@ -244,6 +249,7 @@ macro_rules! entries {
             entries!(@row $isa, $prefix, "gains", Gains, None, gains),
             entries!(@row $isa, $prefix, "prepare", AttentionPrepare, None, prepare),
             entries!(@row $isa, $prefix, "attend", Attend, None, attend),
+            entries!(@row $isa, $prefix, "depthwise", Depthwise, None, depthwise),
         ];
     };
     (@fns $attributes:tt $token:expr, $(
@@ -354,6 +360,7 @@ pub struct Kernels {
     gains: unsafe fn(&[f32], Gate<'_>, &mut [f32]),
     prepare: unsafe fn(&PrepareTask<'_>),
     attend: unsafe fn(&AttendTask<'_>),
+    depthwise: unsafe fn(&mut DepthwiseTask<'_>),
 }
 
 fn slot(values: Values) -> usize {
@@ -436,6 +443,7 @@ impl Kernels {
             gains: portable::gains,
             prepare: portable::prepare,
             attend: portable::attend,
+            depthwise: portable::depthwise,
         };
         for row in kernel_table().filter(|row| wanted(row)) {
             match (row.function, row.values) {
@@ -453,6 +461,7 @@ impl Kernels {
                 (Function::Gains(f), _) => kernels.gains = f,
                 (Function::AttentionPrepare(f), _) => kernels.prepare = f,
                 (Function::Attend(f), _) => kernels.attend = f,
+                (Function::Depthwise(f), _) => kernels.depthwise = f,
                 (Function::Linear(_) | Function::Channels(_), None) => {}
             }
         }
@@ -532,6 +541,11 @@ impl Kernels {
         gate.check(x, out);
         // SAFETY: only kernels of an available instruction set are chosen; lengths are checked.
         unsafe { (self.gains)(x, gate, out) }
+    }
+
+    pub(crate) fn depthwise(&self, task: &mut DepthwiseTask<'_>) {
+        // SAFETY: only kernels of an available instruction set are chosen.
+        unsafe { (self.depthwise)(task) }
     }
 
     /// # Safety

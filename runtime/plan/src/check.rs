@@ -181,21 +181,33 @@ impl Program {
 
 /// Steps are cheap to write down and their values are not: a small file must not ask for a large
 /// working memory. No network comes near, since a value of n columns is made by n rows of weights.
+/// What the caller gives is counted with the image, which it holds itself.
 fn check_row(entry: &Entry, weight_bytes: u64) -> Result<(), Error> {
-    let values = entry.operands.iter().filter(|o| !matches!(o.kind, OperandKind::Weight(_)));
-    let columns = values.filter_map(|o| o.fact.shape.get(1).map_or(Some(1), Dim::as_const));
-    let bytes = columns.fold(0u64, |sum, c| sum.saturating_add(c.saturating_mul(4)));
     // What takes images takes the rows of a whole one.
-    let rows = entry.steps().filter_map(|step| match &step.op {
+    let patches = entry.steps().filter_map(|step| match &step.op {
         Op::Patches(p) => p.rows(),
         _ => None,
     });
-    let image = bytes.saturating_mul(rows.max().unwrap_or(0) as u64);
+    let tokens = patches.max().unwrap_or(0).max(1) as u64;
+    let (mut row, mut image) = (0u64, 0u64);
+    let values = entry.operands.iter().filter(|o| !matches!(o.kind, OperandKind::Weight(_)));
+    for operand in values {
+        let shape = &operand.fact.shape;
+        let columns = shape.get(1).map_or(Some(1), Dim::as_const).unwrap_or(0);
+        let bytes = columns.saturating_mul(4);
+        let rows = shape.first().and_then(|rows| rows.factor_of(Symbol::SEQUENCES));
+        image = image.saturating_add(bytes.saturating_mul(rows.unwrap_or(tokens)));
+        if operand.kind != OperandKind::Input {
+            row = row.saturating_add(bytes);
+        }
+    }
     let spare = weight_bytes.saturating_add(SPARE_ROW_BYTES);
-    if bytes <= spare && image <= spare.saturating_mul(MAX_IMAGE_ROWS) {
+    if row <= spare && image <= spare.saturating_mul(MAX_IMAGE_ROWS) {
         return Ok(());
     }
-    let message = format!("a row of its values takes {bytes} bytes, all weights {weight_bytes}");
+    let message = format!(
+        "a row of its values takes {row} bytes, an image {image}, all weights {weight_bytes}"
+    );
     Err(invalid(format!("entry {:?}", entry.name), message))
 }
 

@@ -78,11 +78,15 @@ impl Dim {
         }
     }
 
-    /// `self * other`, folded when both are known.
+    /// `self * other`; known factors are folded to one, which comes last.
     pub fn times(self, other: impl Into<Dim>) -> Dim {
         match (self, other.into()) {
             (Dim::Const(1), d) | (d, Dim::Const(1)) => d,
             (Dim::Const(a), Dim::Const(b)) if a.checked_mul(b).is_some() => Dim::Const(a * b),
+            (Dim::Mul(a, b), Dim::Const(c)) => match b.as_const().and_then(|b| b.checked_mul(c)) {
+                Some(known) => Dim::Mul(a, Box::new(Dim::Const(known))),
+                None => Dim::Mul(Box::new(Dim::Mul(a, b)), Box::new(Dim::Const(c))),
+            },
             (a, b) => Dim::Mul(Box::new(a), Box::new(b)),
         }
     }
@@ -93,6 +97,19 @@ impl Dim {
             (Dim::Const(0), d) | (d, Dim::Const(0)) => d,
             (Dim::Const(a), Dim::Const(b)) if a.checked_add(b).is_some() => Dim::Const(a + b),
             (a, b) => Dim::Add(Box::new(a), Box::new(b)),
+        }
+    }
+
+    /// What is multiplied with the symbol of this name: 1 where it stands alone. `None` for any
+    /// other expression.
+    pub fn factor_of(&self, symbol: &str) -> Option<u64> {
+        match self {
+            Dim::Symbol(s) => (s.name() == symbol).then_some(1),
+            Dim::Mul(a, b) => match (&**a, &**b) {
+                (Dim::Symbol(s), Dim::Const(n)) if s.name() == symbol => Some(*n),
+                _ => None,
+            },
+            _ => None,
         }
     }
 

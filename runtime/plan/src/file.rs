@@ -14,10 +14,11 @@ use crate::error::{Error, ErrorKind};
 
 /// First four bytes of a plan.
 pub const MAGIC: [u8; 4] = *b"LBK\0";
-/// Major version that this crate writes; a reader refuses any other while it is 0.
-pub const MAJOR: u16 = 0;
-/// Minor version that this crate writes.
-pub const MINOR: u16 = 1;
+/// Major version that this crate writes, and the only one that it reads.
+pub const MAJOR: u16 = 1;
+/// Minor version that this crate writes. A greater one may add ops, pack formats and sections: a
+/// plan of it is read unless it uses one that this crate does not know and may not ignore.
+pub const MINOR: u16 = 0;
 /// Sections start at multiples of this: the page size of current phones and Apple machines.
 pub const SECTION_ALIGN: u64 = 16 * 1024;
 /// A plan inside another file starts at a multiple of this.
@@ -147,11 +148,12 @@ impl Table {
             return fail(ErrorKind::NotAPlan, "this is not a Limbeck plan".into());
         }
         let version = (u16_at(bytes, 4), u16_at(bytes, 6));
-        if version.0 != MAJOR || (MAJOR == 0 && version.1 != MINOR) {
+        if version.0 != MAJOR {
             let (major, minor) = version;
+            let remedy =
+                if major < MAJOR { "compile the student again" } else { "update the library" };
             let message = format!(
-                "the plan has format version {major}.{minor}, this library reads {MAJOR}.{MINOR}: \
-                 compile the student again"
+                "the plan has format version {major}.{minor}, this library reads {MAJOR}.x: {remedy}"
             );
             return fail(ErrorKind::Version, message);
         }

@@ -2,6 +2,10 @@
 //!
 //! Shapes below use `T` for the rows (tokens) of a call. Every activation is row-major f32.
 
+mod images;
+
+pub use images::*;
+
 use serde::{Deserialize, Serialize};
 
 /// Elementwise activation functions.
@@ -162,7 +166,8 @@ pub struct Attention {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SelectRows {}
 
-/// Reduces each sequence to one row: `x [T, H] -> [sequences, H]`.
+/// Reduces each sequence to one row: `x [T, H] -> [sequences, H]`, or `x [sequences n, H]` with the
+/// same number of rows for each, as the pixels of an image are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pool {
     /// Rule.
@@ -426,6 +431,10 @@ ops! {
     Patches = "limbeck:patches@1",
     Level = "limbeck:level@1",
     SparseLinear = "limbeck:sparse_linear@1",
+    Pixels = "limbeck:pixels@1",
+    Conv2d = "limbeck:conv2d@1",
+    DepthwiseConv2d = "limbeck:depthwise_conv2d@1",
+    MaxPool2d = "limbeck:max_pool2d@1",
 }
 
 #[cfg(test)]

@@ -35,12 +35,15 @@ impl PlanData {
             for step in entry.steps() {
                 for (role, &operand) in step.op.input_roles().iter().zip(&step.inputs) {
                     let kind = entry.operands.get(operand).map(|o| o.kind);
-                    if let (InputRole::Vector, Some(OperandKind::Weight(id))) = (role, kind)
+                    if let (InputRole::Vector | InputRole::Rows, Some(OperandKind::Weight(id))) =
+                        (role, kind)
                         && vectors[id].is_none()
                     {
                         let weight = self.weight(id)?;
-                        let mut values = vec![0.0; weight.cols()];
-                        weight.unpack_row(0, &mut values)?;
+                        let mut values = vec![0.0; weight.rows() * weight.cols()];
+                        for (row, out) in values.chunks_exact_mut(weight.cols()).enumerate() {
+                            weight.unpack_row(row, out)?;
+                        }
                         vectors[id] = Some(values);
                     }
                 }

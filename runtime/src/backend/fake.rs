@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use limbeck_kernels::reference::{self, Products};
 use limbeck_kernels::{
-    self as kernels, AdaptiveMlpArgs, AttentionArgs, ChooseArgs, KvCache, LinearArgs, MixArgs,
-    MoeMlpArgs, NormArgs, Qkv, Sparsity,
+    self as kernels, AdaptiveMlpArgs, AttentionArgs, ChooseArgs, Conv2dArgs, DepthwiseConv2dArgs,
+    KvCache, LinearArgs, MixArgs, MoeMlpArgs, NormArgs, Pool, Qkv, Rows, Sparsity,
 };
 use limbeck_plan::{
     Choose, Dim, Entry, MoeMlp, Op, OperandId, OperandKind, SparseLinear, Step, Symbol,
@@ -198,6 +198,17 @@ impl<'a> Operands<'a> {
             .ok_or_else(|| Error::new(ErrorKind::Plan, format!("input {index} has no columns")))
     }
 
+    /// The rows of each image, where an input has as many for each.
+    fn images(&self, index: usize) -> Result<Option<Vec<Rows>>> {
+        let shape = &self.entry.operands[self.id(index)?].fact.shape;
+        let count = shape.first().and_then(|rows| rows.factor_of(Symbol::SEQUENCES));
+        let rows = |count: u64| {
+            let count = count as usize;
+            (0..self.call.sequences.len()).map(|i| Rows { first: i * count, count }).collect()
+        };
+        Ok(count.map(rows))
+    }
+
     fn choose(&self, params: &Choose, out: &mut [i32]) -> Result<()> {
         let data = &self.shared.data;
         let site = data.plan.program().sites.get(params.site);
@@ -309,6 +320,33 @@ impl<'a> Operands<'a> {
                 reference::gate(p.activation, self.value(0)?, self.value(1)?, out)?;
             }
             Op::Patches(p) => kernels::patches(p, self.floats(0)?, out)?,
+            Op::Pixels(p) => kernels::pixels(p, self.floats(0)?, out)?,
+            Op::MaxPool2d(p) => {
+                kernels::max_pool2d(&Pool::new(1), p, self.value(0)?, self.cols(0)?, out)?;
+            }
+            Op::Conv2d(p) => {
+                let residual = 2 + usize::from(p.bias);
+                let args = Conv2dArgs {
+                    params: p,
+                    x: self.value(0)?,
+                    w: data.weight(self.weight(1)?)?,
+                    bias: if p.bias { Some(self.vector(2)?) } else { None },
+                    residual: if p.residual { Some(self.value(residual)?) } else { None },
+                    out,
+                };
+                reference::conv2d(args, Products::Quantised)?;
+            }
+            Op::DepthwiseConv2d(p) => {
+                let args = DepthwiseConv2dArgs {
+                    params: p,
+                    x: self.value(0)?,
+                    channels: self.cols(0)?,
+                    w: self.vector(1)?,
+                    bias: if p.bias { Some(self.vector(2)?) } else { None },
+                    out,
+                };
+                reference::depthwise_conv2d(args)?;
+            }
             Op::SoftCap(p) => reference::soft_cap(p.cap, self.value(0)?, out)?,
             Op::SelectRows(_) => {
                 let (x, cols) = (self.value(0)?, self.cols(0)?);
@@ -316,7 +354,8 @@ impl<'a> Operands<'a> {
             }
             Op::Pool(p) => {
                 let (x, cols) = (self.value(0)?, self.cols(0)?);
-                let sequences = self.call.sequences;
+                let images = self.images(0)?;
+                let sequences = images.as_deref().unwrap_or(self.call.sequences);
                 kernels::pool_sequences(p.pooling, p.normalise, x, cols, sequences, out)?;
             }
             Op::Attention(p) => {

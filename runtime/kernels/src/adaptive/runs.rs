@@ -118,6 +118,7 @@ impl<'a> Runs<'a> {
             activation: args.activation,
             gated: args.gated,
             residual: None,
+            residual_first: false,
             // A row's outputs begin with its first learner's and go on over the others'.
             n_out: n_out / self.learners(),
             to: Some(self.before),
@@ -184,6 +185,7 @@ impl<'a> Runs<'a> {
             activation: args.activation,
             gated: false,
             residual: args.residual,
+            residual_first: false,
             n_out: n,
             to: Some(&self.order[run.rows.clone()]),
             out: &out,

@@ -91,8 +91,8 @@ fn visible(call: &Call<'_>, row: usize) -> Range<usize> {
         return 0..keys;
     }
     let end = before + index + 1;
-    let start = call.params.window.map_or(0, |window| end.saturating_sub(window));
-    start..end
+    let window = call.params.window.unwrap_or(usize::MAX);
+    end.saturating_sub(window)..end
 }
 
 /// What each row of a tile sees: the first position, and the one after the last.

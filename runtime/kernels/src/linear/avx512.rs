@@ -10,6 +10,7 @@
 )]
 
 use super::activations::ActBlock;
+use super::panels::AHEAD;
 use super::portable::{Q4, Q4M, Q8, record_bytes};
 use super::task::{Acc, Input, LinearTask, Tile, UNIT};
 use crate::isa::Avx512;
@@ -328,13 +329,17 @@ impl<const HALF: bool> Avx512Panels<HALF> {
             for i in 0..k {
                 let mut columns = [_mm512_setzero_ps(); UNITS];
                 for u in 0..UNITS {
-                    // The next panels come from memory while these are used; asking for them with
-                    // the first rows alone is slower. A prefetch may point anywhere.
-                    if ROWS > 1 {
-                        let ahead = ((UNITS + u) * stored + i) * Self::PANEL_COLUMN;
-                        _mm_prefetch::<_MM_HINT_T1>(w.wrapping_add(ahead).cast());
+                    // A prefetch may point anywhere.
+                    let column = w.add((u * stored + i) * Self::PANEL_COLUMN);
+                    if ROWS == 1 {
+                        _mm_prefetch::<_MM_HINT_T0>(column.wrapping_add(AHEAD).cast());
+                    } else {
+                        // The next panels come from memory while these are used; asking for them
+                        // with the first rows alone is slower.
+                        let next = column.wrapping_add(UNITS * stored * Self::PANEL_COLUMN);
+                        _mm_prefetch::<_MM_HINT_T1>(next.cast());
                     }
-                    columns[u] = Self::load(w.add((u * stored + i) * Self::PANEL_COLUMN));
+                    columns[u] = Self::load(column);
                 }
                 for r in 0..ROWS {
                     let x = _mm512_set1_ps(*x.add(r * k + i));

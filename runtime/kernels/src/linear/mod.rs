@@ -217,6 +217,7 @@ fn run_linear(
         activation: args.activation,
         gated: args.gated,
         residual: args.residual,
+        residual_first: false,
         n_out,
         to: None,
         out: &out,
@@ -241,7 +242,12 @@ fn run_linear(
 }
 
 /// Runs a task whose weight is in panels or quads, in parts.
-fn whole_products(kernels: &Kernels, pool: &Pool, values: Values, whole: &LinearTask<'_>) {
+pub(crate) fn whole_products(
+    kernels: &Kernels,
+    pool: &Pool,
+    values: Values,
+    whole: &LinearTask<'_>,
+) {
     // SAFETY: parts write the disjoint outputs of their units and rows.
     unsafe {
         products(kernels, pool, values, Size::of(whole), &|rows, units, compute| {

@@ -8,6 +8,10 @@
 use super::task::{Acc, Input, LinearTask, Tile, UNIT};
 use crate::simd::{LANES, Simd};
 
+/// How far one row's products ask for the bytes of a panel ahead of using them: the row's work
+/// on a column is too short for the core to see memory's next lines by itself.
+pub(super) const AHEAD: usize = 2048;
+
 /// A panel's values: f16 when `HALF`, else f32.
 #[derive(Clone, Copy)]
 pub(crate) struct Panels<const HALF: bool>;
@@ -53,6 +57,9 @@ impl<const HALF: bool> Panels<HALF> {
             for i in 0..k {
                 for u in 0..UNITS {
                     let column = w.add(u * panel + i * Self::PANEL_COLUMN);
+                    if ROWS == 1 {
+                        s.prefetch(column.wrapping_add(AHEAD));
+                    }
                     let (w0, w1) = (Self::load(s, column, 0), Self::load(s, column, 1));
                     for r in 0..ROWS {
                         let x = s.splat(*x.add(r * k + i));

@@ -45,6 +45,8 @@ pub(crate) struct Epilogue<'a> {
     pub activation: Activation,
     pub gated: bool,
     pub residual: Option<&'a [f32]>,
+    /// The activation is of the sum with the residual. Not where there are gates.
+    pub residual_first: bool,
     /// Columns of `out` and `residual`.
     pub n_out: usize,
     /// The row of `out` and `residual` for each row of products, if not the same.
@@ -295,8 +297,13 @@ pub(super) unsafe fn finish<S: Simd>(
             let v = s.mul(math::apply(s, e.activation, gate), up);
             put(s, e, row * e.n_out + first / 2, LANES, s.join([v, v]));
         } else {
-            let v = math::apply(s.wide(), e.activation, sums);
-            put(s, e, row * e.n_out + first, UNIT.min(task.n - first), v);
+            let (at, count) = (row * e.n_out + first, UNIT.min(task.n - first));
+            if e.residual_first {
+                let sums = plus_residual(s, e, at, count, sums);
+                store(s, e, at, count, math::apply(s.wide(), e.activation, sums));
+            } else {
+                put(s, e, at, count, math::apply(s.wide(), e.activation, sums));
+            }
         }
     }
 }
@@ -346,25 +353,48 @@ fn biased<S: Simd>(s: S, e: &Epilogue<'_>, first: usize, acc: &[f32; UNIT]) -> W
 /// Stores the first `count` lanes, with the residual, from output `at` on.
 ///
 /// # Safety
-/// No other thread touches these outputs meanwhile.
+/// As for [`store`].
 #[inline(always)]
 unsafe fn put<S: Simd>(s: S, e: &Epilogue<'_>, at: usize, count: usize, v: WideV<S>) {
     // SAFETY: the caller's contract.
-    let out = unsafe { e.out.part(at, count) };
-    let residual = e.residual.map(|residual| &residual[at..at + count]);
+    unsafe { store(s, e, at, count, plus_residual(s, e, at, count, v)) }
+}
+
+/// The first `count` lanes with the residual from `at` on.
+#[inline(always)]
+fn plus_residual<S: Simd>(
+    s: S,
+    e: &Epilogue<'_>,
+    at: usize,
+    count: usize,
+    v: WideV<S>,
+) -> WideV<S> {
+    let Some(residual) = e.residual else { return v };
+    let residual = &residual[at..at + count];
     if count == UNIT {
-        // SAFETY: both hold 16 values.
-        unsafe {
-            let v = match residual {
-                Some(residual) => s.wide().add(v, s.wide().load(residual.as_ptr())),
-                None => v,
-            };
-            s.wide().store(out.as_mut_ptr(), v);
-        }
+        // SAFETY: it holds 16 values.
+        return s.wide().add(v, unsafe { s.wide().load(residual.as_ptr()) });
+    }
+    let [low, high] = s.halves(v);
+    let low = s.add(low, s.load_some(residual, 0));
+    let high = if count > LANES { s.add(high, s.load_some(residual, LANES)) } else { high };
+    s.join([low, high])
+}
+
+/// Stores the first `count` lanes from output `at` on.
+///
+/// # Safety
+/// No other thread touches these outputs meanwhile.
+#[inline(always)]
+unsafe fn store<S: Simd>(s: S, e: &Epilogue<'_>, at: usize, count: usize, v: WideV<S>) {
+    // SAFETY: the caller's contract.
+    let out = unsafe { e.out.part(at, count) };
+    if count == UNIT {
+        // SAFETY: it holds 16 values.
+        unsafe { s.wide().store(out.as_mut_ptr(), v) };
         return;
     }
     for (i, v) in s.halves(v).into_iter().enumerate().take(count.div_ceil(LANES)) {
-        let v = residual.map_or(v, |residual| s.add(v, s.load_some(residual, i * LANES)));
         s.store_some(out, i * LANES, v);
     }
 }

@@ -4,6 +4,7 @@ mod ceilings;
 
 pub use ceilings::Ceilings;
 
+use crate::packed::byte_len;
 use crate::{
     Error, KernelOp, KernelRow, Kernels, LinearArgs, LinearScratch, Packed, Pool, kernel_table,
     linear, pack_rows,
@@ -13,10 +14,11 @@ use std::time::{Duration, Instant};
 
 /// Rows of activations of a measurement that comes to computing.
 const MANY: usize = 64;
-/// Outputs and inputs of the weights.
-const SHAPE: [usize; 2] = [2048, 2048];
+/// Outputs and inputs of the weights of a call that reads memory: wide and narrow MLPs as decoders of
+/// 135M and 500M parameters have them, since the rates of a kernel differ by shape.
+const SHAPES: &[[usize; 2]] = &[[3072, 576], [576, 1536], [9728, 896], [896, 4864]];
 /// The same where time goes into computing: the weight stays in a cache.
-const SMALL_SHAPE: [usize; 2] = [512, 1024];
+const SMALL_SHAPES: &[[usize; 2]] = &[[512, 1024]];
 /// Bytes that the weights of a measurement from memory take together: more than caches hold.
 const SPREAD: usize = 256 << 20;
 /// Time of one turn of a row.
@@ -43,7 +45,7 @@ pub struct Contest {
 pub struct Rate {
     /// The row.
     pub row: &'static KernelRow,
-    /// Seconds of a call: the least mean of a turn, turns of all rows alternating.
+    /// Seconds of a call, over weights of several shapes at one row: the least mean of a turn, turns of all rows alternating.
     pub seconds: f64,
     /// Bytes of weights that it read in a second.
     pub bytes: f64,
@@ -94,8 +96,8 @@ impl Contest {
                 }
             }
         }
-        let [n, k] = bench.shape;
-        let (bytes, ops) = (bench.bytes as f64, 2.0 * (self.rows * n * k) as f64);
+        let macs: usize = bench.shapes.iter().map(|[n, k]| self.rows * n * k).sum();
+        let (bytes, ops) = (bench.bytes as f64, 2.0 * macs as f64);
         let rates = rows.iter().zip(least).map(|(row, seconds)| Rate {
             row,
             seconds,
@@ -118,12 +120,13 @@ pub fn faster(rates: &[Rate]) -> Option<(f64, &Rate)> {
 struct Bench {
     format: PackFormat,
     rows: usize,
-    shape: [usize; 2],
+    /// Of the weights of a call, one after another.
+    shapes: &'static [[usize; 2]],
     weights: Vec<u8>,
-    /// Of one of the weights.
+    /// Of the weights of a call.
     bytes: usize,
-    /// The weight of the next call: turns go on where the one before left off, so that none finds
-    /// in a cache what the row before it read.
+    /// Where the weights of the next call begin: turns go on where the one before left off, so
+    /// that none finds in a cache what the row before it read.
     next: usize,
     x: Vec<f32>,
     out: Vec<f32>,
@@ -133,20 +136,22 @@ struct Bench {
 impl Bench {
     fn new(contest: &Contest) -> Result<Bench, Error> {
         let Contest { format, rows, .. } = *contest;
-        let shape = if contest.from_memory() { SHAPE } else { SMALL_SHAPE };
-        let [n, k] = shape;
-        let values: Vec<f32> = (0..n * k).map(|i| ((i * 7919) % 255) as f32 - 127.0).collect();
+        let shapes = if contest.from_memory() { SHAPES } else { SMALL_SHAPES };
         let mut weights = Vec::new();
-        pack_rows(format, k, &values, &mut weights)?;
+        for [n, k] in shapes {
+            let values: Vec<f32> = (0..n * k).map(|i| ((i * 7919) % 255) as f32 - 127.0).collect();
+            pack_rows(format, *k, &values, &mut weights)?;
+        }
         let bytes = weights.len();
         if contest.from_memory() {
             weights = weights.repeat((SPREAD / bytes).max(1));
         }
-        let x = (0..rows * k).map(|i| ((i * 31) % 17) as f32 / 8.0 - 1.06).collect();
+        let most = |i: usize| shapes.iter().map(|shape| shape[i]).max().unwrap_or(0);
+        let x = (0..rows * most(1)).map(|i| ((i * 31) % 17) as f32 / 8.0 - 1.06).collect();
         let mut scratch = LinearScratch::default();
-        scratch.reserve(rows, k);
-        let out = vec![0.0; rows * n];
-        Ok(Bench { format, rows, shape, weights, bytes, next: 0, x, out, scratch })
+        scratch.reserve(rows, most(1));
+        let out = vec![0.0; rows * most(0)];
+        Ok(Bench { format, rows, shapes, weights, bytes, next: 0, x, out, scratch })
     }
 
     /// The mean time of a call, in seconds.
@@ -163,24 +168,26 @@ impl Bench {
     }
 
     fn call(&mut self, kernels: &Kernels, pool: &Pool) -> Result<(), Error> {
-        let [n, k] = self.shape;
-        debug_assert_eq!((self.x.len(), self.out.len()), (self.rows * k, self.rows * n));
-        let copies = self.weights.len() / self.bytes.max(1);
-        let copy = self.next % copies.max(1);
-        self.next = copy + 1;
-        let bytes = self.weights.chunks_exact(self.bytes).nth(copy).unwrap_or_default();
-        let args = LinearArgs {
-            x: &self.x,
-            norm: None,
-            w: Packed::new(self.format, n, k, bytes)?,
-            bias: None,
-            activation: Activation::Identity,
-            gated: false,
-            residual: None,
-            precise: false,
-            out: &mut self.out,
-        };
-        linear(kernels, pool, &mut self.scratch, args)
+        if self.next + self.bytes > self.weights.len() {
+            self.next = 0;
+        }
+        for &[n, k] in self.shapes {
+            let len = byte_len(self.format, n, k)?;
+            let args = LinearArgs {
+                x: &self.x[..self.rows * k],
+                norm: None,
+                w: Packed::new(self.format, n, k, &self.weights[self.next..][..len])?,
+                bias: None,
+                activation: Activation::Identity,
+                gated: false,
+                residual: None,
+                precise: false,
+                out: &mut self.out[..self.rows * n],
+            };
+            linear(kernels, pool, &mut self.scratch, args)?;
+            self.next += len;
+        }
+        Ok(())
     }
 }
 

@@ -94,7 +94,7 @@ pub fn sparse_linear(
 }
 
 /// Replaces a row by what its 8-bit form stands for.
-fn round_to_8_bits(x: &mut [f32]) {
+pub(super) fn round_to_8_bits(x: &mut [f32]) {
     let count = x.len().div_ceil(QUANT_BLOCK);
     let mut q = vec![0; count * QUANT_BLOCK];
     let mut blocks = vec![ActBlock::default(); count];

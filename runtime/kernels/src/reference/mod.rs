@@ -1,16 +1,19 @@
 //! The slow, obviously right version of each op: plain loops, sums in f64, one thread.
 //!
-//! Shapes and errors are those of the ops of the same name. `embedding`, `select_rows` and
-//! `pool_sequences` are plain loops already and have no second version.
+//! Shapes and errors are those of the ops of the same name. `embedding`, `select_rows`,
+//! `pool_sequences`, `patches`, `pixels` and `max_pool2d` are plain loops already and have no second
+//! version.
 
 mod adaptive;
 mod attention;
+mod images;
 mod linear;
 mod math;
 mod moe;
 
 pub use adaptive::{adaptive_mlp, choose};
 pub use attention::attention;
+pub use images::{conv2d, depthwise_conv2d};
 pub use linear::{Products, linear, sparse_linear};
 pub use moe::{mix, moe_mlp};
 

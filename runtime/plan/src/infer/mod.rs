@@ -2,6 +2,7 @@
 //! by the reader to check a plan.
 
 mod adaptive;
+mod images;
 mod moe;
 mod patches;
 mod sparse;
@@ -52,9 +53,23 @@ impl Op {
                 .chain(optional(p.qk_norm_eps.is_some(), Vector))
                 .chain(optional(p.rope.is_some(), Vector))
                 .collect(),
-            Op::Activate(_) | Op::SelectRows(_) | Op::Pool(_) | Op::SoftCap(_) => vec![Activation],
+            Op::Activate(_)
+            | Op::SelectRows(_)
+            | Op::Pool(_)
+            | Op::SoftCap(_)
+            | Op::MaxPool2d(_) => {
+                vec![Activation]
+            }
             Op::Choose(_) => vec![Activation, Rows, Vector],
-            Op::Patches(_) => vec![Given],
+            Op::Patches(_) | Op::Pixels(_) => vec![Given],
+            Op::Conv2d(p) => [Activation, Matrix]
+                .into_iter()
+                .chain(optional(p.bias, Vector))
+                .chain(optional(p.residual, Activation))
+                .collect(),
+            Op::DepthwiseConv2d(p) => {
+                [Activation, Rows].into_iter().chain(optional(p.bias, Vector)).collect()
+            }
             Op::Level(_) => Vec::new(),
             Op::SparseLinear(p) => [Activation, AnyMatrix]
                 .into_iter()
@@ -113,7 +128,10 @@ impl Op {
                 rows_of(Symbol::OUTPUTS, cols)
             }
             Op::Pool(_) => {
-                let (_, cols) = call_rows(&inputs[0])?;
+                let cols = match images::rows_per_image(&inputs[0]) {
+                    Some(_) => matrix(&inputs[0])?.1,
+                    None => call_rows(&inputs[0])?.1,
+                };
                 rows_of(Symbol::SEQUENCES, cols)
             }
             Op::Choose(p) => adaptive::choose(p, inputs)?,
@@ -121,6 +139,10 @@ impl Op {
             Op::MoeMlp(p) => moe::moe_mlp(p, inputs)?,
             Op::Mix(p) => moe::mix(p, inputs)?,
             Op::Patches(p) => patches::patches(p, inputs)?,
+            Op::Pixels(p) => images::pixels(p, inputs)?,
+            Op::Conv2d(p) => images::conv2d(p, inputs)?,
+            Op::DepthwiseConv2d(p) => images::depthwise_conv2d(p, inputs)?,
+            Op::MaxPool2d(p) => images::max_pool2d(p, inputs)?,
             Op::Level(p) => sparse::level(p)?,
             Op::SparseLinear(p) => sparse::sparse_linear(p, inputs)?,
         };

@@ -5,7 +5,7 @@ use crate::ops::Patches;
 use crate::{DType, Dim, Fact, Manifest, Symbol};
 
 /// Largest side of an image and most channels.
-const MAX_SIDE: usize = 1 << 14;
+pub(super) const MAX_SIDE: usize = 1 << 14;
 /// Most rows of zeros: class tokens and registers.
 const MAX_LEAD: usize = 64;
 

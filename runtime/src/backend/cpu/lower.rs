@@ -4,8 +4,9 @@
 use std::collections::{HashMap, HashSet};
 
 use limbeck_plan::{
-    Activation, AdaptiveMlp, Attention, Choose, Embedding, Entry, Level, Linear, Mix, MoeMlp, Norm,
-    Op, OperandId, OperandKind, Patches, Pool, Program, SparseLinear, Step,
+    Activation, AdaptiveMlp, Attention, Choose, Conv2d, DepthwiseConv2d, Embedding, Entry, Level,
+    Linear, MaxPool2d, Mix, MoeMlp, Norm, Op, OperandId, OperandKind, Patches, Pixels, Pool,
+    Program, SparseLinear, Step,
 };
 
 use super::slots::{Slots, Value};
@@ -87,6 +88,32 @@ pub(super) enum Instruction {
         params: Patches,
         /// Index of the input.
         pixels: usize,
+        out: Value,
+    },
+    Pixels {
+        params: Pixels,
+        /// Index of the input.
+        pixels: usize,
+        out: Value,
+    },
+    Conv2d {
+        params: Conv2d,
+        x: Value,
+        weight: usize,
+        bias: Option<usize>,
+        residual: Option<Value>,
+        out: Value,
+    },
+    DepthwiseConv2d {
+        params: DepthwiseConv2d,
+        x: Value,
+        weight: usize,
+        bias: Option<usize>,
+        out: Value,
+    },
+    MaxPool2d {
+        params: MaxPool2d,
+        x: Value,
         out: Value,
     },
     SoftCap {
@@ -365,6 +392,31 @@ impl Context<'_> {
             Op::Patches(params) => Instruction::Patches {
                 params: params.clone(),
                 pixels: *self.input_index.get(inputs.next()?)?,
+                out,
+            },
+            Op::Pixels(params) => Instruction::Pixels {
+                params: params.clone(),
+                pixels: *self.input_index.get(inputs.next()?)?,
+                out,
+            },
+            Op::Conv2d(params) => Instruction::Conv2d {
+                x: self.value(inputs.next())?,
+                weight: self.weight(inputs.next())?,
+                bias: if params.bias { Some(self.weight(inputs.next())?) } else { None },
+                residual: if params.residual { Some(self.value(inputs.next())?) } else { None },
+                params: params.clone(),
+                out,
+            },
+            Op::DepthwiseConv2d(params) => Instruction::DepthwiseConv2d {
+                x: self.value(inputs.next())?,
+                weight: self.weight(inputs.next())?,
+                bias: if params.bias { Some(self.weight(inputs.next())?) } else { None },
+                params: params.clone(),
+                out,
+            },
+            Op::MaxPool2d(params) => Instruction::MaxPool2d {
+                params: params.clone(),
+                x: self.value(inputs.next())?,
                 out,
             },
             Op::SoftCap(p) => {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use limbeck_kernels as kernels;
 use limbeck_kernels::{
-    AdaptiveMlpArgs, AdaptiveScratch, AttentionArgs, AttentionScratch, ChooseArgs, KvCache,
-    LinearArgs, LinearScratch, MixArgs, MoeMlpArgs, MoeScratch, NormArgs, Qkv, Sparsity,
+    AdaptiveMlpArgs, AdaptiveScratch, AttentionArgs, AttentionScratch, ChooseArgs, Conv2dArgs,
+    ConvScratch, DepthwiseConv2dArgs, KvCache, LinearArgs, LinearScratch, MixArgs, MoeMlpArgs,
+    MoeScratch, NormArgs, Qkv, Rows, Sparsity,
 };
 
 use super::Shared;
@@ -25,6 +26,7 @@ pub(super) struct CpuState {
     /// By entry, as large as its largest call.
     slots: Vec<Vec<Vec<f32>>>,
     linear: LinearScratch,
+    conv: ConvScratch,
     attention: AttentionScratch,
     adaptive: AdaptiveScratch,
     moe: MoeScratch,
@@ -47,6 +49,7 @@ impl Sizes {
             RowCount::Tokens => self.tokens,
             RowCount::Outputs => self.outputs,
             RowCount::Sequences => self.sequences,
+            RowCount::PerSequence(n) => self.sequences.saturating_mul(n),
             RowCount::Known(n) => n,
         }
     }
@@ -65,6 +68,7 @@ impl CpuState {
             cache,
             held,
             linear: LinearScratch::default(),
+            conv: ConvScratch::default(),
             attention: AttentionScratch::default(),
             adaptive: AdaptiveScratch::default(),
             moe: MoeScratch::default(),
@@ -89,7 +93,7 @@ impl CpuState {
 
 impl CpuState {
     fn scratch_bytes(&self) -> usize {
-        let dense = self.linear.bytes() + self.attention.bytes();
+        let dense = self.linear.bytes() + self.conv.bytes() + self.attention.bytes();
         dense + self.adaptive.bytes() + self.moe.bytes() + self.choices.bytes()
     }
 
@@ -117,6 +121,7 @@ impl CpuState {
         let bytes = self.buffer_bytes() + self.scratch_bytes();
         self.held.set(bytes).inspect_err(|_| {
             self.linear = LinearScratch::default();
+            self.conv = ConvScratch::default();
             self.attention = AttentionScratch::default();
             self.adaptive = AdaptiveScratch::default();
             self.moe = MoeScratch::default();
@@ -149,6 +154,7 @@ impl State for CpuState {
             inputs: &entry.inputs,
             cache: self.cache.blocks_mut(),
             linear: &mut self.linear,
+            conv: &mut self.conv,
             attention: &mut self.attention,
             adaptive: &mut self.adaptive,
             moe: &mut self.moe,
@@ -193,6 +199,7 @@ struct Runner<'a> {
     inputs: &'a [String],
     cache: &'a mut KvCache,
     linear: &'a mut LinearScratch,
+    conv: &'a mut ConvScratch,
     attention: &'a mut AttentionScratch,
     adaptive: &'a mut AdaptiveScratch,
     moe: &'a mut MoeScratch,
@@ -214,6 +221,10 @@ impl Runner<'_> {
             | Instruction::SoftCap { out, .. }
             | Instruction::SparseLinear { out, .. }
             | Instruction::Patches { out, .. }
+            | Instruction::Pixels { out, .. }
+            | Instruction::Conv2d { out, .. }
+            | Instruction::DepthwiseConv2d { out, .. }
+            | Instruction::MaxPool2d { out, .. }
             | Instruction::AdaptiveMlp { out, .. }
             | Instruction::MoeMlp { out, .. }
             | Instruction::Mix { out, .. } => *out,
@@ -280,8 +291,10 @@ impl Runner<'_> {
             }
             Instruction::Pool { params, x, .. } => {
                 let (pooling, normalise) = (params.pooling, params.normalise);
+                let images = self.images(*x);
+                let sequences = images.as_deref().unwrap_or(self.call.sequences);
                 let (x, cols) = (self.value(*x), x.cols);
-                kernels::pool_sequences(pooling, normalise, x, cols, self.call.sequences, out)?;
+                kernels::pool_sequences(pooling, normalise, x, cols, sequences, out)?;
             }
             Instruction::SoftCap { cap, x, .. } => {
                 kernels::soft_cap(k, pool, *cap, self.value(*x), out)?;
@@ -290,6 +303,25 @@ impl Runner<'_> {
                 let name = self.inputs.get(*pixels).map_or("", String::as_str);
                 kernels::patches(params, given(self.call, name)?, out)?;
             }
+            Instruction::Pixels { params, pixels, .. } => {
+                let name = self.inputs.get(*pixels).map_or("", String::as_str);
+                kernels::pixels(params, given(self.call, name)?, out)?;
+            }
+            Instruction::MaxPool2d { params, x, .. } => {
+                kernels::max_pool2d(pool, params, self.value(*x), x.cols, out)?;
+            }
+            Instruction::DepthwiseConv2d { params, x, weight, bias, .. } => {
+                let args = DepthwiseConv2dArgs {
+                    params,
+                    x: self.value(*x),
+                    channels: x.cols,
+                    w: shared.vector(*weight)?,
+                    bias: bias.map(|id| shared.vector(id)).transpose()?,
+                    out,
+                };
+                kernels::depthwise_conv2d(k, pool, args)?;
+            }
+            Instruction::Conv2d { .. } => self.conv2d(instruction, out)?,
             Instruction::Linear { .. } => self.linear(instruction, out)?,
             Instruction::Attention { .. } => self.attention(instruction, out)?,
             Instruction::AdaptiveMlp { .. } => self.adaptive_mlp(instruction, out)?,
@@ -299,6 +331,34 @@ impl Runner<'_> {
             Instruction::Choose { .. } | Instruction::Level { .. } => {}
         }
         Ok(())
+    }
+
+    /// The rows of each image, where `x` has as many for each.
+    fn images(&self, x: Value) -> Option<Vec<Rows>> {
+        let count = match x.rows {
+            RowCount::PerSequence(n) => n,
+            RowCount::Sequences => 1,
+            _ => return None,
+        };
+        Some((0..self.sizes.sequences).map(|i| Rows { first: i * count, count }).collect())
+    }
+
+    fn conv2d(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {
+        let Instruction::Conv2d { params, x, weight, bias, residual, .. } = instruction else {
+            return Ok(());
+        };
+        let shared = self.shared;
+        let slot =
+            |value: Value| self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default();
+        let args = Conv2dArgs {
+            params,
+            x: slot(*x),
+            w: shared.weight(*weight)?,
+            bias: bias.map(|id| shared.vector(id)).transpose()?,
+            residual: residual.map(slot),
+            out,
+        };
+        Ok(kernels::conv2d(&shared.kernels, &shared.pool, self.conv, args)?)
     }
 
     fn sparse_linear(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {

@@ -12,6 +12,8 @@ use crate::memory;
 pub(super) enum RowCount {
     Tokens,
     Outputs,
+    /// So many of each sequence, which has more than one: pixels of an image.
+    PerSequence(usize),
     Sequences,
     Known(usize),
 }
@@ -36,6 +38,9 @@ type Free = BTreeSet<(RowCount, usize, usize)>;
 
 impl RowCount {
     fn of(dim: &Dim) -> Option<RowCount> {
+        if let Some(rows) = dim.factor_of(Symbol::SEQUENCES).filter(|rows| *rows > 1) {
+            return Some(RowCount::PerSequence(usize::try_from(rows).ok()?));
+        }
         Some(match dim {
             Dim::Const(n) => RowCount::Known(usize::try_from(*n).ok()?),
             Dim::Symbol(s) => match s.name() {

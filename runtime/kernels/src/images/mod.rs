@@ -1,0 +1,59 @@
+//! Ops on images, which are rows of pixels, left to right and top to bottom, each with its channels
+//! side by side.
+
+mod conv;
+mod depthwise;
+mod gather;
+mod max_pool;
+mod pixels;
+
+pub use conv::{Conv2dArgs, ConvScratch, conv2d};
+pub use depthwise::{DepthwiseConv2dArgs, depthwise_conv2d};
+pub(crate) use depthwise::{DepthwiseTask, depthwise_task};
+pub use max_pool::max_pool2d;
+pub use pixels::pixels;
+
+use crate::error::{Error, check_len};
+use limbeck_plan::Window;
+
+/// Images that an op reads and writes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Images {
+    /// How many.
+    pub count: usize,
+    /// Channels of those that it reads.
+    pub channels: usize,
+    /// Height and width of those that it writes.
+    pub out: [usize; 2],
+}
+
+impl Images {
+    /// The images of `values` values that a window moves over.
+    pub fn of(window: &Window, channels: usize, values: usize) -> Result<Images, Error> {
+        let out = window.out().filter(|_| channels > 0);
+        let out = out.ok_or_else(|| {
+            Error::range(format!("{window:?} does not move over images of {channels} channels"))
+        })?;
+        let [height, width] = window.image;
+        let image = (height * width).checked_mul(channels);
+        let count = image.map_or(0, |image| values / image);
+        check_len("the images", values, count * image.unwrap_or(0))?;
+        Ok(Images { count, channels, out })
+    }
+
+    /// Pixels that it writes.
+    pub fn rows(&self) -> usize {
+        self.count * self.out[0] * self.out[1]
+    }
+}
+
+/// The pixels of an axis that a window sees from place `at`: the offset of its first pixel, and which
+/// of its pixels lie within the axis.
+fn seen(window: &Window, axis: usize, at: usize) -> (isize, std::ops::Range<usize>) {
+    let (kernel, dilation) = (window.kernel[axis], window.dilation[axis]);
+    let first = (at * window.stride[axis]) as isize - window.padding[axis] as isize;
+    let before = (-first).max(0) as usize;
+    let after = (window.image[axis] as isize - first).max(0) as usize;
+    let start = before.div_ceil(dilation).min(kernel);
+    (first, start..after.div_ceil(dilation).clamp(start, kernel))
+}

@@ -154,6 +154,8 @@ impl Program {
                 let mut command = Command::new("valgrind");
                 command.args(["-q", "--error-exitcode=9", "--leak-check=full"]);
                 command.args(["--errors-for-leak-kinds=definite", "--show-leak-kinds=definite"]);
+                let known = folder().join("tests/valgrind.supp");
+                command.arg(format!("--suppressions={}", known.display()));
                 command.arg(program).env("LIMBECK_ISA", valgrind_isa());
                 command
             }

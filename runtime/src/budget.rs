@@ -43,13 +43,18 @@ impl Limits {
     /// # Errors
     /// A limit outside 0..=1, or a floor above the ceiling.
     pub fn new(floor: f64, ceiling: f64) -> Result<Limits> {
-        let in_range = |v: f64| (0.0..=1.0).contains(&v);
-        if in_range(floor) && in_range(ceiling) && floor <= ceiling {
-            return Ok(Limits { floor, ceiling });
+        let limits = Limits { floor, ceiling };
+        if limits.in_range() {
+            return Ok(limits);
         }
         let message =
             format!("floor {floor} and ceiling {ceiling} are not 0 <= floor <= ceiling <= 1");
         Err(Error::new(ErrorKind::InvalidInput, message))
+    }
+
+    /// Whether 0 <= floor <= ceiling <= 1.
+    pub fn in_range(self) -> bool {
+        0.0 <= self.floor && self.floor <= self.ceiling && self.ceiling <= 1.0
     }
 }
 
@@ -59,16 +64,20 @@ impl Budget {
     /// # Errors
     /// NaN, a negative price, a fraction outside (0, 1], a time of zero.
     pub fn check(self) -> Result<Budget> {
-        let ok = match self {
+        if self.in_range() {
+            return Ok(self);
+        }
+        Err(Error::new(ErrorKind::InvalidInput, format!("budget {self} is out of range")))
+    }
+
+    /// Whether [`Budget::check`] would pass it.
+    pub fn in_range(self) -> bool {
+        match self {
             Budget::Full => true,
             Budget::Fraction(f) => f > 0.0 && f <= 1.0,
             Budget::Price(p) => p.is_finite() && p >= 0.0,
             Budget::Latency(t) | Budget::Deadline(t) => !t.is_zero(),
-        };
-        if ok {
-            return Ok(self);
         }
-        Err(Error::new(ErrorKind::InvalidInput, format!("budget {self} is out of range")))
     }
 }
 

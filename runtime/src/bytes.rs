@@ -1,12 +1,18 @@
-//! The bytes of a plan: mapped from a file, or owned.
+//! The bytes of a plan: mapped from a file, owned, or shared by the app.
 
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapOptions};
 
 use crate::error::{Error, ErrorKind, Result};
+
+/// A plan within another file begins at a multiple of this.
+const ALIGNMENT: u64 = 64;
+
+/// Bytes that something of the app's keeps. What it gives must stay the same as long as it lives.
+pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 /// Bytes that a model keeps alive.
 #[derive(Clone)]
@@ -15,30 +21,51 @@ pub(crate) enum PlanBytes {
     Mapped(Arc<Mmap>),
     /// Bytes in memory.
     Owned(Arc<[u8]>),
+    /// Bytes of the app.
+    Shared(SharedBytes),
 }
 
 impl PlanBytes {
     /// Maps a file for reading. The file must not be changed while the model lives; replacing it
     /// by a rename, as the compiler does, is fine.
     pub(crate) fn map(path: &Path) -> Result<PlanBytes> {
-        let io = |e: std::io::Error| {
-            Error::new(ErrorKind::Io, e.to_string()).at(path.display().to_string()).caused_by(e)
-        };
+        let named = |e: Error| e.at(path.display().to_string());
         // Looked at before it is opened: opening a pipe waits for a writer.
-        let metadata = std::fs::metadata(path).map_err(io)?;
+        let metadata = std::fs::metadata(path).map_err(|e| named(io(e)))?;
         if !metadata.is_file() {
-            let e = Error::new(ErrorKind::Plan, "this is not a file");
-            return Err(e.at(path.display().to_string()));
+            return Err(named(Error::new(ErrorKind::Plan, "this is not a file")));
         }
-        if metadata.len() == 0 {
+        let file = File::open(path).map_err(|e| named(io(e)))?;
+        PlanBytes::map_range(&file, 0, metadata.len()).map_err(named)
+    }
+
+    /// Maps `len` bytes of an open file from `offset` on, under the same condition.
+    pub(crate) fn map_range(file: &File, offset: u64, len: u64) -> Result<PlanBytes> {
+        let invalid = |message: String| Err(Error::new(ErrorKind::InvalidInput, message));
+        if !offset.is_multiple_of(ALIGNMENT) {
+            return invalid(format!("offset {offset} is not a multiple of {ALIGNMENT}"));
+        }
+        let metadata = file.metadata().map_err(io)?;
+        if !metadata.is_file() {
+            return Err(Error::new(ErrorKind::Plan, "this is not a file"));
+        }
+        let have = metadata.len();
+        if offset.checked_add(len).is_none_or(|end| end > have) {
+            return invalid(format!("{len} bytes from {offset} on are beyond the file's {have}"));
+        }
+        let Ok(size) = usize::try_from(len) else {
+            return invalid(format!("{len} bytes do not fit this machine's memory"));
+        };
+        if size == 0 {
             return Ok(PlanBytes::Owned(Arc::from([])));
         }
-        let file = File::open(path).map_err(io)?;
+        let mut options = MmapOptions::new();
+        options.offset(offset).len(size);
         // SAFETY: the mapping is read-only and private to this value, and is read as `u8` only,
         // for which every content is valid. That no one shortens or rewrites the file meanwhile is
         // required of the caller in `Engine::open`.
         #[allow(unsafe_code, reason = "mapping a file is the one unsafe act of this crate")]
-        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        let map = unsafe { options.map(file) }.map_err(io)?;
         Ok(PlanBytes::Mapped(Arc::new(map)))
     }
 
@@ -46,6 +73,11 @@ impl PlanBytes {
         match self {
             PlanBytes::Mapped(map) => map,
             PlanBytes::Owned(bytes) => bytes,
+            PlanBytes::Shared(bytes) => (**bytes).as_ref(),
         }
     }
+}
+
+fn io(e: std::io::Error) -> Error {
+    Error::new(ErrorKind::Io, e.to_string()).caused_by(e)
 }

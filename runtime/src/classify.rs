@@ -85,8 +85,8 @@ impl Classifier {
         let values = image.iter().product();
         let together = (MAX_ROWS / tokens.max(1)).min(MAX_ELEMENTS / widest).max(1);
         let bounds = Bounds { tokens: together * tokens, cache_tokens: 0, kv: KvType::F32 };
-        let state = model.prepared().state(&bounds)?;
-        let pace = Pace::per_call(model.curve());
+        let state = model.state(&bounds, &model.account(0))?;
+        let pace = Pace::per_call(model.curve(), model.logger());
         let route = Route::new(model.plan().program().sites.len());
         let (model, entry) = (model.clone(), index);
         Ok(Classifier {

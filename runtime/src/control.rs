@@ -36,6 +36,11 @@ pub struct Settings {
 }
 
 impl Control {
+    /// Whether both are handles on the same thing.
+    pub(crate) fn is(&self, other: &Control) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Asks running calls to stop at the next chunk or token.
     pub fn cancel(&self) {
         self.0.cancelled.store(true, Ordering::Relaxed);

@@ -58,8 +58,8 @@ impl Encoder {
         let entry = model.entry(Manifest::EMBED_ENTRY)?;
         let rows = MAX_ROWS.max(model.manifest().context_length);
         let bounds = Bounds { tokens: rows, cache_tokens: 0, kv: KvType::F32 };
-        let state = model.prepared().state(&bounds)?;
-        let pace = Pace::per_call(model.curve());
+        let state = model.state(&bounds, &model.account(0))?;
+        let pace = Pace::per_call(model.curve(), model.logger());
         let route = Route::new(model.plan().program().sites.len());
         Ok(Encoder { model: model.clone(), state, entry, rows, pace, route, cut: 0 })
     }

@@ -1,6 +1,7 @@
 //! The engine: threads, kernels and options that models share.
 
 use std::fmt;
+use std::fs::File;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -8,8 +9,10 @@ use std::sync::Arc;
 use crate::backend::Backend;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::fake::FakeBackend;
-use crate::bytes::PlanBytes;
+use crate::bytes::{PlanBytes, SharedBytes};
 use crate::error::{Error, ErrorKind, Result};
+use crate::log::{Level, Logger};
+use crate::memory::{Account, Memory};
 use crate::model::Model;
 
 /// Environment variable that overrides the CPU backend's choice of instruction set
@@ -47,18 +50,37 @@ impl FromStr for BackendKind {
 }
 
 /// Options of an engine.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct EngineOptions {
     /// Backend of native segments.
     pub backend: BackendKind,
     /// Threads to compute with, the caller's included; 0 takes as many as the machine has cores.
     pub threads: usize,
+    /// Bytes that caches, buffers and scratch of all its sessions, encoders and classifiers may take
+    /// together; 0 for no limit. Plans are not counted: their weights are used where they lie.
+    pub memory_limit: usize,
+    /// Hears what is chosen, opened, and not kept.
+    pub logger: Logger,
 }
 
 /// Opens plans. Cheap to clone; clones share threads.
 #[derive(Clone)]
 pub struct Engine {
-    backend: Arc<dyn Backend>,
+    shared: Arc<Shared>,
+}
+
+/// What models and sessions have from their engine.
+pub(crate) struct Shared {
+    pub backend: Arc<dyn Backend>,
+    pub logger: Logger,
+    memory: Memory,
+}
+
+impl Shared {
+    /// An account of a session, with a limit of its own; 0 for none.
+    pub fn account(&self, limit: usize) -> Account {
+        self.memory.account(limit)
+    }
 }
 
 impl Engine {
@@ -85,7 +107,10 @@ impl Engine {
             }
             BackendKind::Fake => Arc::new(FakeBackend),
         };
-        Ok(Engine { backend })
+        let memory = Memory::new(options.memory_limit);
+        let shared = Shared { backend, logger: options.logger, memory };
+        shared.logger.tell(Level::Info, || format!("engine: {}", shared.backend.description()));
+        Ok(Engine { shared: Arc::new(shared) })
     }
 
     /// Opens a plan file. The file is mapped: it must not be rewritten in place while the model
@@ -97,7 +122,17 @@ impl Engine {
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Model> {
         let path = path.as_ref();
         let bytes = PlanBytes::map(path)?;
-        Model::new(self.backend.clone(), bytes).map_err(|e| e.at(path.display().to_string()))
+        Model::new(self.shared.clone(), bytes).map_err(|e| e.at(path.display().to_string()))
+    }
+
+    /// Opens a plan that is `len` bytes of an open file from `offset` on, a multiple of 64, as an
+    /// asset of an app may be. Those bytes are mapped, under the condition of [`Engine::open`]; the
+    /// file may be closed.
+    ///
+    /// # Errors
+    /// As [`Engine::open`], and a range that is not in the file.
+    pub fn open_file(&self, file: &File, offset: u64, len: u64) -> Result<Model> {
+        Model::new(self.shared.clone(), PlanBytes::map_range(file, offset, len)?)
     }
 
     /// Opens a plan from bytes in memory.
@@ -105,12 +140,27 @@ impl Engine {
     /// # Errors
     /// As [`Engine::open`].
     pub fn open_bytes(&self, bytes: impl Into<Arc<[u8]>>) -> Result<Model> {
-        Model::new(self.backend.clone(), PlanBytes::Owned(bytes.into()))
+        Model::new(self.shared.clone(), PlanBytes::Owned(bytes.into()))
+    }
+
+    /// Opens a plan from bytes that something of the app's keeps, without a copy. They are let go
+    /// with the model and all that was opened from it; until then they must not change. Weights are
+    /// read fastest where the bytes begin at a multiple of 64.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn open_shared(&self, bytes: SharedBytes) -> Result<Model> {
+        Model::new(self.shared.clone(), PlanBytes::Shared(bytes))
+    }
+
+    /// Bytes that caches, buffers and scratch take now.
+    pub fn memory_bytes(&self) -> usize {
+        self.shared.memory.used()
     }
 
     /// What computes, for people: `cpu (avx2, 2 threads)`.
     pub fn backend(&self) -> String {
-        self.backend.description()
+        self.shared.backend.description()
     }
 }
 

@@ -14,8 +14,10 @@ pub enum ErrorKind {
     Unsupported,
     /// The caller's values are out of range or of the wrong shape.
     InvalidInput,
-    /// More tokens than the context, or more memory than the limit.
+    /// More tokens than the context or the cache may hold.
     Capacity,
+    /// More memory than the limit allows, or than the system has.
+    Memory,
     /// The call was cancelled.
     Cancelled,
     /// The backend failed.
@@ -99,6 +101,7 @@ impl From<limbeck_kernels::Error> for Error {
     fn from(e: limbeck_kernels::Error) -> Error {
         let kind = match e.kind() {
             limbeck_kernels::ErrorKind::Capacity => ErrorKind::Capacity,
+            limbeck_kernels::ErrorKind::Memory => ErrorKind::Memory,
             limbeck_kernels::ErrorKind::Range
             | limbeck_kernels::ErrorKind::Sequence
             | limbeck_kernels::ErrorKind::Snapshot => ErrorKind::InvalidInput,

@@ -14,6 +14,9 @@ pub mod controller;
 mod embed;
 mod engine;
 mod error;
+mod forward;
+mod log;
+mod memory;
 mod model;
 mod pace;
 mod philox;
@@ -23,13 +26,16 @@ pub mod text;
 mod usage;
 
 pub use budget::{Budget, Limits};
+pub use bytes::SharedBytes;
 pub use classify::Classifier;
 pub use control::{Control, Settings};
 pub use controller::{Status, Unmet};
 pub use embed::{Encoded, Encoder, EncoderInput};
 pub use engine::{BackendKind, Engine, EngineOptions, ISA_VARIABLE, MAX_THREADS};
 pub use error::{Error, ErrorKind, Result};
+pub use forward::{Forward, Interface, Tensor, TensorData, TensorValues, TensorView};
 pub use limbeck_plan as plan;
+pub use log::{Level, Logger};
 pub use model::Model;
 pub use session::{
     KvFormat, LogitsRow, MAX_CHUNK, Sequence, Session, SessionOptions, Wanted, Work,

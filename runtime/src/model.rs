@@ -9,13 +9,16 @@ use limbeck_plan::{
 };
 
 use crate::backend::cost::Cost;
-use crate::backend::{Backend, PlanData, Prepared};
+use crate::backend::{Bounds, PlanData, Prepared, State};
 use crate::bytes::PlanBytes;
 use crate::classify;
 use crate::controller::Curve;
+use crate::engine::Shared;
 use crate::error::{Error, ErrorKind, Result};
+use crate::log::{Level, Logger};
+use crate::memory::Account;
 use crate::session::{Session, SessionOptions};
-use crate::text::{ChatTemplate, Tokenizer};
+use crate::text::{ChatMessage, ChatOptions, ChatTemplate, SamplerOptions, Tokenizer};
 
 /// An opened plan. Cheap to clone; clones share everything.
 #[derive(Clone)]
@@ -24,27 +27,33 @@ pub struct Model {
 }
 
 struct Inner {
-    backend: Arc<dyn Backend>,
+    engine: Arc<Shared>,
     data: Arc<PlanData>,
     prepared: Arc<dyn Prepared>,
     tokenizer: OnceLock<Arc<Tokenizer>>,
 }
 
 impl Model {
-    pub(crate) fn new(backend: Arc<dyn Backend>, bytes: PlanBytes) -> Result<Model> {
+    pub(crate) fn new(engine: Arc<Shared>, bytes: PlanBytes) -> Result<Model> {
         let plan = Plan::parse(bytes.as_slice())?;
-        Model::prepare(backend, PlanData { plan, bytes }, OnceLock::new())
+        let model = Model::prepare(engine, PlanData { plan, bytes }, OnceLock::new())?;
+        model.logger().tell(Level::Info, || {
+            let (plan, student) = (model.plan(), &model.manifest().student);
+            let (bytes, sites) = (plan.file_len(), plan.program().sites.len());
+            format!("plan: {student}, {bytes} bytes, hash {:016x}, {sites} sites", plan.hash())
+        });
+        Ok(model)
     }
 
     fn prepare(
-        backend: Arc<dyn Backend>,
+        engine: Arc<Shared>,
         data: PlanData,
         tokenizer: OnceLock<Arc<Tokenizer>>,
     ) -> Result<Model> {
         check_interface(&data.plan)?;
         let data = Arc::new(data);
-        let prepared = backend.prepare(data.clone())?;
-        Ok(Model { inner: Arc::new(Inner { backend, data, prepared, tokenizer }) })
+        let prepared = engine.backend.prepare(data.clone())?;
+        Ok(Model { inner: Arc::new(Inner { engine, data, prepared, tokenizer }) })
     }
 
     /// The same student with another program over its weights: other weights of its sites, say, to
@@ -53,10 +62,10 @@ impl Model {
     /// # Errors
     /// A program that does not fit the plan's weights or manifest, or that the backend cannot run.
     pub fn with_program(&self, program: Program) -> Result<Model> {
-        let Inner { backend, data, tokenizer, .. } = &*self.inner;
+        let Inner { engine, data, tokenizer, .. } = &*self.inner;
         let plan = data.plan.with_program(program)?;
         let data = PlanData { plan, bytes: data.bytes.clone() };
-        Model::prepare(backend.clone(), data, tokenizer.clone())
+        Model::prepare(engine.clone(), data, tokenizer.clone())
     }
 
     /// What the student is.
@@ -89,7 +98,7 @@ impl Model {
 
     /// What computes, for people.
     pub fn backend(&self) -> String {
-        self.inner.backend.description()
+        self.inner.engine.backend.description()
     }
 
     /// The tokenizer, loaded at its first use.
@@ -126,6 +135,49 @@ impl Model {
         ChatTemplate::new(source)
     }
 
+    /// The tokens of a prompt, with the student's token that begins a text where it wants one.
+    ///
+    /// # Errors
+    /// A plan without a tokenizer.
+    pub fn prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let manifest = self.manifest();
+        let mut ids = self.tokenizer()?.encode(text, true)?;
+        let bos = manifest.special.bos.filter(|_| manifest.add_bos);
+        if let Some(bos) = bos.filter(|bos| ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
+    }
+
+    /// Messages through the student's chat template; with `answer` up to the student's turn. The
+    /// text holds its special tokens already: tokenise it without more.
+    ///
+    /// # Errors
+    /// A plan without a tokenizer or a template, or messages that the template refuses.
+    pub fn render_chat(&self, messages: &[ChatMessage<'_>], answer: bool) -> Result<String> {
+        let tokenizer = self.tokenizer()?;
+        let special = &self.manifest().special;
+        let token =
+            |id: Option<u32>| id.and_then(|id| tokenizer.id_to_token(id)).unwrap_or_default();
+        let (bos, eos) = (token(special.bos), token(special.eos.first().copied()));
+        let options =
+            ChatOptions { add_generation_prompt: answer, bos_token: &bos, eos_token: &eos };
+        self.chat_template()?.render(messages, &options)
+    }
+
+    /// How the checkpoint says that tokens are chosen; greedily where it says nothing.
+    pub fn sampler_options(&self) -> SamplerOptions {
+        let defaults = SamplerOptions::default();
+        let student = &self.manifest().generation;
+        SamplerOptions {
+            temperature: student.temperature.unwrap_or(defaults.temperature),
+            top_k: student.top_k.map_or(defaults.top_k, |k| k as usize),
+            top_p: student.top_p.unwrap_or(defaults.top_p),
+            repetition_penalty: student.repetition_penalty.unwrap_or(defaults.repetition_penalty),
+            ..defaults
+        }
+    }
+
     /// Opens a session.
     ///
     /// # Errors
@@ -134,8 +186,19 @@ impl Model {
         Session::new(self.clone(), options)
     }
 
-    pub(crate) fn prepared(&self) -> &dyn Prepared {
-        &*self.inner.prepared
+    /// What one session owns, charged to `account`.
+    pub(crate) fn state(&self, bounds: &Bounds, account: &Account) -> Result<Box<dyn State>> {
+        self.inner.prepared.state(bounds, account)
+    }
+
+    /// An account of a session, with a limit of its own; 0 for none.
+    pub(crate) fn account(&self, limit: usize) -> Account {
+        self.inner.engine.account(limit)
+    }
+
+    /// The engine's logger.
+    pub(crate) fn logger(&self) -> &Logger {
+        &self.inner.engine.logger
     }
 
     /// How the fraction follows the price in this plan; `None` where it has no site. Where it was

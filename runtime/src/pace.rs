@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use crate::backend::Spent;
 use crate::control::{Control, Settings};
-use crate::controller::{Ahead, Controller, Curve, Observation, Status};
+use crate::controller::{Ahead, Controller, Curve, Observation, Status, Unmet};
 use crate::error::{Error, ErrorKind, Result};
+use crate::log::{Level, Logger};
 
 /// Keeps the budget of one session or encoder.
 pub(crate) struct Pace {
@@ -15,20 +16,23 @@ pub(crate) struct Pace {
     origin: Instant,
     in_call: bool,
     chunk: Ahead,
+    logger: Logger,
+    /// What was last told of the budget.
+    told: Option<Unmet>,
 }
 
 impl Pace {
     /// With the curve of the plan; `None` for a plan without sites.
-    pub fn new(curve: Option<Curve>) -> Pace {
-        Pace::with(Controller::new(curve))
+    pub fn new(curve: Option<Curve>, logger: &Logger) -> Pace {
+        Pace::with(Controller::new(curve), logger)
     }
 
     /// The same for calls that stand by themselves.
-    pub fn per_call(curve: Option<Curve>) -> Pace {
-        Pace::with(Controller::per_call(curve))
+    pub fn per_call(curve: Option<Curve>, logger: &Logger) -> Pace {
+        Pace::with(Controller::per_call(curve), logger)
     }
 
-    fn with(controller: Controller) -> Pace {
+    fn with(controller: Controller, logger: &Logger) -> Pace {
         Pace {
             control: Control::default(),
             settings: Settings::default(),
@@ -36,6 +40,8 @@ impl Pace {
             origin: Instant::now(),
             in_call: false,
             chunk: Ahead { now: 0.0, tokens: 1, steps: 1 },
+            logger: logger.clone(),
+            told: None,
         }
     }
 
@@ -83,6 +89,23 @@ impl Pace {
         let (macs, full_macs) = (spent.macs, spent.full_macs);
         let seconds = now - before;
         self.controller.observe(Observation { tokens, steps, macs, full_macs, seconds, now });
+        self.tell();
+    }
+
+    /// Tells the logger when a budget begins or ceases to be kept.
+    fn tell(&mut self) {
+        let unmet = self.controller.status().unmet;
+        if unmet == self.told {
+            return;
+        }
+        self.told = unmet;
+        let budget = self.settings.budget;
+        match unmet {
+            Some(reason) => self
+                .logger
+                .tell(Level::Warn, || format!("the budget {budget} is not met: {reason}")),
+            None => self.logger.tell(Level::Info, || format!("the budget {budget} is met")),
+        }
     }
 
     /// Seconds since the pace was made.
@@ -98,7 +121,7 @@ mod tests {
     use crate::controller::Unmet;
 
     fn adaptive() -> Pace {
-        Pace::new(Some(Curve::new(&[(2.0, 0.5)]).unwrap()))
+        Pace::new(Some(Curve::new(&[(2.0, 0.5)]).unwrap()), &Logger::default())
     }
 
     #[test]
@@ -133,6 +156,27 @@ mod tests {
             pace.begin_call(8);
             assert_eq!(pace.next(8, 8).unwrap(), price, "{deadline} ms");
         }
+    }
+
+    #[test]
+    fn an_unmet_budget_is_told_once() {
+        let heard: std::sync::Arc<std::sync::Mutex<Vec<String>>> = Default::default();
+        let sink = heard.clone();
+        let logger = Logger::new(Level::Info, move |_, m| sink.lock().unwrap().push(m.to_owned()));
+        let mut pace = Pace::new(None, &logger);
+        let mut run = |budget| {
+            pace.control().set_budget(budget, Limits::default()).unwrap();
+            for _ in 0..3 {
+                pace.next(1, 1).unwrap();
+                pace.observe(Spent { macs: 10, full_macs: 10, ..Spent::default() });
+            }
+        };
+        run(Budget::Fraction(0.5));
+        run(Budget::Full);
+        let heard = heard.lock().unwrap();
+        assert_eq!(heard.len(), 2, "{heard:?}");
+        assert!(heard[0].starts_with("the budget 0.5 is not met: "), "{heard:?}");
+        assert_eq!(heard[1], "the budget full is met");
     }
 
     #[test]

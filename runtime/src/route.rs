@@ -1,6 +1,7 @@
 //! Routes: the choices of a call, which may run in several parts.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory;
 
 /// Choices `[sites, rows]` of a call, and those that the caller forces on the next one.
 #[derive(Debug, Default)]
@@ -30,12 +31,14 @@ impl Route {
     /// Starts a call.
     ///
     /// # Errors
-    /// A forced route of the wrong size; it is forgotten.
+    /// A forced route of the wrong size, which is forgotten; no memory for the choices.
     pub fn begin(&mut self, rows: usize) -> Result<()> {
         self.forced = self.next.take();
         (self.rows, self.done) = (rows, 0);
         self.made.clear();
-        self.made.resize(self.sites.saturating_mul(rows), -1);
+        let choices = self.sites.saturating_mul(rows);
+        memory::reserve(&mut self.made, choices)?;
+        self.made.resize(choices, -1);
         match &self.forced {
             Some(forced) if forced.len() != self.made.len() => {
                 let (found, sites) = (forced.len(), self.sites);

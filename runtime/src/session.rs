@@ -1,5 +1,6 @@
 //! A session: sequences of tokens and their cached positions, advanced by steps.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 
 use limbeck_kernels::{KvType, Rows, SeqId, Span};
@@ -9,6 +10,8 @@ use crate::backend::{Bounds, Call, State};
 use crate::control::Control;
 use crate::controller::Status;
 use crate::error::{Error, ErrorKind, Result};
+use crate::log::Level;
+use crate::memory::Account;
 use crate::model::Model;
 use crate::pace::Pace;
 use crate::route::Route;
@@ -78,17 +81,33 @@ pub struct SessionOptions {
     pub chunk: usize,
     /// How keys and values are kept.
     pub kv: KvFormat,
+    /// Bytes that the cache, buffers and scratch may take; 0 for no limit but the engine's.
+    pub memory_limit: usize,
 }
 
 impl Default for SessionOptions {
     fn default() -> SessionOptions {
-        SessionOptions { context: 0, cache_tokens: 0, chunk: 256, kv: KvFormat::default() }
+        let kv = KvFormat::default();
+        SessionOptions { context: 0, cache_tokens: 0, chunk: 256, kv, memory_limit: 0 }
     }
 }
 
 /// Names a sequence of one session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sequence(SeqId);
+
+impl Sequence {
+    /// The name as a number, never 0.
+    pub fn to_bits(self) -> u64 {
+        self.0.to_bits()
+    }
+
+    /// The name that a number stands for. Any number will do: one that names no sequence of a
+    /// session is refused there.
+    pub fn from_bits(bits: u64) -> Sequence {
+        Sequence(SeqId::from_bits(bits))
+    }
+}
 
 /// Which logits a step gives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -132,6 +151,7 @@ pub struct Session {
     pace: Pace,
     buffers: Buffers,
     route: Route,
+    account: Account,
 }
 
 /// Reused by every step.
@@ -167,8 +187,13 @@ impl Session {
             },
             kv: options.kv.into(),
         };
-        let state = model.prepared().state(&bounds)?;
-        let pace = Pace::new(model.curve());
+        let account = model.account(options.memory_limit);
+        let state = model.state(&bounds, &account)?;
+        let pace = Pace::new(model.curve(), model.logger());
+        let cached = bounds.cache_tokens;
+        model.logger().tell(Level::Debug, || {
+            format!("session: a context of {context} tokens, a cache of {cached}")
+        });
         Ok(Session {
             route: Route::new(model.plan().program().sites.len()),
             model,
@@ -178,6 +203,7 @@ impl Session {
             chunk: options.chunk,
             pace,
             buffers: Buffers::default(),
+            account,
         })
     }
 
@@ -210,11 +236,12 @@ impl Session {
         body: impl FnOnce(&mut Session) -> Result<T>,
     ) -> Result<T> {
         let outermost = self.pace.begin_call(expected_tokens);
-        let result = body(self);
+        // A sink that panics must not leave the call open.
+        let result = catch_unwind(AssertUnwindSafe(|| body(self)));
         if outermost {
             self.pace.end_call();
         }
-        result
+        result.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// Forces choices on the next step: `[sites, tokens]`, the tokens of all its work in turn; -1
@@ -231,6 +258,11 @@ impl Session {
     /// Bytes of cached keys and values, shared ones counted once.
     pub fn cache_bytes(&self) -> usize {
         self.state.sequences().bytes()
+    }
+
+    /// Bytes that the cache, buffers and scratch take now, freed blocks of the cache included.
+    pub fn memory_bytes(&self) -> usize {
+        self.account.used()
     }
 
     /// A new, empty sequence.
@@ -318,7 +350,7 @@ impl Session {
     ///
     /// # Errors
     /// An empty work, a token outside the vocabulary, a sequence given twice or grown beyond the
-    /// context (`Capacity`; nothing is computed then), cancellation.
+    /// context (`Capacity`; nothing is computed then), a limit on memory (`Memory`), cancellation.
     pub fn step(
         &mut self,
         work: &[Work<'_>],

@@ -130,7 +130,8 @@ impl Compiled {
     /// # Panics
     /// When it does not open.
     pub fn open(&self, backend: BackendKind, threads: usize) -> Model {
-        let engine = Engine::new(EngineOptions { backend, threads }).expect("an engine");
+        let engine = Engine::new(EngineOptions { backend, threads, ..EngineOptions::default() })
+            .expect("an engine");
         engine.open(self.path()).unwrap_or_else(|e| panic!("{e}"))
     }
 }

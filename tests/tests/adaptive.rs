@@ -64,7 +64,8 @@ impl Student {
     }
 
     fn open(&self, backend: BackendKind, threads: usize) -> Model {
-        let engine = Engine::new(EngineOptions { backend, threads }).expect("an engine");
+        let engine = Engine::new(EngineOptions { backend, threads, ..EngineOptions::default() })
+            .expect("an engine");
         engine.open(self.folder.path().join("student.lbk")).unwrap_or_else(|e| panic!("{e}"))
     }
 }

@@ -53,7 +53,9 @@ fn committed_plans_give_what_their_students_compiled_anew_give() {
     let ids: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 200).collect();
     for plan in FORMAT_PLANS {
         for backend in [BackendKind::Cpu, BackendKind::Fake] {
-            let engine = Engine::new(EngineOptions { backend, threads: 2 }).expect("an engine");
+            let engine =
+                Engine::new(EngineOptions { backend, threads: 2, ..EngineOptions::default() })
+                    .expect("an engine");
             let committed = engine.open(plan.path()).unwrap_or_else(|e| panic!("{plan:?}: {e}"));
             committed.verify().unwrap_or_else(|e| panic!("{plan:?}: {e}"));
             let [committed, anew] = [committed, plan.compile().open(backend, 2)].map(|model| {

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use limbeck::plan::Task;
 use limbeck::{
-    BackendKind, Classifier, Encoder, EncoderInput, Engine, EngineOptions, SessionOptions, Wanted,
-    Work,
+    Classifier, Encoder, EncoderInput, Engine, EngineOptions, SessionOptions, Wanted, Work,
 };
 use limbeck_compiler::{Options, Quant, compile};
 use limbeck_tests::hostile::{Noise, Tally, each_mutation};
@@ -41,7 +40,7 @@ impl Folder {
     fn empty() -> Folder {
         let root = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir(root.path().join("student")).expect("a folder");
-        let options = EngineOptions { backend: BackendKind::Cpu, threads: 1 };
+        let options = EngineOptions { threads: 1, ..EngineOptions::default() };
         Folder { root, engine: Engine::new(options).expect("an engine"), tally: Tally::default() }
     }
 

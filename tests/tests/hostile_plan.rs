@@ -26,7 +26,8 @@ static CPU: LazyLock<Engine> = LazyLock::new(|| engine(BackendKind::Cpu));
 static FAKE: LazyLock<Engine> = LazyLock::new(|| engine(BackendKind::Fake));
 
 fn engine(backend: BackendKind) -> Engine {
-    Engine::new(EngineOptions { backend, threads: 1 }).expect("an engine")
+    Engine::new(EngineOptions { backend, threads: 1, ..EngineOptions::default() })
+        .expect("an engine")
 }
 
 const HEADER: usize = 64;

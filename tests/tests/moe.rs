@@ -53,7 +53,9 @@ fn each_plan(student: &str, moe_capacity: bool, check: impl Fn(&str, Model)) {
             Options { passes, moe_capacity, ..Options::new(source, plan.clone(), Quant::F32) };
         compile(&options, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{student}: {e}"));
         for backend in [BackendKind::Fake, BackendKind::Cpu] {
-            let engine = Engine::new(EngineOptions { backend, threads: 2 }).expect("an engine");
+            let engine =
+                Engine::new(EngineOptions { backend, threads: 2, ..EngineOptions::default() })
+                    .expect("an engine");
             let model = engine.open(&plan).unwrap_or_else(|e| panic!("{student}: {e}"));
             check(&format!("{student}, passes {passes}, {backend:?}"), model);
         }
@@ -102,7 +104,8 @@ impl Plan {
     }
 
     fn open(&self, backend: BackendKind, threads: usize) -> Model {
-        let engine = Engine::new(EngineOptions { backend, threads }).expect("an engine");
+        let engine = Engine::new(EngineOptions { backend, threads, ..EngineOptions::default() })
+            .expect("an engine");
         engine.open(self.folder.path().join("student.lbk")).unwrap_or_else(|e| panic!("{e}"))
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use limbeck::text::{Finish, GenerateOptions, SamplerOptions, generate};
+use limbeck::text::{Finish, GenerateOptions, Generator, Piece, SamplerOptions, generate};
 use limbeck::{
     BackendKind, Budget, ErrorKind, KvFormat, Limits, Model, Sequence, Session, SessionOptions,
     Unmet, Wanted, Work,
@@ -225,4 +225,103 @@ fn two_sessions_of_a_model_work_at_once_from_two_threads() {
             });
         }
     });
+}
+
+/// Three sampled continuations of 16 tokens.
+fn sampled() -> GenerateOptions {
+    GenerateOptions {
+        max_tokens: 16,
+        sampler: SamplerOptions {
+            temperature: 1.0,
+            seed: 11,
+            repetition_penalty: 1.3,
+            ..SamplerOptions::default()
+        },
+        ignore_eos: true,
+        ..GenerateOptions::default()
+    }
+}
+
+#[test]
+fn a_cancelled_generation_goes_on_as_if_it_had_not_been() {
+    let (plan, ids) = tiny();
+    let model = plan.open(BackendKind::Cpu, 1);
+    let prompt = &ids[..20];
+    let options = SessionOptions { chunk: 8, ..SessionOptions::default() };
+    let mut session = model.session(options).expect("a session");
+    let sequence = session.sequence();
+    let go_on = |_: Piece<'_>| ControlFlow::Continue(());
+    let whole = generate(&mut session, sequence, prompt, 3, &sampled(), go_on).expect("text");
+    let expected: Vec<_> = whole.continuations.iter().map(|c| c.tokens.clone()).collect();
+
+    let mut session = model.session(options).expect("a session");
+    let control = session.control();
+    let sequence = session.sequence();
+    let mut generator =
+        Generator::new(&session, sequence, prompt, 3, &sampled()).expect("a generation");
+    // Before anything is computed.
+    control.cancel();
+    let e = generator.run(&mut session, go_on).expect_err("cancelled");
+    assert_eq!((e.kind(), generator.committed()), (ErrorKind::Cancelled, 0));
+    assert_eq!(session.position(sequence).expect("position"), 0);
+    let mut heard: Vec<Vec<u32>> = vec![Vec::new(); 3];
+    loop {
+        control.reset();
+        // After every fourth token: in the midst of a batch too, which ends first.
+        let mut count = 0;
+        let result = generator.run(&mut session, |piece| {
+            heard[piece.sample].extend(piece.token);
+            count += 1;
+            if count == 4 {
+                control.cancel();
+            }
+            ControlFlow::Continue(())
+        });
+        assert_eq!(generator.committed(), heard.iter().map(Vec::len).sum::<usize>());
+        for (sample, heard) in heard.iter().enumerate() {
+            let progress = generator.progress(sample).expect("a continuation");
+            assert_eq!(progress.tokens, heard);
+            let position = session.position(progress.sequence).expect("position");
+            assert_eq!(position, prompt.len() + heard.len() - 1);
+        }
+        match result {
+            Ok(()) => break,
+            Err(e) => assert_eq!(e.kind(), ErrorKind::Cancelled),
+        }
+        assert!(count <= 6, "{count} tokens after the flag was set at 4");
+    }
+    assert_eq!(heard, expected);
+    assert_eq!(generator.prefill_usage().tokens, 20);
+    assert_eq!(generator.decode_usage().tokens, whole.decode.tokens);
+    // All have ended: nothing more is said.
+    generator.run(&mut session, |_| panic!("it has ended")).expect("nothing to do");
+}
+
+#[test]
+fn a_generation_is_not_run_elsewhere_or_over_changed_sequences() {
+    let (plan, ids) = tiny();
+    let (model, mut session) = open(&plan);
+    let sequence = session.sequence();
+    let go_on = |_: Piece<'_>| ControlFlow::Continue(());
+    let new = |session: &Session, sequence| {
+        Generator::new(session, sequence, &ids[..8], 1, &sampled()).expect("a generation")
+    };
+    let mut generator = new(&session, sequence);
+    let mut other = model.session(SessionOptions::default()).expect("a session");
+    assert!(generator.run(&mut other, go_on).is_err(), "another session");
+    step(&mut session, sequence, &ids[..12]);
+    let e = generator.run(&mut session, go_on).expect_err("a changed sequence");
+    assert_eq!(e.kind(), ErrorKind::InvalidInput);
+    // A callback that panics ends the generation, and nothing else.
+    let sequence = session.sequence();
+    let mut generator = new(&session, sequence);
+    let run = |generator: &mut Generator, session: &mut Session| {
+        let stop = |_: Piece<'_>| -> ControlFlow<()> { panic!("on purpose") };
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| generator.run(session, stop)))
+    };
+    assert!(run(&mut generator, &mut session).is_err());
+    assert_eq!(generator.committed(), 0);
+    assert!(generator.run(&mut session, go_on).is_err(), "it did not return");
+    let fresh = session.sequence();
+    assert_eq!(step(&mut session, sequence, &ids[8..9]), { step(&mut session, fresh, &ids[..9]) });
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 use limbeck::text::SamplerOptions;
 use limbeck::{
-    Budget, Classifier, Encoder, Engine, EngineOptions, KvFormat, Limits, MAX_CHUNK, MAX_THREADS,
-    Model, Session, SessionOptions, Unmet, Usage,
+    Budget, Classifier, Encoder, Engine, EngineOptions, Forward, KvFormat, Limits, MAX_CHUNK,
+    MAX_THREADS, Model, Session, SessionOptions, Unmet, Usage,
 };
 use limbeck_compiler::Quant;
 
@@ -375,7 +375,11 @@ pub struct DevicesArgs {
 
 /// An engine over the backend of this name.
 pub fn engine(backend: &str, threads: usize) -> Result<Engine, Failure> {
-    Ok(Engine::new(EngineOptions { backend: backend.parse()?, threads })?)
+    Ok(Engine::new(EngineOptions {
+        backend: backend.parse()?,
+        threads,
+        ..EngineOptions::default()
+    })?)
 }
 
 impl PlanArgs {
@@ -423,6 +427,14 @@ impl RunnerArgs {
         Ok(classifier)
     }
 
+    /// The task of named tensors with the budget that was asked for.
+    pub fn forward(&self, model: &Model, options: SessionOptions) -> Result<Forward, Failure> {
+        let forward = Forward::new(model, SessionOptions { kv: self.kv, ..options })?;
+        let (budget, limits) = self.budget()?;
+        forward.control().set_budget(budget, limits)?;
+        Ok(forward)
+    }
+
     /// An encoder with the budget that was asked for.
     pub fn encoder(&self, model: &Model) -> Result<Encoder, Failure> {
         let encoder = Encoder::new(model)?;
@@ -461,21 +473,16 @@ impl BudgetReport {
 impl SamplingArgs {
     /// The options given, the student's defaults for the others where it samples.
     pub fn options(&self, model: &Model) -> SamplerOptions {
-        let defaults = SamplerOptions::default();
-        let student = &model.manifest().generation;
-        let temperature = self.temp.or(student.temperature).unwrap_or(0.0);
+        let student = model.sampler_options();
         SamplerOptions {
-            temperature,
-            top_k: self.top_k.or(student.top_k.map(|k| k as usize)).unwrap_or(defaults.top_k),
-            top_p: self.top_p.or(student.top_p).unwrap_or(defaults.top_p),
-            min_p: self.min_p.unwrap_or(defaults.min_p),
-            repetition_penalty: self
-                .repetition_penalty
-                .or(student.repetition_penalty)
-                .unwrap_or(defaults.repetition_penalty),
-            presence_penalty: self.presence_penalty.unwrap_or(defaults.presence_penalty),
+            temperature: self.temp.unwrap_or(student.temperature),
+            top_k: self.top_k.unwrap_or(student.top_k),
+            top_p: self.top_p.unwrap_or(student.top_p),
+            min_p: self.min_p.unwrap_or(student.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(student.repetition_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(student.presence_penalty),
             seed: self.seed,
-            ..defaults
+            ..student
         }
     }
 }

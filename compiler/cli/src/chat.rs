@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::args::{BudgetReport, ChatArgs, note_unmet};
 use crate::lines::Lines;
 use crate::output::{Failure, note, print, print_json, print_line};
-use crate::run::{render, summary};
+use crate::run::summary;
 
 const HELP: &str = "/budget B changes the budget (full, 0.6, price:0.02, latency:8ms), /stop ends an answer, \
                     /reset begins anew, /quit ends";
@@ -133,7 +133,7 @@ impl<'a> Chat<'a> {
         self.messages.push(("user", line.to_owned()));
         let messages: Vec<ChatMessage<'_>> =
             self.messages.iter().map(|(role, content)| ChatMessage { role, content }).collect();
-        let text = render(self.model, &messages)?;
+        let text = self.model.render_chat(&messages, true)?;
         let ids = self.model.tokenizer()?.encode(&text, false)?;
         let context = self.session.context();
         if ids.len() > context {

@@ -9,7 +9,7 @@ use crate::output::{Failure, print_json, print_line};
 pub fn execute(args: DevicesArgs) -> Result<(), Failure> {
     let mut devices = Vec::new();
     for (name, backend) in [("cpu", BackendKind::Cpu), ("fake", BackendKind::Fake)] {
-        let engine = Engine::new(EngineOptions { backend, threads: 0 })?;
+        let engine = Engine::new(EngineOptions { backend, ..EngineOptions::default() })?;
         devices.push(json!({"backend": name, "description": engine.backend()}));
     }
     if args.json {

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use indicatif::HumanBytes;
+use limbeck::Interface;
 use limbeck::plan::{OperandKind, Plan, Task};
 use serde_json::{Value, json};
 
 use crate::args::InspectArgs;
 use crate::calibration;
-use crate::interface::{Interface, listed};
 use crate::memory;
 use crate::output::{Failure, at_file, print, print_json};
 
@@ -139,8 +139,8 @@ fn write_text(plan: &Plan, verified: bool, out: &mut String) -> std::fmt::Result
     }
     let forward = Interface::of(plan);
     writeln!(out, "\nforward (the names that `limbeck forward` takes and gives)")?;
-    writeln!(out, "  takes  {}", listed(&forward.inputs))?;
-    writeln!(out, "  gives  {}", listed(&forward.outputs))?;
+    writeln!(out, "  takes  {}", forward.listed_inputs())?;
+    writeln!(out, "  gives  {}", forward.listed_outputs())?;
     if !sites.is_empty() {
         writeln!(out, "\nsites")?;
     }

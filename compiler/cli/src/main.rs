@@ -13,7 +13,6 @@ mod devices;
 mod embed;
 mod forward;
 mod inspect;
-mod interface;
 mod lines;
 mod memory;
 mod npz;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read};
 use std::path::Path;
 
+use limbeck::{Tensor, TensorValues};
 use npyz::WriterBuilder;
 use npyz::npz::{NpzArchive, NpzWriter};
 
@@ -164,32 +165,19 @@ fn failure(path: String, name: &str) -> impl Fn(String) -> Failure {
     move |m| Failure::new(format!("{path}: tensor {name:?}: {m}"))
 }
 
-/// A tensor to write.
-pub struct Output {
-    pub name: &'static str,
-    pub shape: Vec<usize>,
-    pub values: OutputValues,
-}
-
-/// Its elements.
-pub enum OutputValues {
-    F32(Vec<f32>),
-    I32(Vec<i32>),
-}
-
 /// Writes tensors to a file, all or none: one that cannot be written whole is an error.
-pub fn write(path: &Path, tensors: &[Output]) -> Result<(), Failure> {
+pub fn write(path: &Path, tensors: &[Tensor]) -> Result<(), Failure> {
     let bytes = at_file(path, encode(tensors))?;
     write_result(path, bytes)
 }
 
-fn encode(tensors: &[Output]) -> io::Result<Vec<u8>> {
+fn encode(tensors: &[Tensor]) -> io::Result<Vec<u8>> {
     let mut writer = NpzWriter::new(Cursor::new(Vec::new()));
-    for Output { name, shape, values } in tensors {
+    for Tensor { name, shape, values } in tensors {
         let shape: Vec<u64> = shape.iter().map(|d| *d as u64).collect();
         match values {
-            OutputValues::F32(values) => array(&mut writer, name, &shape, values)?,
-            OutputValues::I32(values) => array(&mut writer, name, &shape, values)?,
+            TensorValues::F32(values) => array(&mut writer, name, &shape, values)?,
+            TensorValues::I32(values) => array(&mut writer, name, &shape, values)?,
         }
     }
     Ok(writer.zip_writer().finish()?.into_inner())

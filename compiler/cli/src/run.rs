@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use limbeck::text::{ChatMessage, ChatOptions, GenerateOptions, Generation, generate};
+use limbeck::text::{ChatMessage, GenerateOptions, Generation, generate};
 use limbeck::{Model, Session, SessionOptions, Usage};
 use serde_json::{Value, json};
 
@@ -52,30 +52,12 @@ pub fn execute(args: RunArgs) -> Result<(), Failure> {
 }
 
 fn prompt_ids(args: &RunArgs, model: &Model) -> Result<Vec<u32>, Failure> {
-    let manifest = model.manifest();
-    let tokenizer = model.tokenizer()?;
     if args.chat {
         let message = ChatMessage { role: "user", content: &args.prompt };
-        let text = render(model, &[message])?;
-        return Ok(tokenizer.encode(&text, false)?);
+        let text = model.render_chat(&[message], true)?;
+        return Ok(model.tokenizer()?.encode(&text, false)?);
     }
-    let mut ids = tokenizer.encode(&args.prompt, true)?;
-    if let Some(bos) =
-        manifest.special.bos.filter(|bos| manifest.add_bos && ids.first() != Some(bos))
-    {
-        ids.insert(0, bos);
-    }
-    Ok(ids)
-}
-
-/// Messages through the student's chat template, up to the student's turn.
-pub fn render(model: &Model, messages: &[ChatMessage<'_>]) -> Result<String, Failure> {
-    let tokenizer = model.tokenizer()?;
-    let special = &model.manifest().special;
-    let token = |id: Option<u32>| id.and_then(|id| tokenizer.id_to_token(id)).unwrap_or_default();
-    let (bos, eos) = (token(special.bos), token(special.eos.first().copied()));
-    let options = ChatOptions { add_generation_prompt: true, bos_token: &bos, eos_token: &eos };
-    Ok(model.chat_template()?.render(messages, &options)?)
+    Ok(model.prompt(&args.prompt)?)
 }
 
 fn stream(

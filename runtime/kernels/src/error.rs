@@ -14,8 +14,10 @@ pub enum ErrorKind {
     Range,
     /// An instruction set that is unknown or that this CPU does not have.
     Isa,
-    /// A KV cache has no free block left, or the system no memory.
+    /// A KV cache has no free block left.
     Capacity,
+    /// The system has no memory left.
+    Memory,
     /// An unknown or freed sequence.
     Sequence,
     /// A snapshot that does not belong to this cache or is damaged.

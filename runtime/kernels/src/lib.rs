@@ -61,3 +61,8 @@ pub use pool::Pool;
 pub use quantise::{QuantRows, quantise_rows};
 pub use rows::{Rows, embedding, pool_sequences, select_rows};
 pub use table::{KernelOp, KernelRow, Kernels, kernel_table};
+
+/// Bytes that a vector has taken from the system.
+pub(crate) fn vec_bytes<T>(vector: &Vec<T>) -> usize {
+    vector.capacity() * size_of::<T>()
+}

@@ -54,6 +54,11 @@ impl Choices {
         Ok(())
     }
 
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        self.values.capacity() * size_of::<i32>() + self.experts.capacity() * size_of::<usize>()
+    }
+
     /// A site's choices, `[tokens]`.
     pub fn of(&self, site: usize) -> &[i32] {
         let start = site.saturating_mul(self.tokens);

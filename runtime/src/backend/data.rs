@@ -3,9 +3,10 @@
 use limbeck_kernels::{KV_BLOCK, KvCache, KvConfig, KvLayer, Packed};
 use limbeck_plan::{InputRole, OperandKind, Plan, StateKind};
 
-use super::Bounds;
+use super::{Bounds, Cache};
 use crate::bytes::PlanBytes;
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory::Account;
 
 /// A plan with the bytes it was parsed from.
 pub(crate) struct PlanData {
@@ -52,15 +53,16 @@ impl PlanData {
     }
 
     /// An empty cache for the plan's append states.
-    pub fn new_cache(&self, bounds: &Bounds) -> Result<KvCache> {
+    pub fn new_cache(&self, bounds: &Bounds, account: &Account) -> Result<Cache> {
         let layers = self.plan.program().states.iter().map(|s| {
             let StateKind::Append { kv_heads, head_dim } = s.kind;
             KvLayer { kv_heads, head_dim }
         });
-        Ok(KvCache::new(KvConfig {
+        let cache = KvCache::new(KvConfig {
             layers: layers.collect(),
             dtype: bounds.kv,
             max_blocks: bounds.cache_tokens.div_ceil(KV_BLOCK),
-        })?)
+        })?;
+        Ok(Cache::new(cache, account.holding()))
     }
 }

@@ -14,9 +14,11 @@ use limbeck_plan::{
 
 use super::cost::{Cost, choice_sites};
 use super::{
-    Backend, Bounds, Call, Choices, Matrix, PlanData, Prepared, Sequences, Spent, State, given,
+    Backend, Bounds, Cache, Call, Choices, Matrix, PlanData, Prepared, Sequences, Spent, State,
+    given,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory::{self, Account, Holding};
 
 /// Runs native segments with the reference kernels.
 pub(crate) struct FakeBackend;
@@ -43,9 +45,10 @@ struct Shared {
 struct FakePrepared(Arc<Shared>);
 
 impl Prepared for FakePrepared {
-    fn state(&self, bounds: &Bounds) -> Result<Box<dyn State>> {
+    fn state(&self, bounds: &Bounds, account: &Account) -> Result<Box<dyn State>> {
         Ok(Box::new(FakeState {
-            cache: self.0.data.new_cache(bounds)?,
+            cache: self.0.data.new_cache(bounds, account)?,
+            held: account.holding(),
             shared: self.0.clone(),
             values: Vec::new(),
             entry: 0,
@@ -56,7 +59,8 @@ impl Prepared for FakePrepared {
 
 struct FakeState {
     shared: Arc<Shared>,
-    cache: KvCache,
+    cache: Cache,
+    held: Holding,
     /// By operand of the entry run last.
     values: Vec<Vec<f32>>,
     entry: usize,
@@ -72,6 +76,7 @@ impl State for FakeState {
         self.choices.begin(&shared.data.plan.program().sites, call)?;
         self.entry = call.entry;
         self.values = vec![Vec::new(); entry.operands.len()];
+        self.held.set(0)?;
         for step in entry.steps() {
             self.step(&shared, entry, step, call)
                 .map_err(|e| e.at(format!("entry {:?}, step {:?}", entry.name, step.name)))?;
@@ -106,7 +111,9 @@ impl FakeState {
         let target = *step.outputs.first().ok_or_else(malformed)?;
         let shape = &entry.operands[target].fact.shape;
         let len = shape.iter().map(|d| size(d, call)).product::<Option<u64>>();
-        let mut out = vec![0.0; len.ok_or_else(malformed)? as usize];
+        let len = len.ok_or_else(malformed)? as usize;
+        self.held.set(self.held.bytes().saturating_add(len.saturating_mul(size_of::<f32>())))?;
+        let mut out = memory::vector(len)?;
         let operands = Operands { shared, entry, call, step, values: &self.values };
         if let Op::Choose(p) = &step.op {
             operands.choose(p, self.choices.of_mut(p.site))?;
@@ -127,7 +134,7 @@ impl FakeState {
             self.values[target] = out;
             return Ok(());
         }
-        operands.compute(&mut self.cache, &self.choices, &mut out)?;
+        operands.compute(self.cache.blocks_mut(), &self.choices, &mut out)?;
         self.values[target] = out;
         Ok(())
     }

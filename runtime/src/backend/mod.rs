@@ -12,10 +12,11 @@ use std::sync::Arc;
 use limbeck_kernels::{KvType, Rows, Span};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory::Account;
 
 pub(crate) use choices::Choices;
 pub(crate) use data::PlanData;
-pub(crate) use sequences::Sequences;
+pub(crate) use sequences::{Cache, Sequences};
 
 /// The largest call and cache that a state must hold.
 #[derive(Clone, Copy, Debug)]
@@ -88,14 +89,14 @@ pub(crate) trait Backend: Send + Sync {
 
 /// A plan made ready, shared by sessions.
 pub(crate) trait Prepared: Send + Sync {
-    /// Opens what one session owns.
-    fn state(&self, bounds: &Bounds) -> Result<Box<dyn State>>;
+    /// Opens what one session owns. What grows with use is charged to the account.
+    fn state(&self, bounds: &Bounds, account: &Account) -> Result<Box<dyn State>>;
 }
 
 /// What one session owns: working memory and the cached positions of its sequences.
 pub(crate) trait State: Send {
     /// Runs an entry. Cached positions that it writes are provisional until
-    /// [`Sequences::commit`].
+    /// [`Sequences::commit`]. Where a limit on memory does not allow it, nothing has changed.
     fn run(&mut self, call: &Call<'_>) -> Result<Spent>;
     /// An output of the last run, by name.
     fn output(&self, name: &str) -> Option<Matrix<'_>>;

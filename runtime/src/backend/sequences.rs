@@ -3,6 +3,7 @@
 use limbeck_kernels::{KvCache, SeqId};
 
 use crate::error::Result;
+use crate::memory::Holding;
 
 /// The sequences of one session.
 pub(crate) trait Sequences {
@@ -28,44 +29,77 @@ pub(crate) trait Sequences {
     fn bytes(&self) -> usize;
 }
 
-impl Sequences for KvCache {
+/// A cache in this machine's memory, whose blocks are charged to an account.
+pub(crate) struct Cache {
+    blocks: KvCache,
+    held: Holding,
+}
+
+impl Cache {
+    /// An empty cache, with what is to hold its bytes.
+    pub fn new(blocks: KvCache, held: Holding) -> Cache {
+        Cache { blocks, held }
+    }
+
+    /// The blocks, to write reserved positions.
+    pub fn blocks_mut(&mut self) -> &mut KvCache {
+        &mut self.blocks
+    }
+
+    /// Charges `more` bytes, lets `grow` take them, and settles what it did take.
+    fn grow<T>(&mut self, more: usize, grow: impl FnOnce(&mut KvCache) -> Result<T>) -> Result<T> {
+        self.held.set(self.held.bytes().saturating_add(more))?;
+        let grown = grow(&mut self.blocks);
+        self.held.set(self.blocks.bytes_allocated())?;
+        grown
+    }
+}
+
+impl Sequences for Cache {
     fn create(&mut self) -> SeqId {
-        KvCache::create(self)
+        self.blocks.create()
     }
 
     fn fork(&mut self, sequence: SeqId) -> Result<SeqId> {
-        Ok(KvCache::fork(self, sequence)?)
+        Ok(self.blocks.fork(sequence)?)
     }
 
     fn free(&mut self, sequence: SeqId) -> Result<()> {
-        Ok(KvCache::free(self, sequence)?)
+        Ok(self.blocks.free(sequence)?)
     }
 
     fn len(&self, sequence: SeqId) -> Result<usize> {
-        Ok(KvCache::len(self, sequence)?)
+        Ok(self.blocks.len(sequence)?)
     }
 
     fn truncate(&mut self, sequence: SeqId, len: usize) -> Result<()> {
-        Ok(KvCache::truncate(self, sequence, len)?)
+        Ok(self.blocks.truncate(sequence, len)?)
     }
 
     fn reserve(&mut self, sequence: SeqId, n: usize) -> Result<()> {
-        Ok(KvCache::reserve(self, sequence, n)?)
+        match self.blocks.reserve_bytes(sequence, n)? {
+            0 => Ok(self.blocks.reserve(sequence, n)?),
+            more => self.grow(more, |blocks| Ok(blocks.reserve(sequence, n)?)),
+        }
     }
 
     fn commit(&mut self, sequence: SeqId, n: usize) -> Result<()> {
-        Ok(KvCache::commit(self, sequence, n)?)
+        Ok(self.blocks.commit(sequence, n)?)
     }
 
     fn save(&self, sequence: SeqId, out: &mut Vec<u8>) -> Result<()> {
-        Ok(KvCache::save(self, sequence, out)?)
+        Ok(self.blocks.save(sequence, out)?)
     }
 
     fn load(&mut self, bytes: &[u8]) -> Result<SeqId> {
-        Ok(KvCache::load(self, bytes)?)
+        // A snapshot is as long as the blocks that it fills, and some bytes more.
+        let block = self.blocks.block_bytes().max(1);
+        let free = self.blocks.bytes_allocated() - self.blocks.bytes_used();
+        let more = (bytes.len() / block * block).saturating_sub(free);
+        self.grow(more, |blocks| Ok(blocks.load(bytes)?))
     }
 
     fn bytes(&self) -> usize {
-        self.bytes_used()
+        self.blocks.bytes_used()
     }
 }

@@ -1,9 +1,10 @@
 //! Generation: prefill a prompt, then sample, stream and step until something ends it.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
-use super::{Detokenizer, Sampled, Sampler, SamplerOptions, StopMatcher, Tokenizer};
+use super::continuation::{Rules, Stream};
+use super::{Sampler, SamplerOptions, StopMatcher};
+use crate::control::Control;
 use crate::error::{Error, ErrorKind, Result};
 use crate::session::{Sequence, Session, Wanted, Work};
 use crate::usage::Usage;
@@ -72,9 +73,9 @@ impl Finish {
 pub struct Piece<'a> {
     /// Which continuation.
     pub sample: usize,
-    /// Its newest token.
-    pub token: u32,
-    /// The token's log-probability by the student's logits.
+    /// Its newest token; `None` where text that was held back comes at the end.
+    pub token: Option<u32>,
+    /// The token's log-probability by the student's logits; 0 without a token.
     pub logprob: f32,
     /// Text that became certain with it: valid UTF-8, empty while a character is incomplete.
     pub text: &'a str,
@@ -93,6 +94,21 @@ pub struct Continuation {
     pub text: String,
     /// Why it ended.
     pub finish: Finish,
+}
+
+/// A continuation as far as it is committed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Progress<'a> {
+    /// The sequence that holds the prompt and all tokens but the last one, as in [`Continuation`].
+    pub sequence: Sequence,
+    /// Its tokens.
+    pub tokens: &'a [u32],
+    /// The log-probability of each.
+    pub logprobs: &'a [f32],
+    /// Its text that is certain.
+    pub text: &'a str,
+    /// Why it ended; `None` while it goes on.
+    pub finish: Option<Finish>,
 }
 
 /// What a generation gave and spent.
@@ -117,7 +133,8 @@ pub struct Generation {
 /// sequence and belongs before the next prompt.
 ///
 /// # Errors
-/// An empty prompt, options out of range, or those of [`Session::step`].
+/// An empty prompt, options out of range, or those of [`Session::step`]. What was done until then
+/// is lost: a [`Generator`] keeps it.
 pub fn generate(
     session: &mut Session,
     sequence: Sequence,
@@ -126,214 +143,223 @@ pub fn generate(
     options: &GenerateOptions,
     on_piece: impl FnMut(Piece<'_>) -> ControlFlow<()>,
 ) -> Result<Generation> {
-    let invalid = |message: &str| Err(Error::new(ErrorKind::InvalidInput, message));
-    if prompt.is_empty() {
-        return invalid("the prompt is empty");
-    }
-    if samples == 0 || samples > MAX_SAMPLES {
-        let message = format!("{samples} continuations are not in 1..={MAX_SAMPLES}");
-        return Err(Error::new(ErrorKind::InvalidInput, message));
-    }
-    // The last token of a continuation is not fed back.
-    let decoded = options.max_tokens.saturating_sub(1).min(session.context());
-    let expected = prompt.len().saturating_add(samples.saturating_mul(decoded));
-    session.call(expected, |session| run(session, sequence, prompt, samples, options, on_piece))
+    let mut generator = Generator::new(session, sequence, prompt, samples, options)?;
+    generator.run(session, on_piece)?;
+    Ok(generator.finish())
 }
 
-fn run(
-    session: &mut Session,
+/// A generation in progress, which stands where it was when a call failed or was cancelled.
+///
+/// A token is committed when the callback that heard it has returned. [`Generator::run`] after a
+/// failure goes on from there, and gives what it would have given without the failure.
+pub struct Generator {
+    control: Control,
     sequence: Sequence,
-    prompt: &[u32],
+    /// The sequence's tokens before the prompt.
+    base: usize,
+    prompt: Vec<u32>,
     samples: usize,
-    options: &GenerateOptions,
-    mut on_piece: impl FnMut(Piece<'_>) -> ControlFlow<()>,
-) -> Result<Generation> {
-    let tokenizer = session.model().tokenizer().ok().cloned();
-    let sampler = Sampler::new(options.sampler.clone())?;
-    let stop = StopMatcher::new(&options.stop)?;
-    let mut logits = Vec::new();
-    let work = [Work { sequence, tokens: prompt, wanted: Wanted::Last }];
-    let prefill = session.step(&work, |_, row| {
-        logits.clear();
-        logits.extend_from_slice(row);
-    })?;
-    let ends = end_tokens(session, options);
-    let mut streams = Vec::with_capacity(samples);
-    for i in 0..samples {
-        let sequence = if i == 0 { sequence } else { session.fork(sequence)? };
-        let sampler = if i == 0 { sampler.clone() } else { sampler.fork(i as u64) };
-        streams.push(Stream::new(i, sequence, sampler, stop.clone(), tokenizer.clone(), prompt));
+    sampler: Sampler,
+    stop: StopMatcher,
+    rules: Rules,
+    /// None until the prompt is computed.
+    streams: Vec<Stream>,
+    prefill: Usage,
+    decode: Usage,
+    running: bool,
+}
+
+impl Generator {
+    /// A generation that [`generate`] with the same values would make; nothing is computed yet.
+    ///
+    /// # Errors
+    /// An empty prompt, options out of range, a sequence that has ended.
+    pub fn new(
+        session: &Session,
+        sequence: Sequence,
+        prompt: &[u32],
+        samples: usize,
+        options: &GenerateOptions,
+    ) -> Result<Generator> {
+        if prompt.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidInput, "the prompt is empty"));
+        }
+        if samples == 0 || samples > MAX_SAMPLES {
+            let message = format!("{samples} continuations are not in 1..={MAX_SAMPLES}");
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
+        let usage = Usage { fraction: 1.0, ..Usage::default() };
+        Ok(Generator {
+            control: session.control(),
+            sequence,
+            base: session.position(sequence)?,
+            prompt: prompt.to_vec(),
+            samples,
+            sampler: Sampler::new(options.sampler.clone())?,
+            stop: StopMatcher::new(&options.stop)?,
+            rules: Rules { ends: end_tokens(session, options), max_tokens: options.max_tokens },
+            streams: Vec::new(),
+            prefill: usage.clone(),
+            decode: usage,
+            running: false,
+        })
     }
-    let rules = Rules { ends, max_tokens: options.max_tokens };
-    for stream in &mut streams {
-        stream.advance(&logits, &rules, &mut on_piece)?;
+
+    /// Computes until every continuation has ended; `on_piece` is that of [`generate`]. Once all
+    /// have ended it does nothing.
+    ///
+    /// # Errors
+    /// Those of [`Session::step`]; another session than the generation was made with; sequences
+    /// that were changed in between; a run before that did not return. The tokens that are
+    /// committed then stay so, and the next run goes on after them.
+    pub fn run(
+        &mut self,
+        session: &mut Session,
+        mut on_piece: impl FnMut(Piece<'_>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let invalid = |message: &str| Err(Error::new(ErrorKind::InvalidInput, message));
+        if !session.control().is(&self.control) {
+            return invalid("the generation belongs to another session");
+        }
+        if self.running {
+            return invalid("a call of this generation did not return: make another one");
+        }
+        self.running = true;
+        // The last token of a continuation is not fed back.
+        let decoded = self.rules.max_tokens.saturating_sub(1).min(session.context());
+        let expected = self.prompt.len().saturating_add(self.samples.saturating_mul(decoded));
+        let left = expected.saturating_sub(self.committed()).max(1);
+        let result = session.call(left, |session| {
+            self.prefill(session, &mut on_piece)?;
+            while self.decode(session, &mut on_piece)? {}
+            Ok(())
+        });
+        self.running = false;
+        result
     }
-    let mut decode = Usage { fraction: 1.0, ..Usage::default() };
-    loop {
+
+    /// Tokens of all continuations that are committed.
+    pub fn committed(&self) -> usize {
+        self.streams.iter().map(|s| s.tokens().len()).sum()
+    }
+
+    /// How far a continuation has come; `None` until the prompt is computed.
+    pub fn progress(&self, sample: usize) -> Option<Progress<'_>> {
+        self.streams.get(sample).map(Stream::progress)
+    }
+
+    /// What the prompt took.
+    pub fn prefill_usage(&self) -> &Usage {
+        &self.prefill
+    }
+
+    /// What the continuations took.
+    pub fn decode_usage(&self) -> &Usage {
+        &self.decode
+    }
+
+    /// What it gave and spent.
+    fn finish(self) -> Generation {
+        Generation {
+            continuations: self.streams.into_iter().map(Stream::into_continuation).collect(),
+            prompt_tokens: self.prompt.len(),
+            prefill: self.prefill,
+            decode: self.decode,
+        }
+    }
+
+    /// Computes what is left of the prompt, and takes the first token of each continuation.
+    fn prefill(
+        &mut self,
+        session: &mut Session,
+        on_piece: &mut impl FnMut(Piece<'_>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        if !self.streams.is_empty() {
+            return Ok(());
+        }
+        let tokens = unfed(session, self.sequence, self.base, &self.prompt)?;
+        let mut logits = Vec::new();
+        let work = [Work { sequence: self.sequence, tokens, wanted: Wanted::Last }];
+        session.step_onto(&mut self.prefill, &work, |_, row| {
+            logits.clear();
+            logits.extend_from_slice(row);
+        })?;
+        let tokenizer = session.model().tokenizer().ok().cloned();
+        for i in 0..self.samples {
+            let sequence = if i == 0 { self.sequence } else { session.fork(self.sequence)? };
+            let sampler = if i == 0 { self.sampler.clone() } else { self.sampler.fork(i as u64) };
+            let (stop, tokenizer) = (self.stop.clone(), tokenizer.clone());
+            self.streams.push(Stream::new(i, sequence, sampler, stop, tokenizer, &self.prompt));
+        }
+        let rules = &self.rules;
+        let results = self.streams.iter_mut().map(|s| s.advance(&logits, rules, on_piece));
+        // Each of them, whatever becomes of those before it.
+        results.collect::<Vec<_>>().into_iter().collect()
+    }
+
+    /// Feeds each continuation that goes on its last token, and takes the next one: whether any
+    /// goes on.
+    fn decode(
+        &mut self,
+        session: &mut Session,
+        on_piece: &mut impl FnMut(Piece<'_>) -> ControlFlow<()>,
+    ) -> Result<bool> {
         let room = session.context();
-        for stream in streams.iter_mut().filter(|s| s.finish.is_none()) {
-            if session.position(stream.sequence)? >= room {
-                stream.end(Finish::Context, &mut on_piece)?;
+        for stream in self.streams.iter_mut().filter(|s| s.finish.is_none()) {
+            let full = self.base.saturating_add(stream.history.len()) > room;
+            if full && session.position(stream.sequence)? >= room {
+                stream.end(Finish::Context, on_piece)?;
             }
         }
-        let live: Vec<usize> = (0..samples).filter(|i| streams[*i].finish.is_none()).collect();
+        let mut live: Vec<&mut Stream> =
+            self.streams.iter_mut().filter(|s| s.finish.is_none()).collect();
         if live.is_empty() {
-            break;
+            return Ok(false);
         }
-        let last: Vec<[u32; 1]> = live.iter().map(|i| [streams[*i].last()]).collect();
-        let work: Vec<Work<'_>> = live
-            .iter()
-            .zip(&last)
-            .map(|(i, tokens)| Work {
-                sequence: streams[*i].sequence,
-                tokens,
-                wanted: Wanted::Last,
-            })
+        let mut tokens: Vec<Vec<u32>> = Vec::with_capacity(live.len());
+        for stream in &live {
+            let unfed = unfed(session, stream.sequence, self.base, &stream.history)?;
+            tokens.push(unfed.to_vec());
+        }
+        let work = live.iter().zip(&tokens);
+        let work: Vec<Work<'_>> = work
+            .map(|(s, tokens)| Work { sequence: s.sequence, tokens, wanted: Wanted::Last })
             .collect();
+        let rules = &self.rules;
         let mut failure = None;
-        session.step_onto(&mut decode, &work, |row, logits| {
-            let stream = &mut streams[live[row.work]];
-            if let Err(e) = stream.advance(logits, &rules, &mut on_piece) {
+        session.step_onto(&mut self.decode, &work, |row, logits| {
+            if let Some(Err(e)) = live.get_mut(row.work).map(|s| s.advance(logits, rules, on_piece))
+            {
                 failure.get_or_insert(e);
             }
         })?;
-        if let Some(e) = failure {
-            return Err(e);
-        }
+        failure.map_or(Ok(true), Err)
     }
-    Ok(Generation {
-        continuations: streams.into_iter().map(Stream::into_continuation).collect(),
-        prompt_tokens: prompt.len(),
-        prefill,
-        decode,
-    })
+}
+
+/// The tokens that a sequence has not yet, of those that follow its first `base`. Where it has them
+/// all, but what came of the last one was lost by a failure, that one is taken back.
+fn unfed<'a>(
+    session: &mut Session,
+    sequence: Sequence,
+    base: usize,
+    tokens: &'a [u32],
+) -> Result<&'a [u32]> {
+    let position = session.position(sequence)?;
+    let fed = position.checked_sub(base).filter(|fed| *fed <= tokens.len());
+    let Some(fed) = fed else {
+        let message = "the sequence was changed since the generation began";
+        return Err(Error::new(ErrorKind::InvalidInput, message));
+    };
+    let from = fed.min(tokens.len().saturating_sub(1));
+    if from < fed {
+        session.rewind(sequence, base + from)?;
+    }
+    Ok(tokens.get(from..).unwrap_or_default())
 }
 
 fn end_tokens(session: &Session, options: &GenerateOptions) -> Vec<u32> {
     let own = &session.model().manifest().special.eos;
     let own = own.iter().filter(|_| !options.ignore_eos);
     own.chain(&options.stop_tokens).copied().collect()
-}
-
-struct Rules {
-    ends: Vec<u32>,
-    max_tokens: usize,
-}
-
-/// One continuation on its way.
-struct Stream {
-    index: usize,
-    sequence: Sequence,
-    sampler: Sampler,
-    stop: StopMatcher,
-    detokenizer: Option<Detokenizer>,
-    /// Prompt and continuation.
-    history: Vec<u32>,
-    prompt_tokens: usize,
-    logprobs: Vec<f32>,
-    text: String,
-    /// Text of the newest token before and after the stop strings were looked for.
-    raw: String,
-    piece: String,
-    finish: Option<Finish>,
-}
-
-impl Stream {
-    fn new(
-        index: usize,
-        sequence: Sequence,
-        sampler: Sampler,
-        stop: StopMatcher,
-        tokenizer: Option<Arc<Tokenizer>>,
-        prompt: &[u32],
-    ) -> Stream {
-        Stream {
-            index,
-            sequence,
-            sampler,
-            stop,
-            detokenizer: tokenizer.map(|t| Detokenizer::new(t, true)),
-            history: prompt.to_vec(),
-            prompt_tokens: prompt.len(),
-            logprobs: Vec::new(),
-            text: String::new(),
-            raw: String::new(),
-            piece: String::new(),
-            finish: None,
-        }
-    }
-
-    fn last(&self) -> u32 {
-        self.history.last().copied().unwrap_or_default()
-    }
-
-    /// Takes the next token from logits.
-    fn advance(
-        &mut self,
-        logits: &[f32],
-        rules: &Rules,
-        on_piece: &mut impl FnMut(Piece<'_>) -> ControlFlow<()>,
-    ) -> Result<()> {
-        if rules.max_tokens == 0 {
-            return self.end(Finish::MaxTokens, on_piece);
-        }
-        let Sampled { token, logprob } = self.sampler.sample(logits, &self.history)?;
-        if rules.ends.contains(&token) {
-            return self.end(Finish::EndOfText, on_piece);
-        }
-        self.history.push(token);
-        self.logprobs.push(logprob);
-        self.raw.clear();
-        self.piece.clear();
-        if let Some(detokenizer) = &mut self.detokenizer {
-            detokenizer.push(token, &mut self.raw)?;
-        }
-        let stopped = self.stop.push(&self.raw, &mut self.piece);
-        self.text.push_str(&self.piece);
-        let piece = Piece { sample: self.index, token, logprob, text: &self.piece };
-        if on_piece(piece).is_break() {
-            self.finish = Some(Finish::Callback);
-        } else if stopped {
-            self.finish = Some(Finish::StopString);
-        } else if self.logprobs.len() >= rules.max_tokens {
-            return self.end(Finish::MaxTokens, on_piece);
-        }
-        Ok(())
-    }
-
-    /// Ends the text and gives what was held back.
-    fn end(
-        &mut self,
-        finish: Finish,
-        on_piece: &mut impl FnMut(Piece<'_>) -> ControlFlow<()>,
-    ) -> Result<()> {
-        self.finish = Some(finish);
-        self.raw.clear();
-        self.piece.clear();
-        if let Some(detokenizer) = &mut self.detokenizer {
-            detokenizer.finish(&mut self.raw)?;
-        }
-        if self.stop.push(&self.raw, &mut self.piece) {
-            self.finish = Some(Finish::StopString);
-        } else {
-            self.stop.finish(&mut self.piece);
-        }
-        if !self.piece.is_empty() {
-            self.text.push_str(&self.piece);
-            let (token, logprob) = (self.last(), self.logprobs.last().copied().unwrap_or(0.0));
-            // The continuation has ended whatever the callback says.
-            let _ = on_piece(Piece { sample: self.index, token, logprob, text: &self.piece });
-        }
-        Ok(())
-    }
-
-    fn into_continuation(mut self) -> Continuation {
-        Continuation {
-            sequence: self.sequence,
-            tokens: self.history.split_off(self.prompt_tokens),
-            logprobs: self.logprobs,
-            text: self.text,
-            finish: self.finish.unwrap_or(Finish::MaxTokens),
-        }
-    }
 }

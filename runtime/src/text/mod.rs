@@ -1,6 +1,7 @@
 //! The text task.
 
 mod bpe;
+mod continuation;
 #[cfg(test)]
 mod fixtures;
 mod generate;
@@ -12,7 +13,9 @@ mod template_guard;
 mod tokenizer;
 mod tokenizer_file;
 
-pub use generate::{Continuation, Finish, GenerateOptions, Generation, Piece, generate};
+pub use generate::{
+    Continuation, Finish, GenerateOptions, Generation, Generator, Piece, Progress, generate,
+};
 pub use sampler::{Sampled, Sampler, SamplerOptions, log_probabilities};
 pub use stop::StopMatcher;
 pub use stream::Detokenizer;

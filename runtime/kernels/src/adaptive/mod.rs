@@ -24,6 +24,7 @@ pub(crate) use route::room;
 
 use crate::linear::LinearScratch;
 use crate::packed::Packed;
+use crate::vec_bytes;
 
 /// Memory that [`choose`] and [`adaptive_mlp`] work in; grows to the largest call and is then
 /// reused.
@@ -52,6 +53,15 @@ fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
 }
 
 impl AdaptiveScratch {
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        let floats = [&self.gains, &self.charges, &self.hidden, &self.biases];
+        let indices = [&self.order, &self.ends, &self.before];
+        self.linear.bytes()
+            + floats.map(vec_bytes).iter().sum::<usize>()
+            + indices.map(vec_bytes).iter().sum::<usize>()
+    }
+
     /// Makes room for choices of up to `rows` rows by this gate, so that they do not allocate.
     pub fn reserve_gate(&mut self, rows: usize, gate: &Packed<'_>) {
         grow(&mut self.gains, rows.saturating_mul(gate.rows()));

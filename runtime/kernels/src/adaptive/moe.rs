@@ -8,6 +8,7 @@ use crate::linear::{LinearArgs, LinearScratch, linear};
 use crate::packed::Packed;
 use crate::pool::Pool;
 use crate::table::Kernels;
+use crate::vec_bytes;
 use limbeck_plan::{Activation, MoeMlp};
 use std::ops::Range;
 
@@ -61,6 +62,17 @@ pub struct MoeScratch {
 }
 
 impl MoeScratch {
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        let floats = [&self.weight, &self.x, &self.hidden, &self.y];
+        let indices = [&self.load, &self.order, &self.ends, &self.place];
+        self.linear.bytes()
+            + vec_bytes(&self.taken)
+            + vec_bytes(&self.expert)
+            + floats.map(vec_bytes).iter().sum::<usize>()
+            + indices.map(vec_bytes).iter().sum::<usize>()
+    }
+
     /// Makes room for up to `rows` rows with these weights, so that they do not allocate.
     pub fn reserve(&mut self, rows: usize, params: &MoeMlp, w1: &Packed<'_>, w2: &Packed<'_>) {
         let (experts, ranks) = (params.experts.max(1), rows.saturating_mul(params.top_k));

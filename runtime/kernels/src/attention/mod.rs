@@ -16,6 +16,7 @@ use crate::error::{Error, check_len};
 use crate::kv::{Block, HeadLayout, KV_BLOCK, KvCache, KvLayer, KvType, SeqId};
 use crate::pool::{Pool, SERIAL_MACS};
 use crate::table::Kernels;
+use crate::vec_bytes;
 use limbeck_plan::Attention;
 use prepare::RopeTable;
 use spans::{Row, Tile};
@@ -126,13 +127,20 @@ impl AttentionScratch {
         }
     }
 
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        let local = self.local.as_ref().map_or(0, Block::len);
+        let lists = vec_bytes(&self.rows) + vec_bytes(&self.tiles);
+        vec_bytes(&self.queries) + self.rope.bytes() + lists + local
+    }
+
     fn local_blocks(&mut self, layout: &HeadLayout, blocks: usize) -> Result<*mut u8, Error> {
         let bytes = blocks.saturating_mul(layout.end());
         if self.local.as_ref().is_none_or(|local| local.len() < bytes) {
             self.local = None;
             self.local = Block::new(bytes);
         }
-        let no_memory = || Error::new(crate::ErrorKind::Capacity, "no memory for keys and values");
+        let no_memory = || Error::new(crate::ErrorKind::Memory, "no memory for keys and values");
         self.local.as_ref().map(Block::as_ptr).ok_or_else(no_memory)
     }
 }
@@ -232,7 +240,7 @@ fn local_layout(params: &Attention) -> Result<HeadLayout, Error> {
 /// # Errors
 /// `Shape` when operands do not fit the parameters or each other, `Range` when spans overlap, lie
 /// outside the rows, or their positions are not reserved, `Sequence` for an unknown or missing
-/// sequence, `Capacity` when there is no memory.
+/// sequence, `Memory` when there is none.
 pub fn attention(
     kernels: &Kernels,
     pool: &Pool,

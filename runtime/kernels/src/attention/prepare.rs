@@ -4,6 +4,7 @@ use super::{Call, Span};
 use crate::kv::KV_BLOCK;
 use crate::norm::{NormArgs, norm_row};
 use crate::simd::Simd;
+use crate::vec_bytes;
 use limbeck_plan::{NormKind, RopeStyle};
 use std::ops::Range;
 
@@ -19,6 +20,11 @@ pub(super) struct RopeTable {
 }
 
 impl RopeTable {
+    /// Bytes that it holds.
+    pub(super) fn bytes(&self) -> usize {
+        vec_bytes(&self.positions) + vec_bytes(&self.inv_freq) + vec_bytes(&self.turns)
+    }
+
     pub(super) fn reserve(&mut self, rows: usize, pairs: usize) {
         self.positions.reserve(rows.saturating_sub(self.positions.len()));
         self.inv_freq.reserve(pairs.saturating_sub(self.inv_freq.len()));

@@ -14,6 +14,7 @@ use crate::linear::{ActBlock, Epilogue, Input, LinearTask, QuantActs, UNIT, whol
 use crate::packed::Packed;
 use crate::pool::{Pool, SERIAL_MACS};
 use crate::table::Kernels;
+use crate::vec_bytes;
 use limbeck_plan::{Activation, Conv2d, Layout, QUANT_BLOCK, Values};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -85,6 +86,21 @@ struct Tile {
     to: Vec<usize>,
     /// `[rows, units 16]`: products of outputs that are not whole units.
     products: Vec<f32>,
+}
+
+impl ConvScratch {
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        let tiles = self.tiles.iter().map(Tile::bytes).sum::<usize>();
+        self.pixels.bytes() + vec_bytes(&self.tiles) + tiles
+    }
+}
+
+impl Tile {
+    fn bytes(&self) -> usize {
+        let floats = vec_bytes(&self.floats) + vec_bytes(&self.products);
+        floats + self.acts.bytes() + vec_bytes(&self.to)
+    }
 }
 
 /// Computes `out`; see [`Conv2dArgs`]. Activations meet a quantised weight as those of

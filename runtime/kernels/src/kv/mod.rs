@@ -64,6 +64,19 @@ pub struct SeqId {
     generation: u32,
 }
 
+impl SeqId {
+    /// The name as a number, never 0.
+    pub fn to_bits(self) -> u64 {
+        (u64::from(self.generation) << 32) | (u64::from(self.slot) + 1)
+    }
+
+    /// The name that a number stands for. Any number will do: one that names no sequence is
+    /// refused where it is used.
+    pub fn from_bits(bits: u64) -> SeqId {
+        SeqId { slot: (bits as u32).wrapping_sub(1), generation: (bits >> 32) as u32 }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Slot {
     generation: u32,
@@ -71,6 +84,16 @@ struct Slot {
     /// Block ids, position order; may reach past `len` after a reservation.
     blocks: Vec<u32>,
     len: usize,
+}
+
+/// What a reservation takes.
+struct Needed {
+    /// Index of the first block that is written.
+    first_written: usize,
+    /// Blocks that the sequence will have.
+    want: usize,
+    /// Blocks that are new to it: copies of shared ones, and those that it has not yet.
+    blocks: usize,
 }
 
 /// See the module's description.
@@ -221,28 +244,12 @@ impl KvCache {
     /// shared last block. On an error nothing has changed.
     ///
     /// # Errors
-    /// `Sequence` when there is no such sequence, `Capacity` when blocks or memory run out.
+    /// `Sequence` when there is no such sequence, `Capacity` when blocks run out, `Memory` when the
+    /// system's does.
     pub fn reserve(&mut self, seq: SeqId, n: usize) -> Result<(), Error> {
-        let state = self.slot(seq)?;
-        let (len, have) = (state.len, state.blocks.len());
-        let out_of_blocks = |free: usize| {
-            Error::new(
-                ErrorKind::Capacity,
-                format!("{n} more positions do not fit: {free} blocks of {KV_BLOCK} are free"),
-            )
-        };
-        let free = self.config.max_blocks.saturating_sub(self.blocks_used());
-        let want = len.checked_add(n).ok_or_else(|| out_of_blocks(free))?.div_ceil(KV_BLOCK);
-        let first_written = len / KV_BLOCK;
-        let shared = |id: &u32| self.users[*id as usize] > 1;
-        let written = state.blocks.get(first_written..want.min(have)).unwrap_or(&[]);
-        let copies = if n == 0 { 0 } else { written.iter().filter(|id| shared(id)).count() };
-        let needed = copies + want.saturating_sub(have);
+        let Needed { first_written, want, blocks: needed } = self.needed(seq, n)?;
         if needed == 0 {
             return Ok(());
-        }
-        if needed > free {
-            return Err(out_of_blocks(free));
         }
         while self.free_blocks.len() < needed {
             self.allocate()?;
@@ -264,6 +271,38 @@ impl KvCache {
         }
         self.slots[seq.slot as usize].blocks = blocks;
         Ok(())
+    }
+
+    /// Bytes that [`KvCache::reserve`] would take from the system.
+    ///
+    /// # Errors
+    /// As [`KvCache::reserve`].
+    pub fn reserve_bytes(&self, seq: SeqId, n: usize) -> Result<usize, Error> {
+        let needed = self.needed(seq, n)?.blocks;
+        Ok(needed.saturating_sub(self.free_blocks.len()).saturating_mul(self.block_bytes))
+    }
+
+    /// What it takes to write `n` positions after the committed ones.
+    fn needed(&self, seq: SeqId, n: usize) -> Result<Needed, Error> {
+        let state = self.slot(seq)?;
+        let (len, have) = (state.len, state.blocks.len());
+        let out_of_blocks = |free: usize| {
+            Error::new(
+                ErrorKind::Capacity,
+                format!("{n} more positions do not fit: {free} blocks of {KV_BLOCK} are free"),
+            )
+        };
+        let free = self.config.max_blocks.saturating_sub(self.blocks_used());
+        let want = len.checked_add(n).ok_or_else(|| out_of_blocks(free))?.div_ceil(KV_BLOCK);
+        let first_written = len / KV_BLOCK;
+        let shared = |id: &u32| self.users[*id as usize] > 1;
+        let written = state.blocks.get(first_written..want.min(have)).unwrap_or(&[]);
+        let copies = if n == 0 { 0 } else { written.iter().filter(|id| shared(id)).count() };
+        let blocks = copies + want.saturating_sub(have);
+        if blocks > free {
+            return Err(out_of_blocks(free));
+        }
+        Ok(Needed { first_written, want, blocks })
     }
 
     /// Makes the next `n` positions, which have been written, part of the sequence.
@@ -396,7 +435,7 @@ impl KvCache {
 
     /// Adds one block to the free ones.
     fn allocate(&mut self) -> Result<(), Error> {
-        let no_memory = || Error::new(ErrorKind::Capacity, "no memory for another KV block");
+        let no_memory = || Error::new(ErrorKind::Memory, "no memory for another KV block");
         let id = u32::try_from(self.blocks.len()).map_err(|_| no_memory())?;
         let block = Block::new(self.block_bytes).ok_or_else(no_memory)?;
         self.blocks.push(block);

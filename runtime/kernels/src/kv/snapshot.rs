@@ -31,13 +31,16 @@ impl KvCache {
     /// Appends the committed positions of `seq` to `out`.
     ///
     /// # Errors
-    /// `Sequence` when there is no such sequence.
+    /// `Sequence` when there is no such sequence, `Memory` when there is none.
     pub fn save(&self, seq: SeqId, out: &mut Vec<u8>) -> Result<(), Error> {
         let (len, table) = (self.len(seq)?, self.table(seq)?);
         let blocks = len.div_ceil(KV_BLOCK);
-        out.extend_from_slice(&self.snapshot_header());
+        let header = self.snapshot_header();
+        let bytes = header.len() + size_of::<u64>() + blocks * self.block_bytes;
+        out.try_reserve_exact(bytes)
+            .map_err(|_| Error::new(ErrorKind::Memory, "no memory for a snapshot"))?;
+        out.extend_from_slice(&header);
         out.extend_from_slice(&(len as u64).to_le_bytes());
-        out.reserve(blocks * self.block_bytes);
         for (b, id) in table.iter().take(blocks).enumerate() {
             let valid = len - b * KV_BLOCK;
             let block = &self.blocks[*id as usize];
@@ -46,7 +49,7 @@ impl KvCache {
                 continue;
             }
             let mut copy = super::Block::new(self.block_bytes)
-                .ok_or_else(|| Error::new(ErrorKind::Capacity, "no memory for a snapshot"))?;
+                .ok_or_else(|| Error::new(ErrorKind::Memory, "no memory for a snapshot"))?;
             copy.bytes_mut().copy_from_slice(block.bytes());
             for layout in &self.layouts {
                 for head in 0..layout.kv_heads {
@@ -63,8 +66,8 @@ impl KvCache {
     /// safe to load.
     ///
     /// # Errors
-    /// `Snapshot` when the bytes are damaged or belong to another kind of cache, `Capacity` when
-    /// there is no room.
+    /// `Snapshot` when the bytes are damaged or belong to another kind of cache, `Capacity` or
+    /// `Memory` when there is no room.
     pub fn load(&mut self, bytes: &[u8]) -> Result<SeqId, Error> {
         let bad = |why: &str| Error::new(ErrorKind::Snapshot, format!("KV snapshot: {why}"));
         let rest = bytes

@@ -3,6 +3,7 @@
 
 use super::task::Input;
 use crate::simd::{LANES, Simd};
+use crate::vec_bytes;
 use limbeck_plan::QUANT_BLOCK;
 use std::marker::PhantomData;
 
@@ -46,6 +47,11 @@ impl QuantActs {
             self.blocks.resize(blocks, ActBlock::default());
             self.q.resize(blocks * QUANT_BLOCK, 0);
         }
+    }
+
+    /// Bytes that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        vec_bytes(&self.q) + vec_bytes(&self.blocks)
     }
 
     /// A view for writing rows from several threads. There is room for them.

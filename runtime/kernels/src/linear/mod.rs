@@ -47,6 +47,7 @@ use crate::norm::NormArgs;
 use crate::packed::Packed;
 use crate::pool::{Pool, SERIAL_MACS};
 use crate::table::Kernels;
+use crate::vec_bytes;
 use limbeck_plan::{Activation, Layout, Values};
 use prologue::Prologue;
 use sparse::{ChannelScratch, channel_products};
@@ -139,6 +140,11 @@ impl LinearScratch {
         }
         self.acts.reserve(rows, cols);
         self.channels.reserve(rows, cols);
+    }
+
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        vec_bytes(&self.normed) + self.acts.bytes() + self.channels.bytes()
     }
 
     /// [`LinearScratch::reserve`] for calls without a norm.

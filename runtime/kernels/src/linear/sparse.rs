@@ -8,6 +8,7 @@ use crate::elementwise::SharedRows;
 use crate::error::{Error, check_len};
 use crate::pool::{Pool, SERIAL_MACS};
 use crate::table::Kernels;
+use crate::vec_bytes;
 use limbeck_plan::{CHANNEL_RUN, QUAD_ROWS, QUANT_BLOCK, Values, channel_tile_rows};
 use std::ops::Range;
 
@@ -95,6 +96,11 @@ pub(super) struct ChannelScratch {
 }
 
 impl ChannelScratch {
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        self.active.bytes() + vec_bytes(&self.quads)
+    }
+
     /// Makes room for calls of a few rows of `cols` values.
     pub fn reserve(&mut self, rows: usize, cols: usize) {
         self.active.reserve(rows.min(FEW_ROWS), cols);

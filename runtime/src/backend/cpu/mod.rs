@@ -10,6 +10,7 @@ use limbeck_kernels::{Kernels, Packed, Pool};
 
 use super::{Backend, Bounds, PlanData, Prepared, State};
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory::Account;
 use lower::Lowered;
 use run::CpuState;
 
@@ -79,8 +80,8 @@ struct CpuPrepared {
 }
 
 impl Prepared for CpuPrepared {
-    fn state(&self, bounds: &Bounds) -> Result<Box<dyn State>> {
-        let cache = self.shared.data.new_cache(bounds)?;
-        Ok(Box::new(CpuState::new(self.shared.clone(), cache, *bounds)))
+    fn state(&self, bounds: &Bounds, account: &Account) -> Result<Box<dyn State>> {
+        let cache = self.shared.data.new_cache(bounds, account)?;
+        Ok(Box::new(CpuState::new(self.shared.clone(), cache, *bounds, account.holding())))
     }
 }

@@ -10,16 +10,19 @@ use limbeck_kernels::{
 };
 
 use super::Shared;
-use super::lower::{Instruction, NormCall, QkvValue};
+use super::lower::{Instruction, Lowered, NormCall, QkvValue};
 use super::slots::{RowCount, Value};
-use crate::backend::{Bounds, Call, Choices, Matrix, Sequences, Spent, State, given};
+use crate::backend::{Bounds, Cache, Call, Choices, Matrix, Sequences, Spent, State, given};
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory::Holding;
 
 /// Buffers, scratch and cache of one session.
 pub(super) struct CpuState {
     shared: Arc<Shared>,
     bounds: Bounds,
-    cache: KvCache,
+    cache: Cache,
+    /// What buffers and scratch take.
+    held: Holding,
     /// By entry, as large as its largest call.
     slots: Vec<Vec<Vec<f32>>>,
     linear: LinearScratch,
@@ -57,12 +60,13 @@ impl Sizes {
 }
 
 impl CpuState {
-    pub fn new(shared: Arc<Shared>, cache: KvCache, bounds: Bounds) -> CpuState {
+    pub fn new(shared: Arc<Shared>, cache: Cache, bounds: Bounds, held: Holding) -> CpuState {
         CpuState {
             slots: vec![Vec::new(); shared.entries.len()],
             shared,
             bounds,
             cache,
+            held,
             linear: LinearScratch::default(),
             conv: ConvScratch::default(),
             attention: AttentionScratch::default(),
@@ -87,6 +91,44 @@ impl CpuState {
     }
 }
 
+impl CpuState {
+    fn scratch_bytes(&self) -> usize {
+        let dense = self.linear.bytes() + self.conv.bytes() + self.attention.bytes();
+        dense + self.adaptive.bytes() + self.moe.bytes() + self.choices.bytes()
+    }
+
+    fn buffer_bytes(&self) -> usize {
+        self.slots.iter().flatten().map(|buffer| buffer.capacity() * size_of::<f32>()).sum()
+    }
+
+    /// Makes the buffers of an entry large enough for a call, if the limits on memory allow it.
+    fn make_room(&mut self, index: usize, entry: &Lowered, sizes: Sizes) -> Result<()> {
+        let slots = &mut self.slots[index];
+        let rows = |rows| sizes.rows(rows);
+        let more = entry.slots.missing_bytes(rows, slots);
+        if more == 0 {
+            return Ok(());
+        }
+        self.held.set(self.held.bytes().saturating_add(more))?;
+        let fitted = entry.slots.fit(rows, slots);
+        self.held.set(self.buffer_bytes() + self.scratch_bytes())?;
+        fitted
+    }
+
+    /// Charges the scratch of kernels, whose size is known once they have run. Scratch that a limit
+    /// does not allow is given up.
+    fn charge_scratch(&mut self) -> Result<()> {
+        let bytes = self.buffer_bytes() + self.scratch_bytes();
+        self.held.set(bytes).inspect_err(|_| {
+            self.linear = LinearScratch::default();
+            self.conv = ConvScratch::default();
+            self.attention = AttentionScratch::default();
+            self.adaptive = AdaptiveScratch::default();
+            self.moe = MoeScratch::default();
+        })
+    }
+}
+
 impl State for CpuState {
     fn run(&mut self, call: &Call<'_>) -> Result<Spent> {
         self.last = None;
@@ -101,17 +143,16 @@ impl State for CpuState {
             sequences: call.sequences.len(),
         };
         self.choices.begin(&shared.data.plan.program().sites, call)?;
-        let slots = &mut self.slots[call.entry];
-        entry.slots.fit(|rows| sizes.rows(rows), slots);
+        self.make_room(call.entry, entry, sizes)?;
         // A precise row counts twice.
         self.linear.reserve(2, entry.widest);
         let mut runner = Runner {
             shared: &shared,
-            slots,
+            slots: &mut self.slots[call.entry],
             sizes,
             call,
             inputs: &entry.inputs,
-            cache: &mut self.cache,
+            cache: self.cache.blocks_mut(),
             linear: &mut self.linear,
             conv: &mut self.conv,
             attention: &mut self.attention,
@@ -124,6 +165,7 @@ impl State for CpuState {
                 .execute(&named.instruction)
                 .map_err(|e| e.at(format!("entry {:?}, step {:?}", entry.name, named.step)))?;
         }
+        self.charge_scratch()?;
         self.last = Some((call.entry, sizes));
         Ok(entry.cost.of(call, &self.choices))
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use limbeck_plan::{DType, Dim, Entry, OperandId, OperandKind, Symbol};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory;
 
 /// Which size of the call gives an operand its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,16 +107,29 @@ impl Slots {
     /// Makes the buffers large enough for a call; `rows` gives its sizes. Buffers only grow, so
     /// memory follows what callers ask for, and a call no larger than one before allocates
     /// nothing.
-    pub fn fit(&self, rows: impl Fn(RowCount) -> usize, buffers: &mut Vec<Vec<f32>>) {
+    ///
+    /// # Errors
+    /// `Memory`, where the system has none left.
+    pub fn fit(&self, rows: impl Fn(RowCount) -> usize, buffers: &mut Vec<Vec<f32>>) -> Result<()> {
         buffers.resize_with(self.shapes.len(), Vec::new);
         for (buffer, (count, cols)) in buffers.iter_mut().zip(&self.shapes) {
             let len = rows(*count).saturating_mul(*cols);
             if buffer.len() < len {
                 // The old one goes first.
                 *buffer = Vec::new();
-                *buffer = vec![0.0; len];
+                *buffer = memory::vector(len)?;
             }
         }
+        Ok(())
+    }
+
+    /// Bytes that [`Slots::fit`] would take beside those that the buffers have.
+    pub fn missing_bytes(&self, rows: impl Fn(RowCount) -> usize, buffers: &[Vec<f32>]) -> usize {
+        let missing = self.shapes.iter().enumerate().map(|(i, (count, cols))| {
+            let have = buffers.get(i).map_or(0, Vec::len);
+            rows(*count).saturating_mul(*cols).saturating_sub(have)
+        });
+        missing.fold(0usize, usize::saturating_add).saturating_mul(size_of::<f32>())
     }
 }
 

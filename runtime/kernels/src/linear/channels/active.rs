@@ -5,6 +5,7 @@ use crate::channels::ChannelTile;
 use crate::linear::task::Input;
 use crate::simd::Simd;
 use crate::table::Kernels;
+use crate::vec_bytes;
 use limbeck_plan::{QUANT_BLOCK, Values, channel_tile_rows};
 
 /// What a list has room for after its channels: quads that are asked for and never computed, and
@@ -31,6 +32,14 @@ pub(crate) struct ActiveRows {
     floats: Vec<f32>,
     /// For whole tiles, and for a last one of another width.
     at: [Vec<u32>; 2],
+}
+
+impl ActiveRows {
+    /// Bytes that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        let lists = vec_bytes(&self.blocks) + vec_bytes(&self.values) + vec_bytes(&self.floats);
+        lists + self.at.each_ref().map(vec_bytes).iter().sum::<usize>()
+    }
 }
 
 /// A view of [`ActiveRows`].

@@ -1,22 +1,39 @@
-//! What `limbeck forward` takes and gives for a plan: not the raw operands of its entry, which the
-//! runtime fills with positions, and with tokens of all sequences in turn.
+//! The names and shapes of what [`super::Forward`] takes and gives.
 
-use limbeck::plan::{Manifest, Plan, Task};
+use limbeck_plan::{Manifest, Plan, Task};
+
+use crate::classify::PIXELS;
 
 /// The tensor of choices.
-pub const CHOICES: &str = "choices";
+pub(super) const CHOICES: &str = "choices";
 
 /// A tensor: its name and its shape in words.
 type Tensor = (&'static str, &'static str);
 
-/// The tensors of a plan's task.
+/// The named tensors of a plan's task: not the raw operands of its entry, which the runtime fills
+/// with positions, and with tokens of all sequences in turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
+    /// The entry that runs.
     pub entry: &'static str,
-    pub inputs: Vec<Tensor>,
-    pub outputs: Vec<Tensor>,
+    /// What is given: names and shapes in words.
+    pub inputs: Vec<(&'static str, &'static str)>,
+    /// What comes of it.
+    pub outputs: Vec<(&'static str, &'static str)>,
 }
 
 impl Interface {
+    /// The inputs as a sentence lists them.
+    pub fn listed_inputs(&self) -> String {
+        list(&self.inputs)
+    }
+
+    /// The outputs as a sentence lists them.
+    pub fn listed_outputs(&self) -> String {
+        list(&self.outputs)
+    }
+
+    /// That of a plan.
     pub fn of(plan: &Plan) -> Interface {
         let (entry, inputs, outputs, choices): (_, &[Tensor], &[Tensor], _) =
             match plan.manifest().task {
@@ -37,7 +54,7 @@ impl Interface {
                 ),
                 Task::Classify => (
                     Manifest::CLASSIFY_ENTRY,
-                    &[("pixel_values", "[batch, channels, height, width]")],
+                    &[(PIXELS, "[batch, channels, height, width]")],
                     &[("logits", "[batch, classes]")],
                     "[sites, batch * tokens]",
                 ),
@@ -49,7 +66,7 @@ impl Interface {
 }
 
 /// Tensors as a sentence lists them.
-pub fn listed(tensors: &[Tensor]) -> String {
+fn list(tensors: &[Tensor]) -> String {
     let listed: Vec<String> =
         tensors.iter().map(|(name, shape)| format!("{name} {shape}")).collect();
     listed.join(", ")

@@ -1,0 +1,159 @@
+use std::ffi::{CString, c_char, c_void};
+
+use runtime::{BackendKind, Engine, EngineOptions};
+
+use crate::arg;
+use crate::error::{LBK_VERSION, c_string, lbk_error};
+use crate::guard::{Outcome, guard, guard_value};
+use crate::log::{LBK_LOG_INFO, UserData, lbk_log_fn, lbk_log_level, lbk_release_fn, logger};
+use crate::options::{self, options};
+
+/// The version of this header: major times 65536 plus minor. A library runs what was built against
+/// the header of its own major version and a minor version that is not above its own.
+pub const LBK_ABI_VERSION: u32 = 1;
+
+/// What computes; one of the `LBK_BACKEND_*` numbers.
+pub type lbk_backend = i32;
+
+/// The kernels of this CPU.
+pub const LBK_BACKEND_CPU: lbk_backend = 0;
+/// Slow reference kernels, for tests.
+pub const LBK_BACKEND_FAKE: lbk_backend = 1;
+
+/// Threads, kernels and options that models share. All functions take it as `const`: any number of
+/// threads may use one at once.
+pub struct lbk_engine {
+    pub(crate) engine: Engine,
+    backend: CString,
+}
+
+/// Options of an engine, from `lbk_engine_options_init`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lbk_engine_options {
+    /// The size of this struct.
+    pub struct_size: usize,
+    /// Bytes that caches, buffers and scratch of all that is opened from the engine may take
+    /// together; 0 for no limit. Plans are not counted: their weights are used where they lie.
+    pub memory_limit: u64,
+    /// What computes.
+    pub backend: lbk_backend,
+    /// Threads to compute with, the caller's included; 0 takes as many as the machine has cores.
+    pub threads: u32,
+    /// Hears messages; NULL for no one.
+    pub log: lbk_log_fn,
+    /// Given to `log`.
+    pub log_user_data: *mut c_void,
+    /// Called once with `log_user_data` when the engine and all that was opened from it are gone, or
+    /// when `lbk_engine_new` fails; NULL for nothing.
+    pub log_release: lbk_release_fn,
+    /// The least important messages to hear; `LBK_LOG_INFO` by default.
+    pub log_level: lbk_log_level,
+    /// 0.
+    pub reserved: i32,
+}
+
+options!(lbk_engine_options: size_of::<usize>() + 8);
+
+impl Default for lbk_engine_options {
+    fn default() -> lbk_engine_options {
+        lbk_engine_options {
+            struct_size: size_of::<lbk_engine_options>(),
+            memory_limit: 0,
+            backend: LBK_BACKEND_CPU,
+            threads: 0,
+            log: None,
+            log_user_data: std::ptr::null_mut(),
+            log_release: None,
+            log_level: LBK_LOG_INFO,
+            reserved: 0,
+        }
+    }
+}
+
+/// A limit in bytes as this machine counts them.
+pub(crate) fn limit(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+/// The version of the library, as `LBK_ABI_VERSION` has it. Any thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn lbk_version() -> u32 {
+    LBK_ABI_VERSION
+}
+
+/// Fills options with the defaults. `struct_size` is `sizeof *options`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lbk_engine_options_init(
+    options: *mut lbk_engine_options,
+    struct_size: usize,
+) {
+    guard_value((), || options::init(options, struct_size));
+}
+
+/// Starts an engine and its threads. `abi_version` is `LBK_ABI_VERSION`; `options` may be NULL for
+/// the defaults. The caller owns `*engine`, which is written on success alone.
+///
+/// Fails with `LBK_VERSION` where header and library do not fit each other, and with `LBK_INVALID`
+/// for options out of range. `log_release` is called on failure too, once the options could be read.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lbk_engine_new(
+    abi_version: u32,
+    options: *const lbk_engine_options,
+    engine: *mut *mut lbk_engine,
+) -> *mut lbk_error {
+    guard(|| {
+        check_version(abi_version)?;
+        let options = options::read(options, "options")?;
+        let user = UserData { data: options.log_user_data, release: options.log_release };
+        let out = arg::out(engine, "engine")?;
+        let backend = match options.backend {
+            LBK_BACKEND_CPU => BackendKind::Cpu,
+            LBK_BACKEND_FAKE => BackendKind::Fake,
+            other => {
+                let message = format!("backend: {other} is none of LBK_BACKEND_*");
+                return Err(lbk_error::argument("backend", &message));
+            }
+        };
+        let engine = Engine::new(EngineOptions {
+            backend,
+            threads: options.threads as usize,
+            memory_limit: limit(options.memory_limit),
+            logger: logger(options.log, options.log_level, user)?,
+        })?;
+        let backend = c_string(&engine.backend());
+        out.give(lbk_engine { engine, backend });
+        Ok(())
+    })
+}
+
+fn check_version(header: u32) -> Outcome {
+    let (major, minor) = (header >> 16, header & 0xffff);
+    let (own_major, own_minor) = (LBK_ABI_VERSION >> 16, LBK_ABI_VERSION & 0xffff);
+    if major == own_major && minor <= own_minor {
+        return Ok(());
+    }
+    let message =
+        format!("the header is of version {major}.{minor}, the library of {own_major}.{own_minor}");
+    Err(lbk_error::new(LBK_VERSION, &message))
+}
+
+/// What computes, for people: `cpu (avx2, 2 threads)`; empty for NULL. It lives as long as the
+/// engine.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lbk_engine_backend(engine: *const lbk_engine) -> *const c_char {
+    arg::maybe(engine).map_or(c"".as_ptr(), |e| e.backend.as_ptr())
+}
+
+/// Bytes that caches, buffers and scratch of all that was opened from the engine take now; 0 for
+/// NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lbk_engine_memory(engine: *const lbk_engine) -> u64 {
+    guard_value(0, || arg::maybe(engine).map_or(0, |e| e.engine.memory_bytes() as u64))
+}
+
+/// Gives up an engine; NULL is fine. What was opened from it lives on, and keeps its threads.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lbk_engine_free(engine: *mut lbk_engine) {
+    arg::free(engine);
+}

@@ -62,9 +62,11 @@ static void *generate(void *user_data)
         if (!error) {
             break;
         }
-        CHECK(lbk_error_code(error) == LBK_CANCELLED);
+        /* Busy: its status is being read. */
+        lbk_code code = lbk_error_code(error);
+        CHECK(code == LBK_CANCELLED || code == LBK_BUSY);
         lbk_error_free(error);
-        w->cancelled++;
+        w->cancelled += code == LBK_CANCELLED;
     }
     lbk_generation_free(generation);
     still_running(-1);

@@ -4,6 +4,7 @@
 
 #[path = "../../../runtime/kernels/src/pool/mod.rs"]
 #[allow(dead_code, reason = "the kernels use more of it than the models do")]
+#[allow(clippy::reversed_empty_ranges, reason = "nobody spins in a model")]
 pub mod pool;
 mod sync;
 

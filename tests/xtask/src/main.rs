@@ -5,6 +5,7 @@
 mod arm;
 mod bench;
 mod demo;
+mod dist;
 mod fetch;
 mod golden;
 mod limbeck;
@@ -37,6 +38,8 @@ enum Task {
     Test(test::Options),
     /// Measure against llama.cpp, which is fetched and built on first use, and ONNX Runtime
     Bench(bench::Options),
+    /// Build the library for C and C++, with headers, a pkg-config file and a CMake package
+    Dist(dist::Options),
     /// Fetch the students that tests and the demo use into target/students
     Fetch,
     /// Make the goldens again with PyTorch and transformers
@@ -59,6 +62,7 @@ fn run(task: Task, workspace: &Workspace) -> Result<()> {
         Task::Demo => demo::run(workspace),
         Task::Test(options) => test::run(workspace, &options),
         Task::Bench(options) => bench::run(workspace, &options),
+        Task::Dist(options) => dist::run(workspace, &options),
         Task::Fetch => {
             let students = fetch::students(workspace)?;
             println!("students are in {}", students.display());

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -11,10 +12,15 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::arm;
+use crate::dist;
 use crate::fetch;
 use crate::limbeck;
 use crate::process::{self, Doing, Failure, Result};
+use crate::venv::Venv;
 use crate::workspace::Workspace;
+
+/// Builds the examples against the installed library.
+const CMAKE: &str = "cmake==4.4.4\n";
 
 /// How strict to be, and what to run.
 #[derive(Args)]
@@ -53,6 +59,11 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         }
     };
     let mut cargo = limbeck::cargo(workspace);
+    if options.cargo.is_empty() {
+        let tree = workspace.target("dist");
+        dist::tree(workspace, &tree)?;
+        cargo.env("LIMBECK_DIST", tree).env("LIMBECK_CMAKE", cmake(workspace)?);
+    }
     cargo.args(["test", "--no-fail-fast"]);
     match options.cargo.as_slice() {
         [] => cargo.arg("--workspace"),
@@ -84,6 +95,16 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         return Err(Failure::new("tests were skipped, and --require-all wants every one to run"));
     }
     Ok(())
+}
+
+/// CMake: the machine's own, or else that of Python's packages.
+fn cmake(workspace: &Workspace) -> Result<PathBuf> {
+    if Command::new("cmake").arg("--version").output().is_ok_and(|o| o.status.success()) {
+        return Ok("cmake".into());
+    }
+    let venv = Venv::open(workspace)?;
+    venv.require("cmake", CMAKE)?;
+    Ok(venv.tool("cmake"))
 }
 
 /// Runs a `cargo test`, adds its tests to the totals and tells whether it succeeded.

@@ -60,7 +60,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     };
     let mut cargo = limbeck::cargo(workspace);
     if options.cargo.is_empty() {
-        let tree = workspace.target("dist");
+        let tree = workspace.target("install");
         dist::tree(workspace, &tree)?;
         cargo.env("LIMBECK_DIST", tree).env("LIMBECK_CMAKE", cmake(workspace)?);
     }

@@ -19,7 +19,7 @@ use package::{Names, Version};
 /// Where the tree goes.
 #[derive(Args)]
 pub struct Options {
-    /// Folder of the tree, target/dist unless given; what an earlier tree had is written over
+    /// Folder of the tree, target/install unless given; what an earlier tree had is written over
     #[arg(long, value_name = "DIR")]
     prefix: Option<PathBuf>,
 }
@@ -29,7 +29,7 @@ pub struct Options {
 /// # Errors
 /// When the library does not build, or a file cannot be written.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    let prefix = options.prefix.clone().unwrap_or_else(|| workspace.target("dist"));
+    let prefix = options.prefix.clone().unwrap_or_else(|| workspace.target("install"));
     tree(workspace, &prefix)?;
     let prefix = prefix.display();
     println!("the library is in {prefix}; with pkg-config and with CMake:");

@@ -22,3 +22,22 @@ mod options;
 mod session;
 mod text;
 mod usage;
+
+/// What the header says of threads, as far as types can hold it.
+const fn any_thread<T: Send + Sync>() {}
+
+const _: () = {
+    any_thread::<bytes::lbk_bytes>();
+    any_thread::<control::lbk_control>();
+    any_thread::<embed::lbk_encoder>();
+    any_thread::<engine::lbk_engine>();
+    any_thread::<error::lbk_error>();
+    any_thread::<forward::lbk_forward>();
+    any_thread::<forward::lbk_tensors>();
+    any_thread::<generate::lbk_generation>();
+    any_thread::<model::lbk_model>();
+    any_thread::<session::lbk_session>();
+    any_thread::<text::lbk_detokenizer>();
+    any_thread::<text::lbk_tokens>();
+    any_thread::<usage::lbk_usage>();
+};

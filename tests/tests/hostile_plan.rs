@@ -90,7 +90,7 @@ fn write_plan(sections: &[(&[u8; 4], &[u8])]) -> Vec<u8> {
         table.extend(xxh3_64(bytes).to_le_bytes());
         body.extend(*bytes);
     }
-    let mut plan = b"LBK\0\0\0\x01\0".to_vec();
+    let mut plan = b"LBK\0\x01\0\0\0".to_vec();
     plan.extend((sections.len() as u32).to_le_bytes());
     plan.extend([0; 4]);
     plan.extend(((start + body.len()) as u64).to_le_bytes());

@@ -4,10 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::debian;
 use crate::limbeck;
-use crate::process::{self, Failure, Result};
+use crate::process::{self, Result};
 use crate::workspace::Workspace;
 
+/// What the packages are for.
+const WHAT: &str = "the kernels for Arm are tested";
 const TARGET: &str = "aarch64-unknown-linux-gnu";
 const LINKER: &str = "aarch64-linux-gnu-gcc";
 const EMULATOR: &str = "qemu-aarch64";
@@ -32,8 +35,11 @@ pub fn tests(workspace: &Workspace) -> Result<Option<Command>> {
     if cfg!(target_arch = "aarch64") {
         return Ok(None);
     }
-    if !(starts(LINKER) && starts(EMULATOR) && Path::new(LIBRARIES).join("lib").is_dir()) {
-        install(PACKAGES)?;
+    if !(debian::starts(LINKER)
+        && debian::starts(EMULATOR)
+        && Path::new(LIBRARIES).join("lib").is_dir())
+    {
+        debian::install(WHAT, PACKAGES)?;
     }
     let mut cargo = cargo(workspace)?;
     cargo.args(["test", "--no-fail-fast", "--package", "limbeck-kernels", "--target", TARGET]);
@@ -59,7 +65,7 @@ fn cargo(workspace: &Workspace) -> Result<Command> {
     let rustc = Path::new("/usr/bin/rustc");
     if !has_target(rustc) {
         process::quiet(Command::new("dpkg").args(["--add-architecture", "arm64"]))?;
-        install(COMPILER)?;
+        debian::install(WHAT, COMPILER)?;
     }
     let mut cargo = Command::new("/usr/bin/cargo");
     cargo.current_dir(workspace.root()).env("RUSTC", rustc);
@@ -72,28 +78,6 @@ fn has_target(rustc: &Path) -> bool {
     output.is_ok_and(|output| {
         output.status.success() && Path::new(process::both(&output).trim()).is_dir()
     })
-}
-
-fn starts(program: &str) -> bool {
-    Command::new(program).arg("--version").output().is_ok()
-}
-
-/// Installs Debian's packages.
-fn install(packages: &[&str]) -> Result<()> {
-    let user = Command::new("id").arg("-u").output();
-    let root = user.is_ok_and(|output| process::both(&output).trim() == "0");
-    if !(root && starts("apt-get")) {
-        let names = packages.join(" ");
-        return Err(Failure::new(format!(
-            "the kernels for Arm are tested with {names} (Debian's names), which are not all here"
-        )));
-    }
-    eprintln!("installing {}", packages.join(" "));
-    process::quiet(Command::new("apt-get").args(["update", "--quiet"]))?;
-    let mut apt = Command::new("apt-get");
-    apt.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(packages);
-    process::quiet(apt.env("DEBIAN_FRONTEND", "noninteractive"))?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 mod arm;
 mod bench;
+mod debian;
 mod demo;
 mod dist;
 mod fetch;

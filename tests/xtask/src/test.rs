@@ -12,6 +12,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::arm;
+use crate::debian;
 use crate::dist;
 use crate::fetch;
 use crate::limbeck;
@@ -19,6 +20,10 @@ use crate::process::{self, Doing, Failure, Result};
 use crate::venv::Venv;
 use crate::workspace::Workspace;
 
+/// Programs that the tests of the C ABI take, and Debian's packages of them. Those tests say
+/// themselves what they did without.
+const C_TOOLS: [(&str, &str); 4] =
+    [("c++", "g++"), ("valgrind", "valgrind"), ("pkg-config", "pkg-config"), ("nm", "binutils")];
 /// Builds the examples against the installed library.
 const CMAKE: &str = "cmake==4.4.4\n";
 
@@ -60,6 +65,13 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     };
     let mut cargo = limbeck::cargo(workspace);
     if options.cargo.is_empty() {
+        for (program, package) in C_TOOLS {
+            if !debian::starts(program)
+                && let Err(failure) = debian::install("the C ABI is tested", &[package])
+            {
+                eprintln!("warning: {failure}");
+            }
+        }
         let tree = workspace.target("install");
         dist::tree(workspace, &tree)?;
         cargo.env("LIMBECK_DIST", tree).env("LIMBECK_CMAKE", cmake(workspace)?);

@@ -2,7 +2,8 @@
 //! `include/limbeck.hpp` lies over it.
 //!
 //! Each file is a concept. All entry points go through [`guard::guard`], which catches panics, and
-//! take pointers apart with [`arg`] alone: there and in [`options`] lies the `unsafe` of this crate.
+//! take pointers apart with [`arg`] alone: there and in [`options`] lies the `unsafe` of this crate, but
+//! for calls of the app's functions and a file descriptor of its.
 #![allow(non_camel_case_types, reason = "the names are those of C")]
 #![allow(clippy::missing_safety_doc, reason = "the header states what each pointer must be")]
 

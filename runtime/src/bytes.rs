@@ -4,12 +4,10 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use limbeck_plan::PLAN_ALIGN;
 use memmap2::{Mmap, MmapOptions};
 
 use crate::error::{Error, ErrorKind, Result};
-
-/// A plan within another file begins at a multiple of this.
-const ALIGNMENT: u64 = 64;
 
 /// Bytes that something of the app's keeps. What it gives must stay the same as long as it lives.
 pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
@@ -42,8 +40,8 @@ impl PlanBytes {
     /// Maps `len` bytes of an open file from `offset` on, under the same condition.
     pub(crate) fn map_range(file: &File, offset: u64, len: u64) -> Result<PlanBytes> {
         let invalid = |message: String| Err(Error::new(ErrorKind::InvalidInput, message));
-        if !offset.is_multiple_of(ALIGNMENT) {
-            return invalid(format!("offset {offset} is not a multiple of {ALIGNMENT}"));
+        if !offset.is_multiple_of(PLAN_ALIGN as u64) {
+            return invalid(format!("offset {offset} is not a multiple of {PLAN_ALIGN}"));
         }
         let metadata = file.metadata().map_err(io)?;
         if !metadata.is_file() {

@@ -65,13 +65,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     };
     let mut cargo = limbeck::cargo(workspace);
     if options.cargo.is_empty() {
-        for (program, package) in C_TOOLS {
-            if !debian::starts(program)
-                && let Err(failure) = debian::install("the C ABI is tested", &[package])
-            {
-                eprintln!("warning: {failure}");
-            }
-        }
+        install_c_tools();
         let tree = workspace.target("install");
         dist::tree(workspace, &tree)?;
         cargo.env("LIMBECK_DIST", tree).env("LIMBECK_CMAKE", cmake(workspace)?);
@@ -107,6 +101,17 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         return Err(Failure::new("tests were skipped, and --require-all wants every one to run"));
     }
     Ok(())
+}
+
+/// Installs what is missing of [`C_TOOLS`], where it can be.
+fn install_c_tools() {
+    for (program, package) in C_TOOLS {
+        if !debian::starts(program)
+            && let Err(failure) = debian::install("the C ABI is tested", &[package])
+        {
+            eprintln!("warning: {failure}");
+        }
+    }
 }
 
 /// CMake: the machine's own, or else that of Python's packages.

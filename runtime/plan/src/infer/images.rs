@@ -1,7 +1,7 @@
 //! The shape rules of images.
 
 use super::patches::MAX_SIDE;
-use super::{matrix, same, vector, weight};
+use super::{epilogue, matrix, same, vector, weight};
 use crate::ops::{Conv2d, DepthwiseConv2d, MaxPool2d, Pixels, Window};
 use crate::{DType, Dim, Fact, Manifest, Symbol};
 
@@ -112,17 +112,7 @@ pub(super) fn conv2d(p: &Conv2d, inputs: &[Fact]) -> Result<Fact, String> {
         return Err(format!("the weight takes {k} columns, a window {h} x {w} x {each}"));
     }
     let out = image(sides, n);
-    let mut rest = inputs[2..].iter();
-    if p.bias
-        && let Some(bias) = rest.next()
-    {
-        vector(bias, n, "bias")?;
-    }
-    if p.residual
-        && let Some(residual) = rest.next()
-    {
-        same(residual, &out)?;
-    }
+    epilogue(&inputs[2..], p.bias, p.residual, n, &out)?;
     Ok(out)
 }
 

@@ -226,18 +226,26 @@ fn infer_linear(p: &Linear, inputs: &[Fact]) -> Result<Fact, String> {
         return Err(format!("{n} gated rows are not a multiple of {}", 2 * GATE_GROUP));
     };
     let out = Fact::new(DType::F32, vec![rows.clone(), Dim::from(cols)]);
-    let mut rest = inputs[2..].iter();
-    if p.bias
-        && let Some(bias) = rest.next()
-    {
+    epilogue(&inputs[2..], p.bias, p.residual, n, &out)?;
+    Ok(out)
+}
+
+/// The operands after a weight of `n` rows: its bias and a residual, where there are such.
+fn epilogue(
+    inputs: &[Fact],
+    bias: bool,
+    residual: bool,
+    n: usize,
+    out: &Fact,
+) -> Result<(), String> {
+    let mut rest = inputs.iter();
+    if bias && let Some(bias) = rest.next() {
         vector(bias, n, "bias")?;
     }
-    if p.residual
-        && let Some(residual) = rest.next()
-    {
-        same(residual, &out)?;
+    if residual && let Some(residual) = rest.next() {
+        same(residual, out)?;
     }
-    Ok(out)
+    Ok(())
 }
 
 fn infer_norm(p: &Norm, inputs: &[Fact]) -> Result<Fact, String> {

@@ -89,9 +89,7 @@ impl CpuState {
         let message = format!("a call of {} tokens does not fit the bound {most}", call.tokens);
         Err(Error::new(ErrorKind::InvalidInput, message))
     }
-}
 
-impl CpuState {
     fn scratch_bytes(&self) -> usize {
         let dense = self.linear.bytes() + self.conv.bytes() + self.attention.bytes();
         dense + self.adaptive.bytes() + self.moe.bytes() + self.choices.bytes()

@@ -6,6 +6,7 @@ use std::io::{Seek, Write};
 use limbeck_graph::{Graph, Node, TensorExpr, ValueId, ValueSource, macs};
 use limbeck_plan::{
     Entry, InputRole, Op, Operand, OperandKind, PlanWriter, Program, Segment, Step, Symbol, Values,
+    WIDE_BLOCK, Weight,
 };
 
 use crate::error::Result;
@@ -49,7 +50,7 @@ pub(crate) fn emit<W: Write + Seek>(
     let index = |expr: &TensorExpr| uses.iter().position(|(e, _)| e == expr).unwrap_or(0);
     for (name, graph) in entries {
         let first = (program.states.len(), program.sites.len());
-        let entry = entry(name, graph, (quant, four_bits), first, &index);
+        let entry = entry(name, graph, (quant, four_bits), first, (&program.weights, &index));
         program.states.extend(graph.states().iter().cloned());
         program.sites.extend(graph.sites().iter().cloned());
         program.entries.push(entry);
@@ -89,11 +90,14 @@ fn collect_uses(entries: &[(String, Graph)]) -> Vec<(TensorExpr, WeightUse)> {
                     uses.push((expr.clone(), WeightUse::default()));
                     uses.len() - 1
                 });
-                let matrix = role == InputRole::Matrix;
+                let whole = role == InputRole::WholeMatrix;
+                let matrix = whole || role == InputRole::Matrix;
                 let encoder = graph.states().is_empty();
                 let stream = if matrix && encoder { stream_use(graph, node, value) } else { None };
                 let ends = gives_logits(graph, node) || reads_pixels(graph, node);
                 uses[at].1.add(role, matrix && ends, stream);
+                let wide = whole && encoder && expr.cols().is_multiple_of(WIDE_BLOCK);
+                uses[at].1.in_parts |= !wide;
                 uses[at].1.exact |= match &node.op {
                     Op::AdaptiveMlp(_) => role == InputRole::Table,
                     Op::Linear(_) => {
@@ -121,6 +125,11 @@ fn reads_pixels(graph: &Graph, node: &Node) -> bool {
     let producer = node.inputs.first().and_then(|x| graph.producer(*x));
     matches!(node.op, Op::Conv2d(_))
         && producer.is_some_and(|at| matches!(graph.nodes()[at].op, Op::Pixels(_)))
+}
+
+/// Whether what is chosen or weighed depends on a node's result alone.
+pub(crate) fn decides(graph: &Graph, node: &Node) -> bool {
+    feeds_choice(graph, node) || weighs(graph, node.output)
 }
 
 /// Whether a value is logits by which others are chosen or weighed.
@@ -194,7 +203,7 @@ fn entry(
     graph: &Graph,
     (quant, four_bits): (Quant, bool),
     (first_state, first_site): (usize, usize),
-    weight_index: &dyn Fn(&TensorExpr) -> usize,
+    (weights, weight_index): (&[Weight], &dyn Fn(&TensorExpr) -> usize),
 ) -> Entry {
     let output_name = |id: ValueId| graph.outputs().iter().find(|(_, v)| *v == id).map(|o| &o.0);
     let operands = graph.values().iter().enumerate().map(|(id, value)| {
@@ -215,8 +224,12 @@ fn entry(
             Op::Choose(p) => p.site += first_site,
             Op::MoeMlp(p) => p.site += first_site,
             Op::Linear(p) => {
-                let stream = node.inputs.get(1).and_then(|w| stream_use(graph, node, *w));
-                p.precise = needs_precision(quant, four_bits, gives_logits(graph, node), stream);
+                let weight = node.inputs.get(1).copied();
+                let stream = weight.and_then(|w| stream_use(graph, node, w));
+                let expr = weight.and_then(|w| graph.weight_expr(w));
+                let values = expr.map_or(Values::F32, |e| weights[weight_index(e)].format.values);
+                p.precise =
+                    needs_precision((quant, values, four_bits), gives_logits(graph, node), stream);
             }
             _ => (),
         }

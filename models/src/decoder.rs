@@ -322,6 +322,7 @@ pub(crate) fn plain_linear(bias: bool) -> Op {
         activation: Activation::Identity,
         gated: false,
         residual: false,
+        factors: false,
         precise: false,
     })
 }

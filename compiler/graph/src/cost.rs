@@ -70,6 +70,7 @@ mod tests {
             activation: Activation::Identity,
             gated: false,
             residual: false,
+            factors: false,
             precise: false,
         });
         let cost = macs(&op, &[&x, &w], &y);

@@ -90,6 +90,21 @@ pub enum TensorExpr {
         /// Whether it is the bias.
         bias: bool,
     },
+    /// A linear map of a layer norm's results whose channels are made more alike, so that less is lost
+    /// where both are quantised: with `a[j] = sqrt(gain[j]^2 + bias[j]^2)`, the root mean square of
+    /// channel `j`, and `w[j]` the largest magnitude of the map's column `j`, the factors of the
+    /// channels are `f[j] = sqrt(w[j] / a[j])` (1 where that is no positive number), and column `j` is
+    /// divided by `f[j]` (SmoothQuant, arXiv 2211.10438, with strength .5).
+    Equalised {
+        /// The map.
+        base: Box<TensorExpr>,
+        /// The norm's gain, one row.
+        gain: Box<TensorExpr>,
+        /// The norm's bias, one row.
+        bias: Option<Box<TensorExpr>>,
+        /// Whether it is the factors, as one row.
+        factors: bool,
+    },
     /// Values that the compiler computed: one row.
     Inline {
         /// Name for messages.
@@ -126,12 +141,14 @@ impl TensorExpr {
             TensorExpr::Rows { count, .. } => *count,
             TensorExpr::SumRows(base)
             | TensorExpr::TransposeEach { base, .. }
-            | TensorExpr::Normalised { base, bias: false, .. } => base.rows(),
+            | TensorExpr::Normalised { base, bias: false, .. }
+            | TensorExpr::Equalised { base, factors: false, .. } => base.rows(),
             TensorExpr::Folded { layers, bias: false } => {
                 layers.last().map_or(0, |(weight, _)| weight.rows())
             }
             TensorExpr::Folded { bias: true, .. }
             | TensorExpr::Normalised { bias: true, .. }
+            | TensorExpr::Equalised { factors: true, .. }
             | TensorExpr::ConcatCols(_)
             | TensorExpr::InterleaveCols { .. }
             | TensorExpr::Inline { .. } => 1,
@@ -151,7 +168,8 @@ impl TensorExpr {
             TensorExpr::Rows { base, .. }
             | TensorExpr::SumRows(base)
             | TensorExpr::TransposeEach { base, .. }
-            | TensorExpr::Normalised { base, bias: false, .. } => base.cols(),
+            | TensorExpr::Normalised { base, bias: false, .. }
+            | TensorExpr::Equalised { base, .. } => base.cols(),
             TensorExpr::Normalised { base, bias: true, .. } => base.rows(),
             TensorExpr::Folded { layers, bias } => match bias {
                 true => layers.last().map_or(0, |(weight, _)| weight.rows()),
@@ -189,6 +207,10 @@ impl TensorExpr {
                 let of = if *bias { &norm.beta } else { base };
                 format!("{} normalised", of.name())
             }
+            TensorExpr::Equalised { base, factors: true, .. } => {
+                format!("factors of {}", base.name())
+            }
+            TensorExpr::Equalised { base, .. } => format!("{} equalised", base.name()),
             TensorExpr::Folded { layers, bias } => {
                 let part =
                     |(w, b): &(TensorExpr, TensorExpr)| if *bias { b.name() } else { w.name() };
@@ -214,11 +236,13 @@ impl TensorExpr {
             TensorExpr::Transpose(base)
             | TensorExpr::Rows { base, .. }
             | TensorExpr::TransposeEach { base, .. }
-            | TensorExpr::Normalised { base, bias: false, .. } => base.storage(),
+            | TensorExpr::Normalised { base, bias: false, .. }
+            | TensorExpr::Equalised { base, factors: false, .. } => base.storage(),
             TensorExpr::AddRow { .. }
             | TensorExpr::SumRows(_)
             | TensorExpr::Folded { .. }
             | TensorExpr::Normalised { bias: true, .. }
+            | TensorExpr::Equalised { factors: true, .. }
             | TensorExpr::Inline { .. } => None,
         }
     }

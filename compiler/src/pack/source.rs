@@ -127,11 +127,48 @@ pub(super) fn read_rows(
             }
             Ok(())
         }
+        TensorExpr::Equalised { base, gain, bias, factors } => {
+            let found = equalising(base, gain, bias.as_deref(), checkpoint)?;
+            if *factors {
+                out.extend(found);
+                return Ok(());
+            }
+            let start = out.len();
+            read_rows(base, checkpoint, range, out)?;
+            for row in out[start..].chunks_exact_mut(found.len().max(1)) {
+                row.iter_mut().zip(&found).for_each(|(v, factor)| *v /= factor);
+            }
+            Ok(())
+        }
         TensorExpr::Inline { values, .. } => {
             out.extend(values.iter());
             Ok(())
         }
     }
+}
+
+/// The factors of [`TensorExpr::Equalised`].
+fn equalising(
+    base: &TensorExpr,
+    gain: &TensorExpr,
+    bias: Option<&TensorExpr>,
+    checkpoint: &dyn Checkpoint,
+) -> Result<Vec<f32>> {
+    let mut channels = Vec::new();
+    read_rows(gain, checkpoint, 0..1, &mut channels)?;
+    let mut biases = Vec::new();
+    bias.map_or(Ok(()), |bias| read_rows(bias, checkpoint, 0..1, &mut biases))?;
+    biases.resize(channels.len(), 0.0);
+    let mut columns = vec![0.0f32; base.cols()];
+    let mut row = Vec::new();
+    for r in 0..base.rows() {
+        row.clear();
+        read_rows(base, checkpoint, r..r + 1, &mut row)?;
+        columns.iter_mut().zip(&row).for_each(|(most, v)| *most = most.max(v.abs()));
+    }
+    let channels = channels.iter().zip(&biases).map(|(gain, bias)| gain.hypot(*bias));
+    let factors = columns.iter().zip(channels).map(|(column, channel)| (column / channel).sqrt());
+    Ok(factors.map(|f| if f.is_normal() { f } else { 1.0 }).collect())
 }
 
 /// A batch norm as a factor and a term of each channel.

@@ -12,7 +12,14 @@ pub(super) fn apply(graph: &mut Graph, at: NodeId) -> Result<bool, Error> {
     let Some(linear) = plain_linear(graph, node.inputs[0]) else { return Ok(false) };
     let bias = linear.bias.is_some();
     let inputs = [linear.input, linear.weight].into_iter().chain(linear.bias).collect();
-    let op = Op::Linear(Linear { bias, activation, gated: false, residual: false, precise: false });
+    let op = Op::Linear(Linear {
+        bias,
+        activation,
+        gated: false,
+        residual: false,
+        factors: false,
+        precise: false,
+    });
     graph.replace(at, op, inputs)?;
     Ok(true)
 }

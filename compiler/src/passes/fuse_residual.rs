@@ -11,7 +11,9 @@ pub(super) fn apply(graph: &mut Graph, at: NodeId) -> Result<bool, Error> {
         [(a, b), (b, a)].into_iter().find_map(|(value, other)| {
             let producer = &graph.nodes()[graph.producer(value)?];
             let op = match &producer.op {
-                Op::Linear(p) if !p.residual => Op::Linear(Linear { residual: true, ..p.clone() }),
+                Op::Linear(p) if !p.residual && !p.factors => {
+                    Op::Linear(Linear { residual: true, ..p.clone() })
+                }
                 Op::AdaptiveMlp(p) if !p.residual => {
                     Op::AdaptiveMlp(AdaptiveMlp { residual: true, ..p.clone() })
                 }

@@ -36,7 +36,14 @@ pub(super) fn apply(graph: &mut Graph, at: NodeId) -> Result<bool, Error> {
             group: GATE_GROUP,
         }));
     }
-    let op = Op::Linear(Linear { bias, activation, gated: true, residual: false, precise: false });
+    let op = Op::Linear(Linear {
+        bias,
+        activation,
+        gated: true,
+        residual: false,
+        factors: false,
+        precise: false,
+    });
     graph.replace(at, op, inputs)?;
     Ok(true)
 }

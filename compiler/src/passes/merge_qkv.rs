@@ -39,6 +39,7 @@ pub(super) fn apply(graph: &mut Graph, at: NodeId) -> Result<bool, Error> {
         activation: Activation::Identity,
         gated: false,
         residual: false,
+        factors: false,
         precise: false,
     });
     let qkv = graph.insert(at, &format!("{}.qkv", node.name), linear, &inputs)?;

@@ -3,6 +3,7 @@
 //! A pass looks at one node and its surroundings. It says whether it rewrote anything; what a
 //! rewrite leaves unused is pruned afterwards.
 
+mod equalise;
 mod fold_gates;
 mod fuse_activation;
 mod fuse_conv;
@@ -34,6 +35,9 @@ pub const PASSES: &[Pass] = &[
 
 /// Makes gates of several linears one; it may change choices that are nearly ties.
 pub const FOLD_GATES: Pass = Pass { name: "fold-gates", apply: fold_gates::apply };
+
+/// Equalises the channels that linears of encoders take, for weights of 8 bits.
+pub const EQUALISE: Pass = Pass { name: "equalise", apply: equalise::apply };
 
 impl Pass {
     /// Applies the pass wherever it matches; gives the number of rewrites.
@@ -80,6 +84,7 @@ fn plain_linear(graph: &Graph, value: ValueId) -> Option<PlainLinear> {
             activation: Activation::Identity,
             gated: false,
             residual: false,
+            factors: false,
             precise: false,
         }) if graph.uses(value) == 1 => Some(PlainLinear {
             input: *node.inputs.first()?,

@@ -108,7 +108,7 @@ pub(crate) fn channel_bytes(values: Values, rows: usize) -> usize {
     match values {
         Values::F32 => 4 * rows,
         Values::F16 => 2 * rows,
-        Values::Q8 => rows,
+        Values::Q8 | Values::Q8w => rows,
         Values::Q4 | Values::Q4m => rows / 2,
     }
 }

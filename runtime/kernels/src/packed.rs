@@ -92,14 +92,15 @@ impl<'a> Packed<'a> {
     /// The first `cols` columns; the bytes still hold all of them.
     ///
     /// # Errors
-    /// `Shape` when they are none, more than there are, or not a multiple of 32 and not all; and
+    /// `Shape` when they are none, more than there are, or not whole blocks and not all; and
     /// for a part of a weight in channels.
     pub fn first_cols(self, cols: usize) -> Result<Self, Error> {
         if cols == self.cols {
             return Ok(self);
         }
-        let channels = self.format.layout == Layout::Channels;
-        if cols == 0 || cols > self.cols || !cols.is_multiple_of(QUANT_BLOCK) || channels {
+        let (channels, block) =
+            (self.format.layout == Layout::Channels, self.format.values.block());
+        if cols == 0 || cols > self.cols || !cols.is_multiple_of(block) || channels {
             let message = format!("no view of {cols} columns of a weight of {}", self.cols);
             return Err(Error::shape(message));
         }
@@ -173,18 +174,18 @@ impl<'a> Packed<'a> {
         let values = self.format.values;
         let record = values.quad_record_bytes().unwrap_or(1);
         let r = row % QUAD_ROWS;
-        let tile_bytes = self.stored.div_ceil(QUANT_BLOCK) * record;
+        let tile_bytes = self.stored.div_ceil(values.block()) * record;
         let tile = &self.bytes[row / QUAD_ROWS * tile_bytes..][..tile_bytes];
-        for (block, out) in tile.chunks_exact(record).zip(out.chunks_mut(QUANT_BLOCK)) {
+        for (block, out) in tile.chunks_exact(record).zip(out.chunks_mut(values.block())) {
             let half_at = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
-            let data = if values == Values::Q8 { 256 } else { 128 };
+            let data = values.quads() * 4 * QUAD_ROWS;
             let scale = half_at(data + 2 * r);
             let nibble = |c: usize| {
                 let byte = block[(c / 4 % 4) * 32 + r * 4 + c % 4];
                 f32::from(if c < 16 { byte & 15 } else { byte >> 4 })
             };
             match values {
-                Values::Q8 => {
+                Values::Q8 | Values::Q8w => {
                     for (c, o) in out.iter_mut().enumerate() {
                         *o = scale * f32::from(block[c / 4 * 32 + r * 4 + c % 4] as i8);
                     }
@@ -310,14 +311,15 @@ fn push_float(values: Values, v: f32, out: &mut Vec<u8>) {
 /// 0..16.
 pub fn pack_quant_rows(rows: &QuantRows, out: &mut Vec<u8>) -> Result<(), Error> {
     let n = rows.check()?;
-    let blocks = rows.cols.div_ceil(QUANT_BLOCK);
+    let block = rows.values.block();
+    let blocks = rows.cols.div_ceil(block);
     let record = rows.values.quad_record_bytes().unwrap_or(0);
     out.reserve(n.div_ceil(QUAD_ROWS) * blocks * record);
     for tile in (0..n).step_by(QUAD_ROWS) {
         for b in 0..blocks {
             let q = |r: usize, c: usize| {
                 let row = tile + r;
-                if row < n { rows.q[(row * blocks + b) * QUANT_BLOCK + c] as u8 } else { 0 }
+                if row < n { rows.q[(row * blocks + b) * block + c] as u8 } else { 0 }
             };
             let halves = |values: &[f16], out: &mut Vec<u8>| {
                 for row in tile..tile + QUAD_ROWS {
@@ -325,11 +327,11 @@ pub fn pack_quant_rows(rows: &QuantRows, out: &mut Vec<u8>) -> Result<(), Error>
                     out.extend_from_slice(&v.to_le_bytes());
                 }
             };
-            for quad in 0..if rows.values == Values::Q8 { 8 } else { 4 } {
+            for quad in 0..rows.values.quads() {
                 for r in 0..QUAD_ROWS {
                     for e in 0..4 {
                         out.push(match rows.values {
-                            Values::Q8 => q(r, quad * 4 + e),
+                            Values::Q8 | Values::Q8w => q(r, quad * 4 + e),
                             _ => q(r, quad * 4 + e) | q(r, quad * 4 + e + 16) << 4,
                         });
                     }
@@ -374,14 +376,14 @@ mod tests {
 
     #[test]
     fn quantised_blocks_survive_bit_exactly() {
-        for values in [Values::Q8, Values::Q4, Values::Q4m] {
-            for (n, cols) in [(1, 32), (8, 64), (19, 96), (3, 40)] {
-                let blocks = n * usize::div_ceil(cols, 32);
-                let range = if values == Values::Q8 { 256 } else { 16 };
+        for values in [Values::Q8, Values::Q8w, Values::Q4, Values::Q4m] {
+            for (n, cols) in [(1usize, 32usize), (8, 64), (19, 96), (3, 40)] {
+                let blocks = n * cols.div_ceil(values.block());
+                let range = if matches!(values, Values::Q8 | Values::Q8w) { 256 } else { 16 };
                 let rows = QuantRows {
                     values,
                     cols,
-                    q: (0..blocks * 32).map(|i| (i * 7 % range) as u8 as i8).collect(),
+                    q: (0..blocks * values.block()).map(|i| (i * 7 % range) as u8 as i8).collect(),
                     scales: (0..blocks).map(|i| f16::from_f32(i as f32 * 0.01 - 0.3)).collect(),
                     mins: match values {
                         Values::Q4m => (0..blocks).map(|i| f16::from_f32(0.5 - i as f32)).collect(),
@@ -405,7 +407,7 @@ mod tests {
 
     #[test]
     fn packing_in_pieces_gives_the_same_bytes() {
-        for values in [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m] {
+        for values in [Values::F32, Values::F16, Values::Q8, Values::Q8w, Values::Q4, Values::Q4m] {
             let format = PackFormat::linear(values);
             let data = ramp(37 * 40);
             let (mut whole, mut pieces) = (Vec::new(), Vec::new());
@@ -420,7 +422,7 @@ mod tests {
 
     #[test]
     fn views_of_first_rows_and_columns_have_the_values_of_the_whole() {
-        let formats = [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m];
+        let formats = [Values::F32, Values::F16, Values::Q8, Values::Q8w, Values::Q4, Values::Q4m];
         let linear = formats.map(PackFormat::linear);
         for format in linear.into_iter().chain([PackFormat::F32_ROW]) {
             let mut bytes = Vec::new();
@@ -447,7 +449,7 @@ mod tests {
 
     #[test]
     fn views_of_a_range_of_rows_have_the_values_of_the_whole() {
-        let formats = [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m];
+        let formats = [Values::F32, Values::F16, Values::Q8, Values::Q8w, Values::Q4, Values::Q4m];
         for format in formats.map(PackFormat::linear) {
             let mut bytes = Vec::new();
             pack_rows(format, 100, &ramp(56 * 100), &mut bytes).unwrap();
@@ -482,7 +484,7 @@ mod tests {
         let mut out = Vec::new();
         assert_eq!(pack_rows(q4, 3, &[0.0; 4], &mut out).unwrap_err().kind(), ErrorKind::Shape);
         for bad in [f32::NAN, f32::INFINITY, 1e9] {
-            for values in [Values::Q8, Values::Q4, Values::Q4m] {
+            for values in [Values::Q8, Values::Q8w, Values::Q4, Values::Q4m] {
                 let e = pack_rows(PackFormat::linear(values), 1, &[bad], &mut out).unwrap_err();
                 assert_eq!(e.kind(), ErrorKind::Range);
             }

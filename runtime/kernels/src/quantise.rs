@@ -3,16 +3,16 @@
 
 use crate::error::{Error, ErrorKind};
 use half::f16;
-use limbeck_plan::{QUANT_BLOCK, Values};
+use limbeck_plan::{QUANT_BLOCK, Values, WIDE_BLOCK};
 
-/// Quantised rows in row-major order, blocks of 32 columns, the last block of a row padded.
+/// Quantised rows in row-major order, in blocks of columns, the last block of a row padded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantRows {
     /// One of the quantised formats.
     pub values: Values,
     /// Columns of a row.
     pub cols: usize,
-    /// One value per element, `[rows, cols rounded up to 32]`: 0..16 for `Q4` and `Q4m`.
+    /// One value per element, `[rows, cols rounded up to whole blocks]`: 0..16 for `Q4` and `Q4m`.
     pub q: Vec<i8>,
     /// `[rows, blocks]`.
     pub scales: Vec<f16>,
@@ -23,8 +23,8 @@ pub struct QuantRows {
 impl QuantRows {
     /// Number of rows; checks that the parts fit each other.
     pub(crate) fn check(&self) -> Result<usize, Error> {
-        let stride = self.cols.next_multiple_of(QUANT_BLOCK);
-        let blocks = self.q.len() / QUANT_BLOCK;
+        let stride = self.cols.next_multiple_of(self.values.block());
+        let blocks = self.q.len() / self.values.block();
         let mins = if self.values == Values::Q4m { blocks } else { 0 };
         if !self.values.is_quantised()
             || self.cols == 0
@@ -41,7 +41,9 @@ impl QuantRows {
                 self.cols
             )));
         }
-        if self.values != Values::Q8 && self.q.iter().any(|q| !(0..16).contains(q)) {
+        if matches!(self.values, Values::Q4 | Values::Q4m)
+            && self.q.iter().any(|q| !(0..16).contains(q))
+        {
             return Err(Error::range("a 4-bit value is outside 0..16"));
         }
         Ok(self.q.len() / stride)
@@ -52,9 +54,9 @@ impl QuantRows {
     /// # Panics
     /// When there is no such element.
     pub fn value(&self, row: usize, col: usize) -> f32 {
-        let blocks = self.cols.div_ceil(QUANT_BLOCK);
-        let block = row * blocks + col / QUANT_BLOCK;
-        let q = f32::from(self.q[block * QUANT_BLOCK + col % QUANT_BLOCK]);
+        let size = self.values.block();
+        let block = row * self.cols.div_ceil(size) + col / size;
+        let q = f32::from(self.q[block * size + col % size]);
         let scale = self.scales[block].to_f32();
         match self.values {
             Values::Q4 => scale * (q - 8.0),
@@ -73,32 +75,40 @@ pub fn quantise_rows(values: Values, cols: usize, rows: &[f32]) -> Result<QuantR
     if cols == 0 || !rows.len().is_multiple_of(cols) {
         return Err(Error::shape(format!("{} values are not rows of {cols}", rows.len())));
     }
-    let choose: fn(&[f32; QUANT_BLOCK], &mut [i8; QUANT_BLOCK]) -> (f16, f16) = match values {
-        Values::Q8 => q8_block,
-        Values::Q4 => q4_block,
-        Values::Q4m => q4m_block,
-        _ => {
-            return Err(Error::new(
-                ErrorKind::Format,
-                format!("{} is not a quantised format", values.name()),
-            ));
-        }
-    };
-    let blocks = rows.len() / cols * cols.div_ceil(QUANT_BLOCK);
+    match values {
+        Values::Q8 => quantise_blocks(values, cols, rows, q8_block::<QUANT_BLOCK>),
+        Values::Q8w => quantise_blocks(values, cols, rows, q8_block::<WIDE_BLOCK>),
+        Values::Q4 => quantise_blocks(values, cols, rows, q4_block),
+        Values::Q4m => quantise_blocks(values, cols, rows, q4m_block),
+        _ => Err(Error::new(
+            ErrorKind::Format,
+            format!("{} is not a quantised format", values.name()),
+        )),
+    }
+}
+
+/// Quantises whole rows with the integers, scale and minimum that `choose` gives to a block.
+fn quantise_blocks<const BLOCK: usize>(
+    values: Values,
+    cols: usize,
+    rows: &[f32],
+    choose: fn(&[f32; BLOCK], &mut [i8; BLOCK]) -> (f16, f16),
+) -> Result<QuantRows, Error> {
+    let blocks = rows.len() / cols * cols.div_ceil(BLOCK);
     let mut out = QuantRows {
         values,
         cols,
-        q: Vec::with_capacity(blocks * QUANT_BLOCK),
+        q: Vec::with_capacity(blocks * BLOCK),
         scales: Vec::with_capacity(blocks),
         mins: Vec::new(),
     };
     for (r, row) in rows.chunks_exact(cols).enumerate() {
-        for block in row.chunks(QUANT_BLOCK) {
-            let mut x = [0.0; QUANT_BLOCK];
+        for block in row.chunks(BLOCK) {
+            let mut x = [0.0; BLOCK];
             // Padding repeats a value of the block so that it cannot widen the block's range.
             x.fill(block.first().copied().unwrap_or(0.0));
             x[..block.len()].copy_from_slice(block);
-            let mut q = [0; QUANT_BLOCK];
+            let mut q = [0; BLOCK];
             let (scale, min) = choose(&x, &mut q);
             if !scale.is_finite() || !min.is_finite() || x.iter().any(|v| !v.is_finite()) {
                 return Err(Error::range(format!(
@@ -117,7 +127,13 @@ pub fn quantise_rows(values: Values, cols: usize, rows: &[f32]) -> Result<QuantR
 }
 
 /// `round(x * inverse) + offset`, held within `low..=high`.
-fn levels(x: &[f32; 32], inverse: f32, offset: f32, low: f32, high: f32) -> [f32; 32] {
+fn levels<const BLOCK: usize>(
+    x: &[f32; BLOCK],
+    inverse: f32,
+    offset: f32,
+    low: f32,
+    high: f32,
+) -> [f32; BLOCK] {
     x.map(|v| ((v * inverse).round_ties_even() + offset).max(low).min(high))
 }
 
@@ -126,7 +142,7 @@ fn inverse(scale: f32) -> f32 {
     if inverse.is_finite() { inverse } else { 0.0 }
 }
 
-fn q8_block(x: &[f32; 32], q: &mut [i8; 32]) -> (f16, f16) {
+fn q8_block<const BLOCK: usize>(x: &[f32; BLOCK], q: &mut [i8; BLOCK]) -> (f16, f16) {
     let largest = x.iter().fold(0.0f32, |a, v| a.max(v.abs()));
     let scale = f16::from_f32(largest / 127.0);
     let chosen = levels(x, inverse(scale.to_f32()), 0.0, -127.0, 127.0);
@@ -244,9 +260,11 @@ mod tests {
     fn errors_are_small_and_the_search_helps() {
         let x = noise(64 * 96);
         let q8 = error(&quantise_rows(Values::Q8, 96, &x).unwrap(), &x);
+        let q8w = error(&quantise_rows(Values::Q8w, 96, &x).unwrap(), &x);
         let q4 = error(&quantise_rows(Values::Q4, 96, &x).unwrap(), &x);
         let q4m = error(&quantise_rows(Values::Q4m, 96, &x).unwrap(), &x);
         assert!(q8 < 0.008, "{q8}");
+        assert!(q8 < q8w && q8w < 0.01, "{q8w}");
         assert!(q4 < 0.97 * plain_q4(&x), "{q4} against {}", plain_q4(&x));
         assert!(q4m < q4, "{q4m} against {q4}");
     }
@@ -261,7 +279,7 @@ mod tests {
 
     #[test]
     fn constant_and_zero_blocks() {
-        for values in [Values::Q8, Values::Q4, Values::Q4m] {
+        for values in [Values::Q8, Values::Q8w, Values::Q4, Values::Q4m] {
             for v in [0.0, 1.5, -2.0, 1e-30] {
                 let rows = quantise_rows(values, 40, &[v; 80]).unwrap();
                 for c in 0..40 {

@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn embedding_reads_every_format_and_refuses_bad_ids() {
-        for values in [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m] {
+        for values in [Values::F32, Values::F16, Values::Q8, Values::Q8w, Values::Q4, Values::Q4m] {
             let data: Vec<f32> = (0..9 * 33).map(|i| (i % 16) as f32 - 8.0).collect();
             let format = PackFormat::linear(values);
             let mut bytes = Vec::new();

@@ -8,7 +8,7 @@ use crate::images::{DepthwiseTask, depthwise_task};
 use crate::isa::{Isa, Portable};
 use crate::linear::{
     ActBlock, ChannelTask, FindTask, LinearTask, Panels, PortableChannels, PortableQuads, Q4, Q4M,
-    Q8, RetileTask, find_active, keep_row, quantise_row, retile_portable, run as run_linear,
+    Q8, Q8W, RetileTask, find_active, keep_row, quantise_row, retile_portable, run as run_linear,
     run_channels, run_float_channels,
 };
 use crate::norm::{NormArgs, norm_row};
@@ -72,7 +72,7 @@ enum Function {
     FindActive(unsafe fn(&mut FindTask<'_>)),
     Keep(unsafe fn(&[f32], f32, &mut [f32]) -> usize),
     Retile(unsafe fn(&mut RetileTask<'_>)),
-    Quantise(unsafe fn(&[f32], &mut [i8], &mut [ActBlock])),
+    Quantise(unsafe fn(&[f32], Values, &mut [i8], &mut [ActBlock])),
     Norm(unsafe fn(&NormArgs<'_>, &[f32], &mut [f32])),
     Add(unsafe fn(&[f32], &[f32], &mut [f32])),
     Activate(unsafe fn(Activation, &[f32], &mut [f32])),
@@ -126,7 +126,7 @@ impl KernelRow {
     /// and add, for 64 products of the type that it multiplies. `limbeck bench --kernels` compares
     /// the choice with measured times.
     pub fn cost(&self) -> u32 {
-        let bytes = matches!(self.values, Some(Values::Q8 | Values::Q4 | Values::Q4m));
+        let bytes = self.values.is_some_and(Values::is_quantised);
         match (self.isa, bytes) {
             (Isa::Portable, _) => 64,
             (Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm, false) => 16,
@@ -175,8 +175,8 @@ macro_rules! entries {
                 find(task: &mut FindTask<'_>) = $find(task);
                 keep(weights: &[f32], threshold: f32, x: &mut [f32]) -> usize
                     = keep_row(weights, threshold, x);
-                quantise(x: &[f32], q: &mut [i8], blocks: &mut [ActBlock])
-                    = quantise_row(x, q, blocks);
+                quantise(x: &[f32], values: Values, q: &mut [i8], blocks: &mut [ActBlock])
+                    = quantise_row(x, values, q, blocks);
                 norm(args: &NormArgs<'_>, x: &[f32], out: &mut [f32]) = norm_row(args, x, out);
                 add(a: &[f32], b: &[f32], out: &mut [f32]) = add_row(a, b, out);
                 activate(activation: Activation, x: &[f32], out: &mut [f32])
@@ -211,6 +211,7 @@ macro_rules! entries {
     (@quantised $attributes:tt $token:expr, $quads:ident, $channels:ident) => {
         entries!(@fns $attributes $token,
             linear_q8(task: &LinearTask<'_>) = run_linear($quads::<Q8>, task);
+            linear_q8w(task: &LinearTask<'_>) = run_linear($quads::<Q8W>, task);
             linear_q4(task: &LinearTask<'_>) = run_linear($quads::<Q4>, task);
             linear_q4m(task: &LinearTask<'_>) = run_linear($quads::<Q4M>, task);
             channels_q8(task: &ChannelTask<'_>) = run_channels($channels::<Q8>, task);
@@ -223,6 +224,7 @@ macro_rules! entries {
             entries!(@row $isa, $prefix, "f32", Linear, Some(Values::F32), linear_f32),
             entries!(@row $isa, $prefix, "f16", Linear, Some(Values::F16), linear_f16),
             entries!(@row $isa, $prefix, "q8", Linear, Some(Values::Q8), linear_q8),
+            entries!(@row $isa, $prefix, "q8w", Linear, Some(Values::Q8w), linear_q8w),
             entries!(@row $isa, $prefix, "q4", Linear, Some(Values::Q4), linear_q4),
             entries!(@row $isa, $prefix, "q4m", Linear, Some(Values::Q4m), linear_q4m),
             entries!(
@@ -345,13 +347,13 @@ pub fn kernel_table() -> impl Iterator<Item = &'static KernelRow> {
 #[derive(Clone, Copy)]
 pub struct Kernels {
     isa: Isa,
-    linear: [unsafe fn(&LinearTask<'_>); 5],
+    linear: [unsafe fn(&LinearTask<'_>); 6],
     /// `F16`, `Q8`, `Q4`, then `Q4m`.
     channels: [unsafe fn(&ChannelTask<'_>); 4],
     find_active: unsafe fn(&mut FindTask<'_>),
     keep: unsafe fn(&[f32], f32, &mut [f32]) -> usize,
     retile: unsafe fn(&mut RetileTask<'_>),
-    quantise: unsafe fn(&[f32], &mut [i8], &mut [ActBlock]),
+    quantise: unsafe fn(&[f32], Values, &mut [i8], &mut [ActBlock]),
     norm: unsafe fn(&NormArgs<'_>, &[f32], &mut [f32]),
     add: unsafe fn(&[f32], &[f32], &mut [f32]),
     activate: unsafe fn(Activation, &[f32], &mut [f32]),
@@ -370,6 +372,7 @@ fn slot(values: Values) -> usize {
         Values::Q8 => 2,
         Values::Q4 => 3,
         Values::Q4m => 4,
+        Values::Q8w => 5,
     }
 }
 
@@ -424,6 +427,7 @@ impl Kernels {
                 portable::linear_q8,
                 portable::linear_q4,
                 portable::linear_q4m,
+                portable::linear_q8w,
             ],
             channels: [
                 portable::channels_f16,
@@ -506,9 +510,16 @@ impl Kernels {
         unsafe { (self.retile)(task) }
     }
 
-    pub(crate) fn quantise_row(&self, x: &[f32], q: &mut [i8], blocks: &mut [ActBlock]) {
+    /// Quantises a row for a weight of these values.
+    pub(crate) fn quantise_row(
+        &self,
+        x: &[f32],
+        values: Values,
+        q: &mut [i8],
+        blocks: &mut [ActBlock],
+    ) {
         // SAFETY: only kernels of an available instruction set are chosen.
-        unsafe { (self.quantise)(x, q, blocks) }
+        unsafe { (self.quantise)(x, values, q, blocks) }
     }
 
     pub(crate) fn norm_row(&self, args: &NormArgs<'_>, x: &[f32], out: &mut [f32]) {
@@ -575,10 +586,13 @@ impl std::fmt::Debug for Kernels {
 mod tests {
     use super::*;
 
+    const FORMATS: [Values; 6] =
+        [Values::F32, Values::F16, Values::Q8, Values::Q8w, Values::Q4, Values::Q4m];
+
     #[test]
     fn every_instruction_set_has_a_row_per_format() {
         for isa in Isa::ALL {
-            for values in [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m] {
+            for values in FORMATS {
                 let rows = kernel_table().filter(|r| {
                     r.op == KernelOp::Linear && r.isa == *isa && r.values == Some(values)
                 });

@@ -196,6 +196,7 @@ fn a_row_has_the_bits_of_the_dense_mlp_of_its_width() {
                 let args = LinearArgs {
                     x,
                     norm: None,
+                    factors: None,
                     w,
                     bias,
                     activation,

@@ -102,6 +102,7 @@ fn a_decode_step_allocates_nothing_after_reserving() {
             let args = LinearArgs {
                 x: &x,
                 norm: Some(norm),
+                factors: None,
                 w: Packed::new(format, 384, 256, &weight).unwrap(),
                 bias: None,
                 activation: Activation::Identity,

@@ -74,6 +74,7 @@ impl Case {
                 bias: None,
                 eps: 1e-5,
             }),
+            factors: None,
             w: Packed::new(format, self.n, self.k, bytes).unwrap(),
             bias: self.bias.as_deref(),
             activation: Activation::Silu,

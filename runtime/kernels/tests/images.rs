@@ -149,6 +149,10 @@ fn every_row_matches_its_reference_and_depends_on_nothing_else() {
     for row in kernel_table().filter(|row| row.op() == KernelOp::Linear && row.available()) {
         let kernels = Kernels::with_isa(row.isa().name()).unwrap();
         let values = row.format().unwrap().values;
+        if values == Values::Q8w {
+            // Convolutions take parts of a row, which are whole small blocks.
+            continue;
+        }
         for shape in shapes() {
             for images in [1, 3] {
                 seed += 1;
@@ -187,6 +191,7 @@ fn a_convolution_of_one_pixel_is_a_linear() {
             let args = LinearArgs {
                 x: &case.x,
                 norm: None,
+                factors: None,
                 w: Packed::new(case.format, case.n, case.k, &case.w).unwrap(),
                 bias: case.bias.as_deref(),
                 activation: case.params.activation,
@@ -333,6 +338,10 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(refuse(&|a| a.out = &mut []), ErrorKind::Shape);
     let row = Packed::new(PackFormat::F32_ROW, 16, 36, &[0; 16 * 36 * 4]).unwrap();
     assert_eq!(refuse(&|a| a.w = row), ErrorKind::Format);
+    let wide = PackFormat::linear(Values::Q8w);
+    let bytes = vec![0; wide.byte_len(case.n, case.k).unwrap()];
+    let wide = Packed::new(wide, case.n, case.k, &bytes).unwrap();
+    assert_eq!(refuse(&|a| a.w = wide), ErrorKind::Format);
     let with = |change: &dyn Fn(&mut Conv2d)| {
         let mut params = case.params.clone();
         change(&mut params);

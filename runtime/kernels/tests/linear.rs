@@ -12,7 +12,8 @@ use limbeck_kernels::{
 use limbeck_plan::{Activation, NormKind, PackFormat, Values};
 use proptest::prelude::*;
 
-const FORMATS: [Values; 5] = [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m];
+const FORMATS: [Values; 6] =
+    [Values::F32, Values::F16, Values::Q8, Values::Q8w, Values::Q4, Values::Q4m];
 const ACTIVATIONS: [Activation; 7] = [
     Activation::Identity,
     Activation::Relu,
@@ -30,6 +31,7 @@ struct Case {
     n: usize,
     k: usize,
     x: Vec<f32>,
+    factors: Option<Vec<f32>>,
     w: Vec<u8>,
     bias: Option<Vec<f32>>,
     residual: Option<Vec<f32>>,
@@ -57,6 +59,7 @@ impl Case {
             activation: ACTIVATIONS[random.below(ACTIVATIONS.len())],
             gated,
             precise: random.below(3) == 0,
+            factors: (random.below(4) == 0).then(|| random.floats(k)),
         }
     }
 
@@ -68,6 +71,7 @@ impl Case {
         LinearArgs {
             x: &self.x,
             norm: None,
+            factors: self.factors.as_deref(),
             w: Packed::new(self.format, self.n, self.k, &self.w).unwrap(),
             bias: self.bias.as_deref(),
             activation: self.activation,
@@ -146,17 +150,18 @@ fn every_row_matches_its_reference_and_depends_on_nothing_else() {
 /// The bits of the AVX2 kernels, which every instruction set has whose sums are rounded once.
 #[test]
 fn instruction_sets_agree_on_every_machine() {
-    const BITS: [u64; 5] = [
+    const BITS: [u64; 6] = [
         0x3e80_661a_fde6_fb5e,
         0x07cd_7f5d_9394_fb33,
         0xfd9d_5c04_f7c6_4263,
+        0xcdc0_811e_aa2a_e8cd,
         0xcd62_2af9_87f6_1af6,
         0x70fa_b760_a4cd_bc42,
     ];
     for kernels in all_kernels().iter().filter(|kernels| kernels.isa() != Isa::Portable) {
         let found = FORMATS.map(|values| {
             let mut case = Case::new(21, values, [5, 40, 100], false);
-            case.activation = Activation::Silu;
+            (case.activation, case.factors) = (Activation::Silu, None);
             case.run(kernels, &Pool::new(1)).iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, v| {
                 (hash ^ u64::from(v.to_bits())).wrapping_mul(0x100_0000_01b3)
             })
@@ -183,6 +188,7 @@ fn the_quantised_product_is_near_the_exact_one() {
         for values in FORMATS {
             let mut case = Case::new(3, values, [5, 48, 576], false);
             (case.activation, case.bias, case.residual) = (Activation::Identity, None, None);
+            case.factors = None;
             for (precise, tolerance) in [(false, 1e-2), (true, 5e-5)] {
                 case.precise = precise;
                 let got = case.run(&kernels, &Pool::new(1));
@@ -250,7 +256,7 @@ fn zero_and_tiny_and_no_rows() {
     for kernels in all_kernels() {
         for values in FORMATS {
             let mut case = Case::new(4, values, [3, 20, 64], false);
-            (case.activation, case.residual) = (Activation::Identity, None);
+            (case.activation, case.residual, case.factors) = (Activation::Identity, None, None);
             case.bias = Some(vec![0.5; 20]);
             for x in [0.0, 1e-41, -1e-38] {
                 case.x.fill(x);
@@ -280,6 +286,7 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(refuse(&|a| a.out = &mut []), ErrorKind::Shape);
     let norm = NormArgs { kind: NormKind::Rms, weight: &[1.0; 31], bias: None, eps: 0.0 };
     assert_eq!(refuse(&|a| a.norm = Some(norm)), ErrorKind::Shape);
+    assert_eq!(refuse(&|a| a.factors = Some(&[1.0; 31])), ErrorKind::Shape);
     let row = Packed::new(PackFormat::F32_ROW, 24, 32, &[0; 24 * 32 * 4]).unwrap();
     assert_eq!(refuse(&|a| a.w = row), ErrorKind::Format);
 }

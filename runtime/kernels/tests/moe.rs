@@ -186,6 +186,7 @@ fn a_token_of_one_expert_has_the_bits_of_its_dense_mlp() {
             let args = LinearArgs {
                 x,
                 norm: None,
+                factors: None,
                 w,
                 bias: None,
                 activation,

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use crate::error::{Error, ErrorKind};
 use crate::{
     DType, Dim, Entry, Fact, InputRole, Layout, Op, Operand, OperandKind, PackFormat, Program,
-    StateKind, Step, Symbol, Weight,
+    StateKind, Step, Symbol, Values, Weight,
 };
 
 /// First bytes of weights sit at multiples of this within their section.
@@ -125,13 +125,14 @@ impl Program {
             OperandKind::Weight(id) => self.weights.get(id).map(|w| w.format),
             _ => None,
         };
+        let whole = |f: PackFormat| ![Layout::Row, Layout::Channels].contains(&f.layout);
+        let wide = |f: PackFormat| f.values == Values::Q8w;
         let fits = match role {
             InputRole::Activation => format.is_none() && !given,
             InputRole::Given => given,
-            InputRole::Matrix => {
-                format.is_some_and(|f| ![Layout::Row, Layout::Channels].contains(&f.layout))
-            }
-            InputRole::AnyMatrix => format.is_some_and(|f| f.layout != Layout::Row),
+            InputRole::Matrix => format.is_some_and(|f| whole(f) && !wide(f)),
+            InputRole::WholeMatrix => format.is_some_and(whole),
+            InputRole::AnyMatrix => format.is_some_and(|f| f.layout != Layout::Row && !wide(f)),
             InputRole::Table => format.is_some(),
             InputRole::Vector | InputRole::Rows => format == Some(PackFormat::F32_ROW),
         };

@@ -3,8 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Input channels that share one scale in the quantised formats.
+/// Input channels that share one scale in the quantised formats, but for [`Values::Q8w`].
 pub const QUANT_BLOCK: usize = 32;
+/// Input channels that share one scale in [`Values::Q8w`].
+pub const WIDE_BLOCK: usize = 2 * QUANT_BLOCK;
 /// Rows in one tile of [`Layout::Panels`].
 pub const PANEL_ROWS: usize = 16;
 /// Rows in one tile of [`Layout::Quads`].
@@ -27,6 +29,9 @@ pub enum Values {
     /// Signed 8-bit integers `q`, one f16 scale `d` per block: `w = d * q`, `q` in -127..=127
     /// (-128 only where a source format had it).
     Q8,
+    /// As `Q8`, with blocks of [`WIDE_BLOCK`] columns, in weights and in the activations that meet them:
+    /// fewer scales for each product of integers.
+    Q8w,
     /// Unsigned 4-bit integers `q`, one f16 scale `d` per block: `w = d * (q - 8)`.
     Q4,
     /// Unsigned 4-bit integers `q`, one f16 scale `d` and one f16 minimum `m` per block:
@@ -43,17 +48,18 @@ pub enum Layout {
     /// Tiles of [`PANEL_ROWS`] rows, row count padded with zeros: for each tile, for each column,
     /// the tile's values of that column, contiguous. Floats only.
     Panels,
-    /// Tiles of [`QUAD_ROWS`] rows, rows padded with zeros and columns padded to
-    /// [`QUANT_BLOCK`]: for each tile, for each block of 32 columns, one record.
+    /// Tiles of [`QUAD_ROWS`] rows, rows padded with zeros and columns padded to whole blocks
+    /// ([`Values::block`]): for each tile, for each block of columns, one record.
     ///
     /// With `r` the row within the tile, `c` the column within the block, `quad = c / 4` and
     /// `e = c % 4`, a record is:
     /// - `Q8`: 256 bytes, byte `quad * 32 + r * 4 + e`; then 8 f16 scales (one per row);
+    /// - `Q8w`: the same with 512 bytes;
     /// - `Q4`, `Q4m`: 128 bytes, byte `(quad % 4) * 32 + r * 4 + e`, low nibble for quads 0..4,
     ///   high nibble for quads 4..8; then 8 f16 scales; for `Q4m` then 8 f16 minima.
     Quads,
     /// Tiles of [`channel_tile_rows`] rows, so that an input channel's values are contiguous and a
-    /// channel that is not needed need not be read. All values but `F32`; rows padded with zeros to
+    /// channel that is not needed need not be read. All values but `F32` and `Q8w`; rows padded with zeros to
     /// [`CHANNEL_RUN`] and columns to [`QUANT_BLOCK`]: for each tile, for each block of 32 columns,
     /// one record. For `F16` it is, for each of the columns, the tile's values in order.
     ///
@@ -80,7 +86,12 @@ pub struct PackFormat {
 impl Values {
     /// Whether values share scales by block.
     pub fn is_quantised(self) -> bool {
-        matches!(self, Values::Q8 | Values::Q4 | Values::Q4m)
+        matches!(self, Values::Q8 | Values::Q8w | Values::Q4 | Values::Q4m)
+    }
+
+    /// Columns that share one scale, where values are quantised.
+    pub fn block(self) -> usize {
+        if self == Values::Q8w { WIDE_BLOCK } else { QUANT_BLOCK }
     }
 
     /// Short name as printed for people and in JSON.
@@ -89,6 +100,7 @@ impl Values {
             Values::F32 => "f32",
             Values::F16 => "f16",
             Values::Q8 => "q8",
+            Values::Q8w => "q8w",
             Values::Q4 => "q4",
             Values::Q4m => "q4m",
         }
@@ -103,10 +115,19 @@ impl Values {
         }
     }
 
-    /// Bytes of one [`Layout::Quads`] record (8 rows x 32 columns), `None` for floats.
+    /// Quads of bytes that a row has in one [`Layout::Quads`] record.
+    pub fn quads(self) -> usize {
+        match self {
+            Values::Q8 | Values::Q8w => self.block() / 4,
+            _ => QUANT_BLOCK / 8,
+        }
+    }
+
+    /// Bytes of one [`Layout::Quads`] record (8 rows of a block), `None` for floats.
     pub fn quad_record_bytes(self) -> Option<usize> {
         match self {
             Values::Q8 => Some(272),
+            Values::Q8w => Some(528),
             Values::Q4 => Some(144),
             Values::Q4m => Some(160),
             _ => None,
@@ -154,7 +175,7 @@ impl PackFormat {
     }
 
     /// Bytes that `rows x cols` take in this format; `None` when the combination does not exist
-    /// (quantised rows, float quads, f32 channels) or the size overflows.
+    /// (quantised rows, float quads, f32 or q8w channels) or the size overflows.
     pub fn byte_len(self, rows: usize, cols: usize) -> Option<usize> {
         match self.layout {
             Layout::Row => rows.checked_mul(cols)?.checked_mul(self.values.float_bytes()?),
@@ -168,7 +189,7 @@ impl PackFormat {
                 .checked_mul(self.values.channel_row_bytes()?),
             Layout::Quads => rows
                 .div_ceil(QUAD_ROWS)
-                .checked_mul(cols.div_ceil(QUANT_BLOCK))?
+                .checked_mul(cols.div_ceil(self.values.block()))?
                 .checked_mul(self.values.quad_record_bytes()?),
         }
     }
@@ -195,6 +216,7 @@ mod tests {
         let q4 = PackFormat::linear(Values::Q4);
         assert_eq!(q4.byte_len(8, 32), Some(144));
         assert_eq!(q4.byte_len(9, 33), Some(144 * 4));
+        assert_eq!(PackFormat::linear(Values::Q8w).byte_len(9, 65), Some(528 * 4));
         assert_eq!(PackFormat::linear(Values::F16).byte_len(17, 3), Some(32 * 3 * 2));
         assert_eq!(PackFormat::F32_ROW.byte_len(3, 5), Some(60));
         let channels = PackFormat { values: Values::Q4m, layout: Layout::Channels };

@@ -25,7 +25,7 @@ pub use error::{Error, ErrorKind};
 pub use file::{MAGIC, MAJOR, MINOR, PLAN_ALIGN, SECTION_ALIGN, Section, SectionKind};
 pub use format::{
     CHANNEL_RUN, GATE_GROUP, Layout, PANEL_ROWS, PackFormat, QUAD_ROWS, QUANT_BLOCK, Values,
-    channel_tile_rows,
+    WIDE_BLOCK, channel_tile_rows,
 };
 pub use infer::InputRole;
 pub use manifest::{GenerationDefaults, Manifest, Provenance, SpecialTokens, Task};

@@ -69,8 +69,8 @@ pub struct Embedding {
 
 /// A matrix product with a packed weight and a fused epilogue.
 ///
-/// `x [T, K], weight [N, K], (bias [N] f32)?, (residual [T, N'])? -> [T, N']` with
-/// `y = act(x weight^T + bias) + residual`. Without `gated`, `N' = N`.
+/// `x [T, K], weight [N, K], (bias [N] f32)?, (residual [T, N'])?, (factors [K] f32)? -> [T, N']` with
+/// `y = act((x * factors) weight^T + bias) + residual`. Without `gated`, `N' = N`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Linear {
     /// Whether a bias operand follows the weight.
@@ -80,8 +80,13 @@ pub struct Linear {
     /// The weight's rows are pairs of groups of 8: 8 gate rows, then the 8 up rows of the same
     /// hidden units. `N' = N / 2` and `y = act(gate) * up + residual`. `N` is a multiple of 16.
     pub gated: bool,
-    /// Whether a residual operand comes last.
+    /// Whether a residual operand follows.
     pub residual: bool,
+    /// Whether factors come last: channels of `x` that are larger than others are made smaller, and
+    /// their columns of the weight larger, so that both lose less where they are quantised
+    /// (SmoothQuant, arXiv 2211.10438).
+    #[serde(default)]
+    pub factors: bool,
     /// Where the weight is quantised, activations meet it in two 8-bit parts, the second for what
     /// the first leaves over: 15 bits for twice the products.
     #[serde(default)]
@@ -448,6 +453,7 @@ mod tests {
             activation: Activation::GeluTanh,
             gated: false,
             residual: true,
+            factors: false,
             precise: false,
         });
         assert_eq!(Op::from_parts(op.name(), op.params()).unwrap(), op);

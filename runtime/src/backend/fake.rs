@@ -266,6 +266,7 @@ impl<'a> Operands<'a> {
         let args = LinearArgs {
             x: self.value(0)?,
             norm: None,
+            factors: None,
             w,
             bias: if p.bias { Some(self.vector(2)?) } else { None },
             activation: p.activation,
@@ -292,9 +293,11 @@ impl<'a> Operands<'a> {
             }
             Op::Linear(p) => {
                 let residual = 2 + usize::from(p.bias);
+                let last = residual + usize::from(p.residual);
                 let args = LinearArgs {
                     x: self.value(0)?,
                     norm: None,
+                    factors: if p.factors { Some(self.vector(last)?) } else { None },
                     w: data.weight(self.weight(1)?)?,
                     bias: if p.bias { Some(self.vector(2)?) } else { None },
                     activation: p.activation,

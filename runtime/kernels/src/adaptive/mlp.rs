@@ -7,7 +7,7 @@ use crate::linear::LinearArgs;
 use crate::packed::Packed;
 use crate::pool::Pool;
 use crate::table::Kernels;
-use limbeck_plan::{Activation, Layout, QUANT_BLOCK};
+use limbeck_plan::{Activation, Layout};
 
 /// The operands of [`adaptive_mlp`]. With `k` a row's choice and `B = H / learners`:
 /// `y = act(x w1[:k B]^T + b1[:k B]) w2[:, :k B]^T + out_bias[k] + residual`.
@@ -45,9 +45,10 @@ impl AdaptiveMlpArgs<'_> {
             let rows = self.w1.rows();
             return Err(Error::shape(format!("w1 has {rows} rows for {hidden} hidden units")));
         }
-        if self.learners == 0 || !hidden.is_multiple_of(self.learners.saturating_mul(QUANT_BLOCK)) {
+        let block = self.w2.format().values.block();
+        if self.learners == 0 || !hidden.is_multiple_of(self.learners.saturating_mul(block)) {
             let message = format!(
-                "{hidden} hidden units are not {} learners of a multiple of {QUANT_BLOCK}",
+                "{hidden} hidden units are not {} learners of a multiple of {block}",
                 self.learners
             );
             return Err(Error::shape(message));
@@ -123,6 +124,7 @@ pub fn adaptive_mlp(
     let up = LinearArgs {
         x: args.x,
         norm: None,
+        factors: None,
         w: args.w1,
         bias: args.b1,
         activation: args.activation,
@@ -135,6 +137,7 @@ pub fn adaptive_mlp(
     let down = LinearArgs {
         x: hidden,
         norm: None,
+        factors: None,
         w: args.w2.first_cols(learner * runs.together())?,
         bias: None,
         activation: Activation::Identity,

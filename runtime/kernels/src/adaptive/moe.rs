@@ -226,6 +226,7 @@ impl Run<'_, '_> {
         let up = LinearArgs {
             x,
             norm: None,
+            factors: None,
             w: args.w1.row_range(expert * h1..(expert + 1) * h1)?,
             bias: None,
             activation: params.activation,
@@ -238,6 +239,7 @@ impl Run<'_, '_> {
         let down = LinearArgs {
             x: hidden,
             norm: None,
+            factors: None,
             w: args.w2.row_range(expert * m..(expert + 1) * m)?,
             bias: None,
             activation: Activation::Identity,

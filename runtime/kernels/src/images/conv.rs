@@ -47,10 +47,12 @@ impl Conv2dArgs<'_> {
     pub(crate) fn check(&self) -> Result<Images, Error> {
         let (n, k, groups) = (self.w.rows(), self.w.cols(), self.params.groups);
         let taps = self.params.window.taps();
-        if !matches!(self.w.format().layout, Layout::Panels | Layout::Quads) {
+        let format = self.w.format();
+        let read = matches!(format.layout, Layout::Panels | Layout::Quads);
+        if !read || format.values == Values::Q8w {
             return Err(Error::new(
                 ErrorKind::Format,
-                format!("a convolution cannot read a weight in {}", self.w.format()),
+                format!("a convolution cannot read a weight in {format}"),
             ));
         }
         if groups == 0 || taps == 0 || !n.is_multiple_of(groups) || !k.is_multiple_of(taps) {
@@ -129,7 +131,7 @@ pub fn conv2d(
     let quantised = values.is_quantised();
     let whole = quantised && (ready || each.is_multiple_of(QUANT_BLOCK));
     let pixels = match whole {
-        true => quantise(kernels, pool, &mut scratch.pixels, x, images.channels),
+        true => quantise(kernels, pool, &mut scratch.pixels, (x, values), images.channels),
         false => Input::Floats(x),
     };
     let out = SharedRows::new(out);
@@ -170,7 +172,7 @@ fn quantise<'s>(
     kernels: &Kernels,
     pool: &Pool,
     acts: &'s mut QuantActs,
-    x: &[f32],
+    (x, values): (&[f32], Values),
     channels: usize,
 ) -> Input<'s> {
     let pixels = x.len() / channels;
@@ -182,7 +184,7 @@ fn quantise<'s>(
         for pixel in part * chunk..pixels.min((part + 1) * chunk) {
             // SAFETY: each row is one task's alone.
             let (q, blocks) = unsafe { rows.row(pixel) };
-            kernels.quantise_row(&x[pixel * channels..][..channels], q, blocks);
+            kernels.quantise_row(&x[pixel * channels..][..channels], values, q, blocks);
         }
     });
     acts.input(pixels, channels)
@@ -324,7 +326,7 @@ impl Conv<'_> {
                     gather.row(x, row, 0.0, floats);
                     // SAFETY: the tile is this thread's alone, and no other row of it is in use.
                     let (q, blocks) = unsafe { acts.row(at) };
-                    self.kernels.quantise_row(floats, q, blocks);
+                    self.kernels.quantise_row(floats, self.values, q, blocks);
                 }
                 Input::Quantised { q: x, blocks: of } => {
                     let in_blocks = Gather {

@@ -1,21 +1,21 @@
-//! Activations quantised for the integer kernels: per row and block of 32, `x = scale * q` with
-//! `q` in -127..=127.
+//! Activations quantised for the integer kernels: per row and block of the weight's columns,
+//! `x = scale * q` with `q` in -127..=127.
 
 use super::task::Input;
 use crate::simd::{LANES, Simd};
 use crate::vec_bytes;
-use limbeck_plan::QUANT_BLOCK;
+use limbeck_plan::{QUANT_BLOCK, Values};
 use std::marker::PhantomData;
 
-/// What the kernels need of one row's block besides its 32 values: half as many bytes, so that both
-/// are found by the same offset.
+/// What the kernels need of one row's block besides its values. There is one for each 32 values, which
+/// are twice as many bytes, so that both are found by the same offset; a wide block uses its first one.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(16))]
 pub(crate) struct ActBlock {
     pub scale: f32,
-    /// `scale` times the sum of the 32 values.
+    /// `scale` times the sum of the values.
     pub scaled_sum: f32,
-    /// -8 times the sum of the 32 values: what 4-bit weights that are stored unsigned add too much.
+    /// -8 times the sum of the values: what 4-bit weights that are stored unsigned add too much.
     pub minus_8_sums: i32,
     /// -128 times that sum: the same for 8-bit weights made unsigned.
     pub minus_128_sums: i32,
@@ -32,8 +32,8 @@ impl ActBlock {
     }
 }
 
-/// Quantised rows: values `[rows, blocks * 32]`, the last block padded with zeros, and
-/// `[rows, blocks]` scales and sums.
+/// Quantised rows: values `[rows, blocks * 32]`, padded with zeros, and `[rows, blocks]` scales and
+/// sums.
 #[derive(Debug, Default)]
 pub(crate) struct QuantActs {
     q: Vec<i8>,
@@ -106,36 +106,56 @@ impl ActRows<'_> {
     }
 }
 
-/// Quantises one row. A block that holds NaN or infinity gets the scale NaN, and one whose
-/// magnitudes are below about 1e-36 becomes zero.
+/// Quantises one row in blocks of as many columns as the weight's values have. A block that holds NaN
+/// or infinity gets the scale NaN, and one whose magnitudes are below about 1e-36 becomes zero.
 #[inline(always)]
-pub(crate) fn quantise_row<S: Simd>(s: S, x: &[f32], q: &mut [i8], blocks: &mut [ActBlock]) {
-    let (quants, _) = q.as_chunks_mut::<QUANT_BLOCK>();
-    for (b, (q, block)) in quants.iter_mut().zip(blocks).enumerate() {
-        let at = b * QUANT_BLOCK;
-        let v = [
-            s.load_some(x, at),
-            s.load_some(x, at + LANES),
-            s.load_some(x, at + 2 * LANES),
-            s.load_some(x, at + 3 * LANES),
-        ];
-        let largest = f32::from_bits(s.max_abs_bits(v));
+pub(crate) fn quantise_row<S: Simd>(
+    s: S,
+    x: &[f32],
+    values: Values,
+    q: &mut [i8],
+    blocks: &mut [ActBlock],
+) {
+    let columns = values.block();
+    let blocks = blocks.chunks_exact_mut(columns / QUANT_BLOCK);
+    for (b, (q, block)) in q.chunks_exact_mut(columns).zip(blocks).enumerate() {
+        let (parts, _) = q.as_chunks_mut::<QUANT_BLOCK>();
+        let mut bits = 0;
+        for part in 0..parts.len() {
+            bits = bits.max(s.max_abs_bits(load(s, x, b * columns + part * QUANT_BLOCK)));
+        }
+        let largest = f32::from_bits(bits);
         let inverse = 127.0 / largest;
         if !largest.is_finite() || !inverse.is_finite() {
-            q.fill(0);
+            parts.as_flattened_mut().fill(0);
             let scale = if largest.is_finite() { 0.0 } else { f32::NAN };
-            *block = ActBlock::new(scale, 0);
+            block[0] = ActBlock::new(scale, 0);
             continue;
         }
         let inverse = s.splat(inverse);
-        let scaled = [
-            s.mul(v[0], inverse),
-            s.mul(v[1], inverse),
-            s.mul(v[2], inverse),
-            s.mul(v[3], inverse),
-        ];
-        let scale = largest / 127.0;
-        // SAFETY: |v * inverse| <= 127 but for rounding, which the nearest integer swallows.
-        *block = ActBlock::new(scale, unsafe { s.store_block(q, scaled) });
+        let mut sum = 0;
+        for (p, part) in parts.iter_mut().enumerate() {
+            let v = load(s, x, b * columns + p * QUANT_BLOCK);
+            let scaled = [
+                s.mul(v[0], inverse),
+                s.mul(v[1], inverse),
+                s.mul(v[2], inverse),
+                s.mul(v[3], inverse),
+            ];
+            // SAFETY: |v * inverse| <= 127 but for rounding, which the nearest integer swallows.
+            sum += unsafe { s.store_block(part, scaled) };
+        }
+        block[0] = ActBlock::new(largest / 127.0, sum);
     }
+}
+
+/// The 32 values from `at` on, zeros behind the last.
+#[inline(always)]
+fn load<S: Simd>(s: S, x: &[f32], at: usize) -> [S::V; 4] {
+    [
+        s.load_some(x, at),
+        s.load_some(x, at + LANES),
+        s.load_some(x, at + 2 * LANES),
+        s.load_some(x, at + 3 * LANES),
+    ]
 }

@@ -10,7 +10,7 @@
     reason = "loops over lanes and tiles of fixed size read best by index"
 )]
 
-use super::portable::Q8;
+use super::portable::{block_columns, is_bytes};
 use super::quads::Dots;
 use crate::isa::Avx2;
 use std::arch::x86_64::*;
@@ -24,13 +24,13 @@ impl Dots for Avx2 {
         records: [*const u8; TILES],
         q: [*const i8; ROWS],
     ) -> [[__m256i; TILES]; ROWS] {
-        // SAFETY: the caller's contract; a record starts with 4 (8 for `Q8`) vectors of 32 bytes,
-        // and the 32 values are 8 quads of 4 bytes.
+        // SAFETY: the caller's contract; a record starts with a vector of 32 bytes for each quad of 4
+        // columns, or for two of them where values have 4 bits.
         unsafe {
             let mut sums = [[_mm256_setzero_si256(); TILES]; ROWS];
             let ones = _mm256_set1_epi16(1);
-            if VALUES == Q8 {
-                for quad in 0..8 {
+            if is_bytes(VALUES) {
+                for quad in 0..block_columns(VALUES) / 4 {
                     let mut w = [_mm256_setzero_si256(); TILES];
                     for t in 0..TILES {
                         w[t] = _mm256_loadu_si256(records[t].add(quad * 32).cast());

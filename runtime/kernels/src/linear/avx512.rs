@@ -11,7 +11,7 @@
 
 use super::activations::ActBlock;
 use super::panels::AHEAD;
-use super::portable::{Q4, Q4M, Q8, record_bytes};
+use super::portable::{Q4, Q4M, Q8W, block_columns, is_bytes, record_bytes};
 use super::task::{Acc, Input, LinearTask, Tile, UNIT};
 use crate::isa::Avx512;
 use limbeck_plan::{QUAD_ROWS, QUANT_BLOCK};
@@ -111,8 +111,8 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
     fn offset(block: &ActBlock) -> i32 {
         match VALUES {
             Q4 => block.minus_8_sums,
-            Q8 => block.minus_128_sums,
-            _ => 0,
+            Q4M => 0,
+            _ => block.minus_128_sums,
         }
     }
 
@@ -120,23 +120,23 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
     /// to `dots`.
     ///
     /// # Safety
-    /// The CPU has the token's features. The units point at records, `q[r]` at 32 values.
+    /// The CPU has the token's features. The units point at records, `q[r]` at the values of a block.
     #[inline(always)]
     unsafe fn dots<const ROWS: usize, const UNITS: usize>(
         units: [Unit; UNITS],
         q: [*const i8; ROWS],
         dots: &mut [[__m512i; UNITS]; ROWS],
     ) {
-        // SAFETY: the caller's contract; a record starts with 4 (8 for `Q8`) vectors of 32 bytes,
-        // and the 32 values are 8 quads of 4 bytes.
+        // SAFETY: the caller's contract; a record starts with a vector of 32 bytes for each quad of 4
+        // columns, or for two of them where values have 4 bits.
         unsafe {
             let quad_of = |r: usize, quad: usize| {
                 let quad: *const i8 = q[r].add(quad * 4);
                 _mm512_set1_epi32(quad.cast::<i32>().read_unaligned())
             };
-            if VALUES == Q8 {
+            if is_bytes(VALUES) {
                 let flip = _mm512_set1_epi8(-128);
-                for quad in 0..8 {
+                for quad in 0..block_columns(VALUES) / 4 {
                     let mut w = [_mm512_setzero_si512(); UNITS];
                     for u in 0..UNITS {
                         w[u] = _mm512_xor_si512(units[u].load32(quad * 32), flip);
@@ -182,10 +182,13 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
         let mut sums = unsafe { [[_mm512_setzero_ps(); UNITS]; ROWS] };
         let Input::Quantised { q, blocks } = task.input else { return sums };
         let (record, data) = record_bytes(VALUES);
-        let per_row = task.k.div_ceil(QUANT_BLOCK);
-        let tile_bytes = task.stored.div_ceil(QUANT_BLOCK) * record;
-        // SAFETY: the caller's contract: the weight holds at least `per_row` records for each
-        // tile, `tile_bytes` apart, the input `per_row` blocks for each row.
+        let columns = block_columns(VALUES);
+        let count = task.k.div_ceil(columns);
+        // Each block of the input has an entry for every 32 of its columns.
+        let entries = columns / QUANT_BLOCK;
+        let tile_bytes = task.stored.div_ceil(columns) * record;
+        // SAFETY: the caller's contract: the weight holds at least `count` records for each tile,
+        // `tile_bytes` apart, the input `count` blocks for each row.
         unsafe {
             let mut units = [Unit { first: task.w.as_ptr(), apart: 0 }; UNITS];
             for u in 0..UNITS {
@@ -196,10 +199,10 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
             // The first rows ask for the records of the next units: they come from memory.
             let ahead = ROWS == 1 || row == task.rows.start;
             // Bytes from a row's blocks to the next one's; its values lie twice as far apart.
-            let apart = per_row * size_of::<ActBlock>();
+            let apart = count * entries * size_of::<ActBlock>();
             let mut q = q.as_ptr().add(row * 2 * apart);
-            let mut blocks = blocks.as_ptr().add(row * per_row);
-            for _ in 0..per_row {
+            let mut blocks = blocks.as_ptr().add(row * count * entries);
+            for _ in 0..count {
                 let mut rows = [q; ROWS];
                 let mut dots = [[_mm512_setzero_si512(); UNITS]; ROWS];
                 for r in 0..ROWS {
@@ -231,8 +234,8 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
                     }
                     units[u].first = units[u].first.add(record);
                 }
-                q = q.add(QUANT_BLOCK);
-                blocks = blocks.add(1);
+                q = q.add(columns);
+                blocks = blocks.add(entries);
             }
         }
         sums
@@ -242,7 +245,8 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
 impl<const VALUES: u8> Tile<Avx512> for Avx512Quads<VALUES> {
     const ROW_UNITS: usize = 2;
     const UNIT_ROWS: usize = 8;
-    const PAIR_ROWS: usize = 6;
+    // Sums wait in memory while the integers of a wide block are added.
+    const PAIR_ROWS: usize = if VALUES == Q8W { 12 } else { 6 };
 
     #[inline(always)]
     unsafe fn one_row<const UNITS: usize>(

@@ -1,4 +1,4 @@
-//! The linear op: a matrix product with a packed weight, an optional norm before it and a fused
+//! The linear op: a matrix product with a packed weight, an optional norm or factors before it and a fused
 //! epilogue after it.
 //!
 //! Outputs are computed in units of 16 rows of the weight (one panel, or two tiles of quads). A
@@ -34,7 +34,7 @@ pub(crate) use channels::{
 #[cfg(target_arch = "aarch64")]
 pub(crate) use channels::{NeonChannels, retile_neon};
 pub(crate) use panels::Panels;
-pub(crate) use portable::{PortableQuads, Q4, Q4M, Q8};
+pub(crate) use portable::{PortableQuads, Q4, Q4M, Q8, Q8W};
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) use quads::Quads;
 pub(crate) use sparse::keep_row;
@@ -48,7 +48,7 @@ use crate::packed::Packed;
 use crate::pool::{Pool, SERIAL_MACS};
 use crate::table::Kernels;
 use crate::vec_bytes;
-use limbeck_plan::{Activation, Layout, Values};
+use limbeck_plan::{Activation, Layout, Values, WIDE_BLOCK};
 use prologue::Prologue;
 use sparse::{ChannelScratch, channel_products};
 use std::ops::Range;
@@ -60,13 +60,15 @@ const MIXED_PARTS: usize = 2;
 /// Bytes of `x` that one task goes through for each unit of the weight.
 const ROW_BLOCK_BYTES: usize = 256 * 1024;
 
-/// The operands of [`linear`]: `y = act(norm(x) w^T + bias) + residual`.
+/// The operands of [`linear`]: `y = act((norm(x) * factors) w^T + bias) + residual`.
 #[derive(Debug)]
 pub struct LinearArgs<'a> {
     /// `[T, K]`, `K` being the weight's columns.
     pub x: &'a [f32],
     /// Applied to each row of `x` first, with the bits of [`crate::norm`].
     pub norm: Option<NormArgs<'a>>,
+    /// `[K]`: each row is multiplied by them after the norm.
+    pub factors: Option<&'a [f32]>,
     /// `[N, K]` in any layout but rows.
     pub w: Packed<'a>,
     /// `[N]`.
@@ -112,6 +114,9 @@ impl LinearArgs<'_> {
         if let Some(norm) = &self.norm {
             norm.check(k)?;
         }
+        if let Some(factors) = self.factors {
+            check_len("the factors", factors.len(), k)?;
+        }
         if let Some(bias) = self.bias {
             check_len("the bias", bias.len(), n)?;
         }
@@ -138,7 +143,7 @@ impl LinearScratch {
         if self.normed.len() < len {
             self.normed.resize(len, 0.0);
         }
-        self.acts.reserve(rows, cols);
+        self.reserve_acts(rows, cols);
         self.channels.reserve(rows, cols);
     }
 
@@ -149,7 +154,7 @@ impl LinearScratch {
 
     /// [`LinearScratch::reserve`] for calls without a norm.
     pub(crate) fn reserve_acts(&mut self, rows: usize, cols: usize) {
-        self.acts.reserve(rows, cols);
+        self.acts.reserve(rows, cols.next_multiple_of(WIDE_BLOCK));
     }
 
     /// What products take of the rows `from` (all when `None`) of `args.x`.
@@ -168,7 +173,7 @@ impl LinearScratch {
 
 /// Computes `out`; see [`LinearArgs`].
 ///
-/// A quantised weight is multiplied with the activations quantised per row and block of 32 to
+/// A quantised weight is multiplied with the activations quantised per row and block of columns to
 /// 8 bits (scale = largest magnitude / 127): the dot product of a block is exact in integers,
 /// then scaled and added in f32, block after block. With `precise` that is done for both parts,
 /// and the two sums are added.

@@ -12,10 +12,11 @@
     reason = "loops over lanes and tiles of fixed size read best by index"
 )]
 
-use super::portable::Q8;
+use super::portable::{block_columns, is_bytes};
 use super::quads::Dots;
 use crate::isa::{Neon, NeonDotprod, NeonI8mm};
 use crate::simd::Simd;
+use limbeck_plan::{QUAD_ROWS, QUANT_BLOCK};
 use std::arch::aarch64::*;
 use std::arch::asm;
 
@@ -35,7 +36,7 @@ pub(crate) trait LaneDots: Simd<V = [float32x4_t; 2]> {
     /// Sums of nothing.
     fn none(self) -> Self::Sum;
 
-    /// Adds the products of each lane of `w` with lane `LANE` of `q`. Unless `VALUES` is `Q8`, `w`
+    /// Adds the products of each lane of `w` with lane `LANE` of `q`. Unless values are bytes, `w`
     /// lies in 0..=15 and at most 8 lanes of `q` are added to a sum.
     ///
     /// # Safety
@@ -80,7 +81,7 @@ unsafe fn values<const VALUES: u8>(record: *const u8, quad: usize) -> [Outputs; 
     // SAFETY: a record begins with 8 quads of 32 bytes, or 4 where a byte has two values.
     unsafe {
         let first = load(record.add(quad * QUAD));
-        if VALUES == Q8 {
+        if is_bytes(VALUES) {
             let second = load(record.add((quad + 4) * QUAD));
             return [signed(first), signed(second)];
         }
@@ -107,15 +108,18 @@ unsafe fn by_lane<S: LaneDots, const VALUES: u8, const ROWS: usize, const TILES:
 ) -> [[Eight; TILES]; ROWS] {
     // SAFETY: the caller's contract.
     unsafe {
-        let mut quants = [[vdupq_n_s8(0); 2]; ROWS];
-        for r in 0..ROWS {
-            quants[r] = [vld1q_s8(q[r]), vld1q_s8(q[r].add(16))];
-        }
         let mut sums = [[[s.none(); 2]; TILES]; ROWS];
-        add_lane::<S, VALUES, 0, ROWS, TILES>(s, records, &quants, &mut sums);
-        add_lane::<S, VALUES, 1, ROWS, TILES>(s, records, &quants, &mut sums);
-        add_lane::<S, VALUES, 2, ROWS, TILES>(s, records, &quants, &mut sums);
-        add_lane::<S, VALUES, 3, ROWS, TILES>(s, records, &quants, &mut sums);
+        for part in 0..block_columns(VALUES) / QUANT_BLOCK {
+            let (records, q) = of_part(part, records, q);
+            let mut quants = [[vdupq_n_s8(0); 2]; ROWS];
+            for r in 0..ROWS {
+                quants[r] = [vld1q_s8(q[r]), vld1q_s8(q[r].add(16))];
+            }
+            add_lane::<S, VALUES, 0, ROWS, TILES>(s, records, &quants, &mut sums);
+            add_lane::<S, VALUES, 1, ROWS, TILES>(s, records, &quants, &mut sums);
+            add_lane::<S, VALUES, 2, ROWS, TILES>(s, records, &quants, &mut sums);
+            add_lane::<S, VALUES, 3, ROWS, TILES>(s, records, &quants, &mut sums);
+        }
         let mut dots = [[[vdupq_n_s32(0); 2]; TILES]; ROWS];
         for r in 0..ROWS {
             for t in 0..TILES {
@@ -179,7 +183,7 @@ impl LaneDots for Neon {
         // SAFETY: the token proves NEON.
         unsafe {
             let q = vreinterpretq_s8_s32(vdupq_laneq_s32::<LANE>(vreinterpretq_s32_s8(q)));
-            if VALUES == Q8 {
+            if is_bytes(VALUES) {
                 let low = vmull_s8(vget_low_s8(w), vget_low_s8(q));
                 let low = vpadalq_s16(vreinterpretq_s32_s16(sum[0]), low);
                 let high = vpadalq_s16(vreinterpretq_s32_s16(sum[1]), vmull_high_s8(w, q));
@@ -193,7 +197,7 @@ impl LaneDots for Neon {
     fn total<const VALUES: u8>(self, [low, high]: Self::Sum) -> int32x4_t {
         // SAFETY: the token proves NEON.
         unsafe {
-            if VALUES == Q8 {
+            if is_bytes(VALUES) {
                 vpaddq_s32(vreinterpretq_s32_s16(low), vreinterpretq_s32_s16(high))
             } else {
                 vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high))
@@ -320,7 +324,9 @@ unsafe fn by_pair<S: LaneDots, const VALUES: u8, const ROWS: usize, const TILES:
         for t in 0..TILES {
             // Of rows `2 p` and `2 p + 1`, for each two outputs.
             let mut sums = [[vdupq_n_s32(0); 4]; ROWS];
-            for quad in [0, 2] {
+            let parts = block_columns(VALUES) / QUANT_BLOCK;
+            for (part, quad) in (0..parts).flat_map(|part| [(part, 0), (part, 2)]) {
+                let (records, q) = of_part(part, records, q);
                 let a = values::<VALUES>(records[t], quad);
                 let b = values::<VALUES>(records[t], quad + 1);
                 for half in 0..2 {
@@ -344,6 +350,20 @@ unsafe fn by_pair<S: LaneDots, const VALUES: u8, const ROWS: usize, const TILES:
         }
         dots
     }
+}
+
+/// The records' and the rows' 32 columns of the `part`-th of a block.
+#[inline(always)]
+fn of_part<const ROWS: usize, const TILES: usize>(
+    part: usize,
+    records: [*const u8; TILES],
+    q: [*const i8; ROWS],
+) -> ([*const u8; TILES], [*const i8; ROWS]) {
+    let columns = part * QUANT_BLOCK;
+    (
+        records.map(|record| record.wrapping_add(columns * QUAD_ROWS)),
+        q.map(|q| q.wrapping_add(columns)),
+    )
 }
 
 /// Two quads of 8 outputs as eight values of each two outputs.

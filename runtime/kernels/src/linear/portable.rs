@@ -1,4 +1,4 @@
-//! Products with weights in quads, in plain Rust: for each block of 32 columns the exact integer
+//! Products with weights in quads, in plain Rust: for each block of columns the exact integer
 //! dot product, then `acc += isum * (dw * da)` (and `acc += m * (da * asum)` for `Q4m`), block
 //! after block.
 
@@ -6,18 +6,32 @@ use super::activations::ActBlock;
 use super::task::{Acc, Input, LinearTask, Tile, UNIT};
 use crate::isa::Portable;
 use half::f16;
-use limbeck_plan::{QUAD_ROWS, QUANT_BLOCK};
+use limbeck_plan::{QUAD_ROWS, QUANT_BLOCK, WIDE_BLOCK};
 
 /// Which quantised values a kernel reads.
 pub(crate) const Q8: u8 = 0;
 pub(crate) const Q4: u8 = 1;
 pub(crate) const Q4M: u8 = 2;
+pub(crate) const Q8W: u8 = 3;
+
+/// Whether a value is a byte.
+#[inline(always)]
+pub(crate) const fn is_bytes(values: u8) -> bool {
+    values == Q8 || values == Q8W
+}
+
+/// Columns of a block.
+#[inline(always)]
+pub(crate) const fn block_columns(values: u8) -> usize {
+    if values == Q8W { WIDE_BLOCK } else { QUANT_BLOCK }
+}
 
 /// Bytes of a record and of the values at its front.
 #[inline(always)]
 pub(crate) fn record_bytes(values: u8) -> (usize, usize) {
     match values {
         Q8 => (272, 256),
+        Q8W => (528, 512),
         Q4 => (144, 128),
         _ => (160, 128),
     }
@@ -35,7 +49,7 @@ impl<const VALUES: u8> PortableQuads<VALUES> {
         let mut dots = [0i32; QUAD_ROWS];
         for (quad, bytes) in record[..data].chunks_exact(4 * QUAD_ROWS).enumerate() {
             let low = &q[quad * 4..quad * 4 + 4];
-            if VALUES == Q8 {
+            if is_bytes(VALUES) {
                 for (dot, w) in dots.iter_mut().zip(bytes.chunks_exact(4)) {
                     for e in 0..4 {
                         *dot += i32::from(w[e] as i8) * i32::from(low[e]);
@@ -65,16 +79,17 @@ impl<const VALUES: u8> PortableQuads<VALUES> {
         let Input::Quantised { q, blocks } = task.input else {
             return;
         };
-        let per_row = task.k.div_ceil(QUANT_BLOCK);
+        let columns = block_columns(VALUES);
+        let per_row = task.k.div_ceil(columns) * columns / QUANT_BLOCK;
         let (record, _) = record_bytes(VALUES);
-        let tile_bytes = task.stored.div_ceil(QUANT_BLOCK) * record;
+        let tile_bytes = task.stored.div_ceil(columns) * record;
         let q = &q[row * per_row * QUANT_BLOCK..][..per_row * QUANT_BLOCK];
-        let blocks = &blocks[row * per_row..][..per_row];
+        let blocks = blocks[row * per_row..][..per_row].iter().step_by(columns / QUANT_BLOCK);
         let tiles = task.w.chunks_exact(tile_bytes).skip(unit * 2);
         *acc = [0.0; UNIT];
         for (tile, sums) in tiles.zip(acc.chunks_exact_mut(QUAD_ROWS)) {
-            let records = tile.chunks_exact(record).zip(q.chunks_exact(QUANT_BLOCK));
-            for ((record, q), block) in records.zip(blocks) {
+            let records = tile.chunks_exact(record).zip(q.chunks_exact(columns));
+            for ((record, q), block) in records.zip(blocks.clone()) {
                 Self::block(record, q, block, sums);
             }
         }

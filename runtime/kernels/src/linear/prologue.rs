@@ -7,11 +7,11 @@ use super::{LinearArgs, Sparsity};
 use crate::elementwise::SharedRows;
 use crate::pool::Pool;
 use crate::table::Kernels;
-use limbeck_plan::QUANT_BLOCK;
+use limbeck_plan::{QUANT_BLOCK, Values, WIDE_BLOCK};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Elements of `x` from which the prologue (norm, quantisation) gets its own parallel region.
-const PARALLEL_PROLOGUE: usize = 4 * 1024;
+const PARALLEL_PROLOGUE: usize = 8 * 1024;
 
 /// The rows of a call and what is done to them.
 pub(super) struct Prologue<'a, 'b> {
@@ -33,10 +33,13 @@ impl<'b> Prologue<'_, 'b> {
         'b: 's,
     {
         let Prologue { args, sparsity, rows: m, parts, .. } = *self;
-        let (k, quantised) = (args.w.cols(), args.w.format().values.is_quantised());
+        let (k, values) = (args.w.cols(), args.w.format().values);
+        let quantised = values.is_quantised();
+        let padded = k.next_multiple_of(values.block());
         // What is not quantised is read where it is, row after row.
         let moved = self.from.is_some() && !quantised;
-        let changed = args.norm.is_some() || sparsity.is_some() || moved;
+        let scaled = args.factors.is_some();
+        let changed = args.norm.is_some() || scaled || sparsity.is_some() || moved;
         let x: &'b [f32] = args.x;
         if !changed && !quantised {
             return (Input::Floats(x), 0);
@@ -45,11 +48,11 @@ impl<'b> Prologue<'_, 'b> {
             normed.resize(m * k, 0.0);
         }
         if quantised {
-            acts.reserve(m * parts, k);
+            acts.reserve(m * parts, padded);
         }
         let kept = AtomicU64::new(0);
         let normed_rows = SharedRows::new(if changed { &mut normed[..m * k] } else { &mut [] });
-        let quant_rows = quantised.then(|| acts.rows(m * parts, k));
+        let quant_rows = quantised.then(|| acts.rows(m * parts, padded));
         self.each_row(k, &|row| {
             let mut x = &x[self.from.map_or(row, |from| from[row]) * k..][..k];
             if changed {
@@ -62,23 +65,26 @@ impl<'b> Prologue<'_, 'b> {
             // SAFETY: as above.
             let (q, blocks) = unsafe { rows.row(row * parts) };
             if parts == 1 {
-                self.kernels.quantise_row(x, q, blocks);
+                self.kernels.quantise_row(x, values, q, blocks);
             } else {
                 // SAFETY: as above.
                 let (rest, rest_blocks) = unsafe { rows.row(row * parts + 1) };
-                quantise_in_two(self.kernels, x, (q, blocks), (rest, rest_blocks));
+                quantise_in_two(self.kernels, x, values, (q, blocks), (rest, rest_blocks));
             }
         });
         let floats = if changed { &normed[..m * k] } else { x };
-        let input = if quantised { acts.input(m * parts, k) } else { Input::Floats(floats) };
+        let input = if quantised { acts.input(m * parts, padded) } else { Input::Floats(floats) };
         (input, kept.into_inner())
     }
 
-    /// Norm and sparsity of a row; gives the channels kept.
+    /// Norm, factors and sparsity of a row; gives the channels kept.
     fn change(&self, row: usize, x: &[f32], out: &mut [f32]) -> u64 {
         match &self.args.norm {
             Some(norm) => self.kernels.norm_row(norm, x, out),
             None => out.copy_from_slice(x),
+        }
+        if let Some(factors) = self.args.factors {
+            out.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
         }
         self.sparsity.map_or(0, |sparsity| sparsity.apply(self.kernels, row, out) as u64)
     }
@@ -101,17 +107,19 @@ impl<'b> Prologue<'_, 'b> {
 fn quantise_in_two(
     kernels: &Kernels,
     x: &[f32],
+    values: Values,
     first: (&mut [i8], &mut [ActBlock]),
     second: (&mut [i8], &mut [ActBlock]),
 ) {
-    kernels.quantise_row(x, first.0, first.1);
-    let quants = first.0.chunks_exact(QUANT_BLOCK).zip(second.0.chunks_exact_mut(QUANT_BLOCK));
-    let blocks = first.1.iter().zip(second.1.chunks_exact_mut(1));
-    for ((x, (q, rest)), (block, rest_block)) in x.chunks(QUANT_BLOCK).zip(quants).zip(blocks) {
-        let mut left = [0.0; QUANT_BLOCK];
+    kernels.quantise_row(x, values, first.0, first.1);
+    let (columns, entries) = (values.block(), values.block() / QUANT_BLOCK);
+    let quants = first.0.chunks_exact(columns).zip(second.0.chunks_exact_mut(columns));
+    let blocks = first.1.chunks_exact(entries).zip(second.1.chunks_exact_mut(entries));
+    for ((x, (q, rest)), (block, rest_block)) in x.chunks(columns).zip(quants).zip(blocks) {
+        let mut left = [0.0; WIDE_BLOCK];
         for ((left, x), q) in left.iter_mut().zip(x).zip(q) {
-            *left = x - block.scale * f32::from(*q);
+            *left = x - block[0].scale * f32::from(*q);
         }
-        kernels.quantise_row(&left, rest, rest_block);
+        kernels.quantise_row(&left[..columns], values, rest, rest_block);
     }
 }

@@ -1,12 +1,12 @@
 //! Products with weights in quads, for instruction sets with a vector of 8 outputs: for each block
-//! of 32 columns the exact integer dot product `dot`, then `acc = fma(dot, scale_w scale_x, acc)`
+//! of columns the exact integer dot product `dot`, then `acc = fma(dot, scale_w scale_x, acc)`
 //! (and `acc = fma(min_w, scale_x sum_x, acc)` for `Q4m`), block after block.
 #![allow(
     clippy::needless_range_loop,
     reason = "loops over lanes and tiles of fixed size read best by index"
 )]
 
-use super::portable::{Q4, Q4M, record_bytes};
+use super::portable::{Q4, Q4M, block_columns, record_bytes};
 use super::task::{Acc, Input, LinearTask, Tile, UNIT};
 use crate::simd::Simd;
 use limbeck_plan::{QUAD_ROWS, QUANT_BLOCK};
@@ -22,7 +22,7 @@ pub(crate) trait Dots: Simd {
     /// The 8 integer dot products of each of `TILES` records with each of `ROWS` blocks.
     ///
     /// # Safety
-    /// `records[t]` points at a record of `VALUES`, `q[r]` at 32 values.
+    /// `records[t]` points at a record of `VALUES`, `q[r]` at the values of a block.
     unsafe fn dots<const VALUES: u8, const ROWS: usize, const TILES: usize>(
         self,
         records: [*const u8; TILES],
@@ -54,16 +54,19 @@ unsafe fn product<S: Dots, const VALUES: u8, const ROWS: usize, const TILES: usi
         return;
     };
     let (record, data) = record_bytes(VALUES);
-    let per_row = task.k.div_ceil(QUANT_BLOCK);
-    let stored = task.stored.div_ceil(QUANT_BLOCK);
-    // SAFETY: the caller's contract: the weight holds `stored >= per_row` records for each tile,
-    // the input `per_row` blocks for each row. A prefetch may point anywhere.
+    let columns = block_columns(VALUES);
+    let (count, stored) = (task.k.div_ceil(columns), task.stored.div_ceil(columns));
+    // Each block of the input has an entry for every 32 of its columns.
+    let entries = columns / QUANT_BLOCK;
+    let per_row = count * entries;
+    // SAFETY: the caller's contract: the weight holds `stored >= count` records for each tile, the
+    // input `count` blocks for each row. A prefetch may point anywhere.
     unsafe {
         let w = task.w.as_ptr().add(tile * stored * record);
         let q = q.as_ptr().add(row * per_row * QUANT_BLOCK);
         let blocks = blocks.as_ptr().add(row * per_row);
         let mut sums = [[s.splat(0.0); TILES]; ROWS];
-        for b in 0..per_row {
+        for b in 0..count {
             let mut records = [w; TILES];
             let mut quants = [q; ROWS];
             for t in 0..TILES {
@@ -77,13 +80,13 @@ unsafe fn product<S: Dots, const VALUES: u8, const ROWS: usize, const TILES: usi
                 }
             }
             for r in 0..ROWS {
-                quants[r] = q.add((r * per_row + b) * QUANT_BLOCK);
+                quants[r] = q.add((r * count + b) * columns);
             }
             let dots = s.dots::<VALUES, ROWS, TILES>(records, quants);
             for t in 0..TILES {
                 let scales = s.load_f16(records[t].add(data).cast());
                 for r in 0..ROWS {
-                    let block = &*blocks.add(r * per_row + b);
+                    let block = &*blocks.add(r * per_row + b * entries);
                     let offset = if VALUES == Q4 { block.minus_8_sums } else { 0 };
                     let scale = s.mul(scales, s.splat(block.scale));
                     sums[r][t] = s.fma(s.floats(dots[r][t], offset), scale, sums[r][t]);
@@ -91,7 +94,7 @@ unsafe fn product<S: Dots, const VALUES: u8, const ROWS: usize, const TILES: usi
                 if VALUES == Q4M {
                     let mins = s.load_f16(records[t].add(data + 16).cast());
                     for r in 0..ROWS {
-                        let block = &*blocks.add(r * per_row + b);
+                        let block = &*blocks.add(r * per_row + b * entries);
                         sums[r][t] = s.fma(mins, s.splat(block.scaled_sum), sums[r][t]);
                     }
                 }

@@ -176,6 +176,7 @@ impl Bench {
             let args = LinearArgs {
                 x: &self.x[..self.rows * k],
                 norm: None,
+                factors: None,
                 w: Packed::new(self.format, n, k, &self.weights[self.next..][..len])?,
                 bias: None,
                 activation: Activation::Identity,

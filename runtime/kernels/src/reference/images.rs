@@ -43,7 +43,7 @@ pub fn conv2d(args: Conv2dArgs<'_>, products: Products) -> Result<(), Error> {
                 seen[tap * each..][..each].copy_from_slice(x);
             });
             if quantised {
-                round_to_8_bits(&mut seen);
+                round_to_8_bits(w.format().values, &mut seen);
             }
             for j in group * outputs..(group + 1) * outputs {
                 let weight = &weight[j * k..][..k];

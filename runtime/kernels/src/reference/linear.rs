@@ -4,14 +4,14 @@ use super::math;
 use crate::error::Error;
 use crate::isa::Portable;
 use crate::linear::{ActBlock, LinearArgs, Sparsity, SparsityRead, quantise_row};
-use limbeck_plan::{GATE_GROUP, QUANT_BLOCK};
+use limbeck_plan::{GATE_GROUP, QUANT_BLOCK, Values};
 
 /// What the activations are when they meet a quantised weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Products {
     /// As given.
     Exact,
-    /// Quantised to 8 bits per row and block of 32, as the kernels do.
+    /// Quantised to 8 bits per row and block of columns, as the kernels do.
     Quantised,
 }
 
@@ -22,17 +22,15 @@ pub enum Products {
 pub fn linear(args: LinearArgs<'_>, products: Products) -> Result<(), Error> {
     let (m, n_out) = args.check()?;
     let (n, k) = (args.w.rows(), args.w.cols());
-    let mut x = args.x.to_vec();
-    if let Some(norm) = &args.norm {
-        super::norm(args.x, norm, &mut x)?;
-    }
-    if products == Products::Quantised && args.w.format().values.is_quantised() {
+    let mut x = changed(&args)?;
+    let values = args.w.format().values;
+    if products == Products::Quantised && values.is_quantised() {
         for x in x.chunks_exact_mut(k) {
             let mut rest = x.to_vec();
-            round_to_8_bits(x);
+            round_to_8_bits(values, x);
             if args.precise {
                 rest.iter_mut().zip(&*x).for_each(|(rest, x)| *rest -= x);
-                round_to_8_bits(&mut rest);
+                round_to_8_bits(values, &mut rest);
                 x.iter_mut().zip(rest).for_each(|(x, rest)| *x += rest);
             }
         }
@@ -74,10 +72,7 @@ pub fn sparse_linear(
     let (m, _) = args.check()?;
     let k = args.w.cols();
     sparsity.check(m, k)?;
-    let mut x = args.x.to_vec();
-    if let Some(norm) = &args.norm {
-        super::norm(args.x, norm, &mut x)?;
-    }
+    let mut x = changed(&args)?;
     let mut read = SparsityRead { channels: 0, bytes: args.w.bytes().len() as u64 };
     for (x, choice) in x.chunks_exact_mut(k).zip(sparsity.choice) {
         let threshold = sparsity.thresholds[*choice as usize];
@@ -89,17 +84,32 @@ pub fn sparse_linear(
             }
         }
     }
-    linear(LinearArgs { x: &x, norm: None, ..args }, products)?;
+    linear(LinearArgs { x: &x, norm: None, factors: None, ..args }, products)?;
     Ok(read)
 }
 
-/// Replaces a row by what its 8-bit form stands for.
-pub(super) fn round_to_8_bits(x: &mut [f32]) {
-    let count = x.len().div_ceil(QUANT_BLOCK);
-    let mut q = vec![0; count * QUANT_BLOCK];
-    let mut blocks = vec![ActBlock::default(); count];
-    quantise_row(Portable::TOKEN, x, &mut q, &mut blocks);
+/// The rows after their norm and factors.
+fn changed(args: &LinearArgs<'_>) -> Result<Vec<f32>, Error> {
+    let mut x = args.x.to_vec();
+    if let Some(norm) = &args.norm {
+        super::norm(args.x, norm, &mut x)?;
+    }
+    if let Some(factors) = args.factors {
+        for x in x.chunks_exact_mut(args.w.cols()) {
+            x.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
+        }
+    }
+    Ok(x)
+}
+
+/// Replaces a row by what its 8-bit form beside a weight of these values stands for.
+pub(super) fn round_to_8_bits(values: Values, x: &mut [f32]) {
+    let padded = x.len().next_multiple_of(values.block());
+    let mut q = vec![0; padded];
+    let mut blocks = vec![ActBlock::default(); padded / QUANT_BLOCK];
+    quantise_row(Portable::TOKEN, x, values, &mut q, &mut blocks);
     for (i, x) in x.iter_mut().enumerate() {
-        *x = blocks[i / QUANT_BLOCK].scale * f32::from(q[i]);
+        let block = i / values.block() * values.block() / QUANT_BLOCK;
+        *x = blocks[block].scale * f32::from(q[i]);
     }
 }

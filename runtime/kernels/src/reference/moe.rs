@@ -94,6 +94,7 @@ fn expert_result(
     let linears = LinearArgs {
         x: &args.x[token * cols..][..cols],
         norm: None,
+        factors: None,
         w: args.w1.row_range(expert * h1..(expert + 1) * h1)?,
         bias: None,
         activation: args.params.activation,
@@ -106,6 +107,7 @@ fn expert_result(
     let down = LinearArgs {
         x: &hidden,
         norm: None,
+        factors: None,
         w: args.w2.row_range(expert * m..(expert + 1) * m)?,
         bias: None,
         activation: Activation::Identity,

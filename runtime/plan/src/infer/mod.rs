@@ -20,9 +20,12 @@ pub enum InputRole {
     Activation,
     /// An f32 value that the caller gives.
     Given,
-    /// A weight in a pack format made for matrix products (panels or quads).
+    /// A weight in a pack format made for matrix products (panels or quads) of which a part may be
+    /// used: not one in wide blocks.
     Matrix,
-    /// The same, or one in channels.
+    /// The same, or one in wide blocks.
+    WholeMatrix,
+    /// The first, or one in channels.
     AnyMatrix,
     /// A weight in any pack format, read row by row.
     Table,
@@ -39,10 +42,11 @@ impl Op {
         let optional = |present: bool, role| std::iter::repeat_n(role, usize::from(present));
         match self {
             Op::Embedding(_) => vec![Activation, Table],
-            Op::Linear(p) => [Activation, Matrix]
+            Op::Linear(p) => [Activation, WholeMatrix]
                 .into_iter()
                 .chain(optional(p.bias, Vector))
                 .chain(optional(p.residual, Activation))
+                .chain(optional(p.factors, Vector))
                 .collect(),
             Op::Norm(p) => {
                 [Activation, Vector].into_iter().chain(optional(p.bias, Vector)).collect()
@@ -227,6 +231,11 @@ fn infer_linear(p: &Linear, inputs: &[Fact]) -> Result<Fact, String> {
     };
     let out = Fact::new(DType::F32, vec![rows.clone(), Dim::from(cols)]);
     epilogue(&inputs[2..], p.bias, p.residual, n, &out)?;
+    if p.factors
+        && let Some(factors) = inputs.last()
+    {
+        vector(factors, k, "factors")?;
+    }
     Ok(out)
 }
 
@@ -326,6 +335,7 @@ mod tests {
             activation: Activation::Identity,
             gated,
             residual,
+            factors: false,
             precise: false,
         })
     }
@@ -341,6 +351,16 @@ mod tests {
         assert!(linear(true, false, false).infer(&[tokens(8), known(48, 8)]).is_err());
         let bad_bias = [tokens(8), known(48, 8), known(1, 47)];
         assert!(linear(true, false, false).infer(&bad_bias).is_err());
+    }
+
+    #[test]
+    fn factors_of_a_linear_are_one_for_each_channel() {
+        let Op::Linear(plain) = linear(true, false, false) else { unreachable!() };
+        let op = Op::Linear(Linear { factors: true, ..plain });
+        let inputs = |factors| [tokens(8), known(48, 8), known(1, 48), known(1, factors)];
+        assert_eq!(op.infer(&inputs(8)).unwrap(), [tokens(48)]);
+        assert!(op.infer(&inputs(48)).is_err());
+        assert!(op.infer(&inputs(8)[..3]).is_err());
     }
 
     #[test]

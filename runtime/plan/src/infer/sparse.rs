@@ -20,6 +20,9 @@ pub(super) fn level(p: &Level) -> Result<Fact, String> {
 
 pub(super) fn sparse_linear(p: &SparseLinear, inputs: &[Fact]) -> Result<Fact, String> {
     let (linear, own) = inputs.split_at(inputs.len().saturating_sub(2));
+    if p.linear.factors {
+        return Err("a linear that leaves out channels has no factors".into());
+    }
     let out = infer_linear(&p.linear, linear)?;
     let (_, k) = call_rows(&inputs[0])?;
     let [choice, channels] = own else { return Err("its choice is missing".into()) };
@@ -51,8 +54,14 @@ mod tests {
 
     fn op(thresholds: &[f32]) -> Op {
         let activation = Activation::Identity;
-        let linear =
-            Linear { bias: false, activation, gated: false, residual: true, precise: false };
+        let linear = Linear {
+            bias: false,
+            activation,
+            gated: false,
+            residual: true,
+            factors: false,
+            precise: false,
+        };
         Op::SparseLinear(SparseLinear { linear, thresholds: thresholds.to_vec() })
     }
 

@@ -44,6 +44,7 @@ pub(super) enum Instruction {
         weight: usize,
         bias: Option<usize>,
         residual: Option<Value>,
+        factors: Option<usize>,
         out: Value,
     },
     Norm {
@@ -336,6 +337,7 @@ impl Context<'_> {
                 weight: self.weight(inputs.next())?,
                 bias: if params.bias { Some(self.weight(inputs.next())?) } else { None },
                 residual: if params.residual { Some(self.value(inputs.next())?) } else { None },
+                factors: if params.factors { Some(self.weight(inputs.next())?) } else { None },
                 params: params.clone(),
                 norm,
                 out,

@@ -382,6 +382,7 @@ impl Runner<'_> {
         let args = LinearArgs {
             x: slot(*x),
             norm,
+            factors: None,
             w,
             bias: bias.map(|id| shared.vector(id)).transpose()?,
             activation: params.linear.activation,
@@ -402,7 +403,8 @@ impl Runner<'_> {
     }
 
     fn linear(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {
-        let Instruction::Linear { params, x, norm, weight, bias, residual, .. } = instruction
+        let Instruction::Linear { params, x, norm, factors, weight, bias, residual, .. } =
+            instruction
         else {
             return Ok(());
         };
@@ -413,6 +415,7 @@ impl Runner<'_> {
         let args = LinearArgs {
             x: slot(*x),
             norm,
+            factors: factors.map(|id| shared.vector(id)).transpose()?,
             w: shared.weight(*weight)?,
             bias: bias.map(|id| shared.vector(id)).transpose()?,
             activation: params.activation,

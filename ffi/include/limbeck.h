@@ -1764,6 +1764,13 @@ LBK_API void lbk_tensors_free(struct lbk_tensors *tensors);
 
 #if defined(LBK_TEST_HOOKS)
 /**
+ * Writes to a place that all threads share, in no order: what a race detector must find.
+ */
+LBK_API void lbk_test_race(void);
+#endif
+
+#if defined(LBK_TEST_HOOKS)
+/**
  * Lets the next step or token of a session fail inside the runtime.
  */
 LBK_API void lbk_test_panic(const struct lbk_session *session);

@@ -1,5 +1,6 @@
 /* Eight threads: four sessions of one model generate, four threads turn their budgets, cancel them and
-   read model and status. What is generated is what one thread alone generates. */
+   read model and status. What is generated is what one thread alone generates. With a second argument
+   there is a race on purpose. */
 #include "check.h"
 
 #include <pthread.h>
@@ -18,6 +19,7 @@ typedef struct worker {
 } worker;
 
 static int running = SESSIONS;
+static int racing = 0;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static int still_running(int change)
@@ -80,6 +82,9 @@ static void *disturb(void *user_data)
         lbk_model_info info;
         lbk_status status;
         lbk_budget_init(&budget, sizeof budget);
+        if (racing) {
+            lbk_test_race();
+        }
         switch (next(&w->noise) % 4) {
         case 0:
             lbk_control_cancel(w->control);
@@ -105,7 +110,8 @@ static void *disturb(void *user_data)
 
 int main(int argc, char **argv)
 {
-    CHECK(argc == 2);
+    CHECK(argc == 2 || argc == 3);
+    racing = argc == 3;
     lbk_model *model = open_model(argv[1]);
     worker workers[SESSIONS];
     pthread_t threads[2 * SESSIONS];

@@ -156,7 +156,9 @@ pub(crate) unsafe fn run<S: Simd, T: Tile<S>>(s: S, tile: T, task: &LinearTask<'
                     2 => tile.one_row::<2>(s, task, row, held, &mut acc),
                     _ => tile.one_row::<1>(s, task, row, held, &mut acc),
                 }
-                s.here(FinishRow { task, row, unit, acc: &acc[..take] });
+                for (u, acc) in acc.iter().enumerate().take(take) {
+                    finish(s, task, row, unit + u, acc);
+                }
             }
             unit += take;
         }
@@ -177,8 +179,9 @@ pub(crate) unsafe fn run<S: Simd, T: Tile<S>>(s: S, tile: T, task: &LinearTask<'
             let left = task.rows.end - row;
             // As few tiles as can be, of nearly the same height.
             let take = left.div_ceil(left.div_ceil(most));
+            let parts = task.epilogue.parts;
             // Tiles have an even number of rows at most, so that this one still fits.
-            let take = take.next_multiple_of(task.epilogue.parts);
+            let take = take.next_multiple_of(parts);
             // SAFETY: the rows and the units lie within the task's ranges.
             unsafe {
                 if units == 2 {
@@ -186,65 +189,24 @@ pub(crate) unsafe fn run<S: Simd, T: Tile<S>>(s: S, tile: T, task: &LinearTask<'
                 } else {
                     single(s, tile, task, (row, take), held, &mut acc[0]);
                 }
-                s.here(FinishTile { task, row, rows: take, unit, acc: &mut acc[..units] });
+                for r in (0..take).step_by(parts) {
+                    if parts == 2 {
+                        acc.iter_mut().take(units).for_each(|acc| add_next(acc, r));
+                    }
+                    let (row, [first, second]) = ((row + r) / parts, &acc);
+                    if units == 2 && task.epilogue.gated {
+                        finish_gates(s, task, row, unit, [&first[r], &second[r]]);
+                        continue;
+                    }
+                    finish(s, task, row, unit, &first[r]);
+                    if units == 2 {
+                        finish(s, task, row, unit + 1, &second[r]);
+                    }
+                }
             }
             row += take;
         }
         unit += units;
-    }
-}
-
-/// The epilogue of one row of some units, from `unit` on.
-struct FinishRow<'a, 'b> {
-    task: &'a LinearTask<'b>,
-    row: usize,
-    unit: usize,
-    acc: &'a [[f32; UNIT]],
-}
-
-impl<S: Simd> Work<S> for FinishRow<'_, '_> {
-    #[inline(always)]
-    unsafe fn run(self, s: S) {
-        for (u, acc) in self.acc.iter().enumerate() {
-            // SAFETY: the caller's contract.
-            unsafe { finish(s, self.task, self.row, self.unit + u, acc) };
-        }
-    }
-}
-
-/// The epilogue of a tile: some rows of the input from `row` on, and one or two units.
-struct FinishTile<'a, 'b> {
-    task: &'a LinearTask<'b>,
-    row: usize,
-    rows: usize,
-    unit: usize,
-    /// Of each unit.
-    acc: &'a mut [Acc],
-}
-
-impl<S: Simd> Work<S> for FinishTile<'_, '_> {
-    #[inline(always)]
-    unsafe fn run(self, s: S) {
-        let FinishTile { task, row, rows, unit, acc } = self;
-        let parts = task.epilogue.parts;
-        for r in (0..rows).step_by(parts) {
-            if parts == 2 {
-                acc.iter_mut().for_each(|acc| add_next(acc, r));
-            }
-            let row = (row + r) / parts;
-            // SAFETY: the caller's contract.
-            unsafe {
-                if let [first, second] = &*acc
-                    && task.epilogue.gated
-                {
-                    finish_gates(s, task, row, unit, [&first[r], &second[r]]);
-                    continue;
-                }
-                for (u, acc) in acc.iter().enumerate() {
-                    finish(s, task, row, unit + u, &acc[r]);
-                }
-            }
-        }
     }
 }
 
@@ -324,6 +286,30 @@ pub(super) unsafe fn finish<S: Simd>(
     unit: usize,
     acc: &[f32; UNIT],
 ) {
+    // SAFETY: the caller's contract.
+    unsafe { s.here(Finish { task, row, unit, acc }) };
+}
+
+struct Finish<'a, 'b> {
+    task: &'a LinearTask<'b>,
+    row: usize,
+    unit: usize,
+    acc: &'a [f32; UNIT],
+}
+
+impl<S: Simd> Work<S> for Finish<'_, '_> {
+    #[inline(always)]
+    unsafe fn run(self, s: S) {
+        // SAFETY: the caller's contract.
+        unsafe { finish_unit(s, self) }
+    }
+}
+
+/// # Safety
+/// As for [`run`].
+#[inline(always)]
+unsafe fn finish_unit<S: Simd>(s: S, work: Finish<'_, '_>) {
+    let Finish { task, row, unit, acc } = work;
     let e = task.epilogue;
     let first = unit * UNIT;
     let sums = biased(s, e, first, acc);

@@ -8,8 +8,9 @@
  * - A handle that a function writes is the caller's, who frees it once by its `_free`; freeing NULL is
  *   fine. What was opened from a handle keeps it alive: handles may be freed in any order.
  * - A pointer to `const` handle may be shared between threads. Other handles serve one call at a time,
- *   from any thread; a second call fails with LBK_BUSY. No function may run on a handle while it is
- *   freed. What another thread or a signal handler may touch meanwhile is an lbk_control.
+ *   from any thread; a second call fails with LBK_BUSY, except of functions that work also while a call
+ *   runs and say so. No function may run on a handle while it is freed. What another thread or a signal
+ *   handler may touch meanwhile is an lbk_control.
  * - Arrays are a pointer and a length, which may be NULL and 0; they are borrowed for the call. Texts
  *   are UTF-8. NULL elsewhere, and lengths that cannot be, are LBK_INVALID.
  * - Structs may grow at their end with later versions. Options begin with their size and are filled by
@@ -1366,7 +1367,8 @@ struct lbk_error *lbk_session_control(const struct lbk_session *session,
                                       struct lbk_control **control);
 
 /**
- * How the budget fares. `size` is `sizeof *status`.
+ * How the budget fares: as it stood before the chunk in progress, or after the last one. `size` is
+ * `sizeof *status`. Also while a call runs, from any thread; not for signal handlers.
  */
 LBK_API
 struct lbk_error *lbk_session_get_status(struct lbk_session *session,
@@ -1651,7 +1653,7 @@ struct lbk_error *lbk_encoder_control(const struct lbk_encoder *encoder,
                                       struct lbk_control **control);
 
 /**
- * How the budget fares. `size` is `sizeof *status`.
+ * How the budget fares, as `lbk_session_get_status`.
  */
 LBK_API
 struct lbk_error *lbk_encoder_get_status(struct lbk_encoder *encoder,
@@ -1707,7 +1709,7 @@ struct lbk_error *lbk_forward_control(const struct lbk_forward *forward,
                                       struct lbk_control **control);
 
 /**
- * How the budget fares. `size` is `sizeof *status`.
+ * How the budget fares, as `lbk_session_get_status`.
  */
 LBK_API
 struct lbk_error *lbk_forward_get_status(struct lbk_forward *forward,
@@ -1759,6 +1761,13 @@ struct lbk_error *lbk_tensors_find(const struct lbk_tensors *tensors,
  * Frees tensors; NULL is fine.
  */
 LBK_API void lbk_tensors_free(struct lbk_tensors *tensors);
+
+#if defined(LBK_TEST_HOOKS)
+/**
+ * Writes to a place that all threads share, in no order: what a race detector must find.
+ */
+LBK_API void lbk_test_race(void);
+#endif
 
 #if defined(LBK_TEST_HOOKS)
 /**

@@ -398,7 +398,8 @@ public:
         lbk_error *error = lbk_session_control(handle_.get(), &control);
         return detail::result(error, [&] { return Control(control); });
     }
-    Result<lbk_status> status() {
+    // Also from another thread while a call runs.
+    Result<lbk_status> status() const {
         lbk_status status{};
         lbk_error *error = lbk_session_get_status(handle_.get(), &status, sizeof status);
         return detail::result(error, [&] { return status; });

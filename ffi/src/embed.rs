@@ -45,7 +45,7 @@ pub unsafe extern "C" fn lbk_encoder_control(
     })
 }
 
-/// How the budget fares. `size` is `sizeof *status`.
+/// How the budget fares, as `lbk_session_get_status`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lbk_encoder_get_status(
     encoder: *mut lbk_encoder,
@@ -53,8 +53,8 @@ pub unsafe extern "C" fn lbk_encoder_get_status(
     size: usize,
 ) -> *mut lbk_error {
     guard(|| {
-        let encoder = arg::shared(encoder, "encoder")?.encoder.enter("encoder")?;
-        options::write(&encoder.status().into(), status, size, "status")
+        let found = arg::shared(encoder, "encoder")?.control.status();
+        options::write(&found.into(), status, size, "status")
     })
 }
 

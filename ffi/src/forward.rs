@@ -106,7 +106,7 @@ pub unsafe extern "C" fn lbk_forward_control(
     })
 }
 
-/// How the budget fares. `size` is `sizeof *status`.
+/// How the budget fares, as `lbk_session_get_status`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lbk_forward_get_status(
     forward: *mut lbk_forward,
@@ -114,8 +114,8 @@ pub unsafe extern "C" fn lbk_forward_get_status(
     size: usize,
 ) -> *mut lbk_error {
     guard(|| {
-        let forward = arg::shared(forward, "forward")?.forward.enter("forward")?;
-        options::write(&forward.status().into(), status, size, "status")
+        let found = arg::shared(forward, "forward")?.control.status();
+        options::write(&found.into(), status, size, "status")
     })
 }
 

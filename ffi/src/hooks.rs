@@ -27,6 +27,18 @@ impl Hooks {
     }
 }
 
+/// Written by [`lbk_test_race`].
+#[cfg(feature = "test-hooks")]
+static mut RACED: u64 = 0;
+
+/// Writes to a place that all threads share, in no order: what a race detector must find.
+#[cfg(feature = "test-hooks")]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lbk_test_race() {
+    // SAFETY: it is no data that anything depends on, and a word is written at once.
+    unsafe { (&raw mut RACED).write_volatile(1) }
+}
+
 /// Lets the next step or token of a session fail inside the runtime.
 #[cfg(feature = "test-hooks")]
 #[unsafe(no_mangle)]

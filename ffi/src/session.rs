@@ -179,14 +179,18 @@ pub unsafe extern "C" fn lbk_session_control(
     })
 }
 
-/// How the budget fares. `size` is `sizeof *status`.
+/// How the budget fares: as it stood before the chunk in progress, or after the last one. `size` is
+/// `sizeof *status`. Also while a call runs, from any thread; not for signal handlers.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lbk_session_get_status(
     session: *mut lbk_session,
     status: *mut lbk_status,
     size: usize,
 ) -> *mut lbk_error {
-    with(session, |s| options::write(&s.status().into(), status, size, "status"))
+    guard(|| {
+        let found = arg::shared(session, "session")?.control.status();
+        options::write(&found.into(), status, size, "status")
+    })
 }
 
 /// Bytes that cache, buffers and scratch take now.

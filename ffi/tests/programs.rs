@@ -5,7 +5,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{Build, everywhere};
+use common::{Build, Program, everywhere};
 use limbeck_compiler::Quant;
 use limbeck_tests::{Compiled, Npz, golden};
 use tempfile::TempDir;
@@ -133,6 +133,19 @@ fn generations_stream_and_go_on_where_they_were_cancelled() {
 #[test]
 fn sessions_of_a_model_work_side_by_side_while_others_turn_and_cancel() {
     everywhere("tests/c/stress.c", &ALL, &[&text().path()], "");
+}
+
+#[test]
+fn nothing_races_and_a_race_would_be_found() {
+    if !Build::Helgrind.is_there() {
+        return;
+    }
+    let (plan, program) = (text(), Program::new("tests/c/stress.c", Build::Helgrind));
+    program.run(&[&plan.path()], "");
+    let raced = program.output(&[&plan.path(), Path::new("race")], "");
+    assert_eq!(raced.status.code(), Some(9));
+    let told = String::from_utf8_lossy(&raced.stderr);
+    assert!(told.contains("Possible data race") && told.contains("lbk_test_race"), "{told}");
 }
 
 #[test]

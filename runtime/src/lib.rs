@@ -22,6 +22,7 @@ mod pace;
 mod philox;
 mod route;
 mod session;
+mod sync;
 pub mod text;
 mod usage;
 

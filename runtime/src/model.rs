@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use limbeck_plan::{
     Calibration, DType, Dim, Manifest, Op, OperandKind, Plan, Program, Symbol, Task,
@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Level, Logger};
 use crate::memory::Account;
 use crate::session::{Session, SessionOptions};
+use crate::sync::OnceLock;
 use crate::text::{ChatMessage, ChatOptions, ChatTemplate, SamplerOptions, Tokenizer};
 
 /// An opened plan. Cheap to clone; clones share everything.

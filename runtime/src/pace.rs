@@ -50,7 +50,7 @@ impl Pace {
     }
 
     pub fn status(&self) -> Status {
-        self.controller.status()
+        self.control.status()
     }
 
     /// Begins a call of this many rows, unless it is a part of one: whether it began one.
@@ -79,7 +79,9 @@ impl Pace {
         }
         self.control.refresh(&mut self.settings);
         self.chunk = Ahead { now: self.now(), tokens, steps };
-        Ok(self.controller.next_price(&self.settings, self.chunk))
+        let price = self.controller.next_price(&self.settings, self.chunk);
+        self.control.set_status(self.controller.status());
+        Ok(price)
     }
 
     /// After that chunk.
@@ -89,6 +91,7 @@ impl Pace {
         let (macs, full_macs) = (spent.macs, spent.full_macs);
         let seconds = now - before;
         self.controller.observe(Observation { tokens, steps, macs, full_macs, seconds, now });
+        self.control.set_status(self.controller.status());
         self.tell();
     }
 

@@ -89,6 +89,7 @@ static void budgets(const char *path)
 
 /* What the threads of `race` share. */
 typedef struct shared {
+    lbk_session *session;
     lbk_control *control;
     size_t tokens, after;
     int stage;
@@ -124,6 +125,10 @@ static void *turn(void *user_data)
     while (s->tokens < 40) {
         pthread_cond_wait(&s->turned, &s->lock);
     }
+    /* The call is in its 40th token. */
+    lbk_status status;
+    OK(lbk_session_get_status(s->session, &status, sizeof status));
+    CHECK(status.price == 1e9 && status.target < 1 && status.unmet == LBK_UNMET_NOT);
     CHECK(lbk_control_cancel(s->control) == LBK_OK);
     s->stage = 2;
     pthread_cond_broadcast(&s->turned);
@@ -139,7 +144,7 @@ static void race(const char *path)
     lbk_generate_options options;
     lbk_generation *generation = NULL;
     lbk_usage *usage = NULL;
-    shared s = {.lock = PTHREAD_MUTEX_INITIALIZER, .turned = PTHREAD_COND_INITIALIZER};
+    shared s = {.session = session, .lock = PTHREAD_MUTEX_INITIALIZER, .turned = PTHREAD_COND_INITIALIZER};
     lbk_generate_options_init(&options, sizeof options);
     options.max_tokens = 100;
     options.ignore_eos = 1;

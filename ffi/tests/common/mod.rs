@@ -24,15 +24,21 @@ pub enum Build {
     Sanitised,
     /// Run under valgrind, which sees the library's own memory too.
     Valgrind,
+    /// Run under valgrind's race detector, which the library's own locks and atomics talk to.
+    Helgrind,
 }
 
 impl Build {
     /// Whether this machine has what it takes; where it has not, says so.
-    fn is_there(self) -> bool {
+    pub fn is_there(self) -> bool {
         match self {
             Build::Plain | Build::Static => true,
             Build::Sanitised => sanitisers(),
             Build::Valgrind => valgrind(),
+            Build::Helgrind => {
+                there(cfg!(target_arch = "x86_64"), "locks tell valgrind nothing on this machine")
+                    && valgrind()
+            }
         }
     }
 }
@@ -146,6 +152,18 @@ impl Program {
     /// # Panics
     /// When it fails or does not end.
     pub fn run(&self, args: &[&Path], stdin: &str) -> String {
+        let output = self.output(args, stdin);
+        let (out, errors) = (text(&output.stdout), text(&output.stderr));
+        let Program { name, build, .. } = self;
+        assert!(output.status.success(), "{name}, {build:?}: {}\n{out}\n{errors}", output.status);
+        out
+    }
+
+    /// Runs it, whether it fails or not.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn output(&self, args: &[&Path], stdin: &str) -> Output {
         let input = self.folder.path().join("stdin");
         std::fs::write(&input, stdin).expect("the input");
         let program = self.folder.path().join("program");
@@ -159,16 +177,18 @@ impl Program {
                 command.arg(program).env("LIMBECK_ISA", valgrind_isa());
                 command
             }
+            Build::Helgrind => {
+                let mut command = Command::new("valgrind");
+                command.args(["-q", "--error-exitcode=9", "--tool=helgrind", "--fair-sched=try"]);
+                command.arg(program).env("LIMBECK_ISA", valgrind_isa());
+                command
+            }
             _ => Command::new(program),
         };
         // A leak is an error too.
         command.env("ASAN_OPTIONS", "detect_leaks=1").args(args);
         command.stdin(std::fs::File::open(&input).expect("the input"));
-        let output = within(command.stdout(Stdio::piped()).stderr(Stdio::piped()), &self.name);
-        let (out, errors) = (text(&output.stdout), text(&output.stderr));
-        let Program { name, build, .. } = self;
-        assert!(output.status.success(), "{name}, {build:?}: {}\n{out}\n{errors}", output.status);
-        out
+        within(command.stdout(Stdio::piped()).stderr(Stdio::piped()), &self.name)
     }
 }
 

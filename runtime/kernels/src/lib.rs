@@ -33,7 +33,7 @@ pub mod rates;
 pub mod reference;
 mod rows;
 mod simd;
-mod sync;
+pub mod sync;
 mod table;
 
 pub use adaptive::{

@@ -80,6 +80,13 @@ pub struct Status {
     pub price: f32,
 }
 
+impl Default for Status {
+    /// Of a budget of full compute, before anything ran.
+    fn default() -> Status {
+        Status { unmet: None, target: 1.0, price: 0.0 }
+    }
+}
+
 impl Status {
     /// Whether the budget is kept.
     pub fn met(&self) -> bool {
@@ -219,7 +226,7 @@ impl Controller {
             call: Call::default(),
             chunk: (1.0, 1.0),
             now: f64::MIN,
-            status: Status { unmet: None, target: 1.0, price: 0.0 },
+            status: Status::default(),
         }
     }
 

@@ -5,11 +5,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as Custom};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokenizers::models::bpe::BpeTrainer;
-use tokenizers::models::{ModelWrapper, TrainerWrapper};
+use tokenizers::models::unigram::Unigram;
+use tokenizers::models::wordlevel::WordLevel;
+use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::{
     AddedToken, DecoderWrapper, Model, NormalizerWrapper, PostProcessorWrapper,
     PreTokenizerWrapper, Token, TokenizerBuilder, TokenizerImpl,
@@ -96,7 +98,7 @@ impl<'a> File<'a> {
     pub(super) fn pipeline(self, bpe: Option<Bpe>) -> tokenizers::Result<Pipeline> {
         let model = match bpe {
             Some(bpe) => AnyModel::Bpe(bpe),
-            None => AnyModel::Other(serde_json::from_str(self.model.get())?),
+            None => AnyModel::read(self.model.get())?,
         };
         let mut pipeline = TokenizerBuilder::new()
             .with_model(model)
@@ -158,45 +160,68 @@ pub(super) enum AnyModel {
     /// Ours.
     Bpe(Bpe),
     /// Of the tokenizers crate.
-    Other(ModelWrapper),
+    WordPiece(WordPiece),
+    WordLevel(WordLevel),
+    Unigram(Unigram),
+}
+
+/// What says which model it is.
+#[derive(Deserialize)]
+struct Kind {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+}
+
+impl AnyModel {
+    /// A model that is not BPE. Old files do not name the type, and a word-level model is a part of
+    /// one of word pieces.
+    fn read(text: &str) -> serde_json::Result<AnyModel> {
+        let word_piece = |text| serde_json::from_str(text).map(AnyModel::WordPiece);
+        let word_level = |text| serde_json::from_str(text).map(AnyModel::WordLevel);
+        let unigram = |text| serde_json::from_str(text).map(AnyModel::Unigram);
+        match serde_json::from_str::<Kind>(text)?.kind.as_deref() {
+            Some("WordPiece") => word_piece(text),
+            Some("WordLevel") => word_level(text),
+            Some("Unigram") => unigram(text),
+            Some(other) => Err(Custom::custom(format!("there is no model {other:?}"))),
+            None => word_piece(text).or_else(|_| word_level(text)).or_else(|_| unigram(text)),
+        }
+    }
+}
+
+/// An expression for the model at hand, whichever it is; ours has one of its own.
+macro_rules! each {
+    ($any:expr, $model:ident => $ours:expr, $theirs:expr) => {
+        match $any {
+            AnyModel::Bpe($model) => $ours,
+            AnyModel::WordPiece($model) => $theirs,
+            AnyModel::WordLevel($model) => $theirs,
+            AnyModel::Unigram($model) => $theirs,
+        }
+    };
 }
 
 impl Model for AnyModel {
-    type Trainer = TrainerWrapper;
+    type Trainer = BpeTrainer;
 
     fn tokenize(&self, text: &str) -> tokenizers::Result<Vec<Token>> {
-        match self {
-            AnyModel::Bpe(model) => model.tokenize(text),
-            AnyModel::Other(model) => model.tokenize(text),
-        }
+        each!(self, model => model.tokenize(text), model.tokenize(text))
     }
 
     fn token_to_id(&self, token: &str) -> Option<u32> {
-        match self {
-            AnyModel::Bpe(model) => model.token_to_id(token),
-            AnyModel::Other(model) => model.token_to_id(token),
-        }
+        each!(self, model => model.token_to_id(token), model.token_to_id(token))
     }
 
     fn id_to_token(&self, id: u32) -> Option<String> {
-        match self {
-            AnyModel::Bpe(model) => model.id_to_token(id),
-            AnyModel::Other(model) => model.id_to_token(id),
-        }
+        each!(self, model => model.id_to_token(id), model.id_to_token(id))
     }
 
     fn get_vocab(&self) -> HashMap<String, u32> {
-        match self {
-            AnyModel::Bpe(model) => model.vocab(),
-            AnyModel::Other(model) => model.get_vocab(),
-        }
+        each!(self, model => model.vocab(), model.get_vocab())
     }
 
     fn get_vocab_size(&self) -> usize {
-        match self {
-            AnyModel::Bpe(model) => model.vocab_size(),
-            AnyModel::Other(model) => model.get_vocab_size(),
-        }
+        each!(self, model => model.vocab_size(), model.get_vocab_size())
     }
 
     fn save(&self, _: &Path, _: Option<&str>) -> tokenizers::Result<Vec<PathBuf>> {
@@ -204,7 +229,7 @@ impl Model for AnyModel {
     }
 
     /// Nothing trains: the trait wants an answer.
-    fn get_trainer(&self) -> TrainerWrapper {
-        TrainerWrapper::BpeTrainer(BpeTrainer::default())
+    fn get_trainer(&self) -> BpeTrainer {
+        BpeTrainer::default()
     }
 }

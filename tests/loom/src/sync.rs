@@ -1,7 +1,8 @@
-//! Loom's counterparts of `runtime/kernels/src/sync.rs`, and a clock that the models turn.
+//! Loom's counterparts of `runtime/kernels/src/sync.rs` and `runtime/src/sync.rs`, and a clock that the
+//! models turn.
 
 pub(crate) use loom::hint::spin_loop;
-pub(crate) use loom::sync::atomic::{AtomicU64, AtomicUsize};
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 pub(crate) use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
 pub(crate) use loom::thread::{JoinHandle, yield_now};
 

@@ -11,7 +11,7 @@ use super::Call;
 use super::spans::{MAX_QUERIES, Row, Tile};
 use crate::kv::{Head, KV_BLOCK, KvType};
 use crate::math;
-use crate::simd::{LANES, Lanes, Simd, WIDE, WideV};
+use crate::simd::{LANES, Lanes, Simd, WIDE, WideV, Work};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -212,7 +212,8 @@ unsafe fn attend_block<S: Simd, const KIND: u8>(
     };
     let stride = call.layout.value_stride();
     // Many queries share one conversion of the block; it is exact, so it changes no bits.
-    let widen = KIND != 0 && count * tile.heads > 2 * SHARE && stride <= WIDE_HEAD;
+    let few = if S::FALLBACK { 1 } else { 2 * SHARE };
+    let widen = KIND != 0 && count * tile.heads > few && stride <= WIDE_HEAD;
     let blocks = if widen {
         // SAFETY: a block of this stride fits.
         let head = unsafe { widen_block::<S, KIND>(s, call, head, ahead, wide) };
@@ -229,12 +230,12 @@ unsafe fn attend_block<S: Simd, const KIND: u8>(
         // SAFETY: the block is as above, `part` lies within it, the queries exist.
         unsafe {
             if widen {
-                steps::<S, 0, VECTORS>(s, queries, softmax, blocks, q, part);
+                s.apart(Steps::<0, VECTORS> { queries, softmax, blocks, q, part });
             } else if KIND == 0 || S::REGISTERS > 16 {
-                steps::<S, KIND, VECTORS>(s, queries, softmax, blocks, q, part);
+                s.apart(Steps::<KIND, VECTORS> { queries, softmax, blocks, q, part });
             } else {
                 // A conversion takes registers, so sums take fewer.
-                steps::<S, KIND, 1>(s, queries, softmax, blocks, q, part);
+                s.apart(Steps::<KIND, 1> { queries, softmax, blocks, q, part });
             }
         }
         row += same;
@@ -272,36 +273,50 @@ unsafe fn widen_block<S: Simd, const KIND: u8>(
     head
 }
 
-/// [`step`] for some of the tile's queries, which see the same `part`.
-///
+/// [`step`] for the tile's queries `q`, which see the same `part`.
+struct Steps<'a, 'b, const KIND: u8, const N: usize> {
+    queries: &'a Queries<'b>,
+    softmax: &'a mut Softmax,
+    blocks: Blocks,
+    q: Range<usize>,
+    part: Range<usize>,
+}
+
+impl<S: Simd, const KIND: u8, const N: usize> Work<S> for Steps<'_, '_, KIND, N> {
+    #[inline(always)]
+    unsafe fn run(self, s: S) {
+        // SAFETY: the caller's contract.
+        unsafe { steps(s, self) }
+    }
+}
+
 /// # Safety
 /// As [`step`].
 #[inline(always)]
-unsafe fn steps<S: Simd, const KIND: u8, const N: usize>(
-    s: S,
-    queries: &Queries<'_>,
-    softmax: &mut Softmax,
-    mut blocks: Blocks,
-    range: Range<usize>,
-    part: Range<usize>,
-) {
-    let (mut q, last) = (range.start, range.end);
+unsafe fn steps<S: Simd, const KIND: u8, const N: usize>(s: S, work: Steps<'_, '_, KIND, N>) {
+    let Steps { queries, softmax, mut blocks, q: Range { start: mut q, end: last }, part } = work;
     // SAFETY: the caller's contract.
     unsafe {
+        // Plain registers hold one query's sums.
+        while S::FALLBACK && q < last {
+            step::<S, KIND, N, 1>(s, queries, softmax, blocks, q, &part);
+            blocks.ahead = None;
+            q += 1;
+        }
         while S::REGISTERS > 16 && q + 2 * SHARE <= last {
             step::<S, KIND, N, { 2 * SHARE }>(s, queries, softmax, blocks, q, &part);
             blocks.ahead = None;
             q += 2 * SHARE;
         }
-        while q + SHARE <= last {
+        while !S::FALLBACK && q + SHARE <= last {
             step::<S, KIND, N, SHARE>(s, queries, softmax, blocks, q, &part);
             // The first queries have asked for all of it.
             blocks.ahead = None;
             q += SHARE;
         }
         match last - q {
-            2 => step::<S, KIND, N, 2>(s, queries, softmax, blocks, q, &part),
-            1 => step::<S, KIND, N, 1>(s, queries, softmax, blocks, q, &part),
+            2 if !S::FALLBACK => step::<S, KIND, N, 2>(s, queries, softmax, blocks, q, &part),
+            1 if !S::FALLBACK => step::<S, KIND, N, 1>(s, queries, softmax, blocks, q, &part),
             _ => {}
         }
     }
@@ -382,23 +397,22 @@ unsafe fn step<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
             add_values::<S, KIND, N, Q>(s, queries, blocks, at, of(at), part, &weights, &decays);
             at += N * WIDE;
         }
-        while at + WIDE <= dim {
-            add_values::<S, KIND, 1, Q>(s, queries, blocks, at, of(at), part, &weights, &decays);
-            at += WIDE;
-        }
-        if at < dim {
-            let mut padded = [[0.0f32; WIDE]; Q];
-            for q in 0..Q {
-                std::ptr::copy(results[q].add(at), padded[q].as_mut_ptr(), dim - at);
-            }
-            let mut out = [std::ptr::null_mut(); Q];
-            for q in 0..Q {
-                out[q] = padded[q].as_mut_ptr();
+        while at < dim {
+            let (mut out, mut padded) = (of(at), [[0.0f32; WIDE]; Q]);
+            let rest = dim - at;
+            if rest < WIDE {
+                for q in 0..Q {
+                    std::ptr::copy(results[q].add(at), padded[q].as_mut_ptr(), rest);
+                    out[q] = padded[q].as_mut_ptr();
+                }
             }
             add_values::<S, KIND, 1, Q>(s, queries, blocks, at, out, part, &weights, &decays);
-            for q in 0..Q {
-                std::ptr::copy(padded[q].as_ptr(), results[q].add(at), dim - at);
+            if rest < WIDE {
+                for q in 0..Q {
+                    std::ptr::copy(padded[q].as_ptr(), results[q].add(at), rest);
+                }
             }
+            at += WIDE;
         }
     }
 }

@@ -5,7 +5,7 @@
 use super::activations::ActBlock;
 use super::task::{Acc, Input, LinearTask, Tile, UNIT};
 use crate::isa::Portable;
-use half::f16;
+use crate::simd::{LANES, widen_f16};
 use limbeck_plan::{QUAD_ROWS, QUANT_BLOCK, WIDE_BLOCK};
 
 /// Which quantised values a kernel reads.
@@ -37,6 +37,12 @@ pub(crate) fn record_bytes(values: u8) -> (usize, usize) {
     }
 }
 
+/// The first eight f16 of some bytes.
+#[inline(always)]
+pub(crate) fn f16_bits(bytes: &[u8]) -> [u16; LANES] {
+    std::array::from_fn(|i| u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]))
+}
+
 /// Quads of the given values.
 #[derive(Clone, Copy)]
 pub(crate) struct PortableQuads<const VALUES: u8>;
@@ -66,11 +72,14 @@ impl<const VALUES: u8> PortableQuads<VALUES> {
             }
         }
         let offset = if VALUES == Q4 { block.minus_8_sums } else { 0 };
-        for (r, (sum, dot)) in sums.iter_mut().zip(dots).enumerate() {
-            let half_at = |at: usize| f16::from_le_bytes([record[at], record[at + 1]]).to_f32();
-            *sum += (dot + offset) as f32 * (half_at(data + 2 * r) * block.scale);
-            if VALUES == Q4M {
-                *sum += half_at(data + 16 + 2 * r) * block.scaled_sum;
+        let (scales, mins) = record[data..].split_at(2 * QUAD_ROWS);
+        let scales = widen_f16(f16_bits(scales));
+        for ((sum, dot), scale) in sums.iter_mut().zip(dots).zip(scales) {
+            *sum += (dot + offset) as f32 * (scale * block.scale);
+        }
+        if VALUES == Q4M {
+            for (sum, min) in sums.iter_mut().zip(widen_f16(f16_bits(mins))) {
+                *sum += min * block.scaled_sum;
             }
         }
     }

@@ -4,7 +4,7 @@
 use super::activations::ActBlock;
 use crate::elementwise::SharedRows;
 use crate::math;
-use crate::simd::{LANES, Lanes, Simd, WideV};
+use crate::simd::{LANES, Lanes, Simd, WideV, Work};
 use limbeck_plan::{Activation, QUANT_BLOCK};
 use std::ops::Range;
 
@@ -286,6 +286,30 @@ pub(super) unsafe fn finish<S: Simd>(
     unit: usize,
     acc: &[f32; UNIT],
 ) {
+    // SAFETY: the caller's contract.
+    unsafe { s.here(Finish { task, row, unit, acc }) };
+}
+
+struct Finish<'a, 'b> {
+    task: &'a LinearTask<'b>,
+    row: usize,
+    unit: usize,
+    acc: &'a [f32; UNIT],
+}
+
+impl<S: Simd> Work<S> for Finish<'_, '_> {
+    #[inline(always)]
+    unsafe fn run(self, s: S) {
+        // SAFETY: the caller's contract.
+        unsafe { finish_unit(s, self) }
+    }
+}
+
+/// # Safety
+/// As for [`run`].
+#[inline(always)]
+unsafe fn finish_unit<S: Simd>(s: S, work: Finish<'_, '_>) {
+    let Finish { task, row, unit, acc } = work;
     let e = task.epilogue;
     let first = unit * UNIT;
     let sums = biased(s, e, first, acc);

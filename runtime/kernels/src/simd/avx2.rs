@@ -6,13 +6,13 @@
 
 use super::avx512::wide_in_one;
 use super::in_two::wide_in_two;
-use super::{Lanes, Simd};
+use super::{Lanes, Simd, Work};
 use crate::isa::{Avx2, Avx512};
 use limbeck_plan::QUANT_BLOCK;
 use std::arch::x86_64::*;
 
 macro_rules! eight_lanes {
-    ($token:ty, $registers:expr, $wide:ident) => {
+    ($token:ty, $features:literal, $registers:expr, $wide:ident) => {
         impl Lanes for $token {
             type V = __m256;
 
@@ -106,6 +106,18 @@ macro_rules! eight_lanes {
         impl Simd for $token {
             $wide!();
             const REGISTERS: usize = $registers;
+
+            #[inline(always)]
+            unsafe fn apart<W: Work<Self>>(self, work: W) {
+                #[inline(never)]
+                #[target_feature(enable = $features)]
+                unsafe fn alone<W: Work<$token>>(token: $token, work: W) {
+                    // SAFETY: the caller's contract.
+                    unsafe { work.run(token) }
+                }
+                // SAFETY: the token proves the features; the rest is the caller's contract.
+                unsafe { alone(self, work) }
+            }
 
             #[inline(always)]
             fn sum(self, a: __m256) -> f32 {
@@ -202,5 +214,5 @@ macro_rules! eight_lanes {
     };
 }
 
-eight_lanes!(Avx2, 16, wide_in_two);
-eight_lanes!(Avx512, 32, wide_in_one);
+eight_lanes!(Avx2, "avx2,fma,f16c", 16, wide_in_two);
+eight_lanes!(Avx512, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni", 32, wide_in_one);

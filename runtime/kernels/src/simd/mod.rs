@@ -16,6 +16,7 @@ mod portable;
 pub(crate) use in_two::InTwo;
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::{prefetch, widen_halves};
+pub(crate) use portable::widen_f16;
 
 use limbeck_plan::QUANT_BLOCK;
 
@@ -68,6 +69,15 @@ pub(crate) trait Lanes: Copy {
     unsafe fn load_i8(self, p: *const i8) -> Self::V;
 }
 
+/// Work that is compiled once for an instruction set, not into each kernel that has it to do.
+pub(crate) trait Work<S> {
+    /// Does it.
+    ///
+    /// # Safety
+    /// The work's own contract.
+    unsafe fn run(self, s: S);
+}
+
 /// A token's wide vector.
 pub(crate) type WideV<S> = <<S as Simd>::Wide as Lanes>::V;
 
@@ -78,6 +88,24 @@ pub(crate) trait Simd: Lanes {
     type Wide: Lanes;
     /// How many `V` the registers hold.
     const REGISTERS: usize;
+    /// Whether this is the fallback, in plain Rust: it need not be the fastest, and is to be small.
+    const FALLBACK: bool = false;
+
+    /// Does work in a function of its own. A call of it costs some ten cycles: enough must be done there.
+    ///
+    /// # Safety
+    /// The work's own contract.
+    unsafe fn apart<W: Work<Self>>(self, work: W);
+
+    /// Does work in place, where its values may stay in registers; the fallback does it apart.
+    ///
+    /// # Safety
+    /// The work's own contract.
+    #[inline(always)]
+    unsafe fn here<W: Work<Self>>(self, work: W) {
+        // SAFETY: the caller's contract.
+        unsafe { if Self::FALLBACK { self.apart(work) } else { work.run(self) } }
+    }
 
     /// The operations on wide vectors.
     fn wide(self) -> Self::Wide;

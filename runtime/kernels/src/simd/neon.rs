@@ -5,7 +5,7 @@
 //! (see `new` and `assume` of the tokens). Pointers are vouched for by the caller.
 
 use super::in_two::wide_in_two;
-use super::{Lanes, Simd};
+use super::{Lanes, Simd, Work};
 use crate::isa::{Neon, NeonDotprod, NeonI8mm};
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -156,6 +156,18 @@ macro_rules! eight_lanes {
         impl Simd for $token {
             wide_in_two!();
             const REGISTERS: usize = 16;
+
+            #[inline(always)]
+            unsafe fn apart<W: Work<Self>>(self, work: W) {
+                #[inline(never)]
+                #[target_feature(enable = "neon")]
+                unsafe fn alone<W: Work<$token>>(token: $token, work: W) {
+                    // SAFETY: the caller's contract.
+                    unsafe { work.run(token) }
+                }
+                // SAFETY: the token proves the features; the rest is the caller's contract.
+                unsafe { alone(self, work) }
+            }
 
             #[inline(always)]
             fn sum(self, a: V) -> f32 {

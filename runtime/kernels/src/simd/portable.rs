@@ -5,9 +5,10 @@
 )]
 
 use super::in_two::wide_in_two;
-use super::{LANES, Lanes, Simd};
+use super::{LANES, Lanes, Simd, Work};
 use crate::isa::Portable;
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 /// Adding and subtracting this rounds an f32 below 2^22 to an integer, which then stands in the
 /// low bits of the sum.
@@ -20,6 +21,22 @@ fn zip(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; L
         out[i] = f(a[i], b[i]);
     }
     out
+}
+
+/// f16 to f32. A function of its own, since it looks for what the CPU has for this.
+#[inline(never)]
+pub(crate) fn widen_f16(bits: [u16; LANES]) -> [f32; LANES] {
+    let mut out = [0.0; LANES];
+    bits.map(f16::from_bits).convert_to_f32_slice(&mut out);
+    out
+}
+
+/// f32 to the nearest f16.
+#[inline(never)]
+fn narrow_f16(v: [f32; LANES]) -> [u16; LANES] {
+    let mut out = [f16::ZERO; LANES];
+    out.convert_from_f32_slice(&v);
+    out.map(f16::to_bits)
 }
 
 impl Lanes for Portable {
@@ -97,8 +114,7 @@ impl Lanes for Portable {
     #[inline(always)]
     unsafe fn load_f16(self, p: *const u16) -> Self::V {
         // SAFETY: the caller vouches for 8 readable u16.
-        let bits = unsafe { p.cast::<[u16; LANES]>().read_unaligned() };
-        bits.map(|b| f16::from_bits(b).to_f32())
+        widen_f16(unsafe { p.cast::<[u16; LANES]>().read_unaligned() })
     }
     #[inline(always)]
     unsafe fn load_i8(self, p: *const i8) -> Self::V {
@@ -110,6 +126,13 @@ impl Lanes for Portable {
 impl Simd for Portable {
     wide_in_two!();
     const REGISTERS: usize = 16;
+    const FALLBACK: bool = true;
+
+    #[inline(never)]
+    unsafe fn apart<W: Work<Self>>(self, work: W) {
+        // SAFETY: the caller's contract.
+        unsafe { work.run(self) }
+    }
 
     #[inline(always)]
     fn sum(self, a: Self::V) -> f32 {
@@ -121,9 +144,8 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn store_f16(self, p: *mut u16, v: Self::V) {
-        let bits = v.map(|v| f16::from_f32(v).to_bits());
         // SAFETY: the caller vouches for 8 writable u16.
-        unsafe { p.cast::<[u16; LANES]>().write_unaligned(bits) }
+        unsafe { p.cast::<[u16; LANES]>().write_unaligned(narrow_f16(v)) }
     }
     #[inline(always)]
     unsafe fn store_i8(self, p: *mut i8, v: Self::V) {

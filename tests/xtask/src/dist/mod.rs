@@ -3,6 +3,7 @@
 
 mod licences;
 mod package;
+mod paths;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -91,7 +92,7 @@ fn examples(workspace: &Workspace) -> Result<Vec<PathBuf>> {
 /// Builds the shared library, by the name under which loaders look for it.
 fn shared(workspace: &Workspace, names: &Names) -> Result<PathBuf> {
     eprintln!("building the shared library");
-    let mut cargo = library(workspace, "cdylib");
+    let mut cargo = library(workspace, "cdylib")?;
     cargo.args(names.link_args());
     let messages = process::stdout_of(&mut cargo)?;
     built(&messages, &["so", "dylib", "dll"])
@@ -100,7 +101,7 @@ fn shared(workspace: &Workspace, names: &Names) -> Result<PathBuf> {
 /// Builds the static library; gives it with the system's libraries that it needs, as linkers take them.
 fn archive(workspace: &Workspace) -> Result<(PathBuf, Vec<String>)> {
     eprintln!("building the static library");
-    let mut cargo = library(workspace, "staticlib");
+    let mut cargo = library(workspace, "staticlib")?;
     let messages = process::quiet(cargo.args(["--print", "native-static-libs"]))?;
     let line = messages.lines().find_map(|line| line.split_once("native-static-libs: "));
     let (_, system) = line.ok_or_else(|| Failure::new("rustc names no native libraries"))?;
@@ -109,11 +110,12 @@ fn archive(workspace: &Workspace) -> Result<(PathBuf, Vec<String>)> {
 }
 
 /// A build of the library as one kind; what is added goes to rustc.
-fn library(workspace: &Workspace, kind: &str) -> Command {
+fn library(workspace: &Workspace, kind: &str) -> Result<Command> {
     let mut cargo = limbeck::cargo(workspace);
+    cargo.args(paths::left_out(workspace)?);
     cargo.args(["rustc", "--profile", "dist", "--package", "limbeck-ffi", "--lib"]);
     cargo.args(["--message-format=json-render-diagnostics", "--crate-type", kind, "--"]);
-    cargo
+    Ok(cargo)
 }
 
 /// The file with one of these extensions that cargo tells of.

@@ -5,7 +5,7 @@
     reason = "loops over vectors of fixed number read best by index"
 )]
 
-use super::{ChannelTask, TILE_ROWS, TOGETHER, finish_tile, prefetch, tiles};
+use super::{ChannelTask, FinishTile, TILE_ROWS, TOGETHER, prefetch, tiles};
 use crate::channels::GROUP;
 use crate::simd::{Lanes, Simd};
 use std::ops::Range;
@@ -33,7 +33,7 @@ pub(crate) unsafe fn run_floats<S: Simd>(s: S, task: &ChannelTask<'_>) {
             unsafe { add_channels(s, first, at, x, range.clone(), sums) };
         }
         // SAFETY: the caller's contract.
-        unsafe { finish_tile(s, task, &tile, groups, rows, &sums) };
+        unsafe { s.apart(FinishTile { task, tile: &tile, groups, rows, sums: &sums }) };
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) use retile::{RetileTask, retile_portable};
 use super::activations::ActBlock;
 use super::task::{Epilogue, Input, LinearTask, UNIT, finish};
 use crate::channels::{ChannelTile, GROUP};
-use crate::simd::Simd;
+use crate::simd::{Simd, Work};
 use limbeck_plan::{QUANT_BLOCK, Values, channel_tile_rows};
 use std::ops::Range;
 
@@ -207,22 +207,31 @@ unsafe fn run_tile<S: Simd, C: ChannelKernel<S>>(
         }
     }
     // SAFETY: the caller's contract.
-    unsafe { finish_tile(s, task, tile, groups, rows, &sums) };
+    unsafe { s.apart(FinishTile { task, tile, groups, rows, sums: &sums }) };
 }
 
 /// The epilogue of some rows' sums with some groups of a tile.
-///
+struct FinishTile<'a, 'b> {
+    task: &'a ChannelTask<'b>,
+    tile: &'a ChannelTile,
+    groups: Range<usize>,
+    rows: Range<usize>,
+    sums: &'a [[f32; TILE_ROWS]; TOGETHER],
+}
+
+impl<S: Simd> Work<S> for FinishTile<'_, '_> {
+    #[inline(always)]
+    unsafe fn run(self, s: S) {
+        // SAFETY: the caller's contract.
+        unsafe { finish_tile(s, self) }
+    }
+}
+
 /// # Safety
 /// As for [`run`].
 #[inline(always)]
-unsafe fn finish_tile<S: Simd>(
-    s: S,
-    task: &ChannelTask<'_>,
-    tile: &ChannelTile,
-    groups: Range<usize>,
-    rows: Range<usize>,
-    sums: &[[f32; TILE_ROWS]; TOGETHER],
-) {
+unsafe fn finish_tile<S: Simd>(s: S, work: FinishTile<'_, '_>) {
+    let FinishTile { task, tile, groups, rows, sums } = work;
     let linear = LinearTask {
         input: task.input,
         w: task.w,

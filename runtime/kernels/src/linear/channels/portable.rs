@@ -3,8 +3,8 @@
 use super::{ChannelKernel, Group, Quads};
 use crate::isa::Portable;
 use crate::linear::activations::ActBlock;
-use crate::linear::portable::{Q4, Q4M, Q8};
-use half::f16;
+use crate::linear::portable::{Q4, Q4M, Q8, f16_bits};
+use crate::simd::{LANES, widen_f16};
 
 /// Channels of the given values.
 #[derive(Clone, Copy)]
@@ -41,16 +41,21 @@ impl<const VALUES: u8> ChannelKernel<Portable> for PortableChannels<VALUES> {
             }
         }
         let offset = if VALUES == Q4 { block.minus_8_sums } else { 0 };
-        for (row, dot) in dots.iter().enumerate().take(2 * half) {
-            // SAFETY: the caller's contract: two bytes for each row of the group, and a sum.
-            unsafe {
-                let half_at = |at: *const u8| {
-                    f16::from_le_bytes(at.add(2 * row).cast::<[u8; 2]>().read()).to_f32()
-                };
-                let sum = &mut *sums.add(row);
-                *sum += (dot + offset) as f32 * (half_at(group.scales) * block.scale);
-                if VALUES == Q4M {
-                    *sum += half_at(group.mins) * block.scaled_sum;
+        for (eight, dots) in dots[..2 * half].chunks_exact(LANES).enumerate() {
+            // SAFETY: the caller's contract: a sum for each row of the group.
+            let sums = unsafe { std::slice::from_raw_parts_mut(sums.add(eight * LANES), LANES) };
+            let floats = |of: *const u8| {
+                let bytes = 2 * LANES;
+                // SAFETY: the caller's contract: an f16 for each row of the group.
+                let bytes = unsafe { std::slice::from_raw_parts(of.add(eight * bytes), bytes) };
+                widen_f16(f16_bits(bytes))
+            };
+            for ((sum, dot), scale) in sums.iter_mut().zip(dots).zip(floats(group.scales)) {
+                *sum += (dot + offset) as f32 * (scale * block.scale);
+            }
+            if VALUES == Q4M {
+                for (sum, min) in sums.iter_mut().zip(floats(group.mins)) {
+                    *sum += min * block.scaled_sum;
                 }
             }
         }

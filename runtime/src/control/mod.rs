@@ -1,27 +1,40 @@
-//! What another thread may touch while a call runs: the cancel flag and the budget.
+//! What another thread may touch while a call runs: the cancel flag, the budget and how it fares.
+
+mod parts;
+mod shared;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use crate::budget::{Budget, Limits};
+use crate::controller::Status;
 use crate::error::Result;
+use parts::{SettingsParts, of_settings, of_status, to_settings, to_status};
+use shared::{Flag, Words};
 
 /// A handle on a session's or an encoder's cancel flag and budget. Clones share both; any thread
 /// may use one at any time, and it may outlive what it controls.
 ///
-/// Nothing here waits: setting a budget is a bounded number of atomic operations, also from a signal
-/// handler that has interrupted another setting.
-#[derive(Clone, Default)]
+/// Cancelling and setting a budget never wait: they are a bounded number of atomic operations, also
+/// from a signal handler that has interrupted another setting. Who sees a flag that was raised or
+/// lowered sees also the budget that was set before.
+#[derive(Clone)]
 pub struct Control(Arc<Shared>);
 
-#[derive(Default)]
 struct Shared {
-    cancelled: AtomicBool,
-    /// Budgets set so far.
-    generation: AtomicU64,
-    words: Words,
+    cancelled: Flag,
+    settings: Words<13>,
+    status: Words<9>,
+}
+
+impl Default for Control {
+    fn default() -> Control {
+        Control(Arc::new(Shared {
+            cancelled: Flag::new(),
+            settings: Words::new(of_settings(Budget::Full, Limits::default())),
+            status: Words::new(of_status(Status::default())),
+        }))
+    }
 }
 
 /// A budget with its limits, as set at one moment.
@@ -43,17 +56,17 @@ impl Control {
 
     /// Asks running calls to stop at the next chunk or token.
     pub fn cancel(&self) {
-        self.0.cancelled.store(true, Ordering::Relaxed);
+        self.0.cancelled.set(true);
     }
 
     /// Lets calls run again after [`Control::cancel`].
     pub fn reset(&self) {
-        self.0.cancelled.store(false, Ordering::Relaxed);
+        self.0.cancelled.set(false);
     }
 
     /// Whether calls are to stop.
     pub fn is_cancelled(&self) -> bool {
-        self.0.cancelled.load(Ordering::Relaxed)
+        self.0.cancelled.is_up()
     }
 
     /// Sets the budget and its limits together, from the next token on. Running means begin anew.
@@ -64,31 +77,43 @@ impl Control {
     /// it was then.
     pub fn set_budget(&self, budget: Budget, limits: Limits) -> Result<()> {
         let budget = budget.check()?;
-        let Limits { floor, ceiling } = Limits::new(limits.floor, limits.ceiling)?;
-        let generation = self.0.generation.fetch_add(1, Ordering::Relaxed) + 1;
-        let (kind, value) = encode(budget);
-        self.0.words.store(generation, kind, [value, floor.to_bits(), ceiling.to_bits()]);
+        let limits = Limits::new(limits.floor, limits.ceiling)?;
+        self.0.settings.set(of_settings(budget, limits));
         Ok(())
     }
 
-    /// The budget and its limits as last set.
+    /// The budget and its limits as last set. Waits while another thread is in the midst of setting one.
     pub fn settings(&self) -> Settings {
-        loop {
-            if let Some(settings) = self.0.words.load() {
-                return settings;
-            }
-            std::hint::spin_loop();
-        }
+        Settings::new(self.0.settings.wait())
     }
 
     /// Brings `settings` up to date without waiting: one read where nothing was set since. A budget
     /// that is being set at this moment is seen the next time.
     pub(crate) fn refresh(&self, settings: &mut Settings) {
-        if self.0.words.newest() != settings.generation
-            && let Some(new) = self.0.words.load()
+        if self.0.settings.newest() != settings.generation
+            && let Some(new) = self.0.settings.get()
         {
-            *settings = new;
+            *settings = Settings::new(new);
         }
+    }
+
+    /// How the budget fares, as it stood before the chunk in progress or after the last one. Waits
+    /// while another thread is in the midst of writing it.
+    pub fn status(&self) -> Status {
+        let (_, parts) = self.0.status.wait();
+        to_status(parts)
+    }
+
+    /// What [`Control::status`] gives from now on.
+    pub(crate) fn set_status(&self, status: Status) {
+        self.0.status.set(of_status(status));
+    }
+}
+
+impl Settings {
+    fn new((generation, parts): (u64, SettingsParts)) -> Settings {
+        let (budget, limits) = to_settings(parts);
+        Settings { budget, limits, generation }
     }
 }
 
@@ -101,94 +126,11 @@ impl fmt::Debug for Control {
     }
 }
 
-/// Bits of an atomic word that hold a part of the settings; the others hold their generation.
-const PART_BITS: u32 = 16;
-const PARTS_OF_VALUE: usize = 64 / PART_BITS as usize;
-/// The kind, and three values of 64 bits: the budget's, the floor, the ceiling.
-const PARTS: usize = 1 + 3 * PARTS_OF_VALUE;
-
-/// Settings cut into parts, each in one atomic word with the generation it belongs to.
-///
-/// A word only ever moves to a later generation, so once all settings are done each word is of the
-/// latest, however they overlapped. Parts that carry the same generation were written by the same
-/// setting: a reader needs no order between words to know that it sees no mix. Generations of 48
-/// bits do not run out.
-struct Words([AtomicU64; PARTS]);
-
-impl Default for Words {
-    fn default() -> Words {
-        let words = Words(std::array::from_fn(|_| AtomicU64::new(0)));
-        let Limits { floor, ceiling } = Limits::default();
-        let (kind, value) = encode(Budget::Full);
-        words.store(0, kind, [value, floor.to_bits(), ceiling.to_bits()]);
-        words
-    }
-}
-
-impl Words {
-    fn store(&self, generation: u64, kind: u64, values: [u64; 3]) {
-        let parts = values.iter().flat_map(|v| (0..PARTS_OF_VALUE).map(move |i| part(*v, i)));
-        // The kind's word is read first by `newest`, and so written last.
-        let (first, rest) = self.0.split_at(1);
-        for (word, part) in rest.iter().zip(parts) {
-            word.fetch_max(generation << PART_BITS | part, Ordering::Release);
-        }
-        for word in first {
-            word.fetch_max(generation << PART_BITS | kind, Ordering::Release);
-        }
-    }
-
-    /// The generation of the first word.
-    fn newest(&self) -> u64 {
-        let [first, ..] = &self.0;
-        first.load(Ordering::Acquire) >> PART_BITS
-    }
-
-    /// The settings, unless some are being written.
-    fn load(&self) -> Option<Settings> {
-        let words = self.0.each_ref().map(|w| w.load(Ordering::Acquire));
-        let [first, rest @ ..] = words;
-        let generation = first >> PART_BITS;
-        if rest.iter().any(|w| w >> PART_BITS != generation) {
-            return None;
-        }
-        let mut values = rest
-            .chunks(PARTS_OF_VALUE)
-            .map(|parts| parts.iter().rev().fold(0, |value, w| value << PART_BITS | part(*w, 0)));
-        let budget = decode(part(first, 0), values.next()?)?;
-        let [floor, ceiling] = [f64::from_bits(values.next()?), f64::from_bits(values.next()?)];
-        Some(Settings { budget, limits: Limits { floor, ceiling }, generation })
-    }
-}
-
-fn part(value: u64, index: usize) -> u64 {
-    value >> (index as u32 * PART_BITS) & ((1 << PART_BITS) - 1)
-}
-
-fn encode(budget: Budget) -> (u64, u64) {
-    let nanos = |t: Duration| u64::try_from(t.as_nanos()).unwrap_or(u64::MAX);
-    match budget {
-        Budget::Full => (0, 0),
-        Budget::Fraction(f) => (1, f.to_bits()),
-        Budget::Price(p) => (2, p.to_bits()),
-        Budget::Latency(t) => (3, nanos(t)),
-        Budget::Deadline(t) => (4, nanos(t)),
-    }
-}
-
-fn decode(kind: u64, value: u64) -> Option<Budget> {
-    Some(match kind {
-        0 => Budget::Full,
-        1 => Budget::Fraction(f64::from_bits(value)),
-        2 => Budget::Price(f64::from_bits(value)),
-        3 => Budget::Latency(Duration::from_nanos(value)),
-        4 => Budget::Deadline(Duration::from_nanos(value)),
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
     use super::*;
     use crate::error::ErrorKind;
 

@@ -1,9 +1,20 @@
-//! What the pool synchronises with and reads the time from: the standard library's. The models in
-//! `tests/loom` put their own in its place, which goes through every order of events.
+//! What threads synchronise with, and where they read the time from: the standard library's. The
+//! models in `tests/loom` put their own in its place, which goes through every order of events; with
+//! the feature `helgrind` the same things also tell valgrind what they do.
 
-pub(crate) use std::hint::spin_loop;
-pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize};
-pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+#[cfg(all(feature = "helgrind", target_arch = "x86_64"))]
+mod told;
+
+#[cfg(not(all(feature = "helgrind", target_arch = "x86_64")))]
+pub use std::sync::{
+    Condvar, Mutex, MutexGuard, OnceLock,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize},
+};
+#[cfg(all(feature = "helgrind", target_arch = "x86_64"))]
+pub use told::{AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, MutexGuard, OnceLock};
+
+pub use std::hint::spin_loop;
+pub(crate) use std::sync::Arc;
 pub(crate) use std::thread::{JoinHandle, yield_now};
 
 use std::cell::UnsafeCell;

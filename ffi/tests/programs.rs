@@ -202,7 +202,7 @@ fn answers_keep_their_deadline() {
 
 #[test]
 fn nothing_but_the_c_abi_is_exported() {
-    let library = common::library().join("liblimbeck.so");
+    let library = common::library().join("liblimbeck_ffi.so");
     let nm = std::process::Command::new("nm").args(["-D", "--defined-only"]).arg(&library).output();
     let Ok(output) = nm else {
         println!("skipped: there is no nm");

@@ -61,24 +61,10 @@ fn valgrind_isa() -> &'static str {
     "portable"
 }
 
-/// The library with the hooks for tests, built once: cargo builds no library that nothing in Rust
-/// links. Gives the folder where it lies.
-pub fn library() -> &'static Path {
-    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let exe = std::env::current_exe().expect("this program");
-        let profile = exe.parent().and_then(Path::parent).expect("target/PROFILE").to_owned();
-        let target = profile.parent().expect("target");
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.current_dir(folder()).args(["build", "--lib", "--features", "test-hooks"]);
-        cargo.arg("--target-dir").arg(target);
-        if profile.ends_with("release") {
-            cargo.arg("--release");
-        }
-        let output = cargo.output().expect("cargo");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        profile
-    })
+/// Where cargo put the library, with the hooks for tests: beside this program.
+pub fn library() -> PathBuf {
+    let exe = std::env::current_exe().expect("this program");
+    exe.parent().expect("its folder").to_owned()
 }
 
 /// Whether the compiler can build programs under sanitizers.
@@ -128,10 +114,10 @@ impl Program {
         }
         compiler.arg(&path).arg("-o").arg(place.path().join("program"));
         if build == Build::Static {
-            compiler.arg("-DLBK_STATIC").arg(library.join("liblimbeck.a"));
+            compiler.arg("-DLBK_STATIC").arg(library.join("liblimbeck_ffi.a"));
             compiler.args(["-lpthread", "-ldl", "-lm"]);
         } else {
-            compiler.arg("-L").arg(library).arg("-llimbeck");
+            compiler.arg("-L").arg(&library).arg("-llimbeck_ffi");
             compiler.arg(format!("-Wl,-rpath,{}", library.display())).arg("-lpthread");
             compiler.arg("-lm");
         }
@@ -163,6 +149,8 @@ impl Program {
         };
         // A leak is an error too.
         command.env("ASAN_OPTIONS", "detect_leaks=1").args(args);
+        // What cargo puts there comes before the folder that the program was linked with.
+        command.env_remove("LD_LIBRARY_PATH");
         command.stdin(std::fs::File::open(&input).expect("the input"));
         let output = within(command.stdout(Stdio::piped()).stderr(Stdio::piped()), &self.name);
         let (out, errors) = (text(&output.stdout), text(&output.stderr));

@@ -1,4 +1,7 @@
 //! Programs in C and C++, compiled by the system's compilers against the library and run.
+//!
+//! For another kind of machine: `CC`, `CXX` and `NM` name its tools, `LIMBECK_C_LIBRARY` the folder of a
+//! library for it, and `LIMBECK_C_RUNNER` is what runs its programs, with arguments.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
@@ -27,10 +30,12 @@ pub enum Build {
 }
 
 impl Build {
-    /// Whether this machine has what it takes; where it has not, says so.
+    /// Whether this machine has what it takes; where it has not, says so. Programs for another one are
+    /// run as they are.
     fn is_there(self) -> bool {
         match self {
             Build::Plain | Build::Static => true,
+            Build::Sanitised | Build::Valgrind if runner().is_some() => false,
             Build::Sanitised => sanitisers(),
             Build::Valgrind => valgrind(),
         }
@@ -61,8 +66,20 @@ fn valgrind_isa() -> &'static str {
     "portable"
 }
 
-/// Where cargo put the library, with the hooks for tests: beside this program.
+/// What runs programs, where they are for another machine.
+fn runner() -> Option<Command> {
+    let words = std::env::var("LIMBECK_C_RUNNER").ok()?;
+    let mut words = words.split_whitespace();
+    let mut command = Command::new(words.next()?);
+    command.args(words);
+    Some(command)
+}
+
+/// Where the library lies, with the hooks for tests: cargo puts it beside this program.
 pub fn library() -> PathBuf {
+    if let Some(folder) = std::env::var_os("LIMBECK_C_LIBRARY") {
+        return folder.into();
+    }
     let exe = std::env::current_exe().expect("this program");
     exe.parent().expect("its folder").to_owned()
 }
@@ -83,7 +100,11 @@ fn sanitisers() -> bool {
 }
 
 fn compiler(extension: &str) -> Command {
-    let (variable, default) = if extension == "c" { ("CC", "cc") } else { ("CXX", "c++") };
+    if extension == "c" { tool("CC", "cc") } else { tool("CXX", "c++") }
+}
+
+/// The program that a variable names.
+pub fn tool(variable: &str, default: &str) -> Command {
     Command::new(std::env::var_os(variable).unwrap_or_else(|| default.into()))
 }
 
@@ -100,6 +121,11 @@ impl Program {
     /// # Panics
     /// When it does not compile.
     pub fn new(source: &str, build: Build) -> Program {
+        Program::with(source, build, None)
+    }
+
+    /// [`Program::new`] with a header of its own in the place of that of today.
+    fn with(source: &str, build: Build, header: Option<&Path>) -> Program {
         let path = folder().join(source);
         let extension = path.extension().and_then(|e| e.to_str()).expect("a source").to_owned();
         let library = library();
@@ -109,6 +135,10 @@ impl Program {
         compiler.args([standard, "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-O1"]);
         compiler.arg("-DLBK_TEST_HOOKS").arg("-D_DEFAULT_SOURCE");
         compiler.arg("-I").arg(folder().join("include")).arg("-I").arg(folder().join("tests/c"));
+        if let Some(header) = header {
+            // What guards it makes another `#include <limbeck.h>` empty.
+            compiler.arg("-include").arg(header);
+        }
         if build == Build::Sanitised {
             compiler.args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]);
         }
@@ -145,7 +175,13 @@ impl Program {
                 command.arg(program).env("LIMBECK_ISA", valgrind_isa());
                 command
             }
-            _ => Command::new(program),
+            _ => match runner() {
+                Some(mut command) => {
+                    command.arg(program);
+                    command
+                }
+                None => Command::new(program),
+            },
         };
         // A leak is an error too.
         command.env("ASAN_OPTIONS", "detect_leaks=1").args(args);
@@ -183,4 +219,11 @@ fn within(command: &mut Command, name: &str) -> Output {
 pub fn everywhere(source: &str, builds: &[Build], args: &[&Path], stdin: &str) -> Vec<String> {
     let builds = builds.iter().filter(|build| build.is_there());
     builds.map(|build| Program::new(source, *build).run(args, stdin)).collect()
+}
+
+/// [`everywhere`] for a program that is built against another header than that of today.
+pub fn against(header: &Path, source: &str, builds: &[Build], args: &[&Path]) {
+    for build in builds.iter().filter(|build| build.is_there()) {
+        Program::with(source, *build, Some(header)).run(args, "");
+    }
 }

@@ -203,7 +203,7 @@ fn a_function_that_is_gone_and_a_field_in_the_midst_are_seen() {
 #[test]
 fn what_the_header_declares_is_exported_and_nothing_else() {
     let library = common::library().join("liblimbeck_ffi.so");
-    let nm = common::tool("NM", "nm").args(["-D", "--defined-only"]).arg(&library).output();
+    let nm = common::nm().args(["-D", "--defined-only"]).arg(&library).output();
     let Ok(output) = nm else {
         println!("skipped: there is no nm");
         return;

@@ -1,7 +1,8 @@
 //! Programs in C and C++, compiled by the system's compilers against the library and run.
 //!
-//! For another kind of machine: `CC`, `CXX` and `NM` name its tools, `LIMBECK_C_LIBRARY` the folder of a
-//! library for it, and `LIMBECK_C_RUNNER` is what runs its programs, with arguments.
+//! For another kind of machine: `LIMBECK_C_TOOLS` is how the names of its tools begin
+//! (`aarch64-linux-gnu-`), `LIMBECK_C_LIBRARY` the folder of a library for it, and `LIMBECK_C_RUNNER` what
+//! runs its programs, with arguments.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
@@ -100,12 +101,17 @@ fn sanitisers() -> bool {
 }
 
 fn compiler(extension: &str) -> Command {
-    if extension == "c" { tool("CC", "cc") } else { tool("CXX", "c++") }
+    let (variable, default, other) =
+        if extension == "c" { ("CC", "cc", "gcc") } else { ("CXX", "c++", "g++") };
+    match std::env::var("LIMBECK_C_TOOLS") {
+        Ok(begin) => Command::new(begin + other),
+        Err(_) => Command::new(std::env::var_os(variable).unwrap_or_else(|| default.into())),
+    }
 }
 
-/// The program that a variable names.
-pub fn tool(variable: &str, default: &str) -> Command {
-    Command::new(std::env::var_os(variable).unwrap_or_else(|| default.into()))
+/// What lists the symbols of a library.
+pub fn nm() -> Command {
+    Command::new(std::env::var("LIMBECK_C_TOOLS").unwrap_or_default() + "nm")
 }
 
 /// A compiled program in a folder of its own.

@@ -66,7 +66,7 @@ int main(int argc, char **argv)
     check(lbk_engine_new(LBK_ABI_VERSION, NULL, &engine));
     check(lbk_model_open(engine, argv[1], &model));
     check(lbk_model_get_info(model, &info, sizeof info));
-    check(lbk_encoder_new(model, &encoder));
+    check(lbk_encoder_new(model, NULL, &encoder));
 
     /* The query is embedded with the sentences, as their first. */
     sentence *sentences = calloc(MOST, sizeof *sentences);

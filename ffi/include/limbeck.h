@@ -455,7 +455,9 @@ typedef struct lbk_session_options {
      */
     size_t chunk;
     /**
-     * Bytes that cache, buffers and scratch may take; 0 for no limit but the engine's.
+     * Bytes that cache, buffers and scratch may take; 0 for no limit but the engine's. Cache and
+     * buffers are counted before they are taken, the kernels' scratch when a chunk has run and before
+     * it commits: for the time of a chunk the limits may be exceeded by it.
      */
     uint64_t memory_limit;
     /**
@@ -727,6 +729,20 @@ typedef struct lbk_progress {
      */
     int32_t reserved;
 } lbk_progress;
+
+/**
+ * Options of an encoder, from `lbk_encoder_options_init`.
+ */
+typedef struct lbk_encoder_options {
+    /**
+     * The size of this struct.
+     */
+    size_t struct_size;
+    /**
+     * As that of `lbk_session_options`.
+     */
+    uint64_t memory_limit;
+} lbk_encoder_options;
 
 /**
  * The type of a tensor's elements; one of the `LBK_DTYPE_*` numbers.
@@ -1638,11 +1654,17 @@ struct lbk_error *lbk_generation_add_usage(struct lbk_generation *generation,
 LBK_API void lbk_generation_free(struct lbk_generation *generation);
 
 /**
- * An encoder over a model that makes embeddings. The caller owns `*encoder`, which keeps the model.
- * `LBK_UNSUPPORTED` for a model of another task.
+ * Fills options with the defaults. `struct_size` is `sizeof *options`.
+ */
+LBK_API void lbk_encoder_options_init(struct lbk_encoder_options *options, size_t struct_size);
+
+/**
+ * An encoder over a model that makes embeddings. `options` may be NULL for the defaults. The caller
+ * owns `*encoder`, which keeps the model. `LBK_UNSUPPORTED` for a model of another task.
  */
 LBK_API
 struct lbk_error *lbk_encoder_new(const struct lbk_model *model,
+                                  const struct lbk_encoder_options *options,
                                   struct lbk_encoder **encoder);
 
 /**
@@ -1666,7 +1688,7 @@ struct lbk_error *lbk_encoder_get_status(struct lbk_encoder *encoder,
  * to `usage` (NULL if it is not wanted). On failure `embeddings` is as it was.
  *
  * `LBK_INVALID` where `capacity` is less than `count` times the model's `embedding_size`, or for a
- * text that gives no token; `LBK_CANCELLED`.
+ * text that gives no token; `LBK_MEMORY`, `LBK_CANCELLED`.
  */
 LBK_API
 struct lbk_error *lbk_encoder_embed(struct lbk_encoder *encoder,
@@ -1683,8 +1705,8 @@ struct lbk_error *lbk_encoder_embed(struct lbk_encoder *encoder,
 LBK_API void lbk_encoder_free(struct lbk_encoder *encoder);
 
 /**
- * For a model of any task. Of the options (NULL for the defaults) those of text students matter to
- * them alone. The caller owns `*forward`, which keeps the model.
+ * For a model of any task. Of the options (NULL for the defaults) all but the memory limit matter to
+ * text students alone. The caller owns `*forward`, which keeps the model.
  */
 LBK_API
 struct lbk_error *lbk_forward_new(const struct lbk_model *model,

@@ -215,6 +215,11 @@ inline lbk_session_options session_options() {
     lbk_session_options_init(&options, sizeof options);
     return options;
 }
+inline lbk_encoder_options encoder_options() {
+    lbk_encoder_options options;
+    lbk_encoder_options_init(&options, sizeof options);
+    return options;
+}
 inline lbk_generate_options generate_options() {
     lbk_generate_options options;
     lbk_generate_options_init(&options, sizeof options);
@@ -539,11 +544,11 @@ private:
 // Turns texts into vectors.
 class Encoder {
 public:
-    static Result<Encoder> make(const Model &model) {
+    static Result<Encoder> make(const Model &model, const lbk_encoder_options &options = encoder_options()) {
         lbk_model_info info{};
         lbk_encoder *encoder = nullptr;
         lbk_error *error = lbk_model_get_info(model.handle(), &info, sizeof info);
-        error = error ? error : lbk_encoder_new(model.handle(), &encoder);
+        error = error ? error : lbk_encoder_new(model.handle(), &options, &encoder);
         return detail::result(error, [&] { return Encoder(encoder, info.embedding_size); });
     }
     Result<Control> control() const {

@@ -3,10 +3,11 @@ use runtime::{Control, Encoder};
 use crate::arg;
 use crate::bytes::lbk_text;
 use crate::control::{lbk_control, lbk_status};
+use crate::engine::limit;
 use crate::error::lbk_error;
-use crate::guard::{Exclusive, Outcome, guard};
+use crate::guard::{Exclusive, Outcome, guard, guard_value};
 use crate::model::lbk_model;
-use crate::options;
+use crate::options::{self, options};
 use crate::usage::{self, lbk_usage};
 
 /// Turns texts into vectors. One call at a time may use it, from any thread: `LBK_BUSY` otherwise.
@@ -16,16 +17,45 @@ pub struct lbk_encoder {
     size: usize,
 }
 
-/// An encoder over a model that makes embeddings. The caller owns `*encoder`, which keeps the model.
-/// `LBK_UNSUPPORTED` for a model of another task.
+/// Options of an encoder, from `lbk_encoder_options_init`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lbk_encoder_options {
+    /// The size of this struct.
+    pub struct_size: usize,
+    /// As that of `lbk_session_options`.
+    pub memory_limit: u64,
+}
+
+options!(lbk_encoder_options: size_of::<usize>() + 8);
+
+impl Default for lbk_encoder_options {
+    fn default() -> lbk_encoder_options {
+        lbk_encoder_options { struct_size: size_of::<lbk_encoder_options>(), memory_limit: 0 }
+    }
+}
+
+/// Fills options with the defaults. `struct_size` is `sizeof *options`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lbk_encoder_options_init(
+    options: *mut lbk_encoder_options,
+    struct_size: usize,
+) {
+    guard_value((), || options::init(options, struct_size));
+}
+
+/// An encoder over a model that makes embeddings. `options` may be NULL for the defaults. The caller
+/// owns `*encoder`, which keeps the model. `LBK_UNSUPPORTED` for a model of another task.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lbk_encoder_new(
     model: *const lbk_model,
+    options: *const lbk_encoder_options,
     encoder: *mut *mut lbk_encoder,
 ) -> *mut lbk_error {
     guard(|| {
         let (model, out) = (arg::shared(model, "model")?, arg::out(encoder, "encoder")?);
-        let encoder = Encoder::new(&model.model)?;
+        let options = options::read(options, "options")?;
+        let encoder = Encoder::with_limit(&model.model, limit(options.memory_limit))?;
         let (control, size) = (encoder.control(), model.model.manifest().embedding_size);
         out.give(lbk_encoder { encoder: Exclusive::new(encoder), control, size });
         Ok(())
@@ -63,7 +93,7 @@ pub unsafe extern "C" fn lbk_encoder_get_status(
 /// to `usage` (NULL if it is not wanted). On failure `embeddings` is as it was.
 ///
 /// `LBK_INVALID` where `capacity` is less than `count` times the model's `embedding_size`, or for a
-/// text that gives no token; `LBK_CANCELLED`.
+/// text that gives no token; `LBK_MEMORY`, `LBK_CANCELLED`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lbk_encoder_embed(
     encoder: *mut lbk_encoder,

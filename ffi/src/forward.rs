@@ -61,8 +61,8 @@ pub struct lbk_tensors {
     tensors: Vec<(CString, Tensor)>,
 }
 
-/// For a model of any task. Of the options (NULL for the defaults) those of text students matter to
-/// them alone. The caller owns `*forward`, which keeps the model.
+/// For a model of any task. Of the options (NULL for the defaults) all but the memory limit matter to
+/// text students alone. The caller owns `*forward`, which keeps the model.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lbk_forward_new(
     model: *const lbk_model,

@@ -24,6 +24,22 @@ mod session;
 mod text;
 mod usage;
 
+// Rust's face is for tests: programs in Rust use the crate `limbeck`.
+pub use bytes::*;
+pub use control::*;
+pub use embed::*;
+pub use engine::*;
+pub use error::*;
+pub use forward::*;
+pub use generate::*;
+#[cfg(feature = "test-hooks")]
+pub use hooks::lbk_test_panic;
+pub use log::*;
+pub use model::*;
+pub use session::*;
+pub use text::*;
+pub use usage::*;
+
 /// What the header says of threads, as far as types can hold it.
 const fn any_thread<T: Send + Sync>() {}
 

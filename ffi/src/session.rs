@@ -62,7 +62,9 @@ pub struct lbk_session_options {
     /// Tokens that are computed at a time; longer calls are split, which changes no result. 256 by
     /// default.
     pub chunk: usize,
-    /// Bytes that cache, buffers and scratch may take; 0 for no limit but the engine's.
+    /// Bytes that cache, buffers and scratch may take; 0 for no limit but the engine's. Cache and
+    /// buffers are counted before they are taken, the kernels' scratch when a chunk has run and before
+    /// it commits: for the time of a chunk the limits may be exceeded by it.
     pub memory_limit: u64,
     /// How keys and values are kept.
     pub kv: lbk_kv,

@@ -143,6 +143,7 @@ fn the_shared_library_is_small_and_needs_the_system_alone() {
     }
     let symbols = run(Command::new("nm").args(["-D", "--defined-only"]).arg(&library));
     assert!(symbols.lines().count() > 50, "{symbols}");
+    assert!(!symbols.contains("lbk_test_"), "{symbols}");
     for line in symbols.lines() {
         let name = line.split_whitespace().last().unwrap_or_default();
         assert!(name.starts_with("lbk_"), "{line}");

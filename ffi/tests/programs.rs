@@ -212,20 +212,3 @@ fn answers_keep_their_deadline() {
         assert!(out.contains("fraction"), "{out}");
     }
 }
-
-#[test]
-fn nothing_but_the_c_abi_is_exported() {
-    let library = common::library().join("liblimbeck.so");
-    let nm = std::process::Command::new("nm").args(["-D", "--defined-only"]).arg(&library).output();
-    let Ok(output) = nm else {
-        println!("skipped: there is no nm");
-        return;
-    };
-    let symbols = String::from_utf8_lossy(&output.stdout).into_owned();
-    let names = symbols.lines().filter_map(|line| line.split_whitespace().last());
-    let (ours, others): (Vec<&str>, Vec<&str>) = names.partition(|n| n.starts_with("lbk_"));
-    assert!(others.is_empty(), "{others:?}");
-    let header = std::fs::read_to_string(common::folder().join("include/limbeck.h")).expect("it");
-    let missing: Vec<&&str> = ours.iter().filter(|n| !header.contains(&format!("{n}("))).collect();
-    assert!(missing.is_empty() && ours.len() > 80, "not in the header: {missing:?}");
-}

@@ -76,6 +76,15 @@ impl Classifier {
     /// # Errors
     /// A plan with another task.
     pub fn new(model: &Model) -> Result<Classifier> {
+        Classifier::with_limit(model, 0)
+    }
+
+    /// [`Classifier::new`] whose buffers and scratch may take so many bytes; 0 for no limit but the
+    /// engine's.
+    ///
+    /// # Errors
+    /// A plan with another task.
+    pub fn with_limit(model: &Model, memory_limit: usize) -> Result<Classifier> {
         let index = model.entry(Manifest::CLASSIFY_ENTRY)?;
         let entry = model.plan().program().entries.get(index);
         let found = entry.and_then(|entry| Some((interface(entry)?, widest(entry))));
@@ -85,7 +94,7 @@ impl Classifier {
         let values = image.iter().product();
         let together = (MAX_ROWS / tokens.max(1)).min(MAX_ELEMENTS / widest).max(1);
         let bounds = Bounds { tokens: together * tokens, cache_tokens: 0, kv: KvType::F32 };
-        let state = model.state(&bounds, &model.account(0))?;
+        let state = model.state(&bounds, &model.account("classifier", memory_limit))?;
         let pace = Pace::per_call(model.curve(), model.logger());
         let route = Route::new(model.plan().program().sites.len());
         let (model, entry) = (model.clone(), index);

@@ -55,10 +55,19 @@ impl Encoder {
     /// # Errors
     /// A plan with another task.
     pub fn new(model: &Model) -> Result<Encoder> {
+        Encoder::with_limit(model, 0)
+    }
+
+    /// [`Encoder::new`] whose buffers and scratch may take so many bytes; 0 for no limit but the
+    /// engine's.
+    ///
+    /// # Errors
+    /// A plan with another task.
+    pub fn with_limit(model: &Model, memory_limit: usize) -> Result<Encoder> {
         let entry = model.entry(Manifest::EMBED_ENTRY)?;
         let rows = MAX_ROWS.max(model.manifest().context_length);
         let bounds = Bounds { tokens: rows, cache_tokens: 0, kv: KvType::F32 };
-        let state = model.state(&bounds, &model.account(0))?;
+        let state = model.state(&bounds, &model.account("encoder", memory_limit))?;
         let pace = Pace::per_call(model.curve(), model.logger());
         let route = Route::new(model.plan().program().sites.len());
         Ok(Encoder { model: model.clone(), state, entry, rows, pace, route, cut: 0 })

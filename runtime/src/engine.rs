@@ -77,9 +77,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// An account of a session, with a limit of its own; 0 for none.
-    pub fn account(&self, limit: usize) -> Account {
-        self.memory.account(limit)
+    /// An account of a session or of what `owner` says, with a limit of its own; 0 for none.
+    pub fn account(&self, owner: &'static str, limit: usize) -> Account {
+        self.memory.account(owner, limit)
     }
 }
 

@@ -58,9 +58,9 @@ impl Memory {
         self.0.used.load(Ordering::Relaxed)
     }
 
-    /// An account of a session, with a limit of its own; 0 for none.
-    pub fn account(&self, limit: usize) -> Account {
-        Account { session: Pot::new("session", limit), engine: self.0.clone() }
+    /// An account of a session or of what `owner` says, with a limit of its own; 0 for none.
+    pub fn account(&self, owner: &'static str, limit: usize) -> Account {
+        Account { session: Pot::new(owner, limit), engine: self.0.clone() }
     }
 }
 
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn holdings_count_for_their_session_and_for_the_engine_until_they_go() {
         let memory = Memory::new(100);
-        let (first, second) = (memory.account(60), memory.account(0));
+        let (first, second) = (memory.account("session", 60), memory.account("session", 0));
         let (mut a, mut b) = (first.holding(), second.holding());
         a.set(50).unwrap();
         b.set(50).unwrap();

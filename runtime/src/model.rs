@@ -192,9 +192,9 @@ impl Model {
         self.inner.prepared.state(bounds, account)
     }
 
-    /// An account of a session, with a limit of its own; 0 for none.
-    pub(crate) fn account(&self, limit: usize) -> Account {
-        self.inner.engine.account(limit)
+    /// An account of a session or of what `owner` says, with a limit of its own; 0 for none.
+    pub(crate) fn account(&self, owner: &'static str, limit: usize) -> Account {
+        self.inner.engine.account(owner, limit)
     }
 
     /// The engine's logger.

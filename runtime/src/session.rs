@@ -187,7 +187,7 @@ impl Session {
             },
             kv: options.kv.into(),
         };
-        let account = model.account(options.memory_limit);
+        let account = model.account("session", options.memory_limit);
         let state = model.state(&bounds, &account)?;
         let pace = Pace::new(model.curve(), model.logger());
         let cached = bounds.cache_tokens;

@@ -108,7 +108,9 @@ int main(int argc, char **argv)
     FAILS(LBK_INVALID, lbk_control_clone(NULL, (lbk_control **)&any));
     FAILS(LBK_INVALID, lbk_control_clone(control, NULL));
 
-    FAILS(LBK_INVALID, lbk_encoder_new(NULL, (lbk_encoder **)&any));
+    lbk_encoder_options_init(NULL, sizeof(lbk_encoder_options));
+    FAILS(LBK_INVALID, lbk_encoder_new(NULL, NULL, (lbk_encoder **)&any));
+    FAILS(LBK_INVALID, lbk_encoder_new(model, NULL, NULL));
     FAILS(LBK_INVALID, lbk_encoder_control(NULL, (lbk_control **)&any));
     FAILS(LBK_INVALID, lbk_encoder_get_status(NULL, NULL, 0));
     FAILS(LBK_INVALID, lbk_encoder_embed(NULL, NULL, 0, NULL, 0, NULL, NULL));

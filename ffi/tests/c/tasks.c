@@ -16,6 +16,35 @@ static float *floats(const char *path, size_t *count)
     return values;
 }
 
+/* More memory than an encoder may take is an error, and less still runs. */
+static void limits(const lbk_model *model, float *found, size_t n)
+{
+    lbk_encoder *encoder = NULL;
+    lbk_encoder_options options;
+    lbk_encoder_options_init(&options, sizeof options);
+    CHECK(options.struct_size == sizeof options && options.memory_limit == 0);
+    options.struct_size = 8;
+    FAILS(LBK_INVALID, lbk_encoder_new(model, &options, &encoder));
+    options.struct_size = sizeof options + 8;
+    FAILS(LBK_INVALID, lbk_encoder_new(model, &options, &encoder));
+    CHECK(!encoder);
+    options.struct_size = sizeof options;
+    lbk_text texts[3] = {{"a", 1}, {"a b a b a b", 11}, {"a b", 3}};
+    int refused = 0;
+    for (options.memory_limit = 1 << 10; options.memory_limit <= 1 << 24; options.memory_limit *= 2) {
+        OK(lbk_encoder_new(model, &options, &encoder));
+        memset(found, 0, n * sizeof(float));
+        lbk_error *error = lbk_encoder_embed(encoder, texts, 3, found, 3 * n, NULL, NULL);
+        CHECK(!error || (lbk_error_code(error) == LBK_MEMORY && found[0] == 0));
+        CHECK(!error || strstr(lbk_error_message(error), "encoder's memory limit"));
+        refused += error != NULL;
+        lbk_error_free(error);
+        lbk_encoder_free(encoder);
+        encoder = NULL;
+    }
+    CHECK(refused > 0 && refused < 15 && found[0] != 0);
+}
+
 static void embed(const char *path)
 {
     lbk_model *model = open_model(path);
@@ -27,10 +56,11 @@ static void embed(const char *path)
     OK(lbk_model_get_info(model, &info, sizeof info));
     CHECK(info.task == LBK_TASK_EMBED && info.embedding_size);
     FAILS(LBK_UNSUPPORTED, lbk_session_new(model, NULL, &session));
-    OK(lbk_encoder_new(model, &encoder));
-    lbk_model_free(model);
+    OK(lbk_encoder_new(model, NULL, &encoder));
     size_t n = info.embedding_size, cut = 9;
     float *found = malloc(3 * n * sizeof(float));
+    limits(model, found, n);
+    lbk_model_free(model);
     char longer[400];
     memset(longer, 'a', sizeof longer);
     for (size_t i = 1; i < sizeof longer; i += 2) {
@@ -79,7 +109,6 @@ static void classify(const char *path, const char *pixels_path, const char *logi
     lbk_tensors *outputs = NULL;
     lbk_tensor logits, choices, none;
     OK(lbk_forward_new(model, NULL, &forward));
-    lbk_model_free(model);
     CHECK(strstr(lbk_forward_inputs(forward), "pixel_values ["));
     CHECK(strstr(lbk_forward_outputs(forward), "logits ["));
     size_t count = 0, expected_count = 0;
@@ -87,6 +116,15 @@ static void classify(const char *path, const char *pixels_path, const char *logi
     size_t one = info.image[0] * info.image[1] * info.image[2];
     size_t shape[4] = {count / one, info.image[0], info.image[1], info.image[2]};
     lbk_tensor inputs[2] = {{"pixel_values", LBK_DTYPE_F32, 0, shape, 4, pixels, count}};
+    lbk_session_options options;
+    lbk_forward *limited = NULL;
+    lbk_session_options_init(&options, sizeof options);
+    options.memory_limit = 4096;
+    OK(lbk_forward_new(model, &options, &limited));
+    lbk_model_free(model);
+    FAILS(LBK_MEMORY, lbk_forward_run(limited, inputs, 1, NULL, &outputs));
+    CHECK(!outputs);
+    lbk_forward_free(limited);
     lbk_control *control = NULL;
     lbk_budget budget;
     OK(lbk_forward_control(forward, &control));

@@ -1,4 +1,8 @@
 //! Programs in C and C++, compiled by the system's compilers against the library and run.
+//!
+//! For another kind of machine: `LIMBECK_C_TOOLS` is how the names of its tools begin
+//! (`aarch64-linux-gnu-`), `LIMBECK_C_LIBRARY` the folder of a library for it, and `LIMBECK_C_RUNNER` what
+//! runs its programs, with arguments.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
@@ -29,10 +33,12 @@ pub enum Build {
 }
 
 impl Build {
-    /// Whether this machine has what it takes; where it has not, says so.
+    /// Whether this machine has what it takes; where it has not, says so. Programs for another one are
+    /// run as they are.
     pub fn is_there(self) -> bool {
         match self {
             Build::Plain | Build::Static => true,
+            Build::Sanitised | Build::Valgrind | Build::Helgrind if runner().is_some() => false,
             Build::Sanitised => sanitisers(),
             Build::Valgrind => valgrind(),
             Build::Helgrind => {
@@ -67,24 +73,22 @@ fn valgrind_isa() -> &'static str {
     "portable"
 }
 
-/// The library with the hooks for tests, built once: cargo builds no library that nothing in Rust
-/// links. Gives the folder where it lies.
-pub fn library() -> &'static Path {
-    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let exe = std::env::current_exe().expect("this program");
-        let profile = exe.parent().and_then(Path::parent).expect("target/PROFILE").to_owned();
-        let target = profile.parent().expect("target");
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.current_dir(folder()).args(["build", "--lib", "--features", "test-hooks"]);
-        cargo.arg("--target-dir").arg(target);
-        if profile.ends_with("release") {
-            cargo.arg("--release");
-        }
-        let output = cargo.output().expect("cargo");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        profile
-    })
+/// What runs programs, where they are for another machine.
+fn runner() -> Option<Command> {
+    let words = std::env::var("LIMBECK_C_RUNNER").ok()?;
+    let mut words = words.split_whitespace();
+    let mut command = Command::new(words.next()?);
+    command.args(words);
+    Some(command)
+}
+
+/// Where the library lies, with the hooks for tests: cargo puts it beside this program.
+pub fn library() -> PathBuf {
+    if let Some(folder) = std::env::var_os("LIMBECK_C_LIBRARY") {
+        return folder.into();
+    }
+    let exe = std::env::current_exe().expect("this program");
+    exe.parent().expect("its folder").to_owned()
 }
 
 /// Whether the compiler can build programs under sanitizers.
@@ -103,8 +107,17 @@ fn sanitisers() -> bool {
 }
 
 fn compiler(extension: &str) -> Command {
-    let (variable, default) = if extension == "c" { ("CC", "cc") } else { ("CXX", "c++") };
-    Command::new(std::env::var_os(variable).unwrap_or_else(|| default.into()))
+    let (variable, default, other) =
+        if extension == "c" { ("CC", "cc", "gcc") } else { ("CXX", "c++", "g++") };
+    match std::env::var("LIMBECK_C_TOOLS") {
+        Ok(begin) => Command::new(begin + other),
+        Err(_) => Command::new(std::env::var_os(variable).unwrap_or_else(|| default.into())),
+    }
+}
+
+/// What lists the symbols of a library.
+pub fn nm() -> Command {
+    Command::new(std::env::var("LIMBECK_C_TOOLS").unwrap_or_default() + "nm")
 }
 
 /// A compiled program in a folder of its own.
@@ -120,6 +133,11 @@ impl Program {
     /// # Panics
     /// When it does not compile.
     pub fn new(source: &str, build: Build) -> Program {
+        Program::with(source, build, None)
+    }
+
+    /// [`Program::new`] with a header of its own in the place of that of today.
+    fn with(source: &str, build: Build, header: Option<&Path>) -> Program {
         let path = folder().join(source);
         let extension = path.extension().and_then(|e| e.to_str()).expect("a source").to_owned();
         let library = library();
@@ -129,15 +147,19 @@ impl Program {
         compiler.args([standard, "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-O1"]);
         compiler.arg("-DLBK_TEST_HOOKS").arg("-D_DEFAULT_SOURCE");
         compiler.arg("-I").arg(folder().join("include")).arg("-I").arg(folder().join("tests/c"));
+        if let Some(header) = header {
+            // What guards it makes another `#include <limbeck.h>` empty.
+            compiler.arg("-include").arg(header);
+        }
         if build == Build::Sanitised {
             compiler.args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]);
         }
         compiler.arg(&path).arg("-o").arg(place.path().join("program"));
         if build == Build::Static {
-            compiler.arg("-DLBK_STATIC").arg(library.join("liblimbeck.a"));
+            compiler.arg("-DLBK_STATIC").arg(library.join("liblimbeck_ffi.a"));
             compiler.args(["-lpthread", "-ldl", "-lm"]);
         } else {
-            compiler.arg("-L").arg(library).arg("-llimbeck");
+            compiler.arg("-L").arg(&library).arg("-llimbeck_ffi");
             compiler.arg(format!("-Wl,-rpath,{}", library.display())).arg("-lpthread");
             compiler.arg("-lm");
         }
@@ -183,10 +205,18 @@ impl Program {
                 command.arg(program).env("LIMBECK_ISA", valgrind_isa());
                 command
             }
-            _ => Command::new(program),
+            _ => match runner() {
+                Some(mut command) => {
+                    command.arg(program);
+                    command
+                }
+                None => Command::new(program),
+            },
         };
         // A leak is an error too.
         command.env("ASAN_OPTIONS", "detect_leaks=1").args(args);
+        // What cargo puts there comes before the folder that the program was linked with.
+        command.env_remove("LD_LIBRARY_PATH");
         command.stdin(std::fs::File::open(&input).expect("the input"));
         within(command.stdout(Stdio::piped()).stderr(Stdio::piped()), &self.name)
     }
@@ -215,4 +245,11 @@ fn within(command: &mut Command, name: &str) -> Output {
 pub fn everywhere(source: &str, builds: &[Build], args: &[&Path], stdin: &str) -> Vec<String> {
     let builds = builds.iter().filter(|build| build.is_there());
     builds.map(|build| Program::new(source, *build).run(args, stdin)).collect()
+}
+
+/// [`everywhere`] for a program that is built against another header than that of today.
+pub fn against(header: &Path, source: &str, builds: &[Build], args: &[&Path]) {
+    for build in builds.iter().filter(|build| build.is_there()) {
+        Program::with(source, *build, Some(header)).run(args, "");
+    }
 }

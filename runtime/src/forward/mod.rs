@@ -44,15 +44,17 @@ enum Runner {
 }
 
 impl Forward {
-    /// For a plan of any task. Of the options, encoders and classifiers need none.
+    /// For a plan of any task. Of the options, encoders and classifiers take the memory limit alone.
     ///
     /// # Errors
     /// Options out of range.
     pub fn new(model: &Model, options: SessionOptions) -> Result<Forward> {
         let task = match model.manifest().task {
             Task::Text => Runner::Text(model.session(options)?),
-            Task::Embed => Runner::Embed(Encoder::new(model)?),
-            Task::Classify => Runner::Classify(Classifier::new(model)?),
+            Task::Embed => Runner::Embed(Encoder::with_limit(model, options.memory_limit)?),
+            Task::Classify => {
+                Runner::Classify(Classifier::with_limit(model, options.memory_limit)?)
+            }
         };
         let sites = model.plan().program().sites.len();
         Ok(Forward { interface: Interface::of(model.plan()), sites, task })

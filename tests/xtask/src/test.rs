@@ -1,5 +1,5 @@
-//! `test`: the whole workspace under `cargo test`, with the real students in place, then the kernels
-//! for Arm under emulation, and one line of totals at the end. A test that cannot run prints
+//! `test`: the whole workspace under `cargo test`, with the real students in place, then the kernels and the
+//! C ABI for Arm under emulation, and one line of totals at the end. A test that cannot run prints
 //! `skipped: REASON`; such tests are counted and named, never taken for passed ones.
 
 use std::fmt;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::arm;
+use crate::arm::Arm;
 use crate::debian;
 use crate::dist;
 use crate::fetch;
@@ -54,7 +54,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
             Some(failure)
         }
     };
-    let arm = if options.cargo.is_empty() { arm::tests(workspace) } else { Ok(None) };
+    let arm = if options.cargo.is_empty() { Arm::new(workspace) } else { Ok(None) };
     let arm = match arm {
         Ok(arm) => arm,
         Err(failure) if options.require_all => return Err(failure),
@@ -79,9 +79,12 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     cargo.env("LIMBECK_REQUIRE", if missing.is_some() { "0" } else { "1" });
 
     let mut whole = read_tests(workspace, &mut cargo, &mut totals)?;
-    if let Some(mut cargo) = arm {
+    if let Some(Arm { mut kernels, mut library, mut programs }) = arm {
         eprintln!("testing the kernels for Arm under emulation");
-        whole &= read_tests(workspace, &mut cargo, &mut totals)?;
+        whole &= read_tests(workspace, &mut kernels, &mut totals)?;
+        eprintln!("testing the C ABI for Arm under emulation");
+        process::run(&mut library)?;
+        whole &= read_tests(workspace, &mut programs, &mut totals)?;
     }
 
     for skipped in &totals.skipped {

@@ -1,7 +1,8 @@
 //! `bench`: Limbeck against llama.cpp and ONNX Runtime on the same students, machine, threads and
-//! run, and adaptive ops against themselves. Sides take turns, and ratios are of medians. Writes
+//! run, adaptive ops against themselves, and steps through C against those in Rust. Sides take turns, and ratios are of medians. Writes
 //! `target/bench/report.md` and `report.json`.
 
+mod abi;
 mod dial;
 mod llama;
 mod long;
@@ -46,7 +47,7 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', default_value = "1,2")]
     threads: Vec<u32>,
     /// Cases to measure
-    #[arg(long, value_delimiter = ',', default_value = "smollm2,qwen2,minilm,long,dial")]
+    #[arg(long, value_delimiter = ',', default_value = "smollm2,qwen2,minilm,long,dial,abi")]
     cases: Vec<Case>,
     /// Formats of SmolLM2 to measure, of: q4_1, q4_0, q8_0, f16
     #[arg(long, value_delimiter = ',', default_value = "q4_1,q4_0", value_parser = ["q4_1", "q4_0", "q8_0", "f16"])]
@@ -57,6 +58,19 @@ pub struct Options {
     /// Measure adaptive ops alone: nothing is fetched, and no peer is built
     #[arg(long, conflicts_with = "cases")]
     dial: bool,
+    /// Measure steps through C alone: no peer is built
+    #[arg(long, conflicts_with_all = ["cases", "dial"])]
+    abi: bool,
+}
+
+impl Options {
+    fn cases(&self) -> &[Case] {
+        match (self.dial, self.abi) {
+            (true, _) => &[Case::Dial],
+            (_, true) => &[Case::Abi],
+            _ => &self.cases,
+        }
+    }
 }
 
 /// What is measured against what.
@@ -72,6 +86,8 @@ enum Case {
     Long,
     /// Adaptive ops against themselves
     Dial,
+    /// Decode steps of SmolLM2-135M through C against the same in Rust
+    Abi,
 }
 
 /// What all cases need.
@@ -89,8 +105,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     process::make_dir(&folder)?;
     let machine = report::machine();
     let (mut text, mut data) = (Vec::new(), json!({"machine": machine}));
-    let cases = if options.dial { &[Case::Dial][..] } else { &options.cases };
-    if cases.iter().any(|case| *case != Case::Dial) {
+    let cases = options.cases();
+    if cases.iter().any(|case| !matches!(case, Case::Dial | Case::Abi)) {
         text.extend(against_peers(workspace, options, folder.clone(), &mut data)?);
     }
     if cases.contains(&Case::Dial) {
@@ -101,6 +117,11 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         }
         text.push(dial::markdown(&all)?);
         data["dial"] = all.into();
+    }
+    if cases.contains(&Case::Abi) {
+        let measured = abi::measure(workspace, &folder, &options.threads, options.rounds)?;
+        text.push(abi::markdown(&measured)?);
+        data["abi"] = measured.into();
     }
     let text = format!("{machine}.\n\n{}", text.join("\n"));
     println!("{text}");

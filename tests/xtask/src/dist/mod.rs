@@ -121,7 +121,7 @@ fn library(workspace: &Workspace, kind: &str) -> Result<Command> {
 /// The file with one of these extensions that cargo tells of.
 fn built(messages: &str, extensions: &[&str]) -> Result<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let ours = messages.filter(|message| message["target"]["name"] == "limbeck");
+    let ours = messages.filter(|message| message["target"]["name"] == "limbeck_ffi");
     let files = ours.filter_map(|message| Some(message["filenames"].as_array()?.clone())).flatten();
     let mut files = files.filter_map(|file| file.as_str().map(PathBuf::from));
     let named = |path: &PathBuf| {

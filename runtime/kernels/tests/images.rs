@@ -338,9 +338,7 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(refuse(&|a| a.out = &mut []), ErrorKind::Shape);
     let row = Packed::new(PackFormat::F32_ROW, 16, 36, &[0; 16 * 36 * 4]).unwrap();
     assert_eq!(refuse(&|a| a.w = row), ErrorKind::Format);
-    let wide = PackFormat::linear(Values::Q8w);
-    let bytes = vec![0; wide.byte_len(case.n, case.k).unwrap()];
-    let wide = Packed::new(wide, case.n, case.k, &bytes).unwrap();
+    let wide = Packed::new(PackFormat::linear(Values::Q8w), 16, 36, &[0; 2 * 528]).unwrap();
     assert_eq!(refuse(&|a| a.w = wide), ErrorKind::Format);
     let with = |change: &dyn Fn(&mut Conv2d)| {
         let mut params = case.params.clone();

@@ -69,6 +69,11 @@ macro_rules! atomic {
                 $name(sync::atomic::$name::new(value))
             }
 
+            /// The value of one that nobody else has any more.
+            pub fn into_inner(self) -> $value {
+                self.0.into_inner()
+            }
+
             /// Reads it.
             pub fn load(&self, order: Ordering) -> $value {
                 untracked(self);

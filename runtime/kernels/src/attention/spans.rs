@@ -124,7 +124,7 @@ pub(super) fn fill_tiles(tiles: &mut Vec<Tile>, args: &AttentionArgs<'_>, thread
         let total = span.rows + together - 1;
         let most = MAX_QUERIES / heads;
         let mut push = |kv_heads: Range<usize>, rows: usize| {
-            for tile in (0..total.div_ceil(rows)).rev() {
+            for tile in 0..total.div_ceil(rows) {
                 let first = tile * rows;
                 let heads_of = |kv_head| (0..group).step_by(heads).map(move |o| (kv_head, o));
                 tiles.extend(kv_heads.clone().flat_map(heads_of).map(|(kv_head, offset)| Tile {

@@ -4,7 +4,7 @@
 use super::task::Input;
 use crate::simd::{LANES, Simd};
 use crate::vec_bytes;
-use limbeck_plan::{QUANT_BLOCK, Values};
+use limbeck_plan::{QUANT_BLOCK, Values, WIDE_BLOCK};
 use std::marker::PhantomData;
 
 /// What the kernels need of one row's block besides its values. There is one for each 32 values, which
@@ -116,13 +116,29 @@ pub(crate) fn quantise_row<S: Simd>(
     q: &mut [i8],
     blocks: &mut [ActBlock],
 ) {
-    let columns = values.block();
-    let blocks = blocks.chunks_exact_mut(columns / QUANT_BLOCK);
-    for (b, (q, block)) in q.chunks_exact_mut(columns).zip(blocks).enumerate() {
-        let (parts, _) = q.as_chunks_mut::<QUANT_BLOCK>();
+    match values {
+        Values::Q8w => quantise_blocks::<S, { WIDE_BLOCK / QUANT_BLOCK }>(s, x, q, blocks),
+        _ => quantise_blocks::<S, 1>(s, x, q, blocks),
+    }
+}
+
+/// [`quantise_row`] in blocks of `PARTS` times 32 columns.
+#[inline(always)]
+fn quantise_blocks<S: Simd, const PARTS: usize>(
+    s: S,
+    x: &[f32],
+    q: &mut [i8],
+    blocks: &mut [ActBlock],
+) {
+    let (quants, _) = q.as_chunks_mut::<QUANT_BLOCK>();
+    let (quants, _) = quants.as_chunks_mut::<PARTS>();
+    let (blocks, _) = blocks.as_chunks_mut::<PARTS>();
+    for (b, (parts, block)) in quants.iter_mut().zip(blocks).enumerate() {
+        let mut v = [[s.splat(0.0); 4]; PARTS];
         let mut bits = 0;
-        for part in 0..parts.len() {
-            bits = bits.max(s.max_abs_bits(load(s, x, b * columns + part * QUANT_BLOCK)));
+        for (p, v) in v.iter_mut().enumerate() {
+            *v = load(s, x, (b * PARTS + p) * QUANT_BLOCK);
+            bits = bits.max(s.max_abs_bits(*v));
         }
         let largest = f32::from_bits(bits);
         let inverse = 127.0 / largest;
@@ -134,8 +150,7 @@ pub(crate) fn quantise_row<S: Simd>(
         }
         let inverse = s.splat(inverse);
         let mut sum = 0;
-        for (p, part) in parts.iter_mut().enumerate() {
-            let v = load(s, x, b * columns + p * QUANT_BLOCK);
+        for (part, v) in parts.iter_mut().zip(v) {
             let scaled = [
                 s.mul(v[0], inverse),
                 s.mul(v[1], inverse),

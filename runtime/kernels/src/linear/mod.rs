@@ -57,6 +57,8 @@ use std::ops::Range;
 const FEW_ROWS: usize = 8;
 /// Parts of the units per thread where rows use different parts of the weight.
 const MIXED_PARTS: usize = 2;
+/// Rows for each thread from which each gets rows of its own.
+const OWN_ROWS: usize = 32;
 /// Bytes of `x` that one task goes through for each unit of the weight.
 const ROW_BLOCK_BYTES: usize = 256 * 1024;
 
@@ -299,6 +301,9 @@ impl Size<'_> {
         let row_tasks = ((m + block / 2) / block).max(1);
         // Where there are few units, rows are what threads share.
         let row_tasks = row_tasks.max(threads.div_ceil(units)).min(m);
+        // Each thread has rows of its own where there are enough: what it wrote it reads again.
+        let own = row_tasks > 1 || m >= OWN_ROWS * threads;
+        let row_tasks = if own { row_tasks.next_multiple_of(threads) } else { row_tasks };
         let rows = m.div_ceil(row_tasks).next_multiple_of(2);
         if threads == 1 {
             return (units, rows);

@@ -6,6 +6,10 @@
 //! wakes late finds the gate shut and touches nothing. Between regions workers spin for a while,
 //! then sleep.
 //!
+//! The caller takes tasks from the first on, workers from the last on. So of two threads each has the
+//! same rows in region after region, where tasks go by rows, and finds in its own caches what it wrote
+//! there.
+//!
 //! A thread that loses its core inside a region makes the others wait for it. Where that happens
 //! again and again, fewer workers may enter for a while (`Lateness`). The others sleep, so that
 //! whoever wanted the core has one to itself.
@@ -39,6 +43,11 @@ const IDLE: u64 = 1 << 15;
 const ADMITTED: u64 = 1 << 16;
 const EPOCH: u64 = 1 << 32;
 
+/// One task for a worker, in [`Region::next`].
+const BACK: u64 = 1 << 32;
+/// Tasks of a region at most: counts of both kinds fit, beyond the last ones of all threads too.
+const MAX_TASKS: usize = 1 << 30;
+
 fn epoch(state: u64) -> u64 {
     state & !(EPOCH - 1)
 }
@@ -62,7 +71,8 @@ struct Job {
 #[repr(align(64))]
 struct Region {
     gate: AtomicU64,
-    next: AtomicUsize,
+    /// How many tasks were asked for: by the caller, and in units of [`BACK`] by workers.
+    next: AtomicU64,
     job: SharedCell<Option<Job>>,
 }
 
@@ -105,7 +115,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             region: Region {
                 gate: AtomicU64::new(COUNT * ADMITTED),
-                next: AtomicUsize::new(0),
+                next: AtomicU64::new(0),
                 job: SharedCell::new(None),
             },
             idle: AtomicU64::new(0),
@@ -139,7 +149,7 @@ impl Pool {
     /// # Panics
     /// When a task panicked, after all others have run; the pool stays usable.
     pub fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        if tasks <= 1 || self.workers.is_empty() {
+        if tasks <= 1 || self.workers.is_empty() || tasks > MAX_TASKS {
             (0..tasks).for_each(task);
             return;
         }
@@ -169,7 +179,7 @@ impl Pool {
         // The first task is the caller's, who need not ask for it.
         shared.region.next.store(1, Ordering::Relaxed);
         shared.open(workers);
-        let taken = shared.take_tasks(job, Some(0));
+        let taken = shared.take_tasks(job, 1, Some(0));
         let wait = shared.shut(start);
         if taken == tasks {
             let end = now();
@@ -203,10 +213,11 @@ impl Shared {
         }
     }
 
-    /// Runs `own` and then tasks until none is left, and counts them; keeps the first panic.
-    fn take_tasks(&self, job: Job, own: Option<usize>) -> usize {
+    /// Runs `own` and then tasks from one end (`step` is 1 or [`BACK`]) until none is left, and counts
+    /// them; keeps the first panic.
+    fn take_tasks(&self, job: Job, step: u64, own: Option<usize>) -> usize {
         let mut taken = 0;
-        let mut next = own.or_else(|| self.next_task(job));
+        let mut next = own.or_else(|| self.next_task(job, step));
         while let Some(index) = next {
             taken += 1;
             // SAFETY: this thread is the caller or inside the gate, so the closure is alive.
@@ -214,18 +225,23 @@ impl Shared {
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(index))) {
                 lock(&self.panic).get_or_insert(payload);
             }
-            next = self.next_task(job);
+            next = self.next_task(job, step);
         }
         taken
     }
 
-    fn next_task(&self, job: Job) -> Option<usize> {
+    fn next_task(&self, job: Job, step: u64) -> Option<usize> {
         let next = &self.region.next;
+        let ends = |asked: u64| ((asked % BACK) as usize, (asked / BACK) as usize);
         // Looked at before: where none is left, nothing is written.
-        if next.load(Ordering::Relaxed) >= job.tasks {
+        let (front, back) = ends(next.load(Ordering::Relaxed));
+        if front + back >= job.tasks {
             return None;
         }
-        Some(next.fetch_add(1, Ordering::Relaxed)).filter(|index| *index < job.tasks)
+        let (front, back) = ends(next.fetch_add(step, Ordering::Relaxed));
+        let left =
+            (front + back < job.tasks).then_some((front, job.tasks.saturating_sub(back + 1)));
+        left.map(|(first, last)| if step == BACK { last } else { first })
     }
 
     /// Shuts the gate of a region that began at `start` and waits until no worker is inside. Gives a
@@ -350,7 +366,7 @@ fn work(shared: &Shared, worker: usize) {
             let since = now();
             // SAFETY: this thread is inside the gate, so the caller does not write the job.
             let job = unsafe { shared.region.job.get() };
-            let taken = job.map_or(0, |job| shared.take_tasks(job, None));
+            let taken = job.map_or(0, |job| shared.take_tasks(job, BACK, None));
             shared.leave();
             last = Last { epoch: epoch(state), entered: (taken > 0).then_some(since) };
         }

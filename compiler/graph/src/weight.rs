@@ -90,11 +90,13 @@ pub enum TensorExpr {
         /// Whether it is the bias.
         bias: bool,
     },
-    /// Values that the compiler computed: one row.
+    /// Values that the compiler computed.
     Inline {
         /// Name for messages.
         name: String,
-        /// The row.
+        /// Rows; divides the number of values.
+        rows: usize,
+        /// Row after row.
         values: Arc<[f32]>,
     },
 }
@@ -124,6 +126,7 @@ impl TensorExpr {
             TensorExpr::AddRow { base, .. } => base.rows(),
             TensorExpr::Transpose(base) => base.cols(),
             TensorExpr::Rows { count, .. } => *count,
+            TensorExpr::Inline { rows, .. } => *rows,
             TensorExpr::SumRows(base)
             | TensorExpr::TransposeEach { base, .. }
             | TensorExpr::Normalised { base, bias: false, .. } => base.rows(),
@@ -133,8 +136,7 @@ impl TensorExpr {
             TensorExpr::Folded { bias: true, .. }
             | TensorExpr::Normalised { bias: true, .. }
             | TensorExpr::ConcatCols(_)
-            | TensorExpr::InterleaveCols { .. }
-            | TensorExpr::Inline { .. } => 1,
+            | TensorExpr::InterleaveCols { .. } => 1,
         }
     }
 
@@ -157,7 +159,7 @@ impl TensorExpr {
                 true => layers.last().map_or(0, |(weight, _)| weight.rows()),
                 false => layers.first().map_or(0, |(weight, _)| weight.cols()),
             },
-            TensorExpr::Inline { values, .. } => values.len(),
+            TensorExpr::Inline { rows, values, .. } => values.len() / (*rows).max(1),
         }
     }
 
@@ -218,8 +220,8 @@ impl TensorExpr {
             TensorExpr::AddRow { .. }
             | TensorExpr::SumRows(_)
             | TensorExpr::Folded { .. }
-            | TensorExpr::Normalised { bias: true, .. }
-            | TensorExpr::Inline { .. } => None,
+            | TensorExpr::Normalised { bias: true, .. } => None,
+            TensorExpr::Inline { .. } => Some("F32"),
         }
     }
 }

@@ -35,6 +35,7 @@ mod rows;
 mod simd;
 mod sync;
 mod table;
+mod tensors;
 
 pub use adaptive::{
     AdaptiveMlpArgs, AdaptiveScratch, ChooseArgs, MixArgs, MoeMlpArgs, MoeScratch, adaptive_mlp,
@@ -60,6 +61,10 @@ pub use patches::patches;
 pub use pool::Pool;
 pub use quantise::{QuantRows, quantise_rows};
 pub use rows::{Rows, embedding, pool_sequences, select_rows};
+pub use tensors::{
+    ConvTranspose2dArgs, Elements, ElementsMut, TensorArg, TensorOut, TensorScratch,
+    conv_transpose2d, tensor,
+};
 pub use table::{KernelOp, KernelRow, Kernels, kernel_table};
 
 /// Bytes that a vector has taken from the system.

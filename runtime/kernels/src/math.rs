@@ -27,7 +27,7 @@ pub(crate) fn exp<S: Lanes>(s: S, x: S::V) -> S::V {
 
 /// `1 / (1 + e^-x)`.
 #[inline(always)]
-fn sigmoid<S: Lanes>(s: S, x: S::V) -> S::V {
+pub(crate) fn sigmoid<S: Lanes>(s: S, x: S::V) -> S::V {
     let e = exp(s, s.sub(s.splat(0.0), x));
     s.div(s.splat(1.0), s.add(s.splat(1.0), e))
 }
@@ -61,7 +61,7 @@ pub(crate) fn tanh<S: Lanes>(s: S, x: S::V) -> S::V {
 /// `x P(x^2) / Q(x^2)` below 3.8, a fit of ours by least squares with weights that level the error
 /// (Lawson), 3e-8 off before rounding; 1 with the sign of `x` elsewhere.
 #[inline(always)]
-fn erf<S: Lanes>(s: S, x: S::V) -> S::V {
+pub(crate) fn erf<S: Lanes>(s: S, x: S::V) -> S::V {
     const P: [f32; 7] = [
         1.128_378_9,
         0.195_148,

@@ -3,8 +3,10 @@
 //! Shapes below use `T` for the rows (tokens) of a call. Every activation is row-major f32.
 
 mod images;
+mod tensors;
 
 pub use images::*;
+pub use tensors::*;
 
 use serde::{Deserialize, Serialize};
 
@@ -435,6 +437,25 @@ ops! {
     Conv2d = "limbeck:conv2d@1",
     DepthwiseConv2d = "limbeck:depthwise_conv2d@1",
     MaxPool2d = "limbeck:max_pool2d@1",
+    Map = "limbeck:map@1",
+    MatMul = "limbeck:mat_mul@1",
+    Reduce = "limbeck:reduce@1",
+    Reshape = "limbeck:reshape@1",
+    Transpose = "limbeck:transpose@1",
+    Expand = "limbeck:expand@1",
+    Slice = "limbeck:slice@1",
+    Concat = "limbeck:concat@1",
+    Pad = "limbeck:pad@1",
+    Gather = "limbeck:gather@1",
+    GatherElements = "limbeck:gather_elements@1",
+    Softmax = "limbeck:softmax@1",
+    GroupNorm = "limbeck:group_norm@1",
+    AveragePool2d = "limbeck:average_pool2d@1",
+    ConvTranspose2d = "limbeck:conv_transpose2d@1",
+    Resize = "limbeck:resize@1",
+    Sizes = "limbeck:sizes@1",
+    Range = "limbeck:range@1",
+    Lstm = "limbeck:lstm@1",
 }
 
 #[cfg(test)]

@@ -24,6 +24,11 @@ pub(super) fn apply(activation: Activation, x: f64) -> f64 {
     }
 }
 
+/// The error function.
+pub(super) fn erf(x: f64) -> f64 {
+    1.0 - erfc(x)
+}
+
 /// The complementary error function: the Maclaurin series of erf below 2, a continued fraction
 /// (Abramowitz and Stegun 7.1.14) above.
 fn erfc(x: f64) -> f64 {

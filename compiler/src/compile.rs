@@ -123,7 +123,8 @@ pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
 /// As [`limbeck_models::build`].
 fn build(checkpoint: &dyn Checkpoint, options: &Options) -> Result<Student> {
     if let Some(student) = checkpoint.graph() {
-        if options.image_size.is_some() || options.moe_capacity || !options.ignored_keys.is_empty() {
+        if options.image_size.is_some() || options.moe_capacity || !options.ignored_keys.is_empty()
+        {
             let message = "an ONNX model has no configuration that options could change";
             return Err(Error::unsupported(message));
         }

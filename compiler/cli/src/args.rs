@@ -83,7 +83,8 @@ pub struct CompileArgs {
     /// (default: what the checkpoint's preprocessor_config.json says).
     #[arg(long, value_name = "HEIGHTxWIDTH", value_parser = image_size)]
     pub image_size: Option<ImageSize>,
-    /// Make an input of an ONNX model, a single number, a constant of this value; may be repeated.
+    /// Make an input of an ONNX model, a single number, a constant of this value, or give a named size of
+    /// its inputs this value; may be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = fixed_input)]
     pub fix: Vec<(String, f64)>,
     /// Leave out the passes that make a graph cheaper to run, to look for a defect in them.
@@ -107,7 +108,9 @@ fn image_size(text: &str) -> Result<ImageSize, String> {
 fn fixed_input(text: &str) -> Result<(String, f64), String> {
     let parts = text.rsplit_once('=').filter(|(name, _)| !name.is_empty());
     let parts = parts.and_then(|(name, value)| Some((name.to_owned(), value.parse().ok()?)));
-    parts.filter(|(_, v): &(String, f64)| v.is_finite()).ok_or_else(|| "it is not NAME=VALUE".into())
+    parts
+        .filter(|(_, v): &(String, f64)| v.is_finite())
+        .ok_or_else(|| "it is not NAME=VALUE".into())
 }
 
 #[derive(Args)]

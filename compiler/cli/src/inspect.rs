@@ -36,7 +36,8 @@ fn to_json(plan: &Plan, verified: bool) -> Value {
     });
     let (major, minor) = plan.version();
     let forward = Interface::of(plan);
-    let names = |tensors: &[(String, String)]| -> BTreeMap<_, _> { tensors.iter().cloned().collect() };
+    let names =
+        |tensors: &[(String, String)]| -> BTreeMap<_, _> { tensors.iter().cloned().collect() };
     json!({
         "version": format!("{major}.{minor}"),
         "hash": format!("{:016x}", plan.hash()),

@@ -98,9 +98,8 @@ impl Graph {
     /// The same for a weight whose values, row after row, are a tensor of this shape.
     pub fn tensor(&mut self, expr: TensorExpr, shape: Vec<Dim>) -> ValueId {
         let fact = Fact::new(DType::F32, shape);
-        let same = |v: &Value| {
-            v.fact == fact && matches!(&v.source, ValueSource::Weight(e) if *e == expr)
-        };
+        let same =
+            |v: &Value| v.fact == fact && matches!(&v.source, ValueSource::Weight(e) if *e == expr);
         if let Some(id) = self.values.iter().position(same) {
             return id;
         }

@@ -70,6 +70,9 @@ pub fn open(path: &Path, fixed: &BTreeMap<String, f64>) -> Result<Box<dyn Checkp
             let message = "give the folder that holds it, with its config.json";
             Err(Error::unsupported(message).at(place))
         }
-        _ => Err(Error::unsupported("neither a checkpoint folder nor a .gguf or .onnx file").at(place)),
+        _ => {
+            Err(Error::unsupported("neither a checkpoint folder nor a .gguf or .onnx file")
+                .at(place))
+        }
     }
 }

@@ -61,11 +61,11 @@ pub use patches::patches;
 pub use pool::Pool;
 pub use quantise::{QuantRows, quantise_rows};
 pub use rows::{Rows, embedding, pool_sequences, select_rows};
+pub use table::{KernelOp, KernelRow, Kernels, kernel_table};
 pub use tensors::{
     ConvTranspose2dArgs, Elements, ElementsMut, TensorArg, TensorOut, TensorScratch,
     conv_transpose2d, tensor,
 };
-pub use table::{KernelOp, KernelRow, Kernels, kernel_table};
 
 /// Bytes that a vector has taken from the system.
 pub(crate) fn vec_bytes<T>(vector: &Vec<T>) -> usize {

@@ -9,9 +9,9 @@ use limbeck_kernels::{
     TensorOut, TensorScratch, conv_transpose2d, pack_rows, reference, tensor,
 };
 use limbeck_plan::{
-    Activation, AveragePool2d, Binary, Concat, ConvTranspose2d, Coordinates, Dim, Expand, GroupNorm,
-    Interpolation, Lstm, Map, MapStep, MatMul, Op, PackFormat, Pad, Padding, Reduce, Reduction,
-    Resize, Slice, Softmax, Transpose, Unary, Values, Window,
+    Activation, AveragePool2d, Binary, Concat, ConvTranspose2d, Coordinates, Dim, Expand,
+    GroupNorm, Interpolation, Lstm, Map, MapStep, MatMul, Op, PackFormat, Pad, Padding, Reduce,
+    Reduction, Resize, Slice, Softmax, Transpose, Unary, Values, Window,
 };
 
 type Shape<'a> = &'a [usize];
@@ -21,10 +21,8 @@ fn len(shape: Shape<'_>) -> usize {
 }
 
 fn arguments<'a>(inputs: &'a [(Vec<usize>, Vec<f32>)]) -> Vec<TensorArg<'a>> {
-    let argument = |(shape, x): &'a (Vec<usize>, Vec<f32>)| TensorArg {
-        shape,
-        data: Elements::F32(x),
-    };
+    let argument =
+        |(shape, x): &'a (Vec<usize>, Vec<f32>)| TensorArg { shape, data: Elements::F32(x) };
     inputs.iter().map(argument).collect()
 }
 
@@ -60,7 +58,11 @@ fn computed(
 fn compare(op: &Op, inputs: &[(Vec<usize>, Vec<f32>)], shape: Shape<'_>, tolerance: f32) {
     let want = expected(op, inputs, shape);
     for kernels in all_kernels() {
-        let case = format!("{} {op:?} of {:?}", kernels.isa(), inputs.iter().map(|i| &i.0).collect::<Vec<_>>());
+        let case = format!(
+            "{} {op:?} of {:?}",
+            kernels.isa(),
+            inputs.iter().map(|i| &i.0).collect::<Vec<_>>()
+        );
         let one = computed((&kernels, &Pool::new(1)), op, inputs, shape);
         assert_close(&one, &want, tolerance, &case);
         let three = computed((&kernels, &Pool::new(3)), op, inputs, shape);
@@ -266,7 +268,8 @@ fn transposed_convolutions_follow_the_reference() {
     for kernels in all_kernels() {
         let mut out = vec![f32::NAN; len(&out_shape)];
         let (mut linear, mut tensors) = (LinearScratch::default(), TensorScratch::default());
-        conv_transpose2d(&kernels, &Pool::new(2), &mut linear, &mut tensors, args(&mut out)).unwrap();
+        conv_transpose2d(&kernels, &Pool::new(2), &mut linear, &mut tensors, args(&mut out))
+            .unwrap();
         assert_close(&out, &want, 1e-5, &kernels.isa());
     }
 }
@@ -314,9 +317,8 @@ fn moved_elements_come_from_their_places() {
             Some(source)
         });
     }
-    let expand = |to: Shape<'_>| {
-        Op::Expand(Expand { shape: to.iter().map(|n| Dim::from(*n)).collect() })
-    };
+    let expand =
+        |to: Shape<'_>| Op::Expand(Expand { shape: to.iter().map(|n| Dim::from(*n)).collect() });
     moved(&expand(&[4, 3, 5]), &[3, 1], &[4, 3, 5], |i| Some(vec![i[1], 0]));
     moved(&expand(&[2, 3]), &[], &[2, 3], |_| Some(Vec::new()));
     for (start, count, step) in [(1, 3, 2), (6, 3, -3), (0, 0, 1), (6, 7, -1)] {
@@ -329,7 +331,8 @@ fn moved_elements_come_from_their_places() {
     let pad = |padding, value| {
         Op::Pad(Pad { padding, before: vec![1, 0, 2], after: vec![0, 1, 3], value })
     };
-    let within = |i: &[usize]| -> [isize; 3] { [i[0] as isize - 1, i[1] as isize, i[2] as isize - 2] };
+    let within =
+        |i: &[usize]| -> [isize; 3] { [i[0] as isize - 1, i[1] as isize, i[2] as isize - 2] };
     let sizes = [2isize, 3, 4];
     let (from, to) = ([2, 3, 4], [3, 4, 9]);
     moved(&pad(Padding::Constant, 0.5), &from, &to, |i| {

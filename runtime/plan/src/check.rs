@@ -5,8 +5,8 @@ use std::collections::HashSet;
 
 use crate::error::{Error, ErrorKind};
 use crate::{
-    DType, Dim, Entry, Fact, InputRole, Layout, MAX_RANK, Op, Operand, OperandKind, PackFormat, Program,
-    StateKind, Step, Symbol, Weight,
+    DType, Dim, Entry, Fact, InputRole, Layout, MAX_RANK, Op, Operand, OperandKind, PackFormat,
+    Program, StateKind, Step, Symbol, Weight,
 };
 
 /// First bytes of weights sit at multiples of this within their section.

@@ -204,6 +204,24 @@ impl Dim {
         }
     }
 
+    /// What is known of a product of sizes, and the other factors in the order of their text.
+    pub fn factors<'a>(sizes: impl IntoIterator<Item = &'a Dim>) -> (u64, Vec<&'a Dim>) {
+        fn collect<'a>(dim: &'a Dim, known: &mut u64, rest: &mut Vec<&'a Dim>) {
+            match (dim.as_const(), dim) {
+                (Some(n), _) => *known = known.saturating_mul(n),
+                (None, Dim::Mul(a, b)) => {
+                    collect(a, known, rest);
+                    collect(b, known, rest);
+                }
+                (None, dim) => rest.push(dim),
+            }
+        }
+        let (mut known, mut rest) = (1, Vec::new());
+        sizes.into_iter().for_each(|dim| collect(dim, &mut known, &mut rest));
+        rest.sort_by_cached_key(|dim| dim.to_string());
+        (known, rest)
+    }
+
     fn to_json(&self) -> Value {
         let pair =
             |op: &str, a: &Dim, b: &Dim| Value::from(vec![op.into(), a.to_json(), b.to_json()]);
@@ -315,6 +333,8 @@ mod tests {
         assert_eq!(n().plus(3u64).minus(5u64), n().minus(2u64));
         assert_eq!(n().minus(3u64).plus(5u64), n().plus(2u64));
         assert_eq!(n().plus(1u64).over(2u64).plus(1u64).over(2u64), n().plus(3u64).over(4u64));
+        let sizes = [n().times(3u64), Dim::symbol("a").times(n()), Dim::Const(5)];
+        assert_eq!(Dim::factors(&sizes), (15, vec![&Dim::symbol("a"), &n(), &n()]));
         for x in 0..40 {
             let folded = n().plus(5u64).over(3u64).plus(4u64).over(7u64);
             assert_eq!(folded.eval(&|_| Some(x)), Some(((x + 5) / 3 + 4) / 7), "{folded}");

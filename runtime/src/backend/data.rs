@@ -35,12 +35,9 @@ impl PlanData {
             for step in entry.steps() {
                 for (role, &operand) in step.op.input_roles().iter().zip(&step.inputs) {
                     let kind = entry.operands.get(operand).map(|o| o.kind);
-                    let read = matches!(
-                        role,
-                        InputRole::Vector | InputRole::Rows | InputRole::Tensor
-                    );
-                    if let (true, Some(OperandKind::Weight(id))) =
-                        (read, kind)
+                    let read =
+                        matches!(role, InputRole::Vector | InputRole::Rows | InputRole::Tensor);
+                    if let (true, Some(OperandKind::Weight(id))) = (read, kind)
                         && vectors[id].is_none()
                     {
                         let weight = self.weight(id)?;

@@ -86,7 +86,11 @@ impl Tensors {
         Ok((self.outputs(entry)?, usage))
     }
 
-    fn run_once(&mut self, tensors: &[(&str, TensorArg<'_>)], sizes: &[(&str, u64)]) -> Result<Usage> {
+    fn run_once(
+        &mut self,
+        tensors: &[(&str, TensorArg<'_>)],
+        sizes: &[(&str, u64)],
+    ) -> Result<Usage> {
         let mut usage = Usage { fraction: 1.0, ..Usage::default() };
         let call = Call {
             entry: self.entry,
@@ -123,14 +127,11 @@ impl Tensors {
 }
 
 /// Binds the symbols of a shape to what is given.
-fn bind<'a>(
-    view: &TensorView<'_>,
-    fact: &'a Fact,
-    sizes: &mut Vec<(&'a str, u64)>,
-) -> Result<()> {
+fn bind<'a>(view: &TensorView<'_>, fact: &'a Fact, sizes: &mut Vec<(&'a str, u64)>) -> Result<()> {
     let refuse = |sizes: &[(&str, u64)]| {
         let bound: Vec<String> = sizes.iter().map(|(name, n)| format!("{name} is {n}")).collect();
-        let bound = if bound.is_empty() { String::new() } else { format!(" where {}", bound.join(", ")) };
+        let bound =
+            if bound.is_empty() { String::new() } else { format!(" where {}", bound.join(", ")) };
         let shape = view.shape;
         Err(view.wrong(format!("its shape {shape:?} is not that of {fact}{bound}")))
     };

@@ -28,7 +28,8 @@ pub fn execute(args: BenchArgs) -> Result<(), Failure> {
         Task::Embed => encoder(&args, &model)?,
         Task::Classify => classifier(&args, &model)?,
         Task::Tensors => {
-            let message = "a plan of tensors is timed on its inputs: `forward --json` tells the time";
+            let message =
+                "a plan of tensors is timed on its inputs: `forward --json` tells the time";
             return Err(Failure::new(message));
         }
     };

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use prost::Message;
 
+use super::OnnxModel;
 use super::external::External;
 use super::proto::*;
-use super::OnnxModel;
 
 fn node(name: &str, op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
     let texts = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
@@ -91,7 +91,11 @@ fn what_does_not_fit_names_its_node() {
         ("reads \"z\"", node("n", "Relu", &["z"], &["y"]), vec![]),
         ("reads \"y\"", node("n", "Add", &["x", "y"], &["y"]), vec![]),
         ("input 1 is missing", node("n", "Add", &["x"], &["y"]), vec![]),
-        ("3 and 4 do not go together", node("n", "Add", &["x", "w"], &["y"]), vec![tensor("w", &[4], &[0.0; 4])]),
+        (
+            "3 and 4 do not go together",
+            node("n", "Add", &["x", "w"], &["y"]),
+            vec![tensor("w", &[4], &[0.0; 4])],
+        ),
         ("axis 7", with(node("n", "Softmax", &["x"], &["y"]), &[int("axis", 7)]), vec![]),
         ("axis", with(node("n", "Concat", &["x", "x"], &["y"]), &[int("axis", huge)]), vec![]),
         ("order", with(node("n", "Transpose", &["x"], &["y"]), &[ints("perm", &[0, 0])]), vec![]),
@@ -103,14 +107,26 @@ fn what_does_not_fit_names_its_node() {
         ("", node("n", "Reshape", &["x", "w"], &["y"]), vec![numbers("w", &[1; 40])]),
         ("", node("n", "Expand", &["x", "w"], &["y"]), vec![numbers("w", &[5, 5])]),
         ("images", node("n", "Conv", &["x", "w"], &["y"]), vec![weight()]),
-        ("does not meet", node("n", "MatMul", &["x", "w"], &["y"]), vec![tensor("w", &[2, 2], &[0.0; 4])]),
-        ("out of range", node("n", "Gather", &["x", "w"], &["y"]), vec![TensorProto { dims: vec![], ..numbers("w", &[9]) }]),
+        (
+            "does not meet",
+            node("n", "MatMul", &["x", "w"], &["y"]),
+            vec![tensor("w", &[2, 2], &[0.0; 4])],
+        ),
+        (
+            "out of range",
+            node("n", "Gather", &["x", "w"], &["y"]),
+            vec![TensorProto { dims: vec![], ..numbers("w", &[9]) }],
+        ),
         ("", with(node("n", "Split", &["x"], &["y", "z"]), &[int("axis", -3)]), vec![]),
         ("", node("n", "Pad", &["x", "w"], &["y"]), vec![numbers("w", &[huge, 0, 0, 0])]),
         ("pads", node("n", "Pad", &["x", "w"], &["y"]), vec![numbers("w", &[1])]),
         ("", node("n", "Slice", &["x", "w", "w", "w"], &["y"]), vec![numbers("w", &[huge])]),
         ("", node("n", "LSTM", &["x", "w", "w"], &["y"]), vec![weight()]),
-        ("", node("n", "Resize", &["x", "", "w"], &["y"]), vec![tensor("w", &[2], &[f32::NAN, 0.0])]),
+        (
+            "",
+            node("n", "Resize", &["x", "", "w"], &["y"]),
+            vec![tensor("w", &[2], &[f32::NAN, 0.0])],
+        ),
         ("condition", node("n", "If", &["x"], &["y"]), vec![]),
     ];
     for (message, node, constants) in cases {
@@ -181,7 +197,8 @@ fn mutated_models_are_refused_or_read() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/onnx");
     let mut state = 1u64;
     let mut next = |below: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize % below.max(1)
     };
     let start = Instant::now();

@@ -227,7 +227,8 @@ impl<'a> Importer<'a> {
                 let code = self.weight(code.collect(), &constant.shape);
                 let mut steps = vec![MapStep::Input(0), MapStep::Input(1)];
                 let mut last = 0;
-                for (number, v) in [(1.0, f32::INFINITY), (2.0, f32::NEG_INFINITY), (3.0, f32::NAN)] {
+                for (number, v) in [(1.0, f32::INFINITY), (2.0, f32::NEG_INFINITY), (3.0, f32::NAN)]
+                {
                     let at = steps.len();
                     steps.push(MapStep::Float(number));
                     steps.push(MapStep::Binary(Binary::Eq, 1, at));
@@ -296,7 +297,12 @@ impl<'a> Importer<'a> {
     }
 
     /// The same elements in other sizes, given in the order in which both are stored.
-    pub fn reshaped(&mut self, operand: Operand, shape: Vec<Dim>, order: Vec<usize>) -> Result<Item> {
+    pub fn reshaped(
+        &mut self,
+        operand: Operand,
+        shape: Vec<Dim>,
+        order: Vec<usize>,
+    ) -> Result<Item> {
         self.apply(Op::Reshape(Reshape { shape }), vec![operand], order)
     }
 }

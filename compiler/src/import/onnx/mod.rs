@@ -46,7 +46,8 @@ pub struct OnnxModel {
 }
 
 impl OnnxModel {
-    /// Opens a `.onnx` file and imports it. `fixed` gives values to inputs, which become constants.
+    /// Opens a `.onnx` file and imports it. `fixed` gives values to inputs, which become constants, and to
+    /// sizes that have names.
     ///
     /// # Errors
     /// A file that is not a model, data outside of its folder, operators that are not supported (all of
@@ -193,13 +194,12 @@ fn import(
         if importer.find(&info.name).is_some() {
             continue;
         }
-        unused.remove(info.name.as_str());
-        let item = input(&mut importer, info, at, fixed.get(&info.name));
+        let item = input(&mut importer, info, at, fixed, &mut unused);
         let item = item.at(format_args!("input {:?}", info.name))?;
         importer.set(&info.name, item);
     }
     if let Some(name) = unused.first() {
-        return Err(Error::missing(format!("there is no input {name:?} to fix")));
+        return Err(Error::missing(format!("there is no input and no size {name:?} to fix")));
     }
     importer.run(proto, opset)?;
     let mut taken = BTreeSet::new();
@@ -229,7 +229,8 @@ fn input(
     importer: &mut Importer<'_>,
     info: &ValueInfoProto,
     at: usize,
-    fixed: Option<&f64>,
+    fixed: &BTreeMap<String, f64>,
+    unused: &mut BTreeSet<&str>,
 ) -> Result<Item> {
     let tensor = info.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
     let tensor = tensor.ok_or_else(|| Error::unsupported("it is not a tensor"))?;
@@ -239,9 +240,24 @@ fn input(
         other => return Err(Error::unsupported(format!("its data type {other}"))),
     };
     let dims = tensor.shape.as_ref().map_or(&[][..], |shape| shape.dim.as_slice());
-    let shape = dims.iter().enumerate().map(|(axis, dim)| size(dim, &info.name, at, axis));
-    let shape = shape.collect::<Result<Vec<Dim>>>()?;
-    if let Some(value) = fixed {
+    let mut shape = Vec::with_capacity(dims.len());
+    for (axis, dim) in dims.iter().enumerate() {
+        let found = size(dim, &info.name, at, axis)?;
+        let value = match &found {
+            Dim::Symbol(s) => fixed.get_key_value(s.name()),
+            _ => None,
+        };
+        shape.push(match value {
+            Some((name, n)) if n.fract() == 0.0 && (1.0..2e9).contains(n) => {
+                unused.remove(name.as_str());
+                Dim::Const(*n as u64)
+            }
+            Some((name, n)) => return Err(Error::mismatch(format!("{n} is no size {name:?}"))),
+            None => found,
+        });
+    }
+    if let Some(value) = fixed.get(&info.name) {
+        unused.remove(info.name.as_str());
         let known: Option<Vec<usize>> = shape
             .iter()
             .map(|d| d.as_const().and_then(|n| usize::try_from(n).ok()).filter(|n| *n == 1))
@@ -270,7 +286,8 @@ fn size(dim: &DimensionProto, input: &str, at: usize, axis: usize) -> Result<Dim
     if dim.dim_value.is_some_and(|n| n < -1) {
         return Err(Error::format("a size is negative"));
     }
-    let place = || if input.is_empty() { format!("input{at}.{axis}") } else { format!("{input}.{axis}") };
+    let place =
+        || if input.is_empty() { format!("input{at}.{axis}") } else { format!("{input}.{axis}") };
     let named = dim.dim_param.as_deref().filter(|name| !matches!(*name, "" | "?"));
     let mut name = named.map_or_else(place, str::to_owned);
     // Those of calls with tokens and sequences mean something else.
@@ -294,7 +311,8 @@ impl<'a> Importer<'a> {
     /// Imports the nodes of a graph, in their order.
     fn run(&mut self, proto: &'a GraphProto, opset: i64) -> Result<()> {
         let outside = std::mem::replace(&mut self.readers, readers(proto));
-        let producers = proto.node.iter().flat_map(|n| n.output.iter().map(move |o| (o.as_str(), n)));
+        let producers =
+            proto.node.iter().flat_map(|n| n.output.iter().map(move |o| (o.as_str(), n)));
         let producers = std::mem::replace(&mut self.producers, producers.collect());
         for node in &proto.node {
             let node = Node { proto: node, opset };
@@ -389,7 +407,9 @@ impl<'a> Importer<'a> {
             Some(Item::Sizes(sizes)) => Some(sizes.clone()),
             _ => None,
         };
-        known.is_some_and(|known| known.values.iter().eq(&sizes.iter().map(Into::into).collect::<Vec<_>>()))
+        known.is_some_and(|known| {
+            known.values.iter().eq(&sizes.iter().map(Into::into).collect::<Vec<_>>())
+        })
     }
 }
 

@@ -132,7 +132,8 @@ impl<'a> GroupNormParts<'a> {
         }
         let eps = node.float_or("epsilon", 1e-5)?;
         let each = channels / groups;
-        let spread = |v: Vec<f32>| v.into_iter().flat_map(|v| std::iter::repeat_n(v, each)).collect();
+        let spread =
+            |v: Vec<f32>| v.into_iter().flat_map(|v| std::iter::repeat_n(v, each)).collect();
         let (weight, bias) = (spread(scale), spread(bias));
         Ok(Some(GroupNormParts { x: x.clone(), groups, eps, weight, bias, last }))
     }
@@ -154,7 +155,8 @@ fn channel_step<'a>(
         [c, rest @ ..] | [1, c, rest @ ..] if *c == channels => rest.iter().all(|n| *n == 1),
         _ => false,
     };
-    let spatial = shape.len().checked_sub(if shape.first() == Some(&1) && channels != 1 { 2 } else { 1 });
+    let spatial =
+        shape.len().checked_sub(if shape.first() == Some(&1) && channels != 1 { 2 } else { 1 });
     let values = importer.channels(other, channels)?;
     (fits && spatial.is_some_and(|n| n > 0)).then_some((next, values))
 }

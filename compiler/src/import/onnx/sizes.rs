@@ -82,9 +82,7 @@ impl Size {
         Some(match (self.known().zip(other.known()), self == other) {
             (Some((a, b)), _) => Size::Known(a.min(b)),
             (None, true) => self.clone(),
-            (None, false) => {
-                Size::Dim(Dim::Min(Box::new(self.dim()?), Box::new(other.dim()?)))
-            }
+            (None, false) => Size::Dim(Dim::Min(Box::new(self.dim()?), Box::new(other.dim()?))),
         })
     }
 
@@ -92,9 +90,7 @@ impl Size {
         Some(match (self.known().zip(other.known()), self == other) {
             (Some((a, b)), _) => Size::Known(a.max(b)),
             (None, true) => self.clone(),
-            (None, false) => {
-                Size::Dim(Dim::Max(Box::new(self.dim()?), Box::new(other.dim()?)))
-            }
+            (None, false) => Size::Dim(Dim::Max(Box::new(self.dim()?), Box::new(other.dim()?))),
         })
     }
 

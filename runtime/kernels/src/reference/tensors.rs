@@ -245,7 +245,11 @@ fn softmax(p: &Softmax, x: TensorArg<'_>, out: &mut TensorOut<'_>) -> Result<(),
     Ok(())
 }
 
-fn group_norm(p: &GroupNorm, operands: &Operands<'_>, out: &mut TensorOut<'_>) -> Result<(), Error> {
+fn group_norm(
+    p: &GroupNorm,
+    operands: &Operands<'_>,
+    out: &mut TensorOut<'_>,
+) -> Result<(), Error> {
     let x = operands.get(0)?;
     check_shape("the group norm", out.shape, x.shape)?;
     let weight = operands.get(1)?.floats()?;
@@ -264,9 +268,8 @@ fn group_norm(p: &GroupNorm, operands: &Operands<'_>, out: &mut TensorOut<'_>) -
     let image = x.len().checked_div(images).unwrap_or(0);
     for first in (0..images).map(|i| i * image) {
         for group in 0..p.groups {
-            let places: Vec<usize> = (first..first + image)
-                .filter(|i| (i - first) % channels / each == group)
-                .collect();
+            let places: Vec<usize> =
+                (first..first + image).filter(|i| (i - first) % channels / each == group).collect();
             let values = || places.iter().map(|i| f64::from(x[*i]));
             let mean = values().sum::<f64>() / places.len() as f64;
             let variance = values().map(|v| (v - mean).powi(2)).sum::<f64>() / places.len() as f64;
@@ -282,11 +285,7 @@ fn group_norm(p: &GroupNorm, operands: &Operands<'_>, out: &mut TensorOut<'_>) -
     Ok(())
 }
 
-fn average_pool(
-    p: &AveragePool2d,
-    x: TensorArg<'_>,
-    out: &mut TensorOut<'_>,
-) -> Result<(), Error> {
+fn average_pool(p: &AveragePool2d, x: TensorArg<'_>, out: &mut TensorOut<'_>) -> Result<(), Error> {
     let [batch, height, width, channels] = image(x.shape)?;
     let window = p.window.over([height, width]);
     let x = x.floats()?;
@@ -375,7 +374,8 @@ fn lstm(p: &Lstm, operands: &Operands<'_>, out: &mut TensorOut<'_>) -> Result<()
                 };
                 let next: Vec<(f64, f64)> = (0..hidden)
                     .map(|i| {
-                        let c = sigmoid(gate(2, i)) * c[i] + sigmoid(gate(0, i)) * gate(3, i).tanh();
+                        let c =
+                            sigmoid(gate(2, i)) * c[i] + sigmoid(gate(0, i)) * gate(3, i).tanh();
                         (sigmoid(gate(1, i)) * c.tanh(), c)
                     })
                     .collect();

@@ -60,7 +60,13 @@ impl ConvTranspose2dArgs<'_> {
 }
 
 /// Which of `n` pixels gives to pixel `at` of the result by its `tap`, along an axis.
-pub(crate) fn giver(p: &ConvTranspose2d, axis: usize, at: usize, tap: usize, n: usize) -> Option<usize> {
+pub(crate) fn giver(
+    p: &ConvTranspose2d,
+    axis: usize,
+    at: usize,
+    tap: usize,
+    n: usize,
+) -> Option<usize> {
     let from = (at + p.padding[axis]).checked_sub(tap * p.dilation[axis])?;
     let pixel = from / p.stride[axis];
     (from.is_multiple_of(p.stride[axis]) && pixel < n).then_some(pixel)

@@ -28,7 +28,8 @@ pub(super) fn gather(
     }
     let x = x.data.words();
     let rows = words.chunks_exact_mut(after);
-    let from = (0..before).flat_map(|b| places.iter().map(move |place| (b * along + place) * after));
+    let from =
+        (0..before).flat_map(|b| places.iter().map(move |place| (b * along + place) * after));
     rows.zip(from).for_each(|(out, from)| out.copy_from_slice(&x[from..][..after]));
     Ok(())
 }

@@ -60,7 +60,12 @@ pub(super) fn run(
         let shift: Vec<f32> = (0..channels).map(shift).collect();
         SharedRows::new(out).for_each_chunk(pool, channels, |first, out| {
             let x = &x[first..first + out.len()];
-            kernels.channel_rows(&mut ChannelRowsTask::Affine { x, scale: &scale, shift: &shift, out });
+            kernels.channel_rows(&mut ChannelRowsTask::Affine {
+                x,
+                scale: &scale,
+                shift: &shift,
+                out,
+            });
         });
     }
     Ok(())
@@ -90,12 +95,7 @@ fn partial_sums(
 }
 
 /// A number for each channel from the sums of its group.
-fn per_group(
-    groups: usize,
-    sums: &[f32],
-    channels: usize,
-    of: impl Fn(f64) -> f64,
-) -> Vec<f32> {
+fn per_group(groups: usize, sums: &[f32], channels: usize, of: impl Fn(f64) -> f64) -> Vec<f32> {
     let each = channels / groups;
     let mut totals = vec![0.0f64; channels];
     for block in sums.chunks_exact(channels) {

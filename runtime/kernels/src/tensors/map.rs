@@ -132,7 +132,8 @@ pub(crate) fn map_chunk<S: Simd>(s: S, task: &mut MapTask<'_>) {
                 DType::I32 => binary_integer(f, integers(of(a)), integers(of(b)), out),
             },
             MapStep::Select(c, a, b) => {
-                let values = integers(of(c)).iter().zip(integers(of(a)).iter().zip(integers(of(b))));
+                let values =
+                    integers(of(c)).iter().zip(integers(of(a)).iter().zip(integers(of(b))));
                 let out = bytemuck::cast_slice_mut::<f32, i32>(out);
                 out.iter_mut().zip(values).for_each(|(o, (c, (a, b)))| {
                     *o = if *c != 0 { *a } else { *b };

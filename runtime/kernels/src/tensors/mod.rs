@@ -15,11 +15,11 @@ mod reduce;
 mod resize;
 mod softmax;
 
-pub(crate) use conv_transpose::{Sides, giver};
 pub use conv_transpose::{ConvTranspose2dArgs, conv_transpose2d};
+pub(crate) use conv_transpose::{Sides, giver};
 pub(crate) use group_norm::{ChannelRowsTask, channel_rows_task};
-pub(crate) use map::{MapTask, map_chunk};
 pub(crate) use lstm::Extent;
+pub(crate) use map::{MapTask, map_chunk};
 pub(crate) use mat_mul::Products;
 pub use mat_mul::TensorScratch;
 pub(crate) use moves::{Layout, run as run_moves};
@@ -169,7 +169,11 @@ impl<'a> Operands<'a> {
     }
 
     /// An input that is there where `present`.
-    pub(crate) fn floats_if(&self, present: bool, index: usize) -> Result<Option<&'a [f32]>, Error> {
+    pub(crate) fn floats_if(
+        &self,
+        present: bool,
+        index: usize,
+    ) -> Result<Option<&'a [f32]>, Error> {
         if present { Ok(Some(self.get(index)?.floats()?)) } else { Ok(None) }
     }
 }

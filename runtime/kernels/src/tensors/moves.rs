@@ -185,9 +185,8 @@ pub(crate) fn run(
     operands: &Operands<'_>,
     out: &mut TensorOut<'_>,
 ) -> Result<bool, Error> {
-    let size = |dim: &Dim| {
-        sizes(dim).ok_or_else(|| Error::range(format!("the size {dim} has no value")))
-    };
+    let size =
+        |dim: &Dim| sizes(dim).ok_or_else(|| Error::range(format!("the size {dim} has no value")));
     match op {
         Op::Reshape(_) => {
             let x = operands.get(0)?.data.words();

@@ -178,11 +178,7 @@ fn integers(reduction: Reduction, x: &[i32], parts: &Parts, out: &mut [i32]) {
 
 /// The index of the largest or smallest; it compares and computes nothing, so that it is its own
 /// reference.
-pub(crate) fn to_index(
-    p: &Reduce,
-    x: TensorArg<'_>,
-    out: &mut TensorOut<'_>,
-) -> Result<(), Error> {
+pub(crate) fn to_index(p: &Reduce, x: TensorArg<'_>, out: &mut TensorOut<'_>) -> Result<(), Error> {
     let parts = Parts::of(p, x.shape, out.shape)?;
     let ElementsMut::I32(out) = &mut out.data else {
         return Err(Error::shape("an index is an integer"));

@@ -71,7 +71,8 @@ pub(super) fn run(
                 out.copy_from_slice(pixel(line.first, column.first));
                 continue;
             }
-            let above = pixel(line.first, column.first).iter().zip(pixel(line.first, column.second));
+            let above =
+                pixel(line.first, column.first).iter().zip(pixel(line.first, column.second));
             let below =
                 pixel(line.second, column.first).iter().zip(pixel(line.second, column.second));
             for (out, ((a, b), (c, d))) in out.iter_mut().zip(above.zip(below)) {

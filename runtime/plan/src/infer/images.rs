@@ -66,8 +66,7 @@ impl Window {
             let (kernel, stride) = (self.kernel[axis], self.stride[axis]);
             let dilation = self.dilation[axis];
             let in_range = |n: usize| (1..=MAX_SIDE).contains(&n);
-            if ![kernel, stride, dilation].into_iter().all(in_range)
-                || before.max(after) > MAX_SIDE
+            if ![kernel, stride, dilation].into_iter().all(in_range) || before.max(after) > MAX_SIDE
             {
                 return None;
             }

@@ -198,7 +198,8 @@ fn rows(fact: &Fact) -> Result<(&[Dim], usize), String> {
     match fact.shape.split_last() {
         Some((cols, rows)) if fact.dtype == DType::F32 && rows.len() < MAX_RANK => {
             let cols = known_size(cols);
-            let cols = cols.ok_or_else(|| format!("columns of {fact} are not a known size >= 1"))?;
+            let cols =
+                cols.ok_or_else(|| format!("columns of {fact} are not a known size >= 1"))?;
             Ok((rows, cols))
         }
         _ => Err(format!("{fact} is not f32 values in rows")),

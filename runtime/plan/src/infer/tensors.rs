@@ -207,9 +207,8 @@ fn reduce(p: &Reduce, x: &Fact) -> Result<Fact, String> {
 }
 
 fn reshape(p: &Reshape, x: &Fact) -> Result<Fact, String> {
-    let known = |shape: &[Dim]| {
-        shape.iter().map(Dim::as_const).try_fold(1u64, |n, d| n.checked_mul(d?))
-    };
+    let known =
+        |shape: &[Dim]| shape.iter().map(Dim::as_const).try_fold(1u64, |n, d| n.checked_mul(d?));
     if known(&p.shape).zip(known(&x.shape)).is_some_and(|(a, b)| a != b) {
         return Err(format!("{x} has not the elements of {}", Fact::new(x.dtype, p.shape.clone())));
     }

@@ -4,9 +4,9 @@
 use std::collections::{HashMap, HashSet};
 
 use limbeck_plan::{
-    Activation, AdaptiveMlp, Attention, Choose, Conv2d, ConvTranspose2d, DepthwiseConv2d, Embedding,
-    Entry, Fact, Level, Linear, MaxPool2d, Mix, MoeMlp, Norm, Op, Operand, OperandId, OperandKind,
-    Patches, Pixels, Pool, Program, SparseLinear, Step, Window,
+    Activation, AdaptiveMlp, Attention, Choose, Conv2d, ConvTranspose2d, DepthwiseConv2d,
+    Embedding, Entry, Fact, Level, Linear, MaxPool2d, Mix, MoeMlp, Norm, Op, Operand, OperandId,
+    OperandKind, Patches, Pixels, Pool, Program, SparseLinear, Step, Window,
 };
 
 use super::slots::{Slots, Value, tensors_given};

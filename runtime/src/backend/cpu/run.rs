@@ -410,7 +410,8 @@ impl Runner<'_> {
     }
 
     fn conv2d(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {
-        let Instruction::Conv2d { params, x, sides, weight, bias, residual, .. } = instruction else {
+        let Instruction::Conv2d { params, x, sides, weight, bias, residual, .. } = instruction
+        else {
             return Ok(());
         };
         let window = self.window(&params.window, *sides);

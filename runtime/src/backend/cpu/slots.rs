@@ -40,21 +40,6 @@ pub(super) struct Slots {
 /// Slots that hold no living value, in the order of their units and sizes.
 type Free = BTreeSet<(Unit, usize, usize)>;
 
-/// What is known of a size as a factor, and the rest.
-fn factors(dim: &Dim) -> (u64, Option<&Dim>) {
-    match (dim.as_const(), dim) {
-        (Some(n), _) => (n, None),
-        (None, Dim::Mul(a, b)) => match b.as_const() {
-            Some(n) => {
-                let (more, rest) = factors(a);
-                (more.saturating_mul(n), rest)
-            }
-            None => (1, Some(dim)),
-        },
-        (None, dim) => (1, Some(dim)),
-    }
-}
-
 impl Slots {
     /// Gives every scratch and output operand of the entry its value, and every tensor that is given.
     /// An operand is alive from the step that writes it to the last that reads it, outputs to the end;
@@ -130,12 +115,7 @@ impl Slots {
         let shape = operand.fact.shape.as_slice();
         let cols = shape.last().filter(|_| shape.len() > 1).and_then(Dim::as_const);
         let leading = if cols.is_some() { &shape[..shape.len() - 1] } else { shape };
-        let (mut rows, mut rest) = (1u64, Vec::new());
-        for dim in leading {
-            let (known, symbolic) = factors(dim);
-            rows = rows.saturating_mul(known);
-            rest.extend(symbolic);
-        }
+        let (rows, rest) = Dim::factors(leading);
         let size = |n: u64| usize::try_from(n).ok();
         let found = size(rows).zip(size(cols.unwrap_or(1)));
         let (rows, cols) = found.ok_or_else(|| {
@@ -145,7 +125,7 @@ impl Slots {
         Ok((self.unit(rest), rows, cols))
     }
 
-    fn unit(&mut self, mut factors: Vec<&Dim>) -> Unit {
+    fn unit(&mut self, factors: Vec<&Dim>) -> Unit {
         if let [Dim::Symbol(s)] = factors.as_slice() {
             match s.name() {
                 Symbol::TOKENS => return Unit::Tokens,
@@ -154,7 +134,6 @@ impl Slots {
                 _ => {}
             }
         }
-        factors.sort_by_cached_key(|dim| dim.to_string());
         let Some(product) = factors.into_iter().cloned().reduce(Dim::times) else {
             return Unit::One;
         };

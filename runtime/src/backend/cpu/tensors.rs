@@ -60,7 +60,8 @@ impl Runner<'_> {
         instruction: &Instruction,
         out: &mut [f32],
     ) -> Result<()> {
-        let Instruction::ConvTranspose2d { params, x, weight, bias, shapes, .. } = instruction else {
+        let Instruction::ConvTranspose2d { params, x, weight, bias, shapes, .. } = instruction
+        else {
             return Ok(());
         };
         let (shared, sizes) = (self.shared, self.sizes);
@@ -104,4 +105,3 @@ impl Runner<'_> {
         }
     }
 }
-

@@ -15,7 +15,7 @@ fn branch<'a>(importer: &mut Importer<'a>, call: &Call<'a>) -> Result<Vec<Item>>
         },
         _ => {
             let message = "its condition is not known when the model is compiled; an input that \
-                           decides it can be fixed with --fix";
+                           decides it, or a size, can be fixed with --fix";
             return Err(Error::unsupported(message));
         }
     };

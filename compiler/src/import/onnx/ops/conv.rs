@@ -1,9 +1,7 @@
 //! Convolutions. Images have their channels last, and a line of a convolution along one axis is an
 //! image of one line.
 
-use limbeck_plan::{
-    Activation, Conv2d, ConvTranspose2d, DepthwiseConv2d, Dim, Op, Window,
-};
+use limbeck_plan::{Activation, Conv2d, ConvTranspose2d, DepthwiseConv2d, Dim, Op, Window};
 
 use super::layout::{with_axes, without};
 use super::{Call, Operator};
@@ -32,11 +30,7 @@ pub(super) fn back(importer: &mut Importer<'_>, item: Item, line: bool) -> Resul
 }
 
 /// Numbers for each side: of an attribute, of which a line has one.
-pub(super) fn sides(
-    given: Option<&[i64]>,
-    line: bool,
-    default: usize,
-) -> Result<[usize; 2]> {
+pub(super) fn sides(given: Option<&[i64]>, line: bool, default: usize) -> Result<[usize; 2]> {
     let number = |v: i64| {
         usize::try_from(v).map_err(|_| Error::format(format!("an attribute has the value {v}")))
     };
@@ -183,9 +177,8 @@ fn folded_norm<'a>(
     let values = weights.weight.as_floats()?;
     let each = values.len() / outputs.max(1);
     let rows = values.chunks_exact(each.max(1)).zip(&scale);
-    let scaled: Vec<f32> = rows
-        .flat_map(|(row, s)| row.iter().map(move |v| (f64::from(*v) * s) as f32))
-        .collect();
+    let scaled: Vec<f32> =
+        rows.flat_map(|(row, s)| row.iter().map(move |v| (f64::from(*v) * s) as f32)).collect();
     weights.weight = Constant::floats(weights.weight.shape.clone(), scaled);
     let bias = weights.bias.take().unwrap_or_else(|| vec![0.0; outputs]);
     let moved = bias.iter().zip(scale.iter().zip(&shift));
@@ -202,7 +195,8 @@ fn transposed(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>>
     let mut window = window(call, kernel, line, [&shape[2], &shape[3]])?;
     let output_padding = sides(call.node.ints("output_padding")?, line, 0)?;
     if let Some(wanted) = call.node.ints("output_shape")? {
-        window.padding = cut(&window, sides(Some(wanted), line, 1)?, [&shape[2], &shape[3]], output_padding)?;
+        window.padding =
+            cut(&window, sides(Some(wanted), line, 1)?, [&shape[2], &shape[3]], output_padding)?;
     } else if call.node.text_or("auto_pad", "NOTSET")?.starts_with("SAME") {
         return Err(Error::unsupported("a transposed convolution with auto_pad"));
     }
@@ -215,7 +209,8 @@ fn transposed(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>>
     let taps = kernel[0] * kernel[1];
     // [C, N / groups, kh kw] to [kh kw, N, C], zeros between groups.
     let total = taps.checked_mul(outputs).and_then(|n| n.checked_mul(inputs));
-    let total = total.filter(|n| *n <= 1 << 30).ok_or_else(|| Error::format("a weight too large"))?;
+    let total =
+        total.filter(|n| *n <= 1 << 30).ok_or_else(|| Error::format("a weight too large"))?;
     let mut rows = vec![0.0f32; total];
     for (at, v) in weight.as_floats()?.iter().enumerate() {
         let (tap, output, input) = (at % taps, at / taps % each, at / taps / each);
@@ -242,7 +237,8 @@ fn cut(
     let mut padding = [0; 4];
     for axis in 0..2 {
         let size = image[axis].as_const().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
-        let size = size.ok_or_else(|| Error::unsupported("an output_shape of a size of the call"))?;
+        let size =
+            size.ok_or_else(|| Error::unsupported("an output_shape of a size of the call"))?;
         let reach = (window.kernel[axis] - 1) * window.dilation[axis] + 1;
         let all = ((size - 1) * window.stride[axis] + reach + more[axis]).checked_sub(wanted[axis]);
         let all = all.ok_or_else(|| Error::unsupported("an output_shape that is larger"))?;

@@ -398,7 +398,11 @@ pub(super) fn map(
 }
 
 /// An item with axes of size 1 in front, in an order of all axes.
-pub(super) fn aligned(importer: &mut Importer<'_>, item: &Item, order: &[usize]) -> Result<Operand> {
+pub(super) fn aligned(
+    importer: &mut Importer<'_>,
+    item: &Item,
+    order: &[usize],
+) -> Result<Operand> {
     let (rank, have) = (order.len(), importer.rank(item));
     if have == rank {
         return importer.operand(item, order);

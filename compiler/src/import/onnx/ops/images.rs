@@ -1,8 +1,6 @@
 //! Pools, and images in other sizes.
 
-use limbeck_plan::{
-    AveragePool2d, Coordinates, Dim, Interpolation, MaxPool2d, Op, Resize, Window,
-};
+use limbeck_plan::{AveragePool2d, Coordinates, Dim, Interpolation, MaxPool2d, Op, Resize, Window};
 
 use super::conv::{CHANNELS_LAST, back, images, sides, window};
 use super::layout::into_shape;
@@ -90,7 +88,9 @@ fn resize(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
         ("nearest", "ceil") => Interpolation::NearestCeil,
         (mode, _) => return Err(Error::unsupported(format!("interpolation {mode:?}"))),
     };
-    if node.is_set("antialias")? || node.text_or("keep_aspect_ratio_policy", "stretch")? != "stretch" {
+    if node.is_set("antialias")?
+        || node.text_or("keep_aspect_ratio_policy", "stretch")? != "stretch"
+    {
         return Err(Error::unsupported("antialiasing or a kept aspect ratio"));
     }
     let shape = importer.shape(&x);
@@ -113,7 +113,8 @@ fn resize(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
             }
             (None, Some(factors)) => {
                 let factor = factors.get(i).copied().filter(|f| f.is_finite() && *f > 0.0);
-                let factor = factor.ok_or_else(|| Error::format("a scale is missing or not > 0"))?;
+                let factor =
+                    factor.ok_or_else(|| Error::format("a scale is missing or not > 0"))?;
                 scales[axis] = factor;
                 to[axis] = scaled(&shape[axis], factor)?;
             }
@@ -185,7 +186,8 @@ fn space_to_depth(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<It
     let (shape, b) = block(importer, call)?;
     let [n, c, h, w] = [0, 1, 2, 3].map(|i| shape[i].clone());
     let (down, across) = (h.over(b), w.over(b));
-    let dims = vec![n.clone(), c.clone(), down.clone(), Dim::Const(b), across.clone(), Dim::Const(b)];
+    let dims =
+        vec![n.clone(), c.clone(), down.clone(), Dim::Const(b), across.clone(), Dim::Const(b)];
     let split = into_shape(importer, call.get(0)?, dims)?;
     let found = turn(split, &[0, 3, 5, 1, 2, 4]);
     Ok(vec![into_shape(importer, &found, vec![n, c.times(b * b), down, across])?])

@@ -61,7 +61,8 @@ fn reshape(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
         });
     }
     if let Some(at) = open {
-        let rest: Vec<Dim> = dims.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, d)| d.clone()).collect();
+        let rest: Vec<Dim> =
+            dims.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, d)| d.clone()).collect();
         dims[at] = quotient(&shape, &rest)?;
     }
     Ok(vec![into_shape(importer, item, dims)?])
@@ -69,29 +70,18 @@ fn reshape(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
 
 /// What is left of a product when others are divided out.
 fn quotient(shape: &[Dim], rest: &[Dim]) -> Result<Dim> {
-    let mut left: Vec<Dim> = shape.to_vec();
-    let (mut above, mut below) = (1u64, 1u64);
+    let ((above, mut left), (below, others)) = (Dim::factors(shape), Dim::factors(rest));
     let mut divisors = Vec::new();
-    for dim in rest {
-        match left.iter().position(|d| d == dim) {
+    for dim in others {
+        match left.iter().position(|d| *d == dim) {
             Some(at) => drop(left.remove(at)),
-            None => match dim.as_const() {
-                Some(n) => below = below.saturating_mul(n),
-                None => divisors.push(dim.clone()),
-            },
+            None => divisors.push(dim.clone()),
         }
     }
-    left.retain(|d| match d.as_const() {
-        Some(n) => {
-            above = above.saturating_mul(n);
-            false
-        }
-        None => true,
-    });
     if below == 0 {
         return Err(Error::format("a size cannot be found where another is 0"));
     }
-    let product = left.into_iter().fold(Dim::Const(1), Dim::times);
+    let product = left.into_iter().cloned().fold(Dim::Const(1), Dim::times);
     let product = divisors.into_iter().fold(product, |p, d| p.over(d));
     let whole = product == Dim::Const(1) && !above.is_multiple_of(below);
     if whole {
@@ -125,18 +115,6 @@ pub(super) fn into_shape(importer: &mut Importer<'_>, item: &Item, dims: Vec<Dim
 
 /// Axes of both shapes that have the same elements, in the model's order.
 fn groups(from: &[Dim], to: &[Dim]) -> Option<Vec<(Vec<usize>, Vec<usize>)>> {
-    let product = |dims: &[Dim]| -> Dim {
-        let mut known = 1u64;
-        let mut rest: Vec<Dim> = Vec::new();
-        for dim in dims {
-            match dim.as_const() {
-                Some(n) => known = known.saturating_mul(n),
-                None => rest.push(dim.clone()),
-            }
-        }
-        rest.sort_by_key(|d| d.to_string());
-        rest.into_iter().fold(Dim::Const(1), Dim::times).times(known)
-    };
     let (mut i, mut j) = (0, 0);
     let mut found = Vec::new();
     while i < from.len() || j < to.len() {
@@ -145,9 +123,9 @@ fn groups(from: &[Dim], to: &[Dim]) -> Option<Vec<(Vec<usize>, Vec<usize>)>> {
         let mut ends: Vec<(usize, usize)> =
             ends.filter(|(a, b)| *a > i && *b > j || i == from.len() || j == to.len()).collect();
         ends.sort_by_key(|(a, b)| (a - i) + (b - j));
-        let (a, b) = ends
-            .into_iter()
-            .find(|(a, b)| (*a, *b) != (i, j) && product(&from[i..*a]) == product(&to[j..*b]))?;
+        let (a, b) = ends.into_iter().find(|(a, b)| {
+            (*a, *b) != (i, j) && Dim::factors(&from[i..*a]) == Dim::factors(&to[j..*b])
+        })?;
         found.push(((i..a).collect(), (j..b).collect()));
         (i, j) = (a, b);
     }

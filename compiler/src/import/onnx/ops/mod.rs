@@ -68,9 +68,7 @@ impl Call<'_> {
             Some(Item::Value(_)) => None,
         };
         let message = "its input {} depends on values of the call, not on sizes alone";
-        found.map(Some).ok_or_else(|| {
-            Error::unsupported(message.replace("{}", &index.to_string()))
-        })
+        found.map(Some).ok_or_else(|| Error::unsupported(message.replace("{}", &index.to_string())))
     }
 
     /// Integers that an input holds.

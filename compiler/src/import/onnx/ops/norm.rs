@@ -90,9 +90,10 @@ fn layer_norm(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>>
     let count = count.ok_or_else(|| Error::unsupported("a norm over a size of the call"))?;
     let values = |index: usize| -> Result<Option<Vec<f32>>> {
         match call.floats(index)? {
-            Some(v) if v.len() != count => {
-                Err(Error::unsupported(format!("{} values of {count} that are normalised", v.len())))
-            }
+            Some(v) if v.len() != count => Err(Error::unsupported(format!(
+                "{} values of {count} that are normalised",
+                v.len()
+            ))),
             v => Ok(v.map(<[f32]>::to_vec)),
         }
     };

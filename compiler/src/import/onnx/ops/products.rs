@@ -169,7 +169,8 @@ fn einsum(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     let (a, b) = left.split_once(',').ok_or_else(refuse)?;
     let letters = |text: &str| -> Option<Vec<char>> {
         let found: Vec<char> = text.chars().collect();
-        let once = found.iter().enumerate().all(|(i, c)| c.is_alphabetic() && !found[..i].contains(c));
+        let once =
+            found.iter().enumerate().all(|(i, c)| c.is_alphabetic() && !found[..i].contains(c));
         once.then_some(found)
     };
     let (Some(a), Some(b), Some(out)) = (letters(a), letters(b), letters(out)) else {
@@ -187,9 +188,11 @@ fn einsum(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     let rows = of(&a, &|c| !b.contains(c) && out.contains(c));
     let cols = of(&b, &|c| !a.contains(c) && out.contains(c));
     let all = [&batch, &summed, &rows, &cols].map(Vec::len).iter().sum::<usize>();
-    let known = a.iter().chain(&b).chain(&out).all(|c| {
-        [&batch, &summed, &rows, &cols].iter().any(|group| group.contains(c))
-    });
+    let known = a
+        .iter()
+        .chain(&b)
+        .chain(&out)
+        .all(|c| [&batch, &summed, &rows, &cols].iter().any(|group| group.contains(c)));
     if !known || all != batch.len() + summed.len() + rows.len() + cols.len() {
         return Err(refuse());
     }

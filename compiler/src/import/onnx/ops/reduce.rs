@@ -85,7 +85,8 @@ fn softmax(importer: &mut Importer<'_>, call: &Call<'_>, log: bool) -> Result<Ve
     let along = axis(call.node.int_or("axis", if old { 1 } else { -1 })?, rank)?;
     if old && along + 1 < rank {
         let shape = importer.shape(&item);
-        let joined = shape[along..].iter().cloned().fold(limbeck_plan::Dim::Const(1), |a, b| a.times(b));
+        let joined =
+            shape[along..].iter().cloned().fold(limbeck_plan::Dim::Const(1), |a, b| a.times(b));
         let dims = shape[..along].iter().cloned().chain([joined]).collect();
         let flat = super::layout::into_shape(importer, &item, dims)?;
         let found = last_softmax(importer, &flat, along, log)?;

@@ -28,10 +28,20 @@ enum Values {
     Integers(Vec<i64>),
 }
 
+impl Input {
+    fn view(&self) -> TensorView<'_> {
+        let data = match &self.values {
+            Values::Floats(values) => TensorData::F32(values),
+            Values::Integers(values) => TensorData::I64(values),
+        };
+        TensorView { name: self.name, shape: &self.shape, data }
+    }
+}
+
 fn unit(count: usize, seed: u64) -> impl Iterator<Item = f64> {
     (0..count as u64).map(move |i| {
-        let noise = (i + seed * 1_000_003).wrapping_mul(2_654_435_761) % (1 << 32) >> 8;
-        noise as f64 / f64::from(1 << 24)
+        let noise = (i + seed * 1_000_003).wrapping_mul(2_654_435_761) as u32 >> 8;
+        f64::from(noise) / f64::from(1 << 24)
     })
 }
 
@@ -74,16 +84,7 @@ impl Student {
     }
 
     fn run(&mut self, inputs: &[Input]) -> Vec<Tensor> {
-        let view = |input: &'_ Input| -> TensorData<'_> {
-            match &input.values {
-                Values::Floats(values) => TensorData::F32(values),
-                Values::Integers(values) => TensorData::I64(values),
-            }
-        };
-        let views: Vec<TensorView<'_>> = inputs
-            .iter()
-            .map(|i| TensorView { name: i.name, shape: &i.shape, data: view(i) })
-            .collect();
+        let views: Vec<TensorView<'_>> = inputs.iter().map(Input::view).collect();
         self.forward.run(&views).unwrap_or_else(|e| panic!("{e}")).0
     }
 }

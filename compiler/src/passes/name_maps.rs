@@ -6,12 +6,14 @@ use limbeck_kernels::{Elements, ElementsMut, TensorArg, TensorOut, reference};
 use limbeck_plan::{Activate, Activation, DType, Map, MapStep, Op, Unary};
 
 /// What is looked for.
-const ACTIVATIONS: [Activation; 6] = [
+const ACTIVATIONS: [Activation; 8] = [
     Activation::Relu,
     Activation::Silu,
     Activation::Gelu,
     Activation::GeluTanh,
     Activation::QuickGelu,
+    Activation::Relu6,
+    Activation::HardSwish,
     Activation::Tanh,
 ];
 

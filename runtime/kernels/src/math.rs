@@ -27,7 +27,7 @@ pub(crate) fn exp<S: Lanes>(s: S, x: S::V) -> S::V {
 
 /// `1 / (1 + e^-x)`.
 #[inline(always)]
-pub(crate) fn sigmoid<S: Lanes>(s: S, x: S::V) -> S::V {
+fn sigmoid<S: Lanes>(s: S, x: S::V) -> S::V {
     let e = exp(s, s.sub(s.splat(0.0), x));
     s.div(s.splat(1.0), s.add(s.splat(1.0), e))
 }
@@ -107,6 +107,13 @@ pub(crate) fn apply<S: Lanes>(s: S, activation: Activation, x: S::V) -> S::V {
         }
         Activation::QuickGelu => s.mul(x, sigmoid(s, s.mul(x, s.splat(1.702)))),
         Activation::Tanh => tanh(s, x),
+        Activation::Sigmoid => sigmoid(s, x),
+        // The second operand is what is kept of two where one is NaN.
+        Activation::Relu6 => s.min(s.splat(6.0), s.max(s.splat(0.0), x)),
+        Activation::HardSwish => {
+            let gate = s.fma(x, s.splat(1.0 / 6.0), s.splat(0.5));
+            s.mul(x, s.min(s.splat(1.0), s.max(s.splat(0.0), gate)))
+        }
     }
 }
 

@@ -8,13 +8,16 @@ use limbeck_kernels::{
 };
 use limbeck_plan::{Activation, NormKind};
 
-const ACTIVATIONS: [Activation; 7] = [
+const ACTIVATIONS: [Activation; 10] = [
     Activation::Identity,
     Activation::Relu,
     Activation::Silu,
     Activation::Gelu,
     Activation::GeluTanh,
     Activation::QuickGelu,
+    Activation::Sigmoid,
+    Activation::Relu6,
+    Activation::HardSwish,
     Activation::Tanh,
 ];
 

@@ -93,7 +93,9 @@ fn maps_repeat_their_inputs_and_follow_the_reference() {
         Unary::Sign,
         Unary::Exp,
         Unary::Erf,
-        Unary::Sigmoid,
+        Unary::Activation(Activation::Sigmoid),
+        Unary::Activation(Activation::Relu6),
+        Unary::Activation(Activation::HardSwish),
         Unary::Sin,
         Unary::Cos,
         Unary::Floor,
@@ -205,7 +207,12 @@ fn rows_images_and_memories_follow_the_reference() {
         let channels = shape[shape.len() - 1];
         let inputs =
             [random(&mut r, shape), random(&mut r, &[1, channels]), random(&mut r, &[1, channels])];
-        let op = Op::GroupNorm(GroupNorm { groups, eps: 1e-5, bias: true });
+        let op = Op::GroupNorm(GroupNorm {
+            groups,
+            eps: 1e-5,
+            bias: true,
+            activation: Activation::Silu,
+        });
         compare(&op, &inputs, shape, 1e-4);
     }
     let window = Window {
@@ -254,21 +261,25 @@ fn transposed_convolutions_follow_the_reference() {
     let mut bytes = Vec::new();
     pack_rows(format, 6, &weight, &mut bytes).unwrap();
     let w = Packed::new(format, 42, 6, &bytes).unwrap();
-    let args = |out| ConvTranspose2dArgs {
-        params: &params,
-        x: &x,
-        shape: &shape,
-        w,
-        bias: Some(&bias),
-        out,
-        out_shape: &out_shape,
-    };
+    macro_rules! args {
+        ($out:expr) => {
+            ConvTranspose2dArgs {
+                params: &params,
+                x: &x,
+                shape: &shape,
+                w,
+                bias: Some(&bias),
+                out: $out,
+                out_shape: &out_shape,
+            }
+        };
+    }
     let mut want = vec![f32::NAN; len(&out_shape)];
-    reference::conv_transpose2d(args(&mut want)).unwrap();
+    reference::conv_transpose2d(args!(&mut want)).unwrap();
     for kernels in all_kernels() {
         let mut out = vec![f32::NAN; len(&out_shape)];
         let (mut linear, mut tensors) = (LinearScratch::default(), TensorScratch::default());
-        conv_transpose2d(&kernels, &Pool::new(2), &mut linear, &mut tensors, args(&mut out))
+        conv_transpose2d(&kernels, &Pool::new(2), &mut linear, &mut tensors, args!(&mut out))
             .unwrap();
         assert_close(&out, &want, 1e-5, &kernels.isa());
     }
@@ -361,7 +372,7 @@ fn moved_elements_come_from_their_places() {
 #[test]
 fn operands_that_do_not_fit_are_refused() {
     let kernels = Kernels::detect();
-    let x = vec![1.0f32; 12];
+    let x = [1.0f32; 12];
     let run = |op: &Op, shapes: &[Shape<'_>], out: Shape<'_>| {
         let inputs: Vec<TensorArg<'_>> = shapes
             .iter()

@@ -28,6 +28,12 @@ pub enum Activation {
     QuickGelu,
     /// `tanh x`.
     Tanh,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+    /// `min(max(x, 0), 6)`.
+    Relu6,
+    /// `x min(max(x / 6 + 0.5, 0), 1)`.
+    HardSwish,
 }
 
 /// The formula of a norm over the last axis.

@@ -1,6 +1,6 @@
 //! Norms whose parameters are constants, and the forms in which exporters write them.
 
-use limbeck_plan::{Dim, GroupNorm, Op};
+use limbeck_plan::{Activation, Dim, GroupNorm, Op};
 
 use super::constant::Constant;
 use super::importer::{Importer, Item};
@@ -67,7 +67,11 @@ pub(super) fn group_norm(
     let operand = importer.operand(x, &order)?;
     let x = importer.value(operand)?;
     let inputs = [x, importer.matrix(weight, 1), importer.matrix(bias, 1)];
-    importer.laid(Op::GroupNorm(GroupNorm { groups, eps, bias: true }), &inputs, order)
+    importer.laid(
+        Op::GroupNorm(GroupNorm { groups, eps, bias: true, activation: Activation::Identity }),
+        &inputs,
+        order,
+    )
 }
 
 /// PyTorch's export of a group norm: a reshape to `[batch, groups, rest]`, an instance norm, a reshape

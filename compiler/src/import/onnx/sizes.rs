@@ -111,7 +111,7 @@ impl Sizes {
     pub fn of(constant: &Constant) -> Option<Sizes> {
         let values = constant.as_integers().ok()?;
         let values = values.iter().map(|v| Size::Known(*v)).collect();
-        (constant.shape.len() < 2).then(|| Sizes { scalar: constant.shape.is_empty(), values })
+        (constant.shape.len() < 2).then_some(Sizes { scalar: constant.shape.is_empty(), values })
     }
 
     /// The constant, where all are known.

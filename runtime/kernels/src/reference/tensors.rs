@@ -109,7 +109,6 @@ fn unary(f: Unary, a: Value) -> Value {
                 Unary::Log => a.ln(),
                 Unary::Reciprocal => 1.0 / a,
                 Unary::Erf => math::erf(a),
-                Unary::Sigmoid => 1.0 / (1.0 + (-a).exp()),
                 Unary::Sin => a.sin(),
                 Unary::Cos => a.cos(),
                 Unary::Floor => a.floor(),
@@ -278,7 +277,8 @@ fn group_norm(
                 let channel = (i - first) % channels;
                 let bias = bias.map_or(0.0, |b| f64::from(b[channel]));
                 let v = (f64::from(x[i]) - mean) / root;
-                out[i] = (v * f64::from(weight[channel]) + bias) as f32;
+                let v = v * f64::from(weight[channel]) + bias;
+                out[i] = math::apply(p.activation, v) as f32;
             }
         }
     }

@@ -4,10 +4,11 @@
 use super::{Operands, TensorOut, check_shape};
 use crate::elementwise::SharedRows;
 use crate::error::{Error, check_len};
+use crate::math;
 use crate::pool::Pool;
 use crate::simd::{LANES, Simd};
 use crate::table::Kernels;
-use limbeck_plan::GroupNorm;
+use limbeck_plan::{Activation, GroupNorm};
 
 /// Positions that one partial sum has.
 const BLOCK: usize = 128;
@@ -18,8 +19,14 @@ pub(crate) enum ChannelRowsTask<'a> {
     Sum { x: &'a [f32], out: &'a mut [f32] },
     /// Adds up each channel's squared distance from its mean.
     Squares { x: &'a [f32], mean: &'a [f32], out: &'a mut [f32] },
-    /// `x scale + shift` of each channel.
-    Affine { x: &'a [f32], scale: &'a [f32], shift: &'a [f32], out: &'a mut [f32] },
+    /// `act(x scale + shift)` of each channel.
+    Affine {
+        x: &'a [f32],
+        scale: &'a [f32],
+        shift: &'a [f32],
+        activation: Activation,
+        out: &'a mut [f32],
+    },
 }
 
 pub(super) fn run(
@@ -59,11 +66,11 @@ pub(super) fn run(
         let shift = |c: usize| bias.map_or(0.0, |b| b[c]) - means[c] * scale[c];
         let shift: Vec<f32> = (0..channels).map(shift).collect();
         SharedRows::new(out).for_each_chunk(pool, channels, |first, out| {
-            let x = &x[first..first + out.len()];
             kernels.channel_rows(&mut ChannelRowsTask::Affine {
-                x,
+                x: &x[first..first + out.len()],
                 scale: &scale,
                 shift: &shift,
+                activation: p.activation,
                 out,
             });
         });
@@ -130,13 +137,14 @@ pub(crate) fn channel_rows_task<S: Simd>(s: S, task: &mut ChannelRowsTask<'_>) {
                 s.store_some(out, at, sum);
             }
         }
-        ChannelRowsTask::Affine { x, scale, shift, out } => {
+        ChannelRowsTask::Affine { x, scale, shift, activation, out } => {
             let channels = scale.len();
             let rows = x.chunks_exact(channels).zip(out.chunks_exact_mut(channels));
             for (x, out) in rows {
                 for at in (0..channels).step_by(LANES) {
                     let (scale, shift) = (s.load_some(scale, at), s.load_some(shift, at));
-                    s.store_some(out, at, s.fma(s.load_some(x, at), scale, shift));
+                    let y = s.fma(s.load_some(x, at), scale, shift);
+                    s.store_some(out, at, math::apply(s, *activation, y));
                 }
             }
         }

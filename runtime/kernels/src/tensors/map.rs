@@ -176,7 +176,6 @@ fn unary<S: Simd>(s: S, f: Unary, a: &[f32], out: &mut [f32]) {
         Unary::Log => each(a, out, f32::ln),
         Unary::Reciprocal => each(a, out, |a| 1.0 / a),
         Unary::Erf => lanes(s, a, out, |a| math::erf(s, a)),
-        Unary::Sigmoid => lanes(s, a, out, |a| math::sigmoid(s, a)),
         Unary::Sin => each(a, out, f32::sin),
         Unary::Cos => each(a, out, f32::cos),
         Unary::Floor => each(a, out, f32::floor),

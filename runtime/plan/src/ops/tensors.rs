@@ -30,8 +30,6 @@ pub enum Unary {
     Reciprocal,
     /// Error function.
     Erf,
-    /// `1 / (1 + e^-x)`.
-    Sigmoid,
     /// Sine.
     Sin,
     /// Cosine.
@@ -271,7 +269,7 @@ pub struct Softmax {
 }
 
 /// Normalises groups of channels over all positions of an image: `x [batch, .., C], weight [C], (bias
-/// [C])? -> ` the same shape. `(v - mean) / sqrt(var + eps) * weight + bias`, mean and variance being
+/// [C])? -> ` the same shape. `act((v - mean) / sqrt(var + eps) * weight + bias)`, mean and variance being
 /// those of a group's `C / groups` channels at all positions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GroupNorm {
@@ -281,6 +279,8 @@ pub struct GroupNorm {
     pub eps: f32,
     /// Whether a bias operand follows the weight.
     pub bias: bool,
+    /// Applied last.
+    pub activation: Activation,
 }
 
 /// The mean of each channel in the window: `x [batch, h, w, C] -> [batch, h', w', C]`.

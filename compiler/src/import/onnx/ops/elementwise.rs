@@ -45,7 +45,6 @@ pub(super) const TABLE: &[(&str, Operator)] = &[
     ("Log", |i, c| unary(i, c, Unary::Log)),
     ("Reciprocal", |i, c| unary(i, c, Unary::Reciprocal)),
     ("Erf", |i, c| unary(i, c, Unary::Erf)),
-    ("Sigmoid", |i, c| unary(i, c, Unary::Sigmoid)),
     ("Sin", |i, c| unary(i, c, Unary::Sin)),
     ("Cos", |i, c| unary(i, c, Unary::Cos)),
     ("Floor", |i, c| unary(i, c, Unary::Floor)),
@@ -55,6 +54,8 @@ pub(super) const TABLE: &[(&str, Operator)] = &[
     ("Not", |i, c| unary(i, c, Unary::Not)),
     ("Relu", |i, c| activate(i, c, Activation::Relu)),
     ("Tanh", |i, c| activate(i, c, Activation::Tanh)),
+    ("Sigmoid", |i, c| activate(i, c, Activation::Sigmoid)),
+    ("HardSwish", |i, c| activate(i, c, Activation::HardSwish)),
     ("Gelu", |i, c| match c.node.text_or("approximate", "none")? {
         "none" => activate(i, c, Activation::Gelu),
         _ => activate(i, c, Activation::GeluTanh),
@@ -79,12 +80,6 @@ pub(super) const TABLE: &[(&str, Operator)] = &[
     ("HardSigmoid", |i, c| {
         let (alpha, beta) = (c.node.float_or("alpha", 0.2)?, c.node.float_or("beta", 0.5)?);
         formula(i, c, |f| f.hard_sigmoid(alpha, beta))
-    }),
-    ("HardSwish", |i, c| {
-        formula(i, c, |f| {
-            let gate = f.hard_sigmoid(1.0 / 6.0, 0.5);
-            f.binary(Binary::Mul, 0, gate)
-        })
     }),
     ("Softplus", |i, c| formula(i, c, Formula::softplus)),
     ("Softsign", |i, c| {

@@ -122,7 +122,7 @@ fn floats(call: &Call<'_>) -> Result<Vec<Item>> {
     };
     let (start, limit, step) = (one(0)?, one(1)?, one(2)?);
     let count = ((f64::from(limit) - f64::from(start)) / f64::from(step)).ceil().max(0.0);
-    if !(count <= f64::from(1 << 20)) {
+    if count.is_nan() || count > f64::from(1 << 20) {
         return Err(Error::format(format!("a range of {count} elements")));
     }
     let values: Vec<f32> = (0..count as usize).map(|i| start + i as f32 * step).collect();

@@ -60,7 +60,7 @@ class Model:
 
     def save(self, case, calls):
         graph = helper.make_graph(self.nodes, case, self.inputs, self.outputs, self.constants)
-        opsets = [helper.make_opsetid("", self.opset)]
+        opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="limbeck-tests")
         path = OUT / f"{case}.onnx"
         onnx.save(model, path)
@@ -360,6 +360,90 @@ def recurrent():
     m.save("recurrent", [call(5, 2), call(1, 1)])
 
 
+def quantised():
+    m = Model(18, 16)
+    x, f = m.input("x", ["n", "t", 16]), m.input("f", ["n", 3, "t", 16])
+    y, scale, zero = m.op("DynamicQuantizeLinear", x, outputs=3)
+    weight = m.const(m.rng.integers(-127, 128, (16, 9)).astype(np.int8))
+    columns = m.const(m.rng.integers(-5, 5, 9).astype(np.int8))
+    for name, extra in (("integer", []), ("integer_columns", [columns])):
+        product = m.op("MatMulInteger", y, weight, zero, *extra)
+        m.give(m.op("Mul", m.op("Cast", product, to=T.FLOAT), scale), name)
+    stored = m.const(m.rng.integers(-127, 128, (16, 9)).astype(np.int8))
+    scales = m.const(np.abs(floats(6, 9)) / 50)
+    m.give(m.op("MatMul", x, m.op("DequantizeLinear", stored, scales, columns, axis=1)), "dequantised")
+    unsigned, signed = m.const(np.uint8(131)), m.const(np.int8(-3))
+    step = m.const(np.float32(0.03))
+    for name, zero in (("unsigned", unsigned), ("signed", signed)):
+        m.give(m.op("DequantizeLinear", m.op("QuantizeLinear", x, step, zero), step, zero), name)
+    channels = m.const(np.array([0.02, 0.03, 0.05], np.float32))
+    zeros = m.const(np.array([128, 120, 140], np.uint8))
+    m.give(m.op("DequantizeLinear", m.op("QuantizeLinear", f, channels, zeros, axis=1), channels, zeros, axis=1), "channels")
+    call = lambda n, t: dict(x=floats(28, n, t, 16), f=floats(29, n, 3, t, 16))
+    m.save("quantised", [call(2, 5), call(1, 3)])
+
+
+def contrib():
+    m = Model(18, 17)
+    ms = dict(domain="com.microsoft")
+    x, r = m.input("x", ["n", "t", 32]), m.input("r", ["n", "t", 32])
+    m.give(m.op("SimplifiedLayerNormalization", x, m.random(32), epsilon=1e-5, axis=-1, stash_type=1), "rms")
+    for kind, extra in (("SkipSimplifiedLayerNormalization", []), ("SkipLayerNormalization", [m.random(32)])):
+        m.count += 1
+        out, total = f"s{m.count}", f"t{m.count}"
+        m.nodes.append(helper.make_node(kind, [x, r, m.random(32), *extra, m.random(32)], [out, "", "", total],
+                                        epsilon=1e-5, **ms))
+        m.give(out, kind)
+        m.give(total, f"{kind}_sum")
+    m.give(m.op("Gelu", x, **ms), "gelu")
+    m.give(m.op("FastGelu", x, m.random(32), **ms), "fast_gelu")
+    m.give(m.op("BiasGelu", x, m.random(32), **ms), "bias_gelu")
+    m.give(m.op("QuickGelu", x, alpha=1.702, **ms), "quick_gelu")
+    m.give(m.op("FusedMatMul", x, r, transB=1, alpha=0.25, **ms), "fused")
+    bits = lambda *shape: m.const(m.rng.integers(0, 256, shape).astype(np.uint8))
+    scales = m.const(np.abs(floats(7, 20 * 2)) / 8)
+    m.give(m.op("MatMulNBits", x, bits(20, 2, 8), scales, K=32, N=20, bits=4, block_size=16, **ms), "bits")
+    m.give(m.op("MatMulNBits", x, bits(20, 2, 8), scales, bits(20, 1), K=32, N=20, bits=4, block_size=16, **ms), "bits_zeros")
+    m.save("contrib", [dict(x=floats(30, n, t, 32), r=floats(31, n, t, 32)) for n, t in ((2, 5), (1, 3))])
+
+
+def every_op():
+    """A little of everything, for plans that are then spoiled."""
+    m = Model(18, 15)
+    x, ids = m.input("x", ["n", 3, 6, 4]), m.input("ids", ["n", 2], "i64")
+    y = m.op("Conv", x, m.random(4, 3, 3, 3), m.random(4), pads=[1, 1, 1, 1])
+    y = m.op("Relu", m.op("Conv", y, m.random(4, 1, 3, 3), group=4, pads=[1, 1, 1, 1]))
+    y = m.op("MaxPool", y, kernel_shape=[2, 2], strides=[2, 2])
+    y = m.op("Resize", y, "", m.const(np.array([1, 1, 2, 2], np.float32)), mode="linear")
+    y = m.op("AveragePool", y, kernel_shape=[2, 2], strides=[2, 2])
+    y = m.op("ConvTranspose", y, m.random(4, 2, 2, 2), m.random(2), strides=[2, 2])
+    y = m.op("InstanceNormalization", y, m.random(2), m.random(2))
+    y = m.op("Pad", m.op("Sin", y), m.const(np.array([0, 0, 1, 0, 0, 0, 0, 1])), mode="reflect")
+    rows = m.op("Reshape", y, m.const(np.array([0, 10, 7])))
+    rows = m.op("LayerNormalization", rows, m.random(7), m.random(7))
+    scores = m.op("Softmax", m.op("MatMul", rows, m.op("Transpose", rows, perm=[0, 2, 1])))
+    rows = m.op("Add", m.op("MatMul", scores, rows), m.op("MatMul", rows, m.random(7, 7)))
+    mean = m.op("ReduceMean", rows, m.const(np.array([1])), keepdims=0)
+    words = m.op("Gather", m.random(5, 7), ids)
+    words = m.op("Concat", words, m.op("Unsqueeze", mean, m.const(np.array([1]))), axis=1)
+    picked = m.op("GatherElements", words, m.op("Expand", m.op("Unsqueeze", ids, m.const(np.array([2]))),
+                  m.op("Concat", m.op("Shape", ids), m.const(np.array([7])), axis=0)), axis=1)
+    time = m.op("Transpose", m.op("Slice", picked, m.const([-1]), m.const([-9]), m.const([1]), m.const([-1])), perm=[1, 0, 2])
+    states = m.op("LSTM", time, m.random(1, 12, 7), m.random(1, 12, 3), outputs=3, hidden_size=3)
+    m.give(states[0], "states")
+    best = m.op("ArgMax", words, axis=2, keepdims=0)
+    m.give(m.op("Where", m.op("Less", best, ids2(m, ids)), best, m.op("Neg", best)), "best", "i64")
+    m.give(m.op("Gather", x, m.op("Mod", ids, m.const(np.int64(4))), axis=3), "columns")
+    count = m.op("Gather", m.op("Shape", x), m.const(np.int64(0)), axis=0)
+    m.give(m.op("Range", m.const(np.int64(0)), count, m.const(np.int64(1))), "range", "i64")
+    call = lambda n: dict(x=floats(27, n, 3, 6, 4), ids=np.random.default_rng(n).integers(0, 2, (n, 2)))
+    m.save("every_op", [call(2), call(1)])
+
+
+def ids2(m, ids):
+    return m.op("Concat", ids, m.op("Slice", ids, m.const([0]), m.const([1]), m.const([1])), axis=1)
+
+
 def branches():
     m = Model(18, 14)
     x, rate = m.input("x", ["n", 4]), m.input("rate", [], "i64")
@@ -373,5 +457,6 @@ def branches():
 
 if __name__ == "__main__":
     OUT.mkdir(exist_ok=True)
-    for case in [elementwise, integers, layout, gather, products, conv, images, norms, reductions, recurrent, branches]:
+    for case in [elementwise, integers, layout, gather, products, conv, images, norms, reductions, recurrent,
+                 quantised, contrib, every_op, branches]:
         case()

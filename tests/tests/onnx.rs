@@ -14,8 +14,10 @@ use limbeck_compiler::{Options, Quant, compile};
 use limbeck_tests::{Npz, golden, relative_error};
 
 const CASES: &[&str] = &[
+    "contrib",
     "conv",
     "elementwise",
+    "every_op",
     "gather",
     "images",
     "images_known",
@@ -24,6 +26,7 @@ const CASES: &[&str] = &[
     "norms",
     "norms_21",
     "products",
+    "quantised",
     "recurrent",
     "reductions",
     "reductions_11",

@@ -5,9 +5,6 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
 
-/// Nesting that a parsed expression may have.
-const MAX_DEPTH: usize = 32;
-
 /// A named size that is bound when an entry runs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Symbol(String);
@@ -60,6 +57,9 @@ pub enum Dim {
 }
 
 impl Dim {
+    /// Nesting that an expression may have.
+    pub const MAX_DEPTH: usize = 32;
+
     /// The symbol of this name.
     pub fn symbol(name: &str) -> Dim {
         Dim::Symbol(Symbol::new(name))
@@ -105,7 +105,7 @@ impl Dim {
             (Dim::Const(a), Dim::Const(b)) if a.checked_add(b).is_some() => Dim::Const(a + b),
             (Dim::Sub(a, b), c) if *b == c => *a,
             (a @ (Dim::Add(..) | Dim::Sub(..)), Dim::Const(c)) => a.moved(i128::from(c)),
-            (Dim::Const(c), b) => b.plus(c),
+            (Dim::Const(c), b) if !matches!(b, Dim::Const(_)) => b.plus(c),
             (a, b) => Dim::Add(Box::new(a), Box::new(b)),
         }
     }
@@ -174,6 +174,19 @@ impl Dim {
         Some(((**x).clone(), b.checked_mul(m)?, m.checked_mul(c)?))
     }
 
+    /// How deep it nests. A plan's may be as deep as [`Dim::MAX_DEPTH`].
+    pub fn depth(&self) -> usize {
+        match self {
+            Dim::Const(_) | Dim::Symbol(_) => 0,
+            Dim::Add(a, b)
+            | Dim::Sub(a, b)
+            | Dim::Mul(a, b)
+            | Dim::FloorDiv(a, b)
+            | Dim::Min(a, b)
+            | Dim::Max(a, b) => 1 + a.depth().max(b.depth()),
+        }
+    }
+
     /// The names of its symbols.
     pub fn symbols<'a>(&'a self, found: &mut Vec<&'a str>) {
         match self {
@@ -238,7 +251,7 @@ impl Dim {
     }
 
     fn from_json(value: &Value, depth: usize) -> Result<Dim, String> {
-        if depth > MAX_DEPTH {
+        if depth > Dim::MAX_DEPTH {
             return Err("dim expression nests too deep".into());
         }
         match value {
@@ -352,6 +365,8 @@ mod tests {
         assert_eq!(zero.as_const(), None);
         let big: Dim = serde_json::from_str(r#"["*", 9223372036854775807, 4]"#).unwrap();
         assert_eq!(big.as_const(), None);
+        assert_eq!(Dim::Const(u64::MAX).plus(u64::MAX).as_const(), None);
+        assert_eq!(Dim::Const(u64::MAX).times(u64::MAX).as_const(), None);
         for bad in ["-1", "1.5", "null", r#"["^",1,2]"#, r#"["+",1]"#, "\"\""] {
             assert!(serde_json::from_str::<Dim>(bad).is_err(), "{bad}");
         }

@@ -24,6 +24,8 @@ pub(super) enum Data {
 pub(super) struct Constant {
     pub shape: Vec<usize>,
     pub data: Data,
+    /// How the model stores it, one of the numbers of [`dtype`].
+    pub dtype: i32,
 }
 
 /// The elements of a shape, as long as they can be held.
@@ -35,11 +37,11 @@ pub(super) fn elements(shape: &[usize]) -> Result<usize> {
 
 impl Constant {
     pub fn floats(shape: Vec<usize>, values: impl Into<Arc<[f32]>>) -> Constant {
-        Constant { shape, data: Data::F32(values.into()) }
+        Constant { shape, data: Data::F32(values.into()), dtype: dtype::FLOAT }
     }
 
     pub fn integers(shape: Vec<usize>, values: impl Into<Arc<[i64]>>) -> Constant {
-        Constant { shape, data: Data::I64(values.into()) }
+        Constant { shape, data: Data::I64(values.into()), dtype: dtype::INT64 }
     }
 
     pub fn len(&self) -> usize {
@@ -74,7 +76,7 @@ impl Constant {
         if elements(&shape)? != self.len() {
             return Err(Error::mismatch(format!("{:?} does not become {shape:?}", self.shape)));
         }
-        Ok(Constant { shape, data: self.data.clone() })
+        Ok(Constant { shape, ..self.clone() })
     }
 
     /// With axis `order[i]` as axis `i`.
@@ -92,7 +94,7 @@ impl Constant {
             Data::F32(values) => Data::F32(permute(values, &shape, &strides).into()),
             Data::I64(values) => Data::I64(permute(values, &shape, &strides).into()),
         };
-        Constant { shape, data }
+        Constant { shape, data, dtype: self.dtype }
     }
 
     /// Reads an initialiser or an attribute.
@@ -112,7 +114,7 @@ impl Constant {
             other => return Err(Error::format(format!("its data lie in the place {other}"))),
         };
         let data = decode(tensor, raw, count)?;
-        let constant = Constant { shape, data };
+        let constant = Constant { shape, data, dtype: tensor.data_type };
         if constant.len() == count {
             return Ok(constant);
         }

@@ -352,11 +352,23 @@ impl<'a> Importer<'a> {
             return Err(Error::unsupported(format!("its output {:?}", names[outputs.len()])));
         }
         for (name, item) in node.proto.output.iter().zip(outputs) {
+            self.check_depth(&item)?;
             if !name.is_empty() {
                 self.set(name, item);
             }
         }
         Ok(())
+    }
+
+    /// Refuses sizes that nest as deep as no plan's may; what is computed with them nests deeper still.
+    fn check_depth(&self, item: &Item) -> Result<()> {
+        let deep = |dim: &Dim| dim.depth() > Dim::MAX_DEPTH / 2;
+        let found = match item {
+            Item::Constant(_) => false,
+            Item::Sizes(sizes) => sizes.values.iter().filter_map(|s| s.dim()).any(|d| deep(&d)),
+            Item::Value(laid) => self.graph.value(laid.value).fact.shape.iter().any(deep),
+        };
+        if found { Err(Error::unsupported("its sizes are too involved")) } else { Ok(()) }
     }
 
     /// Imports a graph within a node and gives what its outputs stand for.

@@ -1,5 +1,6 @@
 //! The operators: what each becomes in the graph.
 
+mod contrib;
 mod control;
 mod conv;
 mod elementwise;
@@ -8,6 +9,7 @@ mod layout;
 mod norm;
 mod parts;
 mod products;
+mod quant;
 mod recurrent;
 mod reduce;
 mod shape;
@@ -28,25 +30,31 @@ pub(super) type Operator = for<'a> fn(&mut Importer<'a>, &Call<'a>) -> Result<Ve
 
 /// The operator of a node; `None` where there is none.
 pub(super) fn find(node: &Node<'_>) -> Option<Operator> {
-    if !matches!(node.proto.domain.as_str(), "" | "ai.onnx") {
-        return None;
-    }
-    let tables = [
-        control::TABLE,
-        conv::TABLE,
-        elementwise::TABLE,
-        images::TABLE,
-        layout::TABLE,
-        norm::TABLE,
-        parts::TABLE,
-        products::TABLE,
-        recurrent::TABLE,
-        reduce::TABLE,
-        shape::TABLE,
-    ];
-    let mut rows = tables.into_iter().flatten();
+    let tables: &[&[(&str, Operator)]] = match node.proto.domain.as_str() {
+        "" | "ai.onnx" => OWN,
+        // Older exporters put quantised operators there too.
+        "com.microsoft" => &[contrib::TABLE, quant::TABLE],
+        _ => return None,
+    };
+    let mut rows = tables.iter().copied().flatten();
     rows.find(|(name, _)| *name == node.proto.op_type).map(|(_, operator)| *operator)
 }
+
+/// Of ONNX's own domain.
+const OWN: &[&[(&str, Operator)]] = &[
+    control::TABLE,
+    conv::TABLE,
+    elementwise::TABLE,
+    images::TABLE,
+    layout::TABLE,
+    norm::TABLE,
+    parts::TABLE,
+    products::TABLE,
+    quant::TABLE,
+    recurrent::TABLE,
+    reduce::TABLE,
+    shape::TABLE,
+];
 
 impl Call<'_> {
     /// An input that is there.

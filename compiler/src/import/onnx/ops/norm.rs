@@ -16,6 +16,7 @@ pub(super) const TABLE: &[(&str, Operator)] = &[
     ("InstanceNormalization", instance_norm),
     ("GroupNormalization", groups_norm),
     ("LayerNormalization", layer_norm),
+    ("SimplifiedLayerNormalization", super::contrib::simplified),
 ];
 
 fn batch_norm(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
@@ -105,16 +106,31 @@ fn layer_norm(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>>
         let dims = shape[..from].iter().cloned().chain([joined]).collect();
         into_shape(importer, &x, dims)?
     };
-    let mut order = importer.order(&flat);
-    order.retain(|axis| *axis != from);
-    order.push(from);
-    let operand = importer.operand(&flat, &order)?;
-    let mut inputs = vec![importer.value(operand)?, importer.matrix(weight, 1)];
-    let op = Op::Norm(Norm { kind: NormKind::Layer, eps, bias: bias.is_some() });
-    inputs.extend(bias.map(|bias| importer.matrix(bias, 1)));
-    let found = importer.laid(op, &inputs, order)?;
+    let found = over_last(importer, &flat, NormKind::Layer, eps, Some(&weight), bias.as_deref())?;
     if from + 1 == shape.len() {
         return Ok(vec![found]);
     }
     Ok(vec![into_shape(importer, &found, shape)?])
+}
+
+/// A norm over the last axis.
+pub(super) fn over_last(
+    importer: &mut Importer<'_>,
+    x: &Item,
+    kind: NormKind,
+    eps: f32,
+    weight: Option<&[f32]>,
+    bias: Option<&[f32]>,
+) -> Result<Item> {
+    let weight =
+        weight.ok_or_else(|| Error::unsupported("a norm whose factors are not constant"))?;
+    let last =
+        importer.rank(x).checked_sub(1).ok_or_else(|| Error::format("a norm of a number"))?;
+    let mut order = importer.order(x);
+    order.retain(|axis| *axis != last);
+    order.push(last);
+    let operand = importer.operand(x, &order)?;
+    let mut inputs = vec![importer.value(operand)?, importer.matrix(weight.to_vec(), 1)];
+    inputs.extend(bias.map(|bias| importer.matrix(bias.to_vec(), 1)));
+    importer.laid(Op::Norm(Norm { kind, eps, bias: bias.is_some() }), &inputs, order)
 }

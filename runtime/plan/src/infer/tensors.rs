@@ -207,12 +207,16 @@ fn reduce(p: &Reduce, x: &Fact) -> Result<Fact, String> {
 }
 
 fn reshape(p: &Reshape, x: &Fact) -> Result<Fact, String> {
-    let known =
-        |shape: &[Dim]| shape.iter().map(Dim::as_const).try_fold(1u64, |n, d| n.checked_mul(d?));
-    if known(&p.shape).zip(known(&x.shape)).is_some_and(|(a, b)| a != b) {
-        return Err(format!("{x} has not the elements of {}", Fact::new(x.dtype, p.shape.clone())));
+    let to = Fact::new(x.dtype, p.shape.clone());
+    let known = |shape: &[Dim]| -> Result<Option<u64>, String> {
+        let sizes: Option<Vec<u64>> = shape.iter().map(Dim::as_const).collect();
+        let product = |sizes: Vec<u64>| sizes.iter().try_fold(1u64, |n, d| n.checked_mul(*d));
+        sizes.map(|s| product(s).ok_or_else(|| format!("{to} is too large"))).transpose()
+    };
+    if known(&p.shape)?.zip(known(&x.shape)?).is_some_and(|(a, b)| a != b) {
+        return Err(format!("{x} has not the elements of {to}"));
     }
-    Ok(Fact::new(x.dtype, p.shape.clone()))
+    Ok(to)
 }
 
 fn transpose(p: &Transpose, x: &Fact) -> Result<Fact, String> {

@@ -1,6 +1,6 @@
 //! The whole way from a checkpoint to a plan file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use limbeck_models::{Student, TensorIndex, TensorInfo};
@@ -31,6 +31,8 @@ pub struct Options {
     pub moe_capacity: bool,
     /// Height and width of images, for a student that takes any size; else what the checkpoint says.
     pub image_size: Option<[usize; 2]>,
+    /// Values of an ONNX model's inputs, which become constants.
+    pub fixed: BTreeMap<String, f64>,
     /// Whether the passes run; without them the plan is the imported graph.
     pub passes: bool,
     /// Whether gates of several linears are folded to one, which may change choices that are
@@ -49,6 +51,7 @@ impl Options {
             ignored_keys: BTreeSet::new(),
             moe_capacity: false,
             image_size: None,
+            fixed: BTreeMap::new(),
             passes: true,
             fold_gates: false,
         }
@@ -84,7 +87,7 @@ pub type Progress<'a> = &'a mut dyn FnMut(usize, usize, &str);
 /// A checkpoint that is refused (the message names what), or a file that cannot be written.
 pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
     check_output(&options.output)?;
-    let checkpoint = import::open_with(&options.source, &options.overlays)?;
+    let checkpoint = import::open_with(&options.source, &options.overlays, &options.fixed)?;
     let place = options.source.display();
     let mut student = build(checkpoint.as_ref(), options).at(&place)?;
     if options.fold_gates {
@@ -123,6 +126,18 @@ pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
 /// # Errors
 /// As [`limbeck_models::build`].
 fn build(checkpoint: &dyn Checkpoint, options: &Options) -> Result<Student> {
+    if let Some(student) = checkpoint.graph() {
+        if options.image_size.is_some() || options.moe_capacity || !options.ignored_keys.is_empty()
+        {
+            let message = "an ONNX model has no configuration that options could change";
+            return Err(Error::unsupported(message));
+        }
+        return Ok(student.clone());
+    }
+    if let Some(name) = options.fixed.keys().next() {
+        let message = format!("{name:?} cannot be fixed: only ONNX models have such inputs");
+        return Err(Error::unsupported(message));
+    }
     let index = TensorIndex::new(checkpoint.tensors().iter().map(|t| {
         let info = TensorInfo { shape: t.shape().to_vec(), storage: t.storage().name().into() };
         (t.name().to_owned(), info)

@@ -889,6 +889,11 @@ typedef struct lbk_tensor {
 #define LBK_TASK_CLASSIFY 2
 
 /**
+ * It makes tensors of tensors, with names of its own: `lbk_forward_new`.
+ */
+#define LBK_TASK_TENSORS 3
+
+/**
  * The student's name.
  */
 #define LBK_TEXT_STUDENT 0

@@ -138,7 +138,7 @@ pub unsafe extern "C" fn lbk_forward_run(
         let inputs = inputs.iter().map(to_view).collect::<Outcome<Vec<_>>>()?;
         let (tensors, spent) = forward.forward.enter("forward")?.run(&inputs)?;
         usage::add(usage, &spent)?;
-        let tensors = tensors.into_iter().map(|t| (c_string(t.name), t)).collect();
+        let tensors = tensors.into_iter().map(|t| (c_string(&t.name), t)).collect();
         out.give(lbk_tensors { tensors });
         Ok(())
     })

@@ -21,6 +21,8 @@ pub const LBK_TASK_TEXT: lbk_task = 0;
 pub const LBK_TASK_EMBED: lbk_task = 1;
 /// It classifies images: `lbk_forward_new`.
 pub const LBK_TASK_CLASSIFY: lbk_task = 2;
+/// It makes tensors of tensors, with names of its own: `lbk_forward_new`.
+pub const LBK_TASK_TENSORS: lbk_task = 3;
 
 /// An opened plan, shared by what is opened from it. All functions take it as `const`: any number of
 /// threads may use one at once.
@@ -155,6 +157,7 @@ impl lbk_model {
                 let classifier = Classifier::new(&self.model)?;
                 (LBK_TASK_CLASSIFY, classifier.image(), classifier.classes())
             }
+            Task::Tensors => (LBK_TASK_TENSORS, [0; 3], 0),
         };
         Ok(lbk_model_info {
             task,

@@ -239,6 +239,7 @@ impl Builder<'_> {
             }
         }
         inputs.push(self.graph.weight(TensorExpr::Inline {
+            rows: 1,
             name: "rope frequencies".into(),
             values: d.rotary.inv_freq.as_slice().into(),
         }));

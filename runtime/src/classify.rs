@@ -198,6 +198,8 @@ impl Classifier {
             entry: self.entry,
             inputs: &[("positions", &positions)],
             floats: &[(PIXELS, pixels)],
+            tensors: &[],
+            sizes: &[],
             tokens: rows,
             spans: &spans,
             sequences: &sequences,

@@ -231,6 +231,8 @@ impl Encoder {
             entry: self.entry,
             inputs: &[("input_ids", &ids), ("positions", &positions)],
             floats: &[],
+            tensors: &[],
+            sizes: &[],
             tokens: ids.len(),
             spans: &spans,
             sequences: &sequences,

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use limbeck_plan::{
-    Calibration, DType, Dim, Manifest, Op, OperandKind, Plan, Program, Symbol, Task,
+    Calibration, DType, Dim, Manifest, Op, Operand, OperandKind, Plan, Program, Symbol, Task,
 };
 
 use crate::backend::cost::Cost;
@@ -213,6 +213,7 @@ impl Model {
             Task::Text => Manifest::TEXT_ENTRY,
             Task::Embed => Manifest::EMBED_ENTRY,
             Task::Classify => Manifest::CLASSIFY_ENTRY,
+            Task::Tensors => Manifest::TENSORS_ENTRY,
         };
         let lowest = Cost::new(program, program.entry(name)?).lowest_fraction(program);
         let measured = self.calibration().and_then(|c| Curve::calibrated(c, lowest).ok());
@@ -227,6 +228,7 @@ impl Model {
                 Task::Text => "continues text",
                 Task::Embed => "makes embeddings",
                 Task::Classify => "classifies images",
+                Task::Tensors => "makes tensors of tensors",
             };
             let message = format!("the plan has no entry {name:?}; it {task}");
             Error::new(ErrorKind::Unsupported, message)
@@ -263,6 +265,7 @@ fn check_interface(plan: &Plan) -> Result<()> {
             &[classify::PIXELS, "positions"],
             &[("logits", Symbol::SEQUENCES, None)],
         ),
+        Task::Tensors => return check_tensors(plan),
     };
     let fail = |message: String| Err(Error::new(ErrorKind::Plan, message));
     let Some(entry) = plan.program().entry(name) else {
@@ -285,7 +288,8 @@ fn check_interface(plan: &Plan) -> Result<()> {
         if !inputs.contains(&input.name.as_str()) || !seen.insert(&input.name) {
             return fail(format!("entry {name:?} has an unknown input {:?}", input.name));
         }
-        if (input.fact.dtype == DType::F32) != (input.name == classify::PIXELS) {
+        let floats = input.fact.dtype == DType::F32;
+        if !input.fact.is_of_call() || floats != (input.name == classify::PIXELS) {
             return fail(format!("entry {name:?}: input {:?} is {}", input.name, input.fact));
         }
     }
@@ -313,6 +317,30 @@ fn check_interface(plan: &Plan) -> Result<()> {
                 "output {output:?} is {}, the manifest says [{rows}, {cols}]",
                 operand.fact
             ));
+        }
+    }
+    Ok(())
+}
+
+/// A call of tensors has neither tokens nor sequences, and no choices.
+fn check_tensors(plan: &Plan) -> Result<()> {
+    let name = Manifest::TENSORS_ENTRY;
+    let fail = |message: String| Err(Error::new(ErrorKind::Plan, message));
+    let Some(entry) = plan.program().entry(name) else {
+        return fail(format!("the plan has no entry {name:?}"));
+    };
+    if let Some(site) = plan.program().sites.first() {
+        return fail(format!("site {:?} chooses for tokens, which tensors have not", site.name));
+    }
+    let mut seen = HashSet::new();
+    for operand in &entry.operands {
+        let outside = matches!(operand.kind, OperandKind::Input | OperandKind::Output);
+        if outside && !seen.insert(&operand.name) {
+            return fail(format!("entry {name:?} has two tensors {:?}", operand.name));
+        }
+        if operand.fact.is_of_rows() {
+            let Operand { name: operand, fact, .. } = operand;
+            return fail(format!("entry {name:?}: {operand:?} is {fact}, of tokens or sequences"));
         }
     }
     Ok(())

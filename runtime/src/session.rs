@@ -479,6 +479,8 @@ impl Session {
             entry: self.entry,
             inputs: &[("input_ids", &b.ids)],
             floats: &[],
+            tensors: &[],
+            sizes: &[],
             tokens: b.ids.len(),
             spans: &b.spans,
             sequences: &b.sequences,

@@ -22,6 +22,33 @@ impl Npz {
         Npz { archive }
     }
 
+    /// Names of all tensors.
+    pub fn names(&self) -> Vec<String> {
+        self.archive.array_names().map(str::to_owned).collect()
+    }
+
+    /// Whether a tensor is of f32.
+    ///
+    /// # Panics
+    /// When there is none of that name.
+    pub fn is_float(&mut self, name: &str) -> bool {
+        let array = self.archive.by_name(name).expect("a readable archive");
+        let array = array.unwrap_or_else(|| panic!("no tensor {name:?}"));
+        array.dtype().descr().contains("f4")
+    }
+
+    /// Shape and values of an i64 tensor.
+    ///
+    /// # Panics
+    /// When there is none of that name and type.
+    pub fn integers(&mut self, name: &str) -> (Vec<usize>, Vec<i64>) {
+        let array = self.archive.by_name(name).expect("a readable archive");
+        let array = array.unwrap_or_else(|| panic!("no tensor {name:?}"));
+        let shape: Vec<usize> = array.shape().iter().map(|d| *d as usize).collect();
+        let order = array.order();
+        (shape.clone(), in_rows(order, &shape, array.into_vec().expect("i64 values")))
+    }
+
     /// Shape and values of an f32 tensor.
     ///
     /// # Panics
@@ -48,13 +75,17 @@ impl Npz {
     }
 }
 
-/// Values of a matrix row by row, however the file orders them.
+/// Values row by row, however the file orders them.
 fn in_rows<T: Copy>(order: Order, shape: &[usize], values: Vec<T>) -> Vec<T> {
-    match (order, shape) {
-        (Order::C, _) | (Order::Fortran, [_]) => values,
-        (Order::Fortran, &[rows, cols]) => {
-            (0..rows * cols).map(|i| values[(i % cols) * rows + i / cols]).collect()
-        }
-        _ => panic!("a tensor of shape {shape:?} in Fortran order"),
+    if order == Order::C || shape.len() < 2 {
+        return values;
     }
+    let place = |mut at: usize| {
+        let mut index = vec![0; shape.len()];
+        for (axis, size) in shape.iter().enumerate().rev() {
+            (index[axis], at) = (at % size, at / size);
+        }
+        index.iter().zip(shape).rev().fold(0, |place, (i, size)| place * size + i)
+    };
+    (0..values.len()).map(|at| values[place(at)]).collect()
 }

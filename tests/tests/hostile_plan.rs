@@ -7,11 +7,11 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock};
 
-use limbeck::plan::Task;
+use limbeck::plan::{DType, Dim, OperandKind, Task};
 use limbeck::text::{ChatMessage, ChatOptions, GenerateOptions, SamplerOptions, generate};
 use limbeck::{
-    BackendKind, Classifier, Encoder, EncoderInput, Engine, EngineOptions, ErrorKind, Model,
-    SessionOptions, Wanted, Work,
+    BackendKind, Classifier, Encoder, EncoderInput, Engine, EngineOptions, ErrorKind, Forward,
+    Model, SessionOptions, TensorData, TensorValues, TensorView, Wanted, Work,
 };
 use limbeck_compiler::{Options, Quant, compile};
 use limbeck_tests::hostile::{Noise, Tally, each_mutation, mutate};
@@ -119,7 +119,7 @@ struct Tiny {
 }
 
 /// One plan in each kind of pack format.
-static TINY: LazyLock<[Tiny; 6]> = LazyLock::new(|| {
+static TINY: LazyLock<[Tiny; 7]> = LazyLock::new(|| {
     let of = |name: &str, quant| Compiled::new(&golden().join(name), quant, true);
     let sparse = Compiled::sparse(&golden().join("tiny/llama"), Quant::Q4, &[0.2, 0.1]);
     [
@@ -129,6 +129,7 @@ static TINY: LazyLock<[Tiny; 6]> = LazyLock::new(|| {
         ("acm/vit_gelu", of("acm/vit_gelu", Quant::F32), ""),
         ("sparse", sparse, TEXT_TOKENIZER),
         ("resnet/odd", of("resnet/odd", Quant::Q8), ""),
+        ("onnx/every_op", of("onnx/every_op.onnx", Quant::F32), ""),
     ]
     .map(|(name, compiled, tokenizer)| {
         let mut parts = Parts::of(&std::fs::read(compiled.path()).expect("the plan"));
@@ -198,6 +199,7 @@ fn open_and_run(engine: &Engine, plan: &Arc<[u8]>) -> Result<(), String> {
         Task::Text => run_text(&model),
         Task::Embed => run_encoder(&model),
         Task::Classify => run_classifier(&model),
+        Task::Tensors => run_tensors(&model),
     };
     run.map_err(|e| e.to_string())
 }
@@ -260,6 +262,36 @@ fn run_classifier(model: &Model) -> Result<(), limbeck::Error> {
     let pixels: Vec<f32> = (0..2 * values).map(|i| (i % 17) as f32 / 8.0 - 1.0).collect();
     let (logits, _) = classifier.classify(&pixels)?;
     assert_eq!(logits.len(), 2 * classifier.classes());
+    Ok(())
+}
+
+fn run_tensors(model: &Model) -> Result<(), limbeck::Error> {
+    let mut forward = Forward::new(model, SessionOptions::default())?;
+    let entry = model.plan().program().entry("tensors").expect("an entry");
+    let inputs = entry.operands_of(OperandKind::Input).map(|(_, operand)| {
+        let size = |dim: &Dim| dim.as_const().unwrap_or(2).min(1 << 10) as usize;
+        let shape: Vec<usize> = operand.fact.shape.iter().map(size).collect();
+        // What no caller would give is given as nothing, and refused.
+        let count = Some(shape.iter().product::<usize>()).filter(|n| *n < 1 << 16).unwrap_or(0);
+        (operand, shape, vec![0.5f32; count], vec![1i32; count])
+    });
+    let inputs: Vec<_> = inputs.collect();
+    let views = inputs.iter().map(|(operand, shape, floats, integers)| TensorView {
+        name: &operand.name,
+        shape,
+        data: match operand.fact.dtype {
+            DType::F32 => TensorData::F32(floats),
+            DType::I32 => TensorData::I32(integers),
+        },
+    });
+    let (outputs, _) = forward.run(&views.collect::<Vec<_>>())?;
+    for output in outputs {
+        let count = match &output.values {
+            TensorValues::F32(values) => values.len(),
+            TensorValues::I32(values) => values.len(),
+        };
+        assert_eq!(count, output.shape.iter().product::<usize>());
+    }
     Ok(())
 }
 

@@ -28,7 +28,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Compile a checkpoint (a folder of safetensors, or a .gguf file) to a plan.
+    /// Compile a checkpoint (a folder of safetensors, a .gguf or a .onnx file) to a plan.
     Compile(CompileArgs),
     /// Show what a plan holds.
     Inspect(InspectArgs),
@@ -54,7 +54,8 @@ pub enum Command {
 
 #[derive(Args)]
 pub struct CompileArgs {
-    /// Checkpoint: a folder with config.json and safetensors, or a .gguf file.
+    /// Checkpoint: a folder with config.json and safetensors, a .gguf file, or a .onnx file with its
+    /// external data beside it.
     pub source: PathBuf,
     /// Plan file to write.
     #[arg(short, long, value_name = "OUT.lbk")]
@@ -82,6 +83,10 @@ pub struct CompileArgs {
     /// (default: what the checkpoint's preprocessor_config.json says).
     #[arg(long, value_name = "HEIGHTxWIDTH", value_parser = image_size)]
     pub image_size: Option<ImageSize>,
+    /// Make an input of an ONNX model, a single number, a constant of this value, or give a named size of
+    /// its inputs this value; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = fixed_input)]
+    pub fix: Vec<(String, f64)>,
     /// Leave out the passes that make a graph cheaper to run, to look for a defect in them.
     #[arg(long)]
     pub no_passes: bool,
@@ -98,6 +103,14 @@ fn image_size(text: &str) -> Result<ImageSize, String> {
     let side = |side: &str| side.parse().ok().filter(|n| *n > 0);
     let sides = side(height).zip(side(width)).map(|(height, width)| [height, width]);
     sides.ok_or_else(|| "it is not HEIGHTxWIDTH, as 224x224".into())
+}
+
+fn fixed_input(text: &str) -> Result<(String, f64), String> {
+    let parts = text.rsplit_once('=').filter(|(name, _)| !name.is_empty());
+    let parts = parts.and_then(|(name, value)| Some((name.to_owned(), value.parse().ok()?)));
+    parts
+        .filter(|(_, v): &(String, f64)| v.is_finite())
+        .ok_or_else(|| "it is not NAME=VALUE".into())
 }
 
 #[derive(Args)]
@@ -247,7 +260,8 @@ pub struct ForwardArgs {
     pub plan: PlanArgs,
     /// Tensors to give: `input_ids` `[tokens]` for a text student; `input_ids` and, where some are
     /// padding, `attention_mask`, both `[batch, tokens]`, for an encoder; `pixel_values` `[batch,
-    /// channels, height, width]` for a classifier. Where the plan has sites, `choices` forces theirs.
+    /// channels, height, width]` for a classifier; those of an ONNX model by its own names. Where the plan
+    /// has sites, `choices` forces theirs.
     /// `inspect` shows the names and shapes of a plan.
     #[arg(long, value_name = "IN.npz")]
     pub inputs: PathBuf,

@@ -18,6 +18,7 @@ pub fn execute(args: CompileArgs) -> Result<(), Failure> {
         ignored_keys: args.ignore_key.into_iter().collect(),
         moe_capacity: args.moe_capacity,
         image_size: args.image_size,
+        fixed: args.fix.into_iter().collect(),
         passes: !args.no_passes,
         fold_gates: args.fold_gates,
         ..Options::new(args.source, args.output, args.quant)

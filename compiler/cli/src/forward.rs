@@ -39,22 +39,23 @@ pub fn execute(args: ForwardArgs) -> Result<(), Failure> {
 
 /// A tensor of the file.
 enum Given {
-    Pixels(Floats),
+    Floats(Floats),
     Integers(Integers),
 }
 
 impl Given {
+    /// Whatever the tensor's type: which one is wanted is said by what takes it.
     fn read(inputs: &mut Inputs, name: &str) -> Result<Given, Failure> {
         let missing = || Failure::new(format!("the inputs have no tensor {name:?}"));
-        if name == "pixel_values" {
-            return Ok(Given::Pixels(inputs.floats(name)?.ok_or_else(missing)?));
+        if inputs.is_float(name)? {
+            return Ok(Given::Floats(inputs.floats(name)?.ok_or_else(missing)?));
         }
         Ok(Given::Integers(inputs.integers(name)?.ok_or_else(missing)?))
     }
 
     fn view<'a>(&'a self, name: &'a str) -> TensorView<'a> {
         let (shape, data) = match self {
-            Given::Pixels(tensor) => (&tensor.shape, TensorData::F32(&tensor.values)),
+            Given::Floats(tensor) => (&tensor.shape, TensorData::F32(&tensor.values)),
             Given::Integers(tensor) => (&tensor.shape, TensorData::I64(&tensor.values)),
         };
         TensorView { name, shape, data }

@@ -36,9 +36,8 @@ fn to_json(plan: &Plan, verified: bool) -> Value {
     });
     let (major, minor) = plan.version();
     let forward = Interface::of(plan);
-    let names = |tensors: &[(&'static str, &'static str)]| -> BTreeMap<_, _> {
-        tensors.iter().copied().collect()
-    };
+    let names =
+        |tensors: &[(String, String)]| -> BTreeMap<_, _> { tensors.iter().cloned().collect() };
     json!({
         "version": format!("{major}.{minor}"),
         "hash": format!("{:016x}", plan.hash()),
@@ -79,6 +78,7 @@ fn write_text(plan: &Plan, verified: bool, out: &mut String) -> std::fmt::Result
     )?;
     match m.task {
         Task::Classify => writeln!(out, "image         {} tokens", m.context_length)?,
+        Task::Tensors => {}
         _ => {
             writeln!(out, "context       {} tokens, vocabulary {}", m.context_length, m.vocab_size)?
         }

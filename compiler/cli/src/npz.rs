@@ -52,6 +52,13 @@ impl Inputs {
         self.archive.array_names().map(str::to_owned).collect()
     }
 
+    /// Whether a tensor holds floats, of whatever width.
+    pub fn is_float(&mut self, name: &str) -> Result<bool, Failure> {
+        let Some(array) = self.array(name)? else { return Ok(false) };
+        let float = |kind: &npyz::TypeStr| kind.type_char() == npyz::TypeChar::Float;
+        Ok(matches!(array.dtype(), npyz::DType::Plain(kind) if float(&kind)))
+    }
+
     /// A tensor of i32 or i64; `None` when there is none of that name.
     pub fn integers(&mut self, name: &str) -> Result<Option<Integers>, Failure> {
         let fail = failure(self.path.clone(), name);

@@ -1,21 +1,52 @@
 //! What a node costs, in multiply-adds, as an expression over the call's sizes.
 
-use limbeck_plan::{DepthwiseConv2d, Dim, Fact, MaxPool2d, Op, Symbol};
+use limbeck_plan::{DepthwiseConv2d, Dim, Fact, MapStep, MaxPool2d, Op, Symbol};
 
 /// Multiply-adds of `op` for inputs and output of these facts. Elementwise work counts one per
 /// element; lookups and row selection are free.
 pub fn macs(op: &Op, inputs: &[&Fact], output: &Fact) -> Dim {
-    let elements = |fact: &Fact| {
-        let shape = fact.shape.iter().cloned();
-        shape.reduce(Dim::times).unwrap_or(Dim::Const(0))
-    };
+    let product = |sizes: &[Dim]| sizes.iter().cloned().fold(Dim::Const(1), Dim::times);
+    let elements = |fact: &Fact| product(&fact.shape);
+    let leading = |fact: &Fact| product(fact.shape.split_last().map_or(&[], |(_, rest)| rest));
     match op {
         Op::Embedding(_) | Op::SelectRows(_) | Op::Patches(_) | Op::Pixels(_) | Op::Level(_) => {
             Dim::Const(0)
         }
+        // They move elements.
+        Op::Reshape(_)
+        | Op::Transpose(_)
+        | Op::Expand(_)
+        | Op::Slice(_)
+        | Op::Concat(_)
+        | Op::Pad(_)
+        | Op::Gather(_)
+        | Op::GatherElements(_)
+        | Op::Sizes(_)
+        | Op::Range(_) => Dim::Const(0),
+        Op::Map(p) => {
+            let computes = |step: &&MapStep| {
+                matches!(step, MapStep::Unary(..) | MapStep::Binary(..) | MapStep::Select(..))
+            };
+            elements(output).times(p.steps.iter().filter(computes).count())
+        }
+        Op::MatMul(_) => match inputs.first().and_then(|a| a.shape.last()) {
+            Some(k) => elements(output).times(k.clone()),
+            None => Dim::Const(0),
+        },
+        Op::Reduce(_) => inputs.first().map_or(Dim::Const(0), |x| elements(x)),
+        Op::Softmax(_) | Op::GroupNorm(_) | Op::Resize(_) => elements(output),
+        Op::AveragePool2d(p) => elements(output).times(p.window.taps()),
+        Op::ConvTranspose2d(_) => match inputs {
+            [x, weight, ..] => leading(x).times(elements(weight)),
+            _ => Dim::Const(0),
+        },
+        Op::Lstm(_) => match inputs {
+            [x, w, r, ..] => leading(x).times(elements(w).plus(elements(r))),
+            _ => Dim::Const(0),
+        },
         // A sparse one with every channel; a call spends those that its rows keep.
         Op::Linear(_) | Op::SparseLinear(_) => match inputs {
-            [x, weight, ..] => x.shape[0].clone().times(elements(weight)),
+            [x, weight, ..] => leading(x).times(elements(weight)),
             _ => Dim::Const(0),
         },
         Op::Attention(p) => Dim::symbol(Symbol::ATTENDED).times(2 * p.heads * p.head_dim),
@@ -24,7 +55,7 @@ pub fn macs(op: &Op, inputs: &[&Fact], output: &Fact) -> Dim {
         }
         // Padding is counted with the pixels of the image. Each output sees a row of the weight.
         Op::Conv2d(_) => match inputs {
-            [_, weight, ..] => output.shape[0].clone().times(elements(weight)),
+            [_, weight, ..] => leading(output).times(elements(weight)),
             _ => Dim::Const(0),
         },
         Op::DepthwiseConv2d(DepthwiseConv2d { window, .. })

@@ -53,6 +53,13 @@ pub struct Error {
     message: String,
 }
 
+impl Error {
+    /// What is wrong, without the node.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "node {:?}: {}", self.node, self.message)
@@ -84,12 +91,18 @@ impl Graph {
 
     /// Adds a weight, or gives the value that already stands for the same one.
     pub fn weight(&mut self, expr: TensorExpr) -> ValueId {
-        let same = |v: &Value| matches!(&v.source, ValueSource::Weight(e) if *e == expr);
+        let shape = vec![Dim::from(expr.rows()), Dim::from(expr.cols())];
+        self.tensor(expr, shape)
+    }
+
+    /// The same for a weight whose values, row after row, are a tensor of this shape.
+    pub fn tensor(&mut self, expr: TensorExpr, shape: Vec<Dim>) -> ValueId {
+        let fact = Fact::new(DType::F32, shape);
+        let same =
+            |v: &Value| v.fact == fact && matches!(&v.source, ValueSource::Weight(e) if *e == expr);
         if let Some(id) = self.values.iter().position(same) {
             return id;
         }
-        let shape = vec![Dim::from(expr.rows()), Dim::from(expr.cols())];
-        let fact = Fact::new(DType::F32, shape);
         self.push_value(expr.name(), fact, ValueSource::Weight(expr))
     }
 

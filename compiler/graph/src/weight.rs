@@ -105,11 +105,13 @@ pub enum TensorExpr {
         /// Whether it is the factors, as one row.
         factors: bool,
     },
-    /// Values that the compiler computed: one row.
+    /// Values that the compiler computed.
     Inline {
         /// Name for messages.
         name: String,
-        /// The row.
+        /// Rows; divides the number of values.
+        rows: usize,
+        /// Row after row.
         values: Arc<[f32]>,
     },
 }
@@ -139,6 +141,7 @@ impl TensorExpr {
             TensorExpr::AddRow { base, .. } => base.rows(),
             TensorExpr::Transpose(base) => base.cols(),
             TensorExpr::Rows { count, .. } => *count,
+            TensorExpr::Inline { rows, .. } => *rows,
             TensorExpr::SumRows(base)
             | TensorExpr::TransposeEach { base, .. }
             | TensorExpr::Normalised { base, bias: false, .. }
@@ -150,8 +153,7 @@ impl TensorExpr {
             | TensorExpr::Normalised { bias: true, .. }
             | TensorExpr::Equalised { factors: true, .. }
             | TensorExpr::ConcatCols(_)
-            | TensorExpr::InterleaveCols { .. }
-            | TensorExpr::Inline { .. } => 1,
+            | TensorExpr::InterleaveCols { .. } => 1,
         }
     }
 
@@ -175,7 +177,7 @@ impl TensorExpr {
                 true => layers.last().map_or(0, |(weight, _)| weight.rows()),
                 false => layers.first().map_or(0, |(weight, _)| weight.cols()),
             },
-            TensorExpr::Inline { values, .. } => values.len(),
+            TensorExpr::Inline { rows, values, .. } => values.len() / (*rows).max(1),
         }
     }
 
@@ -242,8 +244,8 @@ impl TensorExpr {
             | TensorExpr::SumRows(_)
             | TensorExpr::Folded { .. }
             | TensorExpr::Normalised { bias: true, .. }
-            | TensorExpr::Equalised { factors: true, .. }
-            | TensorExpr::Inline { .. } => None,
+            | TensorExpr::Equalised { factors: true, .. } => None,
+            TensorExpr::Inline { .. } => Some("F32"),
         }
     }
 }

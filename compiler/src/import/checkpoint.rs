@@ -1,11 +1,13 @@
 //! What every importer gives: a description of the student, its tensors, and its text files.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use limbeck_models::Description;
+use limbeck_models::{Description, Student};
 use limbeck_plan::{GenerationDefaults, SpecialTokens};
 
 use super::gguf_student::GgufStudent;
+use super::onnx::OnnxModel;
 use super::safetensors::SafetensorsCheckpoint;
 use super::tensor::Tensor;
 use crate::error::{At, Error, Result};
@@ -43,13 +45,18 @@ pub trait Checkpoint {
     fn tensors(&self) -> Vec<Tensor<'_>>;
     /// One tensor.
     fn tensor(&self, name: &str) -> Option<Tensor<'_>>;
+    /// The student as graphs, where the checkpoint holds these and not a configuration.
+    fn graph(&self) -> Option<&Student> {
+        None
+    }
 }
 
-/// Opens a checkpoint: a folder of safetensors or a `.gguf` file.
+/// Opens a checkpoint: a folder of safetensors, a `.gguf` file or a `.onnx` file, whose inputs `fixed`
+/// gives values to.
 ///
 /// # Errors
 /// A path that is neither, or a checkpoint that its importer refuses.
-pub fn open(path: &Path) -> Result<Box<dyn Checkpoint>> {
+pub fn open(path: &Path, fixed: &BTreeMap<String, f64>) -> Result<Box<dyn Checkpoint>> {
     let place = path.display().to_string();
     let metadata = std::fs::metadata(path).at(&place)?;
     if metadata.is_dir() {
@@ -57,11 +64,15 @@ pub fn open(path: &Path) -> Result<Box<dyn Checkpoint>> {
     }
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
     match extension.to_ascii_lowercase().as_str() {
+        "onnx" => Ok(Box::new(OnnxModel::open(path, fixed)?)),
         "gguf" => Ok(Box::new(GgufStudent::open(path)?)),
         "safetensors" => {
             let message = "give the folder that holds it, with its config.json";
             Err(Error::unsupported(message).at(place))
         }
-        _ => Err(Error::unsupported("not a checkpoint folder and not a .gguf file").at(place)),
+        _ => {
+            Err(Error::unsupported("neither a checkpoint folder nor a .gguf or .onnx file")
+                .at(place))
+        }
     }
 }

@@ -4,11 +4,13 @@ mod checkpoint;
 pub mod gguf;
 mod gguf_student;
 pub mod map;
+mod onnx;
 mod overlay;
 mod safetensors;
 pub mod tensor;
 
 pub use checkpoint::{Checkpoint, TextFiles, open};
 pub use gguf_student::GgufStudent;
+pub use onnx::OnnxModel;
 pub use overlay::open_with;
 pub use safetensors::SafetensorsCheckpoint;

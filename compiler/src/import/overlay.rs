@@ -1,6 +1,7 @@
 //! Overlays: folders of safetensors whose tensors join a checkpoint's. What the shapes of adaptive
 //! modules do not tell is in the folder's `acm.json`, or in the object `acm` of its `config.json`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use limbeck_models::Description;
@@ -26,8 +27,12 @@ struct Overlaid {
 ///
 /// # Errors
 /// Those of [`open`], a folder without safetensors, or a tensor that is there already.
-pub fn open_with(path: &Path, overlays: &[PathBuf]) -> Result<Box<dyn Checkpoint>> {
-    let base = open(path)?;
+pub fn open_with(
+    path: &Path,
+    overlays: &[PathBuf],
+    fixed: &BTreeMap<String, f64>,
+) -> Result<Box<dyn Checkpoint>> {
+    let base = open(path, fixed)?;
     if overlays.is_empty() {
         return Ok(base);
     }

@@ -53,7 +53,7 @@ impl fmt::Display for Quant {
 /// How a weight is used, over all its uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WeightUse {
-    /// It is read as f32 vectors.
+    /// It is read as f32 vectors or tensors.
     pub vector: bool,
     /// A choice depends on it, or it is the bias of one: it stays in f32.
     pub exact: bool,
@@ -79,7 +79,7 @@ pub enum StreamUse {
 impl WeightUse {
     /// Adds a use.
     pub fn add(&mut self, role: InputRole, gives_logits: bool, stream: Option<StreamUse>) {
-        self.vector |= matches!(role, InputRole::Vector | InputRole::Rows);
+        self.vector |= matches!(role, InputRole::Vector | InputRole::Rows | InputRole::Tensor);
         self.embedding_or_head |= role == InputRole::Table || gives_logits;
         self.encoder_stream = self.encoder_stream.or(stream);
     }

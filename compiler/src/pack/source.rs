@@ -141,7 +141,8 @@ pub(super) fn read_rows(
             Ok(())
         }
         TensorExpr::Inline { values, .. } => {
-            out.extend(values.iter());
+            let cols = expr.cols();
+            out.extend(values.get(range.start * cols..range.end * cols).unwrap_or_default());
             Ok(())
         }
     }

@@ -1,8 +1,8 @@
 //! An activation after a convolution, and the sum that went into it before, moves into the
-//! convolution's epilogue.
+//! convolution's epilogue; one after a group norm into that.
 
 use limbeck_graph::{Error, Graph, NodeId};
-use limbeck_plan::{Activation, Conv2d, DepthwiseConv2d, Op};
+use limbeck_plan::{Activation, Conv2d, DepthwiseConv2d, GroupNorm, Op};
 
 pub(super) fn apply(graph: &mut Graph, at: NodeId) -> Result<bool, Error> {
     let node = &graph.nodes()[at];
@@ -20,6 +20,9 @@ pub(super) fn apply(graph: &mut Graph, at: NodeId) -> Result<bool, Error> {
         }
         Op::DepthwiseConv2d(p) if p.activation == Activation::Identity => {
             Op::DepthwiseConv2d(DepthwiseConv2d { activation, ..p.clone() })
+        }
+        Op::GroupNorm(p) if p.activation == Activation::Identity => {
+            Op::GroupNorm(GroupNorm { activation, ..p.clone() })
         }
         _ => return Ok(false),
     };

@@ -6,10 +6,13 @@
 mod equalise;
 mod fold_gates;
 mod fuse_activation;
+mod fuse_bias;
 mod fuse_conv;
+mod fuse_maps;
 mod fuse_residual;
 mod merge_gate_up;
 mod merge_qkv;
+mod name_maps;
 
 use limbeck_graph::{Graph, NodeId, ValueId};
 use limbeck_plan::{Activation, Linear, Op};
@@ -28,9 +31,15 @@ pub struct Pass {
 pub const PASSES: &[Pass] = &[
     Pass { name: "merge-qkv", apply: merge_qkv::apply },
     Pass { name: "merge-gate-up", apply: merge_gate_up::apply },
+    Pass { name: "fuse-bias", apply: fuse_bias::apply },
     Pass { name: "fuse-activation", apply: fuse_activation::apply },
     Pass { name: "fuse-residual", apply: fuse_residual::apply },
     Pass { name: "fuse-conv", apply: fuse_conv::apply },
+    Pass { name: "fuse-maps", apply: fuse_maps::apply },
+    Pass { name: "name-maps", apply: name_maps::apply },
+    // Of what was a few steps before.
+    Pass { name: "fuse-named-activation", apply: fuse_activation::apply },
+    Pass { name: "fuse-named-conv", apply: fuse_conv::apply },
 ];
 
 /// Makes gates of several linears one; it may change choices that are nearly ties.

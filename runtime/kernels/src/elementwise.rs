@@ -42,16 +42,40 @@ impl<'a, T> SharedRows<'a, T> {
     }
 }
 
-impl SharedRows<'_> {
+impl<T: Send> SharedRows<'_, T> {
+    /// How many elements there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Calls `body(first element, its part)` for disjoint parts that cover the slice, each a
-    /// multiple of `unit` elements, over the pool's threads.
+    /// multiple of `unit` elements, over the pool's threads where there are enough elements.
     pub(crate) fn for_each_chunk(
         &self,
         pool: &Pool,
         unit: usize,
-        body: impl Fn(usize, &mut [f32]) + Sync,
+        body: impl Fn(usize, &mut [T]) + Sync,
     ) {
-        let threads = if self.len < SERIAL { 1 } else { pool.threads() };
+        self.in_parts(pool, if self.len < SERIAL { 1 } else { pool.threads() }, unit, body);
+    }
+
+    /// The same for elements that are each worth a thread.
+    pub(crate) fn for_each_part(
+        &self,
+        pool: &Pool,
+        unit: usize,
+        body: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        self.in_parts(pool, pool.threads(), unit, body);
+    }
+
+    fn in_parts(
+        &self,
+        pool: &Pool,
+        threads: usize,
+        unit: usize,
+        body: impl Fn(usize, &mut [T]) + Sync,
+    ) {
         let chunk = self.len.div_ceil(threads * if threads > 1 { 2 } else { 1 });
         let chunk = chunk.max(1).next_multiple_of(unit);
         pool.run(self.len.div_ceil(chunk), &|task| {

@@ -35,6 +35,7 @@ mod rows;
 mod simd;
 pub mod sync;
 mod table;
+mod tensors;
 
 pub use adaptive::{
     AdaptiveMlpArgs, AdaptiveScratch, ChooseArgs, MixArgs, MoeMlpArgs, MoeScratch, adaptive_mlp,
@@ -61,6 +62,10 @@ pub use pool::Pool;
 pub use quantise::{QuantRows, quantise_rows};
 pub use rows::{Rows, embedding, pool_sequences, select_rows};
 pub use table::{KernelOp, KernelRow, Kernels, kernel_table};
+pub use tensors::{
+    ConvTranspose2dArgs, Elements, ElementsMut, TensorArg, TensorOut, TensorScratch,
+    conv_transpose2d, tensor,
+};
 
 /// Bytes that a vector has taken from the system.
 pub(crate) fn vec_bytes<T>(vector: &Vec<T>) -> usize {

@@ -61,7 +61,7 @@ pub(crate) fn tanh<S: Lanes>(s: S, x: S::V) -> S::V {
 /// `x P(x^2) / Q(x^2)` below 3.8, a fit of ours by least squares with weights that level the error
 /// (Lawson), 3e-8 off before rounding; 1 with the sign of `x` elsewhere.
 #[inline(always)]
-fn erf<S: Lanes>(s: S, x: S::V) -> S::V {
+pub(crate) fn erf<S: Lanes>(s: S, x: S::V) -> S::V {
     const P: [f32; 7] = [
         1.128_378_9,
         0.195_148,
@@ -107,6 +107,13 @@ pub(crate) fn apply<S: Lanes>(s: S, activation: Activation, x: S::V) -> S::V {
         }
         Activation::QuickGelu => s.mul(x, sigmoid(s, s.mul(x, s.splat(1.702)))),
         Activation::Tanh => tanh(s, x),
+        Activation::Sigmoid => sigmoid(s, x),
+        // The second operand is what is kept of two where one is NaN.
+        Activation::Relu6 => s.min(s.splat(6.0), s.max(s.splat(0.0), x)),
+        Activation::HardSwish => {
+            let gate = s.fma(x, s.splat(1.0 / 6.0), s.splat(0.5));
+            s.mul(x, s.min(s.splat(1.0), s.max(s.splat(0.0), gate)))
+        }
     }
 }
 

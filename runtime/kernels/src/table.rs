@@ -12,6 +12,7 @@ use crate::linear::{
     run_channels, run_float_channels,
 };
 use crate::norm::{NormArgs, norm_row};
+use crate::tensors::{ChannelRowsTask, MapTask, channel_rows_task, map_chunk, softmax_row};
 use limbeck_plan::{Activation, Layout, PackFormat, Values};
 
 #[cfg(target_arch = "x86_64")]
@@ -61,6 +62,12 @@ pub enum KernelOp {
     Attend,
     /// Convolution of each channel with its own kernel.
     Depthwise,
+    /// Steps of elementwise computation.
+    Map,
+    /// Softmax of a row.
+    Softmax,
+    /// Statistics and affine maps of channels.
+    ChannelRows,
 }
 
 /// A row's entry point. All are unsafe to call because the CPU must have the row's instruction
@@ -82,6 +89,9 @@ enum Function {
     AttentionPrepare(unsafe fn(&PrepareTask<'_>)),
     Attend(unsafe fn(&AttendTask<'_>)),
     Depthwise(unsafe fn(&mut DepthwiseTask<'_>)),
+    Map(unsafe fn(&mut MapTask<'_>)),
+    Softmax(unsafe fn(&[f32], bool, &mut [f32])),
+    ChannelRows(unsafe fn(&mut ChannelRowsTask<'_>)),
 }
 
 /// One row of the [`kernel_table`].
@@ -188,6 +198,9 @@ macro_rules! entries {
                 prepare(task: &PrepareTask<'_>) = prepare_task(task);
                 attend(task: &AttendTask<'_>) = attend_task(task);
                 depthwise(task: &mut DepthwiseTask<'_>) = depthwise_task(task);
+                map(task: &mut MapTask<'_>) = map_chunk(task);
+                softmax(x: &[f32], log: bool, out: &mut [f32]) = softmax_row(x, log, out);
+                channel_rows(task: &mut ChannelRowsTask<'_>) = channel_rows_task(task);
             );
             entries!(@quantised [$(#[$feature])?] $token, $quads, $channels);
             entries!(@rows $isa, $prefix, $retile);
@@ -199,8 +212,8 @@ macro_rules! entries {
     ) => {
         mod $module {
             use super::$base::{
-                activate, add, attend, channels_f16, depthwise, find, gains, gate, keep, linear_f16,
-                linear_f32, norm, prepare, quantise, soft_cap,
+                activate, add, attend, channel_rows, channels_f16, depthwise, find, gains, gate, keep,
+                linear_f16, linear_f32, map, norm, prepare, quantise, soft_cap, softmax,
             };
             use super::*;
 
@@ -252,6 +265,9 @@ macro_rules! entries {
             entries!(@row $isa, $prefix, "prepare", AttentionPrepare, None, prepare),
             entries!(@row $isa, $prefix, "attend", Attend, None, attend),
             entries!(@row $isa, $prefix, "depthwise", Depthwise, None, depthwise),
+            entries!(@row $isa, $prefix, "map", Map, None, map),
+            entries!(@row $isa, $prefix, "softmax", Softmax, None, softmax),
+            entries!(@row $isa, $prefix, "channel-rows", ChannelRows, None, channel_rows),
         ];
     };
     (@fns $attributes:tt $token:expr, $(
@@ -363,6 +379,9 @@ pub struct Kernels {
     prepare: unsafe fn(&PrepareTask<'_>),
     attend: unsafe fn(&AttendTask<'_>),
     depthwise: unsafe fn(&mut DepthwiseTask<'_>),
+    map: unsafe fn(&mut MapTask<'_>),
+    softmax: unsafe fn(&[f32], bool, &mut [f32]),
+    channel_rows: unsafe fn(&mut ChannelRowsTask<'_>),
 }
 
 fn slot(values: Values) -> usize {
@@ -448,6 +467,9 @@ impl Kernels {
             prepare: portable::prepare,
             attend: portable::attend,
             depthwise: portable::depthwise,
+            map: portable::map,
+            softmax: portable::softmax,
+            channel_rows: portable::channel_rows,
         };
         for row in kernel_table().filter(|row| wanted(row)) {
             match (row.function, row.values) {
@@ -466,6 +488,9 @@ impl Kernels {
                 (Function::AttentionPrepare(f), _) => kernels.prepare = f,
                 (Function::Attend(f), _) => kernels.attend = f,
                 (Function::Depthwise(f), _) => kernels.depthwise = f,
+                (Function::Map(f), _) => kernels.map = f,
+                (Function::Softmax(f), _) => kernels.softmax = f,
+                (Function::ChannelRows(f), _) => kernels.channel_rows = f,
                 (Function::Linear(_) | Function::Channels(_), None) => {}
             }
         }
@@ -557,6 +582,22 @@ impl Kernels {
     pub(crate) fn depthwise(&self, task: &mut DepthwiseTask<'_>) {
         // SAFETY: only kernels of an available instruction set are chosen.
         unsafe { (self.depthwise)(task) }
+    }
+
+    pub(crate) fn map(&self, task: &mut MapTask<'_>) {
+        // SAFETY: only kernels of an available instruction set are chosen.
+        unsafe { (self.map)(task) }
+    }
+
+    /// Of a row, which is not empty.
+    pub(crate) fn softmax(&self, x: &[f32], log: bool, out: &mut [f32]) {
+        // SAFETY: only kernels of an available instruction set are chosen.
+        unsafe { (self.softmax)(x, log, out) }
+    }
+
+    pub(crate) fn channel_rows(&self, task: &mut ChannelRowsTask<'_>) {
+        // SAFETY: only kernels of an available instruction set are chosen.
+        unsafe { (self.channel_rows)(task) }
     }
 
     /// # Safety

@@ -8,13 +8,16 @@ use limbeck_kernels::{
 };
 use limbeck_plan::{Activation, NormKind};
 
-const ACTIVATIONS: [Activation; 7] = [
+const ACTIVATIONS: [Activation; 10] = [
     Activation::Identity,
     Activation::Relu,
     Activation::Silu,
     Activation::Gelu,
     Activation::GeluTanh,
     Activation::QuickGelu,
+    Activation::Sigmoid,
+    Activation::Relu6,
+    Activation::HardSwish,
     Activation::Tanh,
 ];
 
@@ -42,6 +45,8 @@ fn activations_match_element_by_element() {
                     0.0 => 0.0,
                     // The error function is added to 1, and cancels where it is near -1.
                     x if activation == Activation::Gelu => 2e-7 * x.abs(),
+                    // As is the half.
+                    x if activation == Activation::HardSwish => 2e-7 * x.abs(),
                     _ => 4e-7 * (2.0 + exponent) * w.abs() + 1e-30,
                 };
                 assert!(
@@ -62,7 +67,11 @@ fn nan_and_infinity_go_through_activations() {
             let mut out = poison(2);
             activate(&kernels, &pool, activation, &[f32::NAN, f32::INFINITY], &mut out).unwrap();
             assert!(out[0].is_nan(), "{activation:?}");
-            let limit = if activation == Activation::Tanh { 1.0 } else { f32::INFINITY };
+            let limit = match activation {
+                Activation::Tanh | Activation::Sigmoid => 1.0,
+                Activation::Relu6 => 6.0,
+                _ => f32::INFINITY,
+            };
             assert_eq!(out[1], limit, "{activation:?}");
         }
     }

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 
 use crate::error::{Error, ErrorKind};
 use crate::{
-    DType, Dim, Entry, Fact, InputRole, Layout, Op, Operand, OperandKind, PackFormat, Program,
-    StateKind, Step, Symbol, Values, Weight,
+    DType, Dim, Entry, Fact, InputRole, Layout, MAX_RANK, Op, Operand, OperandKind, PackFormat,
+    Program, StateKind, Step, Symbol, Values, Weight,
 };
 
 /// First bytes of weights sit at multiples of this within their section.
@@ -53,9 +53,10 @@ impl Program {
             return Err(invalid(place(), message));
         }
         for operand in &entry.operands {
-            if operand.kind == OperandKind::Input && !is_input(&operand.fact) {
+            let takes = operand.fact.is_of_call() || operand.fact.is_tensor();
+            if operand.kind == OperandKind::Input && !takes {
                 let message = format!(
-                    "input {:?} is {}, not i32[tokens] and not f32[sequences, ...]",
+                    "input {:?} is {}, not i32[tokens], f32[sequences, ...] or a tensor",
                     operand.name, operand.fact
                 );
                 return Err(invalid(place(), message));
@@ -65,10 +66,10 @@ impl Program {
                     .weights
                     .get(id)
                     .ok_or_else(|| invalid(place(), format!("weight {id} does not exist")))?;
-                let fact =
-                    Fact::new(DType::F32, vec![Dim::from(weight.rows), Dim::from(weight.cols)]);
-                if operand.fact != fact {
-                    let message = format!("operand {:?} is not {fact}", operand.name);
+                if !is_of_weight(&operand.fact, weight) {
+                    let Weight { rows, cols, format, .. } = weight;
+                    let message =
+                        format!("operand {:?} is not {rows} x {cols} in {format}", operand.name);
                     return Err(invalid(place(), message));
                 }
             }
@@ -120,7 +121,9 @@ impl Program {
     }
 
     fn check_role(&self, role: InputRole, operand: &Operand) -> Result<(), String> {
-        let given = operand.kind == OperandKind::Input && operand.fact.dtype == DType::F32;
+        let given = operand.kind == OperandKind::Input
+            && operand.fact.dtype == DType::F32
+            && operand.fact.is_of_call();
         let format = match operand.kind {
             OperandKind::Weight(id) => self.weights.get(id).map(|w| w.format),
             _ => None,
@@ -135,6 +138,7 @@ impl Program {
             InputRole::AnyMatrix => format.is_some_and(|f| f.layout != Layout::Row && !wide(f)),
             InputRole::Table => format.is_some(),
             InputRole::Vector | InputRole::Rows => format == Some(PackFormat::F32_ROW),
+            InputRole::Tensor => format.is_none_or(|f| f == PackFormat::F32_ROW) && !given,
         };
         if fits {
             return Ok(());
@@ -193,12 +197,19 @@ fn check_row(entry: &Entry, weight_bytes: u64) -> Result<(), Error> {
     let (mut row, mut image) = (0u64, 0u64);
     let values = entry.operands.iter().filter(|o| !matches!(o.kind, OperandKind::Weight(_)));
     for operand in values {
-        let shape = &operand.fact.shape;
-        let columns = shape.get(1).map_or(Some(1), Dim::as_const).unwrap_or(0);
+        let (fact, input) = (&operand.fact, operand.kind == OperandKind::Input);
+        if !fact.is_of_rows() {
+            // Of a call with tensors of the least sizes.
+            let sizes = fact.shape.iter().map(|d| d.eval(&|_| Some(1)).unwrap_or(1).max(1));
+            let bytes = sizes.fold(4u64, u64::saturating_mul);
+            image = image.saturating_add(if input { 0 } else { bytes });
+            continue;
+        }
+        let columns = fact.shape.get(1).map_or(Some(1), Dim::as_const).unwrap_or(0);
         let bytes = columns.saturating_mul(4);
-        let rows = shape.first().and_then(|rows| rows.factor_of(Symbol::SEQUENCES));
+        let rows = fact.shape.first().and_then(|rows| rows.factor_of(Symbol::SEQUENCES));
         image = image.saturating_add(bytes.saturating_mul(rows.unwrap_or(tokens)));
-        if operand.kind != OperandKind::Input {
+        if !input {
             row = row.saturating_add(bytes);
         }
     }
@@ -212,15 +223,18 @@ fn check_row(entry: &Entry, weight_bytes: u64) -> Result<(), Error> {
     Err(invalid(format!("entry {:?}", entry.name), message))
 }
 
-/// Whether an entry may take such a value: ids of its tokens, or numbers of its sequences.
-fn is_input(fact: &Fact) -> bool {
-    match (fact.dtype, fact.shape.as_slice()) {
-        (DType::I32, [rows]) => *rows == Dim::symbol(Symbol::TOKENS),
-        (DType::F32, [rows, cols]) => {
-            *rows == Dim::symbol(Symbol::SEQUENCES) && cols.as_const().is_some()
-        }
-        _ => false,
+/// Whether an operand stands for a weight: its rows and columns, or the same values in other sizes
+/// where they are stored one after the other.
+fn is_of_weight(fact: &Fact, weight: &Weight) -> bool {
+    if fact.dtype != DType::F32 {
+        return false;
     }
+    let known: Option<Vec<u64>> = fact.shape.iter().map(Dim::as_const).collect();
+    let Some(known) = known.filter(|sizes| sizes.len() <= MAX_RANK) else { return false };
+    let (rows, cols) = (weight.rows as u64, weight.cols as u64);
+    let elements = || known.iter().try_fold(1u64, |n, d| n.checked_mul(*d));
+    known == [rows, cols]
+        || weight.format == PackFormat::F32_ROW && elements() == rows.checked_mul(cols)
 }
 
 fn check_weight(w: &Weight, section: u64) -> Result<(), Error> {

@@ -5,9 +5,6 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
 
-/// Nesting that a parsed expression may have.
-const MAX_DEPTH: usize = 16;
-
 /// A named size that is bound when an entry runs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Symbol(String);
@@ -21,6 +18,10 @@ impl Symbol {
     pub const SEQUENCES: &'static str = "sequences";
     /// The sum over the call's rows of the positions that each attends to.
     pub const ATTENDED: &'static str = "attended";
+
+    /// Those that a call with tokens and sequences binds.
+    pub const OF_CALLS: [&'static str; 4] =
+        [Symbol::TOKENS, Symbol::OUTPUTS, Symbol::SEQUENCES, Symbol::ATTENDED];
 
     /// A symbol of this name.
     pub fn new(name: impl Into<String>) -> Symbol {
@@ -43,6 +44,8 @@ pub enum Dim {
     Symbol(Symbol),
     /// Sum.
     Add(Box<Dim>, Box<Dim>),
+    /// Difference; none where it would be negative.
+    Sub(Box<Dim>, Box<Dim>),
     /// Product.
     Mul(Box<Dim>, Box<Dim>),
     /// Quotient rounded down.
@@ -54,6 +57,9 @@ pub enum Dim {
 }
 
 impl Dim {
+    /// Nesting that an expression may have.
+    pub const MAX_DEPTH: usize = 32;
+
     /// The symbol of this name.
     pub fn symbol(name: &str) -> Dim {
         Dim::Symbol(Symbol::new(name))
@@ -71,6 +77,7 @@ impl Dim {
             Dim::Const(v) => Some(*v),
             Dim::Symbol(s) => bind(s.name()),
             Dim::Add(a, b) => a.eval(bind)?.checked_add(b.eval(bind)?),
+            Dim::Sub(a, b) => a.eval(bind)?.checked_sub(b.eval(bind)?),
             Dim::Mul(a, b) => a.eval(bind)?.checked_mul(b.eval(bind)?),
             Dim::FloorDiv(a, b) => a.eval(bind)?.checked_div(b.eval(bind)?),
             Dim::Min(a, b) => Some(a.eval(bind)?.min(b.eval(bind)?)),
@@ -96,7 +103,104 @@ impl Dim {
         match (self, other.into()) {
             (Dim::Const(0), d) | (d, Dim::Const(0)) => d,
             (Dim::Const(a), Dim::Const(b)) if a.checked_add(b).is_some() => Dim::Const(a + b),
+            (Dim::Sub(a, b), c) if *b == c => *a,
+            (a @ (Dim::Add(..) | Dim::Sub(..)), Dim::Const(c)) => a.moved(i128::from(c)),
+            (Dim::Const(c), b) if !matches!(b, Dim::Const(_)) => b.plus(c),
             (a, b) => Dim::Add(Box::new(a), Box::new(b)),
+        }
+    }
+
+    /// A sum or difference with `by` added: known terms become one.
+    fn moved(self, by: i128) -> Dim {
+        let known = |dim: &Dim| match dim {
+            Dim::Const(c) => Some(i128::from(*c)),
+            _ => None,
+        };
+        let (rest, by) = match self {
+            Dim::Add(a, b) if known(&b).is_some() => (*a, by + known(&b).unwrap_or(0)),
+            Dim::Sub(a, b) if known(&b).is_some() => (*a, by - known(&b).unwrap_or(0)),
+            dim => (dim, by),
+        };
+        let size = |n: i128| Box::new(Dim::Const(u64::try_from(n).unwrap_or(u64::MAX)));
+        match by {
+            0 => rest,
+            1.. => Dim::Add(Box::new(rest), size(by)),
+            _ => Dim::Sub(Box::new(rest), size(-by)),
+        }
+    }
+
+    /// `self - other`, folded when both are known or one of two terms goes.
+    pub fn minus(self, other: impl Into<Dim>) -> Dim {
+        match (self, other.into()) {
+            (d, Dim::Const(0)) => d,
+            (Dim::Const(a), Dim::Const(b)) if a >= b => Dim::Const(a - b),
+            (Dim::Add(a, b), c) if *b == c => *a,
+            (Dim::Add(a, b), c) if *a == c => *b,
+            (a @ (Dim::Add(..) | Dim::Sub(..)), Dim::Const(c)) => a.moved(-i128::from(c)),
+            (a, b) if a == b => Dim::Const(0),
+            (a, b) => Dim::Sub(Box::new(a), Box::new(b)),
+        }
+    }
+
+    /// `self / other` rounded down, folded when both are known or a factor is the divisor.
+    pub fn over(self, other: impl Into<Dim>) -> Dim {
+        match (self, other.into()) {
+            (d, Dim::Const(1)) => d,
+            (Dim::Const(a), Dim::Const(b)) if b > 0 => Dim::Const(a / b),
+            (Dim::Mul(a, b), c) if *b == c && c.as_const() != Some(0) => *a,
+            (Dim::Mul(a, b), c) if *a == c && c.as_const() != Some(0) => *b,
+            (Dim::Mul(a, b), Dim::Const(c)) => match b.as_const() {
+                Some(b) if c > 0 && b.is_multiple_of(c) => a.times(b / c),
+                _ => Dim::FloorDiv(Box::new(Dim::Mul(a, b)), Box::new(Dim::Const(c))),
+            },
+            (a, Dim::Const(c)) => match a.quotient(c) {
+                // (x // m + b) // c is (x + b m) // (m c).
+                Some((x, b, divisor)) => x.plus(b).over(divisor),
+                None => Dim::FloorDiv(Box::new(a), Box::new(Dim::Const(c))),
+            },
+            (a, b) => Dim::FloorDiv(Box::new(a), Box::new(b)),
+        }
+    }
+
+    /// `x`, `b m` and `m c` of an `x // m + b` that is divided by `c`.
+    fn quotient(&self, c: u64) -> Option<(Dim, u64, u64)> {
+        let (inner, b) = match self {
+            Dim::FloorDiv(..) => (self, 0),
+            Dim::Add(a, b) => (&**a, b.as_const()?),
+            _ => return None,
+        };
+        let Dim::FloorDiv(x, m) = inner else { return None };
+        let m = m.as_const().filter(|m| *m > 0)?;
+        Some(((**x).clone(), b.checked_mul(m)?, m.checked_mul(c)?))
+    }
+
+    /// How deep it nests. A plan's may be as deep as [`Dim::MAX_DEPTH`].
+    pub fn depth(&self) -> usize {
+        match self {
+            Dim::Const(_) | Dim::Symbol(_) => 0,
+            Dim::Add(a, b)
+            | Dim::Sub(a, b)
+            | Dim::Mul(a, b)
+            | Dim::FloorDiv(a, b)
+            | Dim::Min(a, b)
+            | Dim::Max(a, b) => 1 + a.depth().max(b.depth()),
+        }
+    }
+
+    /// The names of its symbols.
+    pub fn symbols<'a>(&'a self, found: &mut Vec<&'a str>) {
+        match self {
+            Dim::Const(_) => {}
+            Dim::Symbol(s) => found.push(s.name()),
+            Dim::Add(a, b)
+            | Dim::Sub(a, b)
+            | Dim::Mul(a, b)
+            | Dim::FloorDiv(a, b)
+            | Dim::Min(a, b)
+            | Dim::Max(a, b) => {
+                a.symbols(found);
+                b.symbols(found);
+            }
         }
     }
 
@@ -113,6 +217,24 @@ impl Dim {
         }
     }
 
+    /// What is known of a product of sizes, and the other factors in the order of their text.
+    pub fn factors<'a>(sizes: impl IntoIterator<Item = &'a Dim>) -> (u64, Vec<&'a Dim>) {
+        fn collect<'a>(dim: &'a Dim, known: &mut u64, rest: &mut Vec<&'a Dim>) {
+            match (dim.as_const(), dim) {
+                (Some(n), _) => *known = known.saturating_mul(n),
+                (None, Dim::Mul(a, b)) => {
+                    collect(a, known, rest);
+                    collect(b, known, rest);
+                }
+                (None, dim) => rest.push(dim),
+            }
+        }
+        let (mut known, mut rest) = (1, Vec::new());
+        sizes.into_iter().for_each(|dim| collect(dim, &mut known, &mut rest));
+        rest.sort_by_cached_key(|dim| dim.to_string());
+        (known, rest)
+    }
+
     fn to_json(&self) -> Value {
         let pair =
             |op: &str, a: &Dim, b: &Dim| Value::from(vec![op.into(), a.to_json(), b.to_json()]);
@@ -120,6 +242,7 @@ impl Dim {
             Dim::Const(v) => (*v).into(),
             Dim::Symbol(s) => s.name().into(),
             Dim::Add(a, b) => pair("+", a, b),
+            Dim::Sub(a, b) => pair("-", a, b),
             Dim::Mul(a, b) => pair("*", a, b),
             Dim::FloorDiv(a, b) => pair("//", a, b),
             Dim::Min(a, b) => pair("min", a, b),
@@ -128,7 +251,7 @@ impl Dim {
     }
 
     fn from_json(value: &Value, depth: usize) -> Result<Dim, String> {
-        if depth > MAX_DEPTH {
+        if depth > Dim::MAX_DEPTH {
             return Err("dim expression nests too deep".into());
         }
         match value {
@@ -144,6 +267,7 @@ impl Dim {
                 let b = Box::new(Dim::from_json(b, depth + 1)?);
                 Ok(match op.as_str() {
                     "+" => Dim::Add(a, b),
+                    "-" => Dim::Sub(a, b),
                     "*" => Dim::Mul(a, b),
                     "//" => Dim::FloorDiv(a, b),
                     "min" => Dim::Min(a, b),
@@ -174,6 +298,7 @@ impl fmt::Display for Dim {
             Dim::Const(v) => write!(f, "{v}"),
             Dim::Symbol(s) => f.write_str(s.name()),
             Dim::Add(a, b) => write!(f, "({a} + {b})"),
+            Dim::Sub(a, b) => write!(f, "({a} - {b})"),
             Dim::Mul(a, b) => write!(f, "{a}*{b}"),
             Dim::FloorDiv(a, b) => write!(f, "({a} // {b})"),
             Dim::Min(a, b) => write!(f, "min({a}, {b})"),
@@ -211,11 +336,37 @@ mod tests {
     }
 
     #[test]
+    fn known_terms_and_factors_fold() {
+        let n = || Dim::symbol("n");
+        assert_eq!(n().plus(3u64).minus(3u64), n());
+        assert_eq!(n().minus(3u64).plus(3u64), n());
+        assert_eq!(n().times(6u64).over(3u64), n().times(2u64));
+        assert_eq!(n().times(6u64).over(n()), Dim::Const(6));
+        assert_eq!(n().minus(n()), Dim::Const(0));
+        assert_eq!(n().plus(3u64).minus(5u64), n().minus(2u64));
+        assert_eq!(n().minus(3u64).plus(5u64), n().plus(2u64));
+        assert_eq!(n().plus(1u64).over(2u64).plus(1u64).over(2u64), n().plus(3u64).over(4u64));
+        let sizes = [n().times(3u64), Dim::symbol("a").times(n()), Dim::Const(5)];
+        assert_eq!(Dim::factors(&sizes), (15, vec![&Dim::symbol("a"), &n(), &n()]));
+        for x in 0..40 {
+            let folded = n().plus(5u64).over(3u64).plus(4u64).over(7u64);
+            assert_eq!(folded.eval(&|_| Some(x)), Some(((x + 5) / 3 + 4) / 7), "{folded}");
+        }
+        let less = n().minus(3u64);
+        let back: Dim = serde_json::from_str(&serde_json::to_string(&less).unwrap()).unwrap();
+        assert_eq!(back, less);
+        assert_eq!(back.eval(&|_| Some(5)), Some(2));
+        assert_eq!(back.eval(&|_| Some(2)), None);
+    }
+
+    #[test]
     fn hostile_expressions_do_not_evaluate() {
         let zero: Dim = serde_json::from_str(r#"["//", 4, 0]"#).unwrap();
         assert_eq!(zero.as_const(), None);
         let big: Dim = serde_json::from_str(r#"["*", 9223372036854775807, 4]"#).unwrap();
         assert_eq!(big.as_const(), None);
+        assert_eq!(Dim::Const(u64::MAX).plus(u64::MAX).as_const(), None);
+        assert_eq!(Dim::Const(u64::MAX).times(u64::MAX).as_const(), None);
         for bad in ["-1", "1.5", "null", r#"["^",1,2]"#, r#"["+",1]"#, "\"\""] {
             assert!(serde_json::from_str::<Dim>(bad).is_err(), "{bad}");
         }

@@ -27,7 +27,7 @@ pub use format::{
     CHANNEL_RUN, GATE_GROUP, Layout, PANEL_ROWS, PackFormat, QUAD_ROWS, QUANT_BLOCK, Values,
     WIDE_BLOCK, channel_tile_rows,
 };
-pub use infer::InputRole;
+pub use infer::{InputRole, broadcast};
 pub use manifest::{GenerationDefaults, Manifest, Provenance, SpecialTokens, Task};
 pub use ops::*;
 pub use program::{

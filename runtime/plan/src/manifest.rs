@@ -12,6 +12,8 @@ pub enum Task {
     Embed,
     /// Gives images a logit for each class, entry [`Manifest::CLASSIFY_ENTRY`].
     Classify,
+    /// Makes tensors of tensors, entry [`Manifest::TENSORS_ENTRY`].
+    Tensors,
 }
 
 /// Token ids with a meaning of their own.
@@ -99,6 +101,8 @@ impl Manifest {
     /// Entry of an image classifier: `pixel_values [sequences, channels height width]`, `positions
     /// [tokens]` to `logits [sequences, classes]`.
     pub const CLASSIFY_ENTRY: &'static str = "classify";
+    /// Entry of tensors, with names and sizes of its own; a call binds the symbols of its inputs.
+    pub const TENSORS_ENTRY: &'static str = "tensors";
     /// Largest [`Manifest::context_length`].
     pub const MAX_CONTEXT: usize = 1 << 24;
 }

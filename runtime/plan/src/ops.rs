@@ -3,8 +3,10 @@
 //! Shapes below use `T` for the rows (tokens) of a call. Every activation is row-major f32.
 
 mod images;
+mod tensors;
 
 pub use images::*;
+pub use tensors::*;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +28,12 @@ pub enum Activation {
     QuickGelu,
     /// `tanh x`.
     Tanh,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+    /// `min(max(x, 0), 6)`.
+    Relu6,
+    /// `x min(max(x / 6 + 0.5, 0), 1)`.
+    HardSwish,
 }
 
 /// The formula of a norm over the last axis.
@@ -440,6 +448,25 @@ ops! {
     Conv2d = "limbeck:conv2d@1",
     DepthwiseConv2d = "limbeck:depthwise_conv2d@1",
     MaxPool2d = "limbeck:max_pool2d@1",
+    Map = "limbeck:map@1",
+    MatMul = "limbeck:mat_mul@1",
+    Reduce = "limbeck:reduce@1",
+    Reshape = "limbeck:reshape@1",
+    Transpose = "limbeck:transpose@1",
+    Expand = "limbeck:expand@1",
+    Slice = "limbeck:slice@1",
+    Concat = "limbeck:concat@1",
+    Pad = "limbeck:pad@1",
+    Gather = "limbeck:gather@1",
+    GatherElements = "limbeck:gather_elements@1",
+    Softmax = "limbeck:softmax@1",
+    GroupNorm = "limbeck:group_norm@1",
+    AveragePool2d = "limbeck:average_pool2d@1",
+    ConvTranspose2d = "limbeck:conv_transpose2d@1",
+    Resize = "limbeck:resize@1",
+    Sizes = "limbeck:sizes@1",
+    Range = "limbeck:range@1",
+    Lstm = "limbeck:lstm@1",
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Dim, Op, PackFormat};
+use crate::{Dim, MAX_RANK, Op, PackFormat, Symbol};
 
 /// Element type of an operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -28,6 +28,35 @@ impl Fact {
     /// A fact of this type and shape.
     pub fn new(dtype: DType, shape: Vec<Dim>) -> Fact {
         Fact { dtype, shape }
+    }
+
+    /// Whether a call with tokens and sequences gives it: ids of its tokens, or numbers of its
+    /// sequences.
+    pub fn is_of_call(&self) -> bool {
+        match (self.dtype, self.shape.as_slice()) {
+            (DType::I32, [rows]) => *rows == Dim::symbol(Symbol::TOKENS),
+            (DType::F32, [rows, cols]) => {
+                *rows == Dim::symbol(Symbol::SEQUENCES) && cols.as_const().is_some()
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether its first size is in terms of a call with tokens and sequences.
+    pub fn is_of_rows(&self) -> bool {
+        let mut symbols = Vec::new();
+        self.shape.iter().take(1).for_each(|dim| dim.symbols(&mut symbols));
+        symbols.iter().any(|name| Symbol::OF_CALLS.contains(name))
+    }
+
+    /// Whether a caller may give it as a tensor: each size is known, or a symbol that it binds.
+    pub fn is_tensor(&self) -> bool {
+        let binds = |dim: &Dim| match dim {
+            Dim::Const(_) => true,
+            Dim::Symbol(s) => !Symbol::OF_CALLS.contains(&s.name()),
+            _ => false,
+        };
+        self.shape.len() <= MAX_RANK && self.shape.iter().all(binds)
     }
 }
 

@@ -162,11 +162,8 @@ impl Cost {
         }
         for (dim, window, causal) in &self.other {
             let bind = |name: &str| match name {
-                Symbol::TOKENS => Some(tokens),
-                Symbol::OUTPUTS => Some(outputs),
-                Symbol::SEQUENCES => Some(sequences),
                 Symbol::ATTENDED => Some(attended(call.spans, *window, *causal)),
-                _ => None,
+                name => call.size(&Dim::symbol(name)),
             };
             macs = macs.saturating_add(dim.eval(&bind).unwrap_or(0));
         }

@@ -26,8 +26,8 @@ impl PlanData {
             .map_err(|e| Error::from(e).at(format!("weight {:?}", weight.name)))
     }
 
-    /// By weight: the f32 values of those that some step reads as a vector. They are small, and
-    /// kernels read them as slices.
+    /// By weight: the f32 values of those that some step reads as a vector or a tensor. They are small,
+    /// and kernels read them as slices.
     pub fn load_vectors(&self) -> Result<Vec<Option<Vec<f32>>>> {
         let program = self.plan.program();
         let mut vectors = vec![None; program.weights.len()];
@@ -35,8 +35,9 @@ impl PlanData {
             for step in entry.steps() {
                 for (role, &operand) in step.op.input_roles().iter().zip(&step.inputs) {
                     let kind = entry.operands.get(operand).map(|o| o.kind);
-                    if let (InputRole::Vector | InputRole::Rows, Some(OperandKind::Weight(id))) =
-                        (role, kind)
+                    let read =
+                        matches!(role, InputRole::Vector | InputRole::Rows | InputRole::Tensor);
+                    if let (true, Some(OperandKind::Weight(id))) = (read, kind)
                         && vectors[id].is_none()
                     {
                         let weight = self.weight(id)?;

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use limbeck_kernels::reference::{self, Products};
 use limbeck_kernels::{
-    self as kernels, AdaptiveMlpArgs, AttentionArgs, ChooseArgs, Conv2dArgs, DepthwiseConv2dArgs,
-    KvCache, LinearArgs, MixArgs, MoeMlpArgs, NormArgs, Pool, Qkv, Rows, Sparsity,
+    self as kernels, AdaptiveMlpArgs, AttentionArgs, ChooseArgs, Conv2dArgs, ConvTranspose2dArgs,
+    DepthwiseConv2dArgs, Elements, ElementsMut, KvCache, LinearArgs, MixArgs, MoeMlpArgs, NormArgs,
+    Pool, Qkv, Rows, Sparsity, TensorArg, TensorOut,
 };
 use limbeck_plan::{
-    Choose, Dim, Entry, MoeMlp, Op, OperandId, OperandKind, SparseLinear, Step, Symbol,
+    Choose, Conv2d, DType, DepthwiseConv2d, Dim, Entry, MaxPool2d, MoeMlp, Op, Operand, OperandId,
+    OperandKind, SparseLinear, Step, Symbol, Window,
 };
 
 use super::cost::{Cost, choice_sites};
@@ -51,6 +53,7 @@ impl Prepared for FakePrepared {
             held: account.holding(),
             shared: self.0.clone(),
             values: Vec::new(),
+            shapes: Vec::new(),
             entry: 0,
             choices: Choices::default(),
         }))
@@ -63,6 +66,8 @@ struct FakeState {
     held: Holding,
     /// By operand of the entry run last.
     values: Vec<Vec<f32>>,
+    /// By operand of the same entry.
+    shapes: Vec<Vec<usize>>,
     entry: usize,
     choices: Choices,
 }
@@ -77,6 +82,15 @@ impl State for FakeState {
         self.entry = call.entry;
         self.values = vec![Vec::new(); entry.operands.len()];
         self.held.set(0)?;
+        // What has no size fails where it is used.
+        let size = |dim: &Dim| call.size(dim).and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+        let shape = |o: &Operand| o.fact.shape.iter().map(size).collect();
+        self.shapes = entry.operands.iter().map(shape).collect();
+        for (id, operand) in entry.operands_of(OperandKind::Input) {
+            if !operand.fact.is_of_call() {
+                self.values[id] = words(call.tensor(&operand.name)?.data).to_vec();
+            }
+        }
         for step in entry.steps() {
             self.step(&shared, entry, step, call)
                 .map_err(|e| e.at(format!("entry {:?}, step {:?}", entry.name, step.name)))?;
@@ -90,6 +104,14 @@ impl State for FakeState {
         let (id, operand) = outputs.find(|(_, o)| o.name == name)?;
         let cols = operand.fact.shape.last()?.as_const()? as usize;
         Some(Matrix { values: self.values.get(id)?, cols })
+    }
+
+    fn tensor(&self, name: &str) -> Option<TensorArg<'_>> {
+        let entry = self.shared.data.plan.program().entries.get(self.entry)?;
+        let mut outputs = entry.operands_of(OperandKind::Output);
+        let (id, operand) = outputs.find(|(_, o)| o.name == name)?;
+        let data = elements(operand.fact.dtype, self.values.get(id)?);
+        Some(TensorArg { shape: self.shapes.get(id)?, data })
     }
 
     fn choices(&self) -> &[i32] {
@@ -110,11 +132,13 @@ impl FakeState {
         let malformed = || Error::new(ErrorKind::Plan, "its operands do not fit its op");
         let target = *step.outputs.first().ok_or_else(malformed)?;
         let shape = &entry.operands[target].fact.shape;
-        let len = shape.iter().map(|d| size(d, call)).product::<Option<u64>>();
-        let len = len.ok_or_else(malformed)? as usize;
+        let mut sizes = shape.iter().map(|d| call.size(d));
+        let len = sizes.try_fold(1u64, |n, d| n.checked_mul(d?));
+        let len = len.and_then(|n| usize::try_from(n).ok()).ok_or_else(malformed)?;
         self.held.set(self.held.bytes().saturating_add(len.saturating_mul(size_of::<f32>())))?;
         let mut out = memory::vector(len)?;
-        let operands = Operands { shared, entry, call, step, values: &self.values };
+        let (values, shapes) = (&self.values, &self.shapes);
+        let operands = Operands { shared, entry, call, step, values, shapes };
         if let Op::Choose(p) = &step.op {
             operands.choose(p, self.choices.of_mut(p.site))?;
             self.choices.force(p.site, call.forced);
@@ -140,13 +164,20 @@ impl FakeState {
     }
 }
 
-fn size(dim: &Dim, call: &Call<'_>) -> Option<u64> {
-    dim.eval(&|name| match name {
-        Symbol::TOKENS => Some(call.tokens as u64),
-        Symbol::OUTPUTS => Some(call.output_rows.len() as u64),
-        Symbol::SEQUENCES => Some(call.sequences.len() as u64),
-        _ => None,
-    })
+/// The bits of elements.
+fn words<'a>(data: Elements<'a>) -> &'a [f32] {
+    match data {
+        Elements::F32(values) => values,
+        Elements::I32(values) => bytemuck::cast_slice(values),
+    }
+}
+
+/// Words as elements.
+fn elements(dtype: DType, words: &[f32]) -> Elements<'_> {
+    match dtype {
+        DType::F32 => Elements::F32(words),
+        DType::I32 => Elements::I32(bytemuck::cast_slice(words)),
+    }
 }
 
 struct Operands<'a> {
@@ -155,6 +186,7 @@ struct Operands<'a> {
     call: &'a Call<'a>,
     step: &'a Step,
     values: &'a [Vec<f32>],
+    shapes: &'a [Vec<usize>],
 }
 
 impl<'a> Operands<'a> {
@@ -180,7 +212,10 @@ impl<'a> Operands<'a> {
     }
 
     fn ids(&self, index: usize) -> Result<&'a [i32]> {
-        let name = &self.entry.operands[self.id(index)?].name;
+        let Operand { name, fact, .. } = &self.entry.operands[self.id(index)?];
+        if !fact.is_of_call() {
+            return Ok(bytemuck::cast_slice(self.value(index)?));
+        }
         let found = self.call.inputs.iter().find(|(n, _)| n == name);
         found.map(|(_, values)| *values).ok_or_else(|| {
             Error::new(ErrorKind::InvalidInput, format!("input {name:?} is missing"))
@@ -207,6 +242,42 @@ impl<'a> Operands<'a> {
             (0..self.call.sequences.len()).map(|i| Rows { first: i * count, count }).collect()
         };
         Ok(count.map(rows))
+    }
+
+    /// A window over the images of an input, where it leaves their sides open.
+    fn window(&self, window: &Window) -> Result<Window> {
+        let shape = self.shapes.get(self.id(0)?).map(Vec::as_slice);
+        Ok(match (window.image, shape) {
+            ([0, 0], Some(&[_, height, width, _])) => window.over([height, width]),
+            _ => window.clone(),
+        })
+    }
+
+    fn argument(&self, index: usize) -> Result<TensorArg<'a>> {
+        let id = self.id(index)?;
+        let operand = &self.entry.operands[id];
+        let words = match operand.kind {
+            OperandKind::Weight(_) => self.vector(index)?,
+            _ => self.value(index)?,
+        };
+        Ok(TensorArg { shape: &self.shapes[id], data: elements(operand.fact.dtype, words) })
+    }
+
+    /// An op on tensors alone.
+    fn tensor(&self, out: &mut [f32]) -> Result<()> {
+        let arguments = (0..self.step.inputs.len()).map(|i| self.argument(i));
+        let arguments = arguments.collect::<Result<Vec<_>>>()?;
+        let target = self.step.outputs.first().copied().unwrap_or(0);
+        let data = match self.entry.operands[target].fact.dtype {
+            DType::F32 => ElementsMut::F32(out),
+            DType::I32 => ElementsMut::I32(bytemuck::cast_slice_mut(out)),
+        };
+        let size = |dim: &Dim| self.call.size(dim).and_then(|n| usize::try_from(n).ok());
+        let out = TensorOut { shape: &self.shapes[target], data };
+        match reference::tensor(&self.step.op, &size, &arguments, out)? {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Backend, "it is not an op on tensors")),
+        }
     }
 
     fn choose(&self, params: &Choose, out: &mut [i32]) -> Result<()> {
@@ -325,12 +396,13 @@ impl<'a> Operands<'a> {
             Op::Patches(p) => kernels::patches(p, self.floats(0)?, out)?,
             Op::Pixels(p) => kernels::pixels(p, self.floats(0)?, out)?,
             Op::MaxPool2d(p) => {
-                kernels::max_pool2d(&Pool::new(1), p, self.value(0)?, self.cols(0)?, out)?;
+                let p = MaxPool2d { window: self.window(&p.window)? };
+                kernels::max_pool2d(&Pool::new(1), &p, self.value(0)?, self.cols(0)?, out)?;
             }
             Op::Conv2d(p) => {
                 let residual = 2 + usize::from(p.bias);
                 let args = Conv2dArgs {
-                    params: p,
+                    params: &Conv2d { window: self.window(&p.window)?, ..p.clone() },
                     x: self.value(0)?,
                     w: data.weight(self.weight(1)?)?,
                     bias: if p.bias { Some(self.vector(2)?) } else { None },
@@ -341,7 +413,7 @@ impl<'a> Operands<'a> {
             }
             Op::DepthwiseConv2d(p) => {
                 let args = DepthwiseConv2dArgs {
-                    params: p,
+                    params: &DepthwiseConv2d { window: self.window(&p.window)?, ..p.clone() },
                     x: self.value(0)?,
                     channels: self.cols(0)?,
                     w: self.vector(1)?,
@@ -391,6 +463,37 @@ impl<'a> Operands<'a> {
                 let logits = self.value(0)?;
                 reference::mix(MixArgs { params: p, logits, parts: &parts, residual, out })?;
             }
+            Op::ConvTranspose2d(p) => {
+                let target = self.step.outputs.first().copied().unwrap_or(0);
+                let args = ConvTranspose2dArgs {
+                    params: p,
+                    x: self.value(0)?,
+                    shape: &self.shapes[self.id(0)?],
+                    w: data.weight(self.weight(1)?)?,
+                    bias: if p.bias { Some(self.vector(2)?) } else { None },
+                    out,
+                    out_shape: &self.shapes[target],
+                };
+                reference::conv_transpose2d(args)?;
+            }
+            Op::Map(_)
+            | Op::MatMul(_)
+            | Op::Reduce(_)
+            | Op::Reshape(_)
+            | Op::Transpose(_)
+            | Op::Expand(_)
+            | Op::Slice(_)
+            | Op::Concat(_)
+            | Op::Pad(_)
+            | Op::Gather(_)
+            | Op::GatherElements(_)
+            | Op::Softmax(_)
+            | Op::GroupNorm(_)
+            | Op::AveragePool2d(_)
+            | Op::Resize(_)
+            | Op::Sizes(_)
+            | Op::Range(_)
+            | Op::Lstm(_) => self.tensor(out)?,
             // They make choices.
             Op::Choose(_) | Op::Level(_) | Op::MoeMlp(_) => {}
             // It spends what it keeps.

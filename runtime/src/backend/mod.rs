@@ -9,7 +9,8 @@ mod sequences;
 
 use std::sync::Arc;
 
-use limbeck_kernels::{KvType, Rows, Span};
+use limbeck_kernels::{KvType, Rows, Span, TensorArg};
+use limbeck_plan::{Dim, Symbol};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Account;
@@ -37,6 +38,10 @@ pub(crate) struct Call<'a> {
     pub inputs: &'a [(&'a str, &'a [i32])],
     /// Input operands of f32 by name, `[sequences, ...]`.
     pub floats: &'a [(&'a str, &'a [f32])],
+    /// Tensors by name.
+    pub tensors: &'a [(&'a str, TensorArg<'a>)],
+    /// What the tensors' sizes are: values of symbols by name.
+    pub sizes: &'a [(&'a str, u64)],
     /// Rows of the call.
     pub tokens: usize,
     /// Which rows belong to which sequence, for attention.
@@ -49,6 +54,26 @@ pub(crate) struct Call<'a> {
     pub price: f32,
     /// Choices to follow in the place of the gates', `[sites, tokens]`; -1 leaves one free.
     pub forced: Option<&'a [i32]>,
+}
+
+impl<'a> Call<'a> {
+    /// The value of a size in this call; `None` where it has none.
+    pub fn size(&self, dim: &Dim) -> Option<u64> {
+        dim.eval(&|name| match name {
+            Symbol::TOKENS => Some(self.tokens as u64),
+            Symbol::OUTPUTS => Some(self.output_rows.len() as u64),
+            Symbol::SEQUENCES => Some(self.sequences.len() as u64),
+            _ => self.sizes.iter().find(|(n, _)| *n == name).map(|(_, size)| *size),
+        })
+    }
+
+    /// The tensor of this name.
+    pub fn tensor(&self, name: &str) -> Result<TensorArg<'a>> {
+        let found = self.tensors.iter().find(|(n, _)| *n == name).map(|(_, tensor)| *tensor);
+        found.ok_or_else(|| {
+            Error::new(ErrorKind::InvalidInput, format!("tensor {name:?} is missing"))
+        })
+    }
 }
 
 /// The f32 input of a call that has this name.
@@ -100,6 +125,8 @@ pub(crate) trait State: Send {
     fn run(&mut self, call: &Call<'_>) -> Result<Spent>;
     /// An output of the last run, by name.
     fn output(&self, name: &str) -> Option<Matrix<'_>>;
+    /// An output of the last run as a tensor, by name, of an entry of tensors.
+    fn tensor(&self, name: &str) -> Option<TensorArg<'_>>;
     /// The choices of the last run, `[sites, tokens]`; -1 at the sites of other entries.
     fn choices(&self) -> &[i32];
     /// The cached sequences.

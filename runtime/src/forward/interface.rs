@@ -1,6 +1,6 @@
 //! The names and shapes of what [`super::Forward`] takes and gives.
 
-use limbeck_plan::{Manifest, Plan, Task};
+use limbeck_plan::{Manifest, OperandKind, Plan, Task};
 
 use crate::classify::PIXELS;
 
@@ -10,16 +10,16 @@ pub(super) const CHOICES: &str = "choices";
 /// A tensor: its name and its shape in words.
 type Tensor = (&'static str, &'static str);
 
-/// The named tensors of a plan's task: not the raw operands of its entry, which the runtime fills
-/// with positions, and with tokens of all sequences in turn.
+/// The named tensors of a plan's task: but for tensors, not the raw operands of its entry, which the
+/// runtime fills with positions, and with tokens of all sequences in turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// The entry that runs.
     pub entry: &'static str,
     /// What is given: names and shapes in words.
-    pub inputs: Vec<(&'static str, &'static str)>,
+    pub inputs: Vec<(String, String)>,
     /// What comes of it.
-    pub outputs: Vec<(&'static str, &'static str)>,
+    pub outputs: Vec<(String, String)>,
 }
 
 impl Interface {
@@ -58,15 +58,29 @@ impl Interface {
                     &[("logits", "[batch, classes]")],
                     "[sites, batch * tokens]",
                 ),
+                Task::Tensors => return Interface::of_tensors(plan),
             };
         let choices = (!plan.program().sites.is_empty()).then_some((CHOICES, choices));
-        let with_choices = |tensors: &[Tensor]| tensors.iter().copied().chain(choices).collect();
+        let with_choices = |tensors: &[Tensor]| {
+            let all = tensors.iter().copied().chain(choices);
+            all.map(|(name, shape)| (name.to_owned(), shape.to_owned())).collect()
+        };
         Interface { entry, inputs: with_choices(inputs), outputs: with_choices(outputs) }
+    }
+
+    fn of_tensors(plan: &Plan) -> Interface {
+        let entry = plan.program().entry(Manifest::TENSORS_ENTRY);
+        let named = |kind| {
+            let operands = entry.into_iter().flat_map(|entry| entry.operands_of(kind));
+            operands.map(|(_, o)| (o.name.clone(), o.fact.to_string())).collect()
+        };
+        let (inputs, outputs) = (named(OperandKind::Input), named(OperandKind::Output));
+        Interface { entry: Manifest::TENSORS_ENTRY, inputs, outputs }
     }
 }
 
 /// Tensors as a sentence lists them.
-fn list(tensors: &[Tensor]) -> String {
+fn list(tensors: &[(String, String)]) -> String {
     let listed: Vec<String> =
         tensors.iter().map(|(name, shape)| format!("{name} {shape}")).collect();
     listed.join(", ")

@@ -3,7 +3,8 @@
 //! Text decoders take `input_ids` `[tokens]` and give `logits` `[tokens, vocab]`. Encoders take
 //! `input_ids` and `attention_mask` `[batch, tokens]` and give `last_hidden_state`
 //! `[batch, tokens, hidden]` and `embedding` `[batch, embedding]`. Classifiers take `pixel_values`
-//! `[batch, channels, height, width]` and give `logits` `[batch, classes]`.
+//! `[batch, channels, height, width]` and give `logits` `[batch, classes]`. Plans of tensors have names and
+//! shapes of their own.
 //!
 //! Where a plan has sites, `choices` `[sites, tokens]` (`[sites, batch * tokens]` of an encoder or a
 //! classifier, an image's class token being its first; -1 for padding) is given too, and forces them
@@ -12,6 +13,7 @@
 mod interface;
 mod padded;
 mod tensor;
+mod tensors;
 
 use limbeck_plan::Task;
 
@@ -25,6 +27,7 @@ use crate::session::{Session, SessionOptions, Wanted, Work};
 use crate::usage::Usage;
 use interface::CHOICES;
 use padded::Padded;
+use tensors::Tensors;
 
 pub use interface::Interface;
 pub use tensor::{Tensor, TensorData, TensorValues, TensorView};
@@ -41,10 +44,11 @@ enum Runner {
     Text(Session),
     Embed(Encoder),
     Classify(Classifier),
+    Tensors(Tensors),
 }
 
 impl Forward {
-    /// For a plan of any task. Of the options, encoders and classifiers take the memory limit alone.
+    /// For a plan of any task. Of the options, text students need all, the others the limit on memory.
     ///
     /// # Errors
     /// Options out of range.
@@ -55,6 +59,7 @@ impl Forward {
             Task::Classify => {
                 Runner::Classify(Classifier::with_limit(model, options.memory_limit)?)
             }
+            Task::Tensors => Runner::Tensors(Tensors::new(model, options.memory_limit)?),
         };
         let sites = model.plan().program().sites.len();
         Ok(Forward { interface: Interface::of(model.plan()), sites, task })
@@ -66,6 +71,7 @@ impl Forward {
             Runner::Text(session) => session.control(),
             Runner::Embed(encoder) => encoder.control(),
             Runner::Classify(classifier) => classifier.control(),
+            Runner::Tensors(tensors) => tensors.control(),
         }
     }
 
@@ -75,6 +81,7 @@ impl Forward {
             Runner::Text(session) => session.status(),
             Runner::Embed(encoder) => encoder.status(),
             Runner::Classify(classifier) => classifier.status(),
+            Runner::Tensors(tensors) => tensors.status(),
         }
     }
 
@@ -95,10 +102,11 @@ impl Forward {
             Runner::Text(session) => text(session, &inputs)?,
             Runner::Embed(encoder) => encode(encoder, &inputs)?,
             Runner::Classify(classifier) => classify(classifier, &inputs)?,
+            Runner::Tensors(tensors) => return tensors.run(inputs.given),
         };
         if let Some(tokens) = route.len().checked_div(self.sites) {
             let (shape, values) = (vec![self.sites, tokens], TensorValues::I32(route));
-            outputs.push(Tensor { name: CHOICES, shape, values });
+            outputs.push(Tensor { name: CHOICES.into(), shape, values });
         }
         Ok((outputs, usage))
     }

@@ -1,5 +1,7 @@
 //! Tensors with names, as a caller gives and takes them.
 
+use std::borrow::Cow;
+
 use crate::error::{Error, ErrorKind, Result};
 
 /// Elements that a caller gives, row-major.
@@ -37,7 +39,7 @@ pub enum TensorValues {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
     /// Its name.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Its sizes, the outermost first.
     pub shape: Vec<usize>,
     /// Its elements.
@@ -46,7 +48,7 @@ pub struct Tensor {
 
 impl Tensor {
     pub(super) fn floats(name: &'static str, shape: Vec<usize>, values: Vec<f32>) -> Tensor {
-        Tensor { name, shape, values: TensorValues::F32(values) }
+        Tensor { name: name.into(), shape, values: TensorValues::F32(values) }
     }
 }
 

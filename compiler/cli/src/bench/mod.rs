@@ -27,6 +27,11 @@ pub fn execute(args: BenchArgs) -> Result<(), Failure> {
         Task::Text => text(&args, &model)?,
         Task::Embed => encoder(&args, &model)?,
         Task::Classify => classifier(&args, &model)?,
+        Task::Tensors => {
+            let message =
+                "a plan of tensors is timed on its inputs: `forward --json` tells the time";
+            return Err(Failure::new(message));
+        }
     };
     let weights: u64 = model.plan().program().weights.iter().map(|w| w.bytes).sum();
     let peak = memory::resident().map(|m| m.1);

@@ -49,6 +49,9 @@ pub fn execute(args: TuneArgs) -> Result<(), Failure> {
         Task::Embed => Box::new(Sentences::read(&model, &args)?),
         Task::Text => Box::new(Windows::read(&model, &args)?),
         Task::Classify => Box::new(Images::read(&model, &args)?),
+        Task::Tensors => {
+            return Err(Failure::new("a plan of tensors has no sites to tune"));
+        }
     };
     let measure = measure.as_mut();
     let mut progress = Progress::new();

@@ -49,7 +49,7 @@ impl Images {
 
 /// The pixels of an axis that a window sees from place `at`: the offset of its first pixel, and which
 /// of its pixels lie within the axis.
-fn seen(window: &Window, axis: usize, at: usize) -> (isize, std::ops::Range<usize>) {
+pub(crate) fn seen(window: &Window, axis: usize, at: usize) -> (isize, std::ops::Range<usize>) {
     let (kernel, dilation) = (window.kernel[axis], window.dilation[axis]);
     let first = (at * window.stride[axis]) as isize - window.padding[axis] as isize;
     let before = (-first).max(0) as usize;

@@ -21,7 +21,16 @@ pub(super) fn apply(activation: Activation, x: f64) -> f64 {
         Activation::GeluTanh => x * sigmoid(2.0 * (2.0 / PI).sqrt() * (x + 0.044715 * x * x * x)),
         Activation::QuickGelu => x * sigmoid(1.702 * x),
         Activation::Tanh => x.tanh(),
+        Activation::Sigmoid => sigmoid(x),
+        Activation::Relu6 if x.is_nan() => x,
+        Activation::Relu6 => x.clamp(0.0, 6.0),
+        Activation::HardSwish => x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
     }
+}
+
+/// The error function.
+pub(super) fn erf(x: f64) -> f64 {
+    1.0 - erfc(x)
 }
 
 /// The complementary error function: the Maclaurin series of erf below 2, a continued fraction

@@ -1,8 +1,8 @@
 //! The slow, obviously right version of each op: plain loops, sums in f64, one thread.
 //!
 //! Shapes and errors are those of the ops of the same name. `embedding`, `select_rows`,
-//! `pool_sequences`, `patches`, `pixels` and `max_pool2d` are plain loops already and have no second
-//! version.
+//! `pool_sequences`, `patches`, `pixels`, `max_pool2d` and the ops that move elements of tensors are plain
+//! loops already and have no second version.
 
 mod adaptive;
 mod attention;
@@ -10,12 +10,14 @@ mod images;
 mod linear;
 mod math;
 mod moe;
+mod tensors;
 
 pub use adaptive::{adaptive_mlp, choose};
 pub use attention::attention;
 pub use images::{conv2d, depthwise_conv2d};
 pub use linear::{Products, linear, sparse_linear};
 pub use moe::{mix, moe_mlp};
+pub use tensors::{conv_transpose2d, tensor};
 
 use crate::error::{Error, check_len};
 use crate::norm::NormArgs;

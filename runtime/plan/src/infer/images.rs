@@ -1,7 +1,7 @@
 //! The shape rules of images.
 
 use super::patches::MAX_SIDE;
-use super::{epilogue, matrix, same, vector, weight};
+use super::{epilogue, known_size, matrix, same, vector, weight};
 use crate::ops::{Conv2d, DepthwiseConv2d, MaxPool2d, Pixels, Window};
 use crate::{DType, Dim, Fact, Manifest, Symbol};
 
@@ -51,6 +51,36 @@ impl Window {
         (self.kernel, self.stride, self.padding) == ([1, 1], [1, 1], [0; 4])
     }
 
+    /// The window over an image of these sides, where its own leaves them open.
+    pub fn over(&self, image: [usize; 2]) -> Window {
+        Window { image, ..self.clone() }
+    }
+
+    /// The sides of the result for an image whose sides the window leaves open.
+    fn sides(&self, image: [&Dim; 2]) -> Result<[Dim; 2], String> {
+        if self.image != [0, 0] {
+            return Err("a tensor has its sides, and the window other ones".into());
+        }
+        let [above, left, below, right] = self.padding;
+        let axis = |axis: usize, before: usize, after: usize| {
+            let (kernel, stride) = (self.kernel[axis], self.stride[axis]);
+            let dilation = self.dilation[axis];
+            let in_range = |n: usize| (1..=MAX_SIDE).contains(&n);
+            if ![kernel, stride, dilation].into_iter().all(in_range) || before.max(after) > MAX_SIDE
+            {
+                return None;
+            }
+            // One place more for each whole stride that is left of the window.
+            let (has, takes) = (before + after + stride, (kernel - 1) * dilation + 1);
+            let left = image[axis].clone().plus(has.saturating_sub(takes));
+            Some(left.minus(takes.saturating_sub(has)).over(stride))
+        };
+        let found = axis(0, above, below).zip(axis(1, left, right));
+        found.map(|(down, across)| [down, across]).ok_or_else(|| {
+            format!("a window of {:?} every {:?} is out of range", self.kernel, self.stride)
+        })
+    }
+
     fn checked(&self) -> Result<[usize; 2], String> {
         self.out().ok_or_else(|| {
             let Window { image: [h, w], kernel, stride, padding, dilation } = self;
@@ -81,12 +111,25 @@ pub(super) fn rows_per_image(fact: &Fact) -> Option<u64> {
     (1..=MAX_PIXELS as u64).contains(&rows).then_some(rows)
 }
 
-/// The channels of an op's input, and the sides of its result.
-fn input(window: &Window, x: &Fact) -> Result<(usize, [usize; 2]), String> {
+/// The channels of an op's input, and the sizes of its result but for the channels: rows of the
+/// call's images, or the axes of a tensor `[batch, h, w, C]`, whose window leaves the sides open.
+pub(super) fn input(window: &Window, x: &Fact) -> Result<(usize, Vec<Dim>), String> {
+    if let [batch, height, width, channels] = x.shape.as_slice() {
+        let channels = known_size(channels).filter(|_| x.dtype == DType::F32);
+        let channels = channels.ok_or_else(|| format!("{x} is not images of known channels"))?;
+        let [down, across] = window.sides([height, width])?;
+        return Ok((channels, vec![batch.clone(), down, across]));
+    }
     let out = window.checked()?;
     let (_, channels) = matrix(x)?;
     same(x, &image(window.image, channels))?;
-    Ok((channels, out))
+    Ok((channels, image(out, channels).shape[..1].to_vec()))
+}
+
+/// The result of an op on images with so many channels.
+pub(super) fn with_channels(mut sizes: Vec<Dim>, channels: usize) -> Fact {
+    sizes.push(Dim::from(channels));
+    Fact::new(DType::F32, sizes)
 }
 
 pub(super) fn pixels(p: &Pixels, inputs: &[Fact]) -> Result<Fact, String> {
@@ -100,7 +143,7 @@ pub(super) fn pixels(p: &Pixels, inputs: &[Fact]) -> Result<Fact, String> {
 }
 
 pub(super) fn conv2d(p: &Conv2d, inputs: &[Fact]) -> Result<Fact, String> {
-    let (channels, sides) = input(&p.window, &inputs[0])?;
+    let (channels, sizes) = input(&p.window, &inputs[0])?;
     let (n, k) = weight(&inputs[1])?;
     let divides = |of: usize| p.groups > 0 && of.is_multiple_of(p.groups);
     if !divides(channels) || !divides(n) {
@@ -111,27 +154,33 @@ pub(super) fn conv2d(p: &Conv2d, inputs: &[Fact]) -> Result<Fact, String> {
         let each = channels / p.groups;
         return Err(format!("the weight takes {k} columns, a window {h} x {w} x {each}"));
     }
-    let out = image(sides, n);
+    let out = with_channels(sizes, n);
     epilogue(&inputs[2..], p.bias, p.residual, n, &out)?;
     Ok(out)
 }
 
 pub(super) fn depthwise_conv2d(p: &DepthwiseConv2d, inputs: &[Fact]) -> Result<Fact, String> {
-    let (channels, sides) = input(&p.window, &inputs[0])?;
+    let (channels, sizes) = input(&p.window, &inputs[0])?;
     if weight(&inputs[1])? != (p.window.taps(), channels) {
         let taps = p.window.taps();
         return Err(format!("the weight is {}, not f32[{taps}, {channels}]", inputs[1]));
     }
     inputs.get(2).map_or(Ok(()), |bias| vector(bias, channels, "bias"))?;
-    Ok(image(sides, channels))
+    Ok(with_channels(sizes, channels))
 }
 
 pub(super) fn max_pool2d(p: &MaxPool2d, inputs: &[Fact]) -> Result<Fact, String> {
-    let (channels, sides) = input(&p.window, &inputs[0])?;
-    if p.window.taps() > MAX_POOLED {
-        return Err(format!("a window of {} pixels is out of range", p.window.taps()));
+    let (channels, sizes) = input(&p.window, &inputs[0])?;
+    taps_in_range(&p.window)?;
+    Ok(with_channels(sizes, channels))
+}
+
+/// Of an op without a weight, which would bound it.
+pub(super) fn taps_in_range(window: &Window) -> Result<(), String> {
+    match window.taps() {
+        0..=MAX_POOLED => Ok(()),
+        taps => Err(format!("a window of {taps} pixels is out of range")),
     }
-    Ok(image(sides, channels))
 }
 
 #[cfg(test)]

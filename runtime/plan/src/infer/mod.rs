@@ -6,6 +6,9 @@ mod images;
 mod moe;
 mod patches;
 mod sparse;
+mod tensors;
+
+pub use tensors::broadcast;
 
 use crate::ops::*;
 use crate::{DType, Dim, Fact, GATE_GROUP, Symbol};
@@ -33,6 +36,8 @@ pub enum InputRole {
     Vector,
     /// A weight in f32, row after row.
     Rows,
+    /// A value, or a weight in f32, row after row.
+    Tensor,
 }
 
 impl Op {
@@ -74,7 +79,29 @@ impl Op {
             Op::DepthwiseConv2d(p) => {
                 [Activation, Rows].into_iter().chain(optional(p.bias, Vector)).collect()
             }
-            Op::Level(_) => Vec::new(),
+            Op::Level(_) | Op::Sizes(_) | Op::Range(_) => Vec::new(),
+            Op::Map(p) => vec![Tensor; p.inputs.min(Map::MAX_INPUTS)],
+            Op::Concat(p) => vec![Tensor; p.inputs.min(tensors::MAX_PARTS)],
+            Op::MatMul(_) | Op::Gather(_) | Op::GatherElements(_) => vec![Tensor, Tensor],
+            Op::Reduce(_)
+            | Op::Reshape(_)
+            | Op::Transpose(_)
+            | Op::Expand(_)
+            | Op::Slice(_)
+            | Op::Pad(_)
+            | Op::Softmax(_)
+            | Op::AveragePool2d(_)
+            | Op::Resize(_) => vec![Tensor],
+            Op::GroupNorm(p) => {
+                [Activation, Vector].into_iter().chain(optional(p.bias, Vector)).collect()
+            }
+            Op::ConvTranspose2d(p) => {
+                [Activation, Matrix].into_iter().chain(optional(p.bias, Vector)).collect()
+            }
+            Op::Lstm(p) => {
+                let more = usize::from(p.bias) + 2 * usize::from(p.state);
+                vec![Tensor; 3 + more]
+            }
             Op::SparseLinear(p) => [Activation, AnyMatrix]
                 .into_iter()
                 .chain(optional(p.linear.bias, Vector))
@@ -113,16 +140,16 @@ impl Op {
             Op::Linear(p) => infer_linear(p, inputs)?,
             Op::Norm(p) => infer_norm(p, inputs)?,
             Op::Add(_) | Op::Gate(_) => {
-                matrix(&inputs[0])?;
+                floats(&inputs[0])?;
                 same(&inputs[0], &inputs[1])?;
                 inputs[0].clone()
             }
             Op::Activate(_) => {
-                matrix(&inputs[0])?;
+                floats(&inputs[0])?;
                 inputs[0].clone()
             }
             Op::SoftCap(p) => {
-                matrix(&inputs[0])?;
+                floats(&inputs[0])?;
                 positive("cap", p.cap)?;
                 inputs[0].clone()
             }
@@ -149,6 +176,7 @@ impl Op {
             Op::MaxPool2d(p) => images::max_pool2d(p, inputs)?,
             Op::Level(p) => sparse::level(p)?,
             Op::SparseLinear(p) => sparse::sparse_linear(p, inputs)?,
+            _ => tensors::infer(self, inputs)?,
         };
         Ok(vec![fact])
     }
@@ -161,12 +189,38 @@ fn rows_of(symbol: &str, cols: usize) -> Fact {
 /// `[rows, cols]` of an f32 matrix with known columns.
 fn matrix(fact: &Fact) -> Result<(&Dim, usize), String> {
     match (fact.dtype, fact.shape.as_slice()) {
-        (DType::F32, [rows, cols]) => match cols.as_const() {
-            Some(c) if (1..=u64::from(u32::MAX >> 1)).contains(&c) => Ok((rows, c as usize)),
+        (DType::F32, [rows, cols]) => match known_size(cols) {
+            Some(cols) => Ok((rows, cols)),
             _ => Err(format!("columns of {fact} are not a known size >= 1")),
         },
         _ => Err(format!("{fact} is not an f32 matrix")),
     }
+}
+
+/// The leading sizes and the known columns of f32 values in rows, whatever their rank.
+fn rows(fact: &Fact) -> Result<(&[Dim], usize), String> {
+    match fact.shape.split_last() {
+        Some((cols, rows)) if fact.dtype == DType::F32 && rows.len() < MAX_RANK => {
+            let cols = known_size(cols);
+            let cols =
+                cols.ok_or_else(|| format!("columns of {fact} are not a known size >= 1"))?;
+            Ok((rows, cols))
+        }
+        _ => Err(format!("{fact} is not f32 values in rows")),
+    }
+}
+
+/// f32 values of any sizes.
+fn floats(fact: &Fact) -> Result<(), String> {
+    match fact.dtype {
+        DType::F32 if fact.shape.len() <= MAX_RANK => Ok(()),
+        _ => Err(format!("{fact} is not f32 values of at most {MAX_RANK} axes")),
+    }
+}
+
+/// A size that is known and in range.
+fn known_size(dim: &Dim) -> Option<usize> {
+    dim.as_const().filter(|n| (1..=u64::from(u32::MAX >> 1)).contains(n)).map(|n| n as usize)
 }
 
 /// `[tokens, cols]`: a matrix with one row per token of the call.
@@ -206,18 +260,24 @@ fn positive(what: &str, v: f32) -> Result<(), String> {
 
 fn infer_embedding(p: &Embedding, inputs: &[Fact]) -> Result<Fact, String> {
     let ids = &inputs[0];
-    let (DType::I32, [rows]) = (ids.dtype, ids.shape.as_slice()) else {
-        return Err(format!("ids {ids} are not an i32 vector"));
-    };
+    if ids.dtype != DType::I32 || ids.shape.len() >= MAX_RANK {
+        return Err(format!("ids {ids} are not i32"));
+    }
     if !p.scale.is_finite() {
         return Err(format!("scale {} is not finite", p.scale));
     }
     let (_, cols) = weight(&inputs[1])?;
-    Ok(Fact::new(DType::F32, vec![rows.clone(), Dim::from(cols)]))
+    Ok(in_rows(&ids.shape, cols))
+}
+
+/// f32 values in rows.
+fn in_rows(rows: &[Dim], cols: usize) -> Fact {
+    let shape = rows.iter().cloned().chain([Dim::from(cols)]);
+    Fact::new(DType::F32, shape.collect())
 }
 
 fn infer_linear(p: &Linear, inputs: &[Fact]) -> Result<Fact, String> {
-    let (rows, k) = matrix(&inputs[0])?;
+    let (rows, k) = rows(&inputs[0])?;
     let (n, wk) = weight(&inputs[1])?;
     if k != wk {
         return Err(format!("input has {k} columns, the weight takes {wk}"));
@@ -229,7 +289,7 @@ fn infer_linear(p: &Linear, inputs: &[Fact]) -> Result<Fact, String> {
     } else {
         return Err(format!("{n} gated rows are not a multiple of {}", 2 * GATE_GROUP));
     };
-    let out = Fact::new(DType::F32, vec![rows.clone(), Dim::from(cols)]);
+    let out = in_rows(rows, cols);
     epilogue(&inputs[2..], p.bias, p.residual, n, &out)?;
     if p.factors
         && let Some(factors) = inputs.last()
@@ -258,14 +318,20 @@ fn epilogue(
 }
 
 fn infer_norm(p: &Norm, inputs: &[Fact]) -> Result<Fact, String> {
-    let (_, cols) = matrix(&inputs[0])?;
-    if !(p.eps.is_finite() && p.eps >= 0.0) {
-        return Err(format!("eps {} is not a number >= 0", p.eps));
-    }
+    let (_, cols) = rows(&inputs[0])?;
+    valid_eps(p.eps)?;
     for v in &inputs[1..] {
         vector(v, cols, "norm weight")?;
     }
     Ok(inputs[0].clone())
+}
+
+fn valid_eps(eps: f32) -> Result<(), String> {
+    if eps.is_finite() && eps >= 0.0 {
+        Ok(())
+    } else {
+        Err(format!("eps {eps} is not a number >= 0"))
+    }
 }
 
 fn infer_attention(p: &Attention, inputs: &[Fact]) -> Result<Fact, String> {

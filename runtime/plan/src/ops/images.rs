@@ -26,7 +26,9 @@ pub struct Pixels {
 /// padded image at each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Window {
-    /// Height and width of the image.
+    /// Height and width of the image; 0 over a tensor `[batch, h, w, C]`, which has them. An op whose
+    /// window leaves them open takes and gives such tensors in the place of rows of pixels.
+    #[serde(default)]
     pub image: [usize; 2],
     /// Rows and columns of pixels that the window sees.
     pub kernel: [usize; 2],

@@ -4,12 +4,12 @@
 use std::collections::{HashMap, HashSet};
 
 use limbeck_plan::{
-    Activation, AdaptiveMlp, Attention, Choose, Conv2d, DepthwiseConv2d, Embedding, Entry, Level,
-    Linear, MaxPool2d, Mix, MoeMlp, Norm, Op, OperandId, OperandKind, Patches, Pixels, Pool,
-    Program, SparseLinear, Step,
+    Activation, AdaptiveMlp, Attention, Choose, Conv2d, ConvTranspose2d, DepthwiseConv2d,
+    Embedding, Entry, Fact, Level, Linear, MaxPool2d, Mix, MoeMlp, Norm, Op, Operand, OperandId,
+    OperandKind, Patches, Pixels, Pool, Program, SparseLinear, Step, Window,
 };
 
-use super::slots::{Slots, Value};
+use super::slots::{Slots, Value, tensors_given};
 use crate::backend::cost::{Cost, choice_sites};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -28,11 +28,26 @@ pub(super) enum QkvValue {
     Separate([Value; 3]),
 }
 
+/// Ids that are looked up.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ids {
+    /// Index of an input.
+    Input(usize),
+    Value(Value),
+}
+
+/// Where a tensor lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source {
+    Value(Value),
+    Weight(usize),
+}
+
 /// One kernel call.
 #[derive(Clone, Debug)]
 pub(super) enum Instruction {
     Embedding {
-        ids: usize,
+        ids: Ids,
         table: usize,
         scale: f32,
         out: Value,
@@ -100,6 +115,8 @@ pub(super) enum Instruction {
     Conv2d {
         params: Conv2d,
         x: Value,
+        /// The tensor that has the sides of the images, where the params leave them open.
+        sides: Option<OperandId>,
         weight: usize,
         bias: Option<usize>,
         residual: Option<Value>,
@@ -108,6 +125,7 @@ pub(super) enum Instruction {
     DepthwiseConv2d {
         params: DepthwiseConv2d,
         x: Value,
+        sides: Option<OperandId>,
         weight: usize,
         bias: Option<usize>,
         out: Value,
@@ -115,10 +133,33 @@ pub(super) enum Instruction {
     MaxPool2d {
         params: MaxPool2d,
         x: Value,
+        sides: Option<OperandId>,
         out: Value,
     },
     SoftCap {
         cap: f32,
+        x: Value,
+        out: Value,
+    },
+    ConvTranspose2d {
+        params: ConvTranspose2d,
+        x: Value,
+        weight: usize,
+        bias: Option<usize>,
+        /// The tensors that have the shapes of `x` and `out`.
+        shapes: [OperandId; 2],
+        out: Value,
+    },
+    /// An op on tensors alone.
+    Tensor {
+        op: Op,
+        inputs: Vec<(Source, OperandId)>,
+        /// The tensor that has the shape of `out`.
+        shape: OperandId,
+        out: Value,
+    },
+    /// The result of a reshape, which lies where the value does.
+    Reshape {
         x: Value,
         out: Value,
     },
@@ -180,6 +221,14 @@ pub(super) struct Named {
     pub instruction: Instruction,
 }
 
+/// A value of the caller's.
+#[derive(Debug)]
+pub(super) struct Output {
+    pub name: String,
+    pub operand: OperandId,
+    pub value: Value,
+}
+
 /// An entry ready to run.
 #[derive(Debug)]
 pub(super) struct Lowered {
@@ -188,7 +237,11 @@ pub(super) struct Lowered {
     pub inputs: Vec<String>,
     /// For each input that indexes a table: the table's weight.
     pub instructions: Vec<Named>,
-    pub outputs: Vec<(String, Value)>,
+    pub outputs: Vec<Output>,
+    /// Tensors that are given.
+    pub tensors: Vec<Output>,
+    /// By operand, where instructions ask for shapes.
+    pub facts: Vec<Fact>,
     pub slots: Slots,
     pub cost: Cost,
     /// Columns of the widest linear input.
@@ -211,22 +264,48 @@ impl Lowered {
                 context.lower(step, norm.clone()).ok_or_else(|| malformed(entry, step))?;
             instructions.push(Named { step: step.name.clone(), instruction });
         }
-        let outputs = entry.operands_of(OperandKind::Output);
-        let outputs = outputs.filter_map(|(id, o)| Some((o.name.clone(), values[id]?)));
+        let outside = |(operand, o): (OperandId, &Operand)| {
+            Some(Output { name: o.name.clone(), operand, value: values[operand]? })
+        };
+        let outputs = entry.operands_of(OperandKind::Output).filter_map(outside).collect();
+        let tensors: Vec<Output> = tensors_given(entry).filter_map(outside).collect();
         let widest = instructions.iter().filter_map(|i| match &i.instruction {
             Instruction::Linear { x, .. } | Instruction::SparseLinear { x, .. } => Some(x.cols),
             _ => None,
         });
+        let shapes = !tensors.is_empty() || instructions.iter().any(|i| i.instruction.has_shapes());
+        let facts = entry.operands.iter().filter(|_| shapes).map(|o| o.fact.clone()).collect();
         Ok(Lowered {
             name: entry.name.clone(),
             inputs: inputs.iter().map(|id| entry.operands[*id].name.clone()).collect(),
-            outputs: outputs.collect(),
+            outputs,
+            tensors,
+            facts,
             widest: widest.max().unwrap_or(0),
             cost: Cost::new(program, entry),
             instructions,
             slots,
         })
     }
+}
+
+impl Instruction {
+    /// Whether it asks for shapes of tensors.
+    fn has_shapes(&self) -> bool {
+        matches!(
+            self,
+            Instruction::Tensor { .. }
+                | Instruction::ConvTranspose2d { .. }
+                | Instruction::Conv2d { sides: Some(_), .. }
+                | Instruction::DepthwiseConv2d { sides: Some(_), .. }
+                | Instruction::MaxPool2d { sides: Some(_), .. }
+        )
+    }
+}
+
+/// The first operand of a step whose window leaves the sides of its images open.
+fn open_sides(step: &Step, window: &Window) -> Option<OperandId> {
+    step.inputs.first().copied().filter(|_| window.image == [0, 0])
 }
 
 fn malformed(entry: &Entry, step: &Step) -> Error {
@@ -310,6 +389,20 @@ impl Context<'_> {
         }
     }
 
+    fn ids(&self, id: &OperandId) -> Option<Ids> {
+        match self.value(Some(id)) {
+            Some(value) => Some(Ids::Value(value)),
+            None => self.input_index.get(id).map(|index| Ids::Input(*index)),
+        }
+    }
+
+    fn source(&self, id: &OperandId) -> Option<Source> {
+        match self.weight(Some(id)) {
+            Some(weight) => Some(Source::Weight(weight)),
+            None => self.value(Some(id)).map(Source::Value),
+        }
+    }
+
     /// The instruction of a step; `None` when its operands are not of the kinds that the op takes.
     fn lower(&self, step: &Step, norm: Option<NormCall>) -> Option<Instruction> {
         let mut inputs = step.inputs.iter();
@@ -327,7 +420,7 @@ impl Context<'_> {
         let out = self.value(step.outputs.first())?;
         Some(match &step.op {
             Op::Embedding(Embedding { scale }) => Instruction::Embedding {
-                ids: *self.input_index.get(inputs.next()?)?,
+                ids: self.ids(inputs.next()?)?,
                 table: self.weight(inputs.next())?,
                 scale: *scale,
                 out,
@@ -402,6 +495,7 @@ impl Context<'_> {
                 out,
             },
             Op::Conv2d(params) => Instruction::Conv2d {
+                sides: open_sides(step, &params.window),
                 x: self.value(inputs.next())?,
                 weight: self.weight(inputs.next())?,
                 bias: if params.bias { Some(self.weight(inputs.next())?) } else { None },
@@ -410,6 +504,7 @@ impl Context<'_> {
                 out,
             },
             Op::DepthwiseConv2d(params) => Instruction::DepthwiseConv2d {
+                sides: open_sides(step, &params.window),
                 x: self.value(inputs.next())?,
                 weight: self.weight(inputs.next())?,
                 bias: if params.bias { Some(self.weight(inputs.next())?) } else { None },
@@ -417,6 +512,7 @@ impl Context<'_> {
                 out,
             },
             Op::MaxPool2d(params) => Instruction::MaxPool2d {
+                sides: open_sides(step, &params.window),
                 params: params.clone(),
                 x: self.value(inputs.next())?,
                 out,
@@ -425,6 +521,40 @@ impl Context<'_> {
                 Instruction::SoftCap { cap: p.cap, x: self.value(inputs.next())?, out }
             }
             Op::Choose(_) | Op::Level(_) => return None,
+            Op::ConvTranspose2d(params) => Instruction::ConvTranspose2d {
+                shapes: [*step.inputs.first()?, *step.outputs.first()?],
+                x: self.value(inputs.next())?,
+                weight: self.weight(inputs.next())?,
+                bias: if params.bias { Some(self.weight(inputs.next())?) } else { None },
+                params: params.clone(),
+                out,
+            },
+            Op::Reshape(_) if self.value(step.inputs.first()).is_some() => {
+                Instruction::Reshape { x: self.value(inputs.next())?, out }
+            }
+            Op::Map(_)
+            | Op::MatMul(_)
+            | Op::Reduce(_)
+            | Op::Reshape(_)
+            | Op::Transpose(_)
+            | Op::Expand(_)
+            | Op::Slice(_)
+            | Op::Concat(_)
+            | Op::Pad(_)
+            | Op::Gather(_)
+            | Op::GatherElements(_)
+            | Op::Softmax(_)
+            | Op::GroupNorm(_)
+            | Op::AveragePool2d(_)
+            | Op::Resize(_)
+            | Op::Sizes(_)
+            | Op::Range(_)
+            | Op::Lstm(_) => Instruction::Tensor {
+                op: step.op.clone(),
+                inputs: inputs.map(|id| Some((self.source(id)?, *id))).collect::<Option<_>>()?,
+                shape: *step.outputs.first()?,
+                out,
+            },
             Op::SparseLinear(params) => {
                 let Linear { bias, residual, .. } = params.linear;
                 Instruction::SparseLinear {

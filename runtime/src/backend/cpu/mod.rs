@@ -3,6 +3,7 @@
 mod lower;
 mod run;
 mod slots;
+mod tensors;
 
 use std::sync::Arc;
 

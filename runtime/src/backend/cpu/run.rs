@@ -5,13 +5,14 @@ use std::sync::Arc;
 use limbeck_kernels as kernels;
 use limbeck_kernels::{
     AdaptiveMlpArgs, AdaptiveScratch, AttentionArgs, AttentionScratch, ChooseArgs, Conv2dArgs,
-    ConvScratch, DepthwiseConv2dArgs, KvCache, LinearArgs, LinearScratch, MixArgs, MoeMlpArgs,
-    MoeScratch, NormArgs, Qkv, Rows, Sparsity,
+    ConvScratch, DepthwiseConv2dArgs, Elements, KvCache, LinearArgs, LinearScratch, MixArgs,
+    MoeMlpArgs, MoeScratch, NormArgs, Qkv, Rows, Sparsity, TensorArg, TensorScratch,
 };
+use limbeck_plan::{Conv2d, DType, DepthwiseConv2d, Dim, Fact, MaxPool2d, OperandId};
 
 use super::Shared;
-use super::lower::{Instruction, Lowered, NormCall, QkvValue};
-use super::slots::{RowCount, Value};
+use super::lower::{Instruction, Lowered, NormCall, Output, QkvValue};
+use super::slots::{Unit, Value};
 use crate::backend::{Bounds, Cache, Call, Choices, Matrix, Sequences, Spent, State, given};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Holding;
@@ -30,32 +31,66 @@ pub(super) struct CpuState {
     attention: AttentionScratch,
     adaptive: AdaptiveScratch,
     moe: MoeScratch,
+    tensors: TensorScratch,
     choices: Choices,
     /// The entry and sizes of the last run.
     last: Option<(usize, Sizes)>,
 }
 
 /// The sizes of a call.
-#[derive(Clone, Copy)]
-struct Sizes {
+pub(super) struct Sizes {
     tokens: usize,
     outputs: usize,
     sequences: usize,
+    /// What tensors' sizes are multiples of.
+    products: Vec<usize>,
+    /// By operand, where the entry asks for shapes.
+    shapes: Vec<Vec<usize>>,
 }
 
 impl Sizes {
-    fn rows(&self, rows: RowCount) -> usize {
-        match rows {
-            RowCount::Tokens => self.tokens,
-            RowCount::Outputs => self.outputs,
-            RowCount::Sequences => self.sequences,
-            RowCount::PerSequence(n) => self.sequences.saturating_mul(n),
-            RowCount::Known(n) => n,
+    /// Of a call of an entry.
+    fn of(entry: &Lowered, call: &Call<'_>) -> Result<Sizes> {
+        let size = |dim: &Dim| {
+            let found = call.size(dim).and_then(|n| usize::try_from(n).ok());
+            found.ok_or_else(|| {
+                Error::new(ErrorKind::InvalidInput, format!("the size {dim} has no value here"))
+            })
+        };
+        let shape = |fact: &Fact| fact.shape.iter().map(size).collect();
+        Ok(Sizes {
+            tokens: call.tokens,
+            outputs: call.output_rows.len(),
+            sequences: call.sequences.len(),
+            products: entry.slots.products.iter().map(size).collect::<Result<_>>()?,
+            shapes: entry.facts.iter().map(shape).collect::<Result<_>>()?,
+        })
+    }
+
+    fn units(&self, unit: Unit) -> usize {
+        match unit {
+            Unit::Tokens => self.tokens,
+            Unit::Outputs => self.outputs,
+            Unit::Sequences => self.sequences,
+            Unit::One => 1,
+            Unit::Product(index) => self.products.get(index).copied().unwrap_or(0),
         }
     }
 
-    fn len(&self, value: Value) -> usize {
-        self.rows(value.rows).saturating_mul(value.cols)
+    pub(super) fn len(&self, value: Value) -> usize {
+        self.units(value.unit).saturating_mul(value.rows).saturating_mul(value.cols)
+    }
+
+    pub(super) fn shape(&self, operand: OperandId) -> &[usize] {
+        self.shapes.get(operand).map_or(&[], Vec::as_slice)
+    }
+
+    /// Height and width of a tensor of images.
+    pub(super) fn sides(&self, operand: OperandId) -> [usize; 2] {
+        match self.shape(operand) {
+            &[_, height, width, _] => [height, width],
+            _ => [0, 0],
+        }
     }
 }
 
@@ -72,6 +107,7 @@ impl CpuState {
             attention: AttentionScratch::default(),
             adaptive: AdaptiveScratch::default(),
             moe: MoeScratch::default(),
+            tensors: TensorScratch::default(),
             choices: Choices::default(),
             last: None,
         }
@@ -92,7 +128,8 @@ impl CpuState {
 
     fn scratch_bytes(&self) -> usize {
         let dense = self.linear.bytes() + self.conv.bytes() + self.attention.bytes();
-        dense + self.adaptive.bytes() + self.moe.bytes() + self.choices.bytes()
+        let tensors = self.tensors.bytes();
+        dense + self.adaptive.bytes() + self.moe.bytes() + tensors + self.choices.bytes()
     }
 
     fn buffer_bytes(&self) -> usize {
@@ -100,15 +137,15 @@ impl CpuState {
     }
 
     /// Makes the buffers of an entry large enough for a call, if the limits on memory allow it.
-    fn make_room(&mut self, index: usize, entry: &Lowered, sizes: Sizes) -> Result<()> {
+    fn make_room(&mut self, index: usize, entry: &Lowered, sizes: &Sizes) -> Result<()> {
         let slots = &mut self.slots[index];
-        let rows = |rows| sizes.rows(rows);
-        let more = entry.slots.missing_bytes(rows, slots);
+        let units = |unit| sizes.units(unit);
+        let more = entry.slots.missing_bytes(units, slots);
         if more == 0 {
             return Ok(());
         }
         self.held.set(self.held.bytes().saturating_add(more))?;
-        let fitted = entry.slots.fit(rows, slots);
+        let fitted = entry.slots.fit(units, slots);
         self.held.set(self.buffer_bytes() + self.scratch_bytes())?;
         fitted
     }
@@ -123,7 +160,26 @@ impl CpuState {
             self.attention = AttentionScratch::default();
             self.adaptive = AdaptiveScratch::default();
             self.moe = MoeScratch::default();
+            self.tensors = TensorScratch::default();
         })
+    }
+}
+
+/// The words of a buffer as elements.
+pub(super) fn elements(dtype: DType, words: &[f32]) -> Elements<'_> {
+    match dtype {
+        DType::F32 => Elements::F32(words),
+        DType::I32 => Elements::I32(bytemuck::cast_slice(words)),
+    }
+}
+
+impl CpuState {
+    /// An output of the last run and its words.
+    fn written(&self, name: &str) -> Option<(&[f32], &Output)> {
+        let (entry, sizes) = self.last.as_ref()?;
+        let output = self.shared.entries.get(*entry)?.outputs.iter().find(|o| o.name == name)?;
+        let buffer = self.slots.get(*entry)?.get(output.value.slot)?;
+        Some((buffer.get(..sizes.len(output.value))?, output))
     }
 }
 
@@ -135,29 +191,28 @@ impl State for CpuState {
         let entry = shared.entries.get(call.entry).ok_or_else(|| {
             Error::new(ErrorKind::InvalidInput, format!("entry {} does not exist", call.entry))
         })?;
-        let sizes = Sizes {
-            tokens: call.tokens,
-            outputs: call.output_rows.len(),
-            sequences: call.sequences.len(),
-        };
+        let sizes = Sizes::of(entry, call)?;
         self.choices.begin(&shared.data.plan.program().sites, call)?;
-        self.make_room(call.entry, entry, sizes)?;
+        self.make_room(call.entry, entry, &sizes)?;
         // A precise row counts twice.
         self.linear.reserve(2, entry.widest);
         let mut runner = Runner {
             shared: &shared,
             slots: &mut self.slots[call.entry],
-            sizes,
+            sizes: &sizes,
             call,
             inputs: &entry.inputs,
+            facts: &entry.facts,
             cache: self.cache.blocks_mut(),
             linear: &mut self.linear,
             conv: &mut self.conv,
             attention: &mut self.attention,
             adaptive: &mut self.adaptive,
             moe: &mut self.moe,
+            tensors: &mut self.tensors,
             choices: &mut self.choices,
         };
+        runner.take_tensors(&entry.tensors)?;
         for named in &entry.instructions {
             runner
                 .execute(&named.instruction)
@@ -169,11 +224,15 @@ impl State for CpuState {
     }
 
     fn output(&self, name: &str) -> Option<Matrix<'_>> {
-        let (entry, sizes) = self.last?;
-        let outputs = &self.shared.entries.get(entry)?.outputs;
-        let value = outputs.iter().find(|(n, _)| n == name)?.1;
-        let buffer = self.slots.get(entry)?.get(value.slot)?;
-        Some(Matrix { values: buffer.get(..sizes.len(value))?, cols: value.cols })
+        let (values, output) = self.written(name)?;
+        Some(Matrix { values, cols: output.value.cols })
+    }
+
+    fn tensor(&self, name: &str) -> Option<TensorArg<'_>> {
+        let (values, output) = self.written(name)?;
+        let (entry, sizes) = self.last.as_ref()?;
+        let fact = self.shared.entries.get(*entry)?.facts.get(output.operand)?;
+        Some(TensorArg { shape: sizes.shape(output.operand), data: elements(fact.dtype, values) })
     }
 
     fn choices(&self) -> &[i32] {
@@ -189,18 +248,21 @@ impl State for CpuState {
     }
 }
 
-struct Runner<'a> {
-    shared: &'a Shared,
-    slots: &'a mut Vec<Vec<f32>>,
-    sizes: Sizes,
-    call: &'a Call<'a>,
+pub(super) struct Runner<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) slots: &'a mut Vec<Vec<f32>>,
+    pub(super) sizes: &'a Sizes,
+    pub(super) call: &'a Call<'a>,
     inputs: &'a [String],
+    /// By operand, where the entry asks for shapes.
+    pub(super) facts: &'a [Fact],
     cache: &'a mut KvCache,
-    linear: &'a mut LinearScratch,
+    pub(super) linear: &'a mut LinearScratch,
     conv: &'a mut ConvScratch,
     attention: &'a mut AttentionScratch,
     adaptive: &'a mut AdaptiveScratch,
     moe: &'a mut MoeScratch,
+    pub(super) tensors: &'a mut TensorScratch,
     choices: &'a mut Choices,
 }
 
@@ -223,9 +285,12 @@ impl Runner<'_> {
             | Instruction::Conv2d { out, .. }
             | Instruction::DepthwiseConv2d { out, .. }
             | Instruction::MaxPool2d { out, .. }
+            | Instruction::ConvTranspose2d { out, .. }
+            | Instruction::Tensor { out, .. }
             | Instruction::AdaptiveMlp { out, .. }
             | Instruction::MoeMlp { out, .. }
             | Instruction::Mix { out, .. } => *out,
+            Instruction::Reshape { x, out } => return self.reshape(*x, *out),
             Instruction::Level { params } => {
                 let sites = &self.shared.data.plan.program().sites;
                 return self.choices.level(params, sites, self.call);
@@ -244,11 +309,11 @@ impl Runner<'_> {
         result
     }
 
-    fn value(&self, value: Value) -> &[f32] {
+    pub(super) fn value(&self, value: Value) -> &[f32] {
         self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default()
     }
 
-    fn input(&self, index: usize) -> Result<&[i32]> {
+    pub(super) fn input(&self, index: usize) -> Result<&[i32]> {
         let name = self.inputs.get(index).map_or("", String::as_str);
         let found = self.call.inputs.iter().find(|(n, _)| *n == name);
         found.map(|(_, values)| *values).ok_or_else(|| {
@@ -270,7 +335,7 @@ impl Runner<'_> {
         let (k, pool) = (&shared.kernels, &*shared.pool);
         match instruction {
             Instruction::Embedding { ids, table, scale, .. } => {
-                kernels::embedding(self.input(*ids)?, &shared.weight(*table)?, *scale, out)?;
+                kernels::embedding(self.ids(*ids)?, &shared.weight(*table)?, *scale, out)?;
             }
             Instruction::Norm { call, x, .. } => {
                 kernels::norm(k, pool, self.value(*x), &Self::norm(shared, call)?, out)?;
@@ -305,12 +370,15 @@ impl Runner<'_> {
                 let name = self.inputs.get(*pixels).map_or("", String::as_str);
                 kernels::pixels(params, given(self.call, name)?, out)?;
             }
-            Instruction::MaxPool2d { params, x, .. } => {
+            Instruction::MaxPool2d { params, x, sides, .. } => {
+                let window = self.window(&params.window, *sides);
+                let params = &MaxPool2d { window };
                 kernels::max_pool2d(pool, params, self.value(*x), x.cols, out)?;
             }
-            Instruction::DepthwiseConv2d { params, x, weight, bias, .. } => {
+            Instruction::DepthwiseConv2d { params, x, sides, weight, bias, .. } => {
+                let window = self.window(&params.window, *sides);
                 let args = DepthwiseConv2dArgs {
-                    params,
+                    params: &DepthwiseConv2d { window, ..params.clone() },
                     x: self.value(*x),
                     channels: x.cols,
                     w: shared.vector(*weight)?,
@@ -326,30 +394,32 @@ impl Runner<'_> {
             Instruction::MoeMlp { .. } => self.moe_mlp(instruction, out)?,
             Instruction::Mix { .. } => self.mix(instruction, out)?,
             Instruction::SparseLinear { .. } => self.sparse_linear(instruction, out)?,
-            Instruction::Choose { .. } | Instruction::Level { .. } => {}
+            Instruction::ConvTranspose2d { .. } => self.conv_transpose2d(instruction, out)?,
+            Instruction::Tensor { .. } => self.tensor(instruction, out)?,
+            Instruction::Choose { .. }
+            | Instruction::Level { .. }
+            | Instruction::Reshape { .. } => {}
         }
         Ok(())
     }
 
     /// The rows of each image, where `x` has as many for each.
     fn images(&self, x: Value) -> Option<Vec<Rows>> {
-        let count = match x.rows {
-            RowCount::PerSequence(n) => n,
-            RowCount::Sequences => 1,
-            _ => return None,
-        };
+        let count = (x.unit == Unit::Sequences).then_some(x.rows)?;
         Some((0..self.sizes.sequences).map(|i| Rows { first: i * count, count }).collect())
     }
 
     fn conv2d(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {
-        let Instruction::Conv2d { params, x, weight, bias, residual, .. } = instruction else {
+        let Instruction::Conv2d { params, x, sides, weight, bias, residual, .. } = instruction
+        else {
             return Ok(());
         };
+        let window = self.window(&params.window, *sides);
         let shared = self.shared;
         let slot =
             |value: Value| self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default();
         let args = Conv2dArgs {
-            params,
+            params: &Conv2d { window, ..params.clone() },
             x: slot(*x),
             w: shared.weight(*weight)?,
             bias: bias.map(|id| shared.vector(id)).transpose()?,

@@ -2,118 +2,158 @@
 
 use std::collections::BTreeSet;
 
-use limbeck_plan::{DType, Dim, Entry, OperandId, OperandKind, Symbol};
+use limbeck_plan::{Dim, Entry, Op, Operand, OperandId, OperandKind, Symbol};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory;
 
-/// Which size of the call gives an operand its rows.
+/// What sizes of the call a value's size is a multiple of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum RowCount {
+pub(super) enum Unit {
     Tokens,
     Outputs,
-    /// So many of each sequence, which has more than one: pixels of an image.
-    PerSequence(usize),
     Sequences,
-    Known(usize),
+    One,
+    /// The product of this number of those that tensors have.
+    Product(usize),
 }
 
 /// Where an operand lives and how large it is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Value {
     pub slot: usize,
-    pub rows: RowCount,
+    pub unit: Unit,
+    /// For each unit, pixels of an image say.
+    pub rows: usize,
     pub cols: usize,
 }
 
-/// The buffers that an entry needs: each holds values of one row count, and the columns of the
-/// widest.
+/// The buffers that an entry needs: each holds values of one unit, and as many elements for each as
+/// the largest.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
-    shapes: Vec<(RowCount, usize)>,
+    shapes: Vec<(Unit, usize)>,
+    /// Of symbols and what is not known of expressions.
+    pub products: Vec<Dim>,
 }
 
-/// Slots that hold no living value, in the order of their row counts and columns.
-type Free = BTreeSet<(RowCount, usize, usize)>;
-
-impl RowCount {
-    fn of(dim: &Dim) -> Option<RowCount> {
-        if let Some(rows) = dim.factor_of(Symbol::SEQUENCES).filter(|rows| *rows > 1) {
-            return Some(RowCount::PerSequence(usize::try_from(rows).ok()?));
-        }
-        Some(match dim {
-            Dim::Const(n) => RowCount::Known(usize::try_from(*n).ok()?),
-            Dim::Symbol(s) => match s.name() {
-                Symbol::TOKENS => RowCount::Tokens,
-                Symbol::OUTPUTS => RowCount::Outputs,
-                Symbol::SEQUENCES => RowCount::Sequences,
-                _ => return None,
-            },
-            _ => return None,
-        })
-    }
-}
+/// Slots that hold no living value, in the order of their units and sizes.
+type Free = BTreeSet<(Unit, usize, usize)>;
 
 impl Slots {
-    /// Gives every scratch and output operand of the entry its value. An operand is alive from
-    /// the step that writes it to the last that reads it, outputs to the end; two that are alive
-    /// in the same step never share a slot.
+    /// Gives every scratch and output operand of the entry its value, and every tensor that is given.
+    /// An operand is alive from the step that writes it to the last that reads it, outputs to the end;
+    /// two that are alive in the same step never share a slot. What a reshape gives lies where what it
+    /// takes does.
     pub fn assign(entry: &Entry) -> Result<(Slots, Vec<Option<Value>>)> {
-        let last_read = last_reads(entry);
+        let lives = Lives::of(entry);
         let mut slots = Slots::default();
         let mut values: Vec<Option<Value>> = vec![None; entry.operands.len()];
         let mut free = Free::new();
+        for (id, _) in tensors_given(entry) {
+            values[id] = Some(slots.value(entry, id, &mut free, None)?);
+        }
         for (at, step) in entry.steps().enumerate() {
             // Choices are kept apart.
-            let floats = |id: &&OperandId| entry.operands[**id].fact.dtype == DType::F32;
-            for &id in step.outputs.iter().filter(floats) {
-                let (rows, cols) = extent(entry, id)?;
-                let slot = slots.take(&mut free, rows, cols);
-                values[id] = Some(Value { slot, rows, cols });
+            let chooses = matches!(step.op, Op::Choose(_) | Op::Level(_));
+            for &id in step.outputs.iter().filter(|_| !chooses) {
+                let root = lives.root[id];
+                let shared = if root == id { None } else { values[root].map(|v| v.slot) };
+                values[id] = Some(slots.value(entry, id, &mut free, shared)?);
             }
             let mut ended: Vec<OperandId> =
-                step.inputs.iter().chain(&step.outputs).copied().collect();
+                step.inputs.iter().chain(&step.outputs).map(|id| lives.root[*id]).collect();
             ended.sort_unstable();
             ended.dedup();
             for id in ended {
-                let output = entry.operands[id].kind == OperandKind::Output;
                 if let Some(value) = values[id]
-                    && !output
-                    && last_read[id].is_none_or(|last| last <= at)
+                    && !lives.to_the_end[id]
+                    && lives.last[id].is_none_or(|last| last <= at)
                 {
-                    let (rows, widest) = slots.shapes[value.slot];
-                    free.insert((rows, widest, value.slot));
+                    let (unit, largest) = slots.shapes[value.slot];
+                    free.insert((unit, largest, value.slot));
                 }
             }
         }
         Ok((slots, values))
     }
 
-    /// A free slot of this row count, the one closest in size, or a new one.
-    fn take(&mut self, free: &mut Free, rows: RowCount, cols: usize) -> usize {
-        let wider = free.range((rows, cols, 0)..).next();
-        let narrower = free.range(..(rows, cols, 0)).next_back();
-        let found = [wider, narrower].into_iter().flatten().filter(|(r, ..)| *r == rows);
-        let Some(closest) = found.min_by_key(|(_, c, _)| c.abs_diff(cols)).copied() else {
-            self.shapes.push((rows, cols));
+    /// Where an operand lives: in `shared`, or in a slot that is free or new.
+    fn value(
+        &mut self,
+        entry: &Entry,
+        id: OperandId,
+        free: &mut Free,
+        shared: Option<usize>,
+    ) -> Result<Value> {
+        let (unit, rows, cols) = self.extent(entry, id)?;
+        let slot = match shared {
+            Some(slot) => slot,
+            None => self.take(free, unit, rows.saturating_mul(cols)),
+        };
+        Ok(Value { slot, unit, rows, cols })
+    }
+
+    /// A free slot of this unit, the one closest in size, or a new one.
+    fn take(&mut self, free: &mut Free, unit: Unit, size: usize) -> usize {
+        let larger = free.range((unit, size, 0)..).next();
+        let smaller = free.range(..(unit, size, 0)).next_back();
+        let found = [larger, smaller].into_iter().flatten().filter(|(u, ..)| *u == unit);
+        let Some(closest) = found.min_by_key(|(_, n, _)| n.abs_diff(size)).copied() else {
+            self.shapes.push((unit, size));
             return self.shapes.len() - 1;
         };
         free.remove(&closest);
-        let (_, widest, slot) = closest;
-        self.shapes[slot].1 = widest.max(cols);
+        let (_, largest, slot) = closest;
+        self.shapes[slot].1 = largest.max(size);
         slot
     }
 
-    /// Makes the buffers large enough for a call; `rows` gives its sizes. Buffers only grow, so
+    /// The unit, rows and columns of an operand.
+    fn extent(&mut self, entry: &Entry, id: OperandId) -> Result<(Unit, usize, usize)> {
+        let operand = &entry.operands[id];
+        let shape = operand.fact.shape.as_slice();
+        let cols = shape.last().filter(|_| shape.len() > 1).and_then(Dim::as_const);
+        let leading = if cols.is_some() { &shape[..shape.len() - 1] } else { shape };
+        let (rows, rest) = Dim::factors(leading);
+        let size = |n: u64| usize::try_from(n).ok();
+        let found = size(rows).zip(size(cols.unwrap_or(1)));
+        let (rows, cols) = found.ok_or_else(|| {
+            let message = format!("{} is too large", operand.fact);
+            Error::new(ErrorKind::Unsupported, message).at(format!("operand {:?}", operand.name))
+        })?;
+        Ok((self.unit(rest), rows, cols))
+    }
+
+    fn unit(&mut self, factors: Vec<&Dim>) -> Unit {
+        if let [Dim::Symbol(s)] = factors.as_slice() {
+            match s.name() {
+                Symbol::TOKENS => return Unit::Tokens,
+                Symbol::OUTPUTS => return Unit::Outputs,
+                Symbol::SEQUENCES => return Unit::Sequences,
+                _ => {}
+            }
+        }
+        let Some(product) = factors.into_iter().cloned().reduce(Dim::times) else {
+            return Unit::One;
+        };
+        let found = self.products.iter().position(|p| *p == product);
+        Unit::Product(found.unwrap_or_else(|| {
+            self.products.push(product);
+            self.products.len() - 1
+        }))
+    }
+
+    /// Makes the buffers large enough for a call; `units` gives its sizes. Buffers only grow, so
     /// memory follows what callers ask for, and a call no larger than one before allocates
     /// nothing.
     ///
     /// # Errors
     /// `Memory`, where the system has none left.
-    pub fn fit(&self, rows: impl Fn(RowCount) -> usize, buffers: &mut Vec<Vec<f32>>) -> Result<()> {
+    pub fn fit(&self, units: impl Fn(Unit) -> usize, buffers: &mut Vec<Vec<f32>>) -> Result<()> {
         buffers.resize_with(self.shapes.len(), Vec::new);
-        for (buffer, (count, cols)) in buffers.iter_mut().zip(&self.shapes) {
-            let len = rows(*count).saturating_mul(*cols);
+        for (buffer, (unit, size)) in buffers.iter_mut().zip(&self.shapes) {
+            let len = units(*unit).saturating_mul(*size);
             if buffer.len() < len {
                 // The old one goes first.
                 *buffer = Vec::new();
@@ -124,31 +164,47 @@ impl Slots {
     }
 
     /// Bytes that [`Slots::fit`] would take beside those that the buffers have.
-    pub fn missing_bytes(&self, rows: impl Fn(RowCount) -> usize, buffers: &[Vec<f32>]) -> usize {
-        let missing = self.shapes.iter().enumerate().map(|(i, (count, cols))| {
+    pub fn missing_bytes(&self, units: impl Fn(Unit) -> usize, buffers: &[Vec<f32>]) -> usize {
+        let missing = self.shapes.iter().enumerate().map(|(i, (unit, size))| {
             let have = buffers.get(i).map_or(0, Vec::len);
-            rows(*count).saturating_mul(*cols).saturating_sub(have)
+            units(*unit).saturating_mul(*size).saturating_sub(have)
         });
         missing.fold(0usize, usize::saturating_add).saturating_mul(size_of::<f32>())
     }
 }
 
-fn last_reads(entry: &Entry) -> Vec<Option<usize>> {
-    let mut last = vec![None; entry.operands.len()];
-    for (at, step) in entry.steps().enumerate() {
-        step.inputs.iter().for_each(|&id| last[id] = Some(at));
-    }
-    last
+/// Tensors that the caller gives.
+pub(super) fn tensors_given(entry: &Entry) -> impl Iterator<Item = (OperandId, &Operand)> {
+    entry.operands_of(OperandKind::Input).filter(|(_, operand)| !operand.fact.is_of_call())
 }
 
-fn extent(entry: &Entry, id: OperandId) -> Result<(RowCount, usize)> {
-    let operand = &entry.operands[id];
-    let found = match operand.fact.shape.as_slice() {
-        [rows, cols] => RowCount::of(rows).zip(cols.as_const().map(|c| c as usize)),
-        _ => None,
-    };
-    found.ok_or_else(|| {
-        let message = format!("the cpu backend cannot place {}", operand.fact);
-        Error::new(ErrorKind::Unsupported, message).at(format!("operand {:?}", operand.name))
-    })
+/// How long operands are alive; of those that lie in one place, the first stands for all.
+struct Lives {
+    /// By operand, the one in whose place it lies.
+    root: Vec<OperandId>,
+    /// By root, the last step that reads any.
+    last: Vec<Option<usize>>,
+    /// By root, whether any is an output.
+    to_the_end: Vec<bool>,
+}
+
+impl Lives {
+    fn of(entry: &Entry) -> Lives {
+        let count = entry.operands.len();
+        let mut root: Vec<OperandId> = (0..count).collect();
+        let mut last = vec![None; count];
+        for (at, step) in entry.steps().enumerate() {
+            step.inputs.iter().for_each(|id| last[root[*id]] = Some(at));
+            if let (Op::Reshape(_), &[x], &[out]) = (&step.op, &step.inputs[..], &step.outputs[..])
+                && !matches!(entry.operands[x].kind, OperandKind::Weight(_))
+            {
+                root[out] = root[x];
+            }
+        }
+        let mut to_the_end = vec![false; count];
+        for (id, _) in entry.operands_of(OperandKind::Output) {
+            to_the_end[root[id]] = true;
+        }
+        Lives { root, last, to_the_end }
+    }
 }

@@ -1,0 +1,125 @@
+//! Tensors whose data lie in files beside the model: never in one outside of its folder.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
+
+use super::proto::TensorProto;
+use crate::error::{At, Error, Result};
+use crate::import::map::FileBytes;
+
+/// The files of a model's folder that its tensors name.
+pub(super) struct External {
+    /// Without symbolic links; `None` where there is no folder.
+    folder: Option<PathBuf>,
+    files: RefCell<BTreeMap<String, Rc<FileBytes>>>,
+}
+
+impl External {
+    /// Of the folder that the model file lies in.
+    pub fn beside(model: &Path) -> Result<External> {
+        let parent = model.parent().filter(|p| !p.as_os_str().is_empty());
+        let folder = parent.unwrap_or(Path::new(".")).canonicalize()?;
+        Ok(External { folder: Some(folder), files: RefCell::default() })
+    }
+
+    /// Without any file.
+    #[cfg(test)]
+    pub fn none() -> External {
+        External { folder: None, files: RefCell::default() }
+    }
+
+    /// The bytes of a tensor.
+    ///
+    /// # Errors
+    /// A path that leaves the folder, a file that cannot be read, a range outside of it.
+    pub fn read(&self, tensor: &TensorProto) -> Result<Vec<u8>> {
+        let entry = |key: &str| tensor.external_data.iter().find(|e| e.key == key);
+        let location =
+            entry("location").ok_or_else(|| Error::format("its data have no location"))?;
+        let number = |key: &str| {
+            let parsed = entry(key).map(|e| e.value.parse::<usize>());
+            let parsed = parsed.transpose();
+            parsed.map_err(|_| Error::format(format!("the {key} of its data is not a number")))
+        };
+        let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
+        let file = self.file(&location.value).at(format_args!("file {:?}", location.value))?;
+        let length = length.unwrap_or(file.len().saturating_sub(offset));
+        let found = offset.checked_add(length).and_then(|end| file.get(offset..end));
+        found.map(<[u8]>::to_vec).ok_or_else(|| {
+            let message = format!("its {length} bytes from {offset} are beyond the file's end");
+            Error::format(message)
+        })
+    }
+
+    fn file(&self, location: &str) -> Result<Rc<FileBytes>> {
+        if let Some(file) = self.files.borrow().get(location) {
+            return Ok(file.clone());
+        }
+        let folder = self.folder.as_ref();
+        let folder = folder.ok_or_else(|| Error::format("there is no folder to look in"))?;
+        let within = Path::new(location);
+        let plain = |c: Component<'_>| matches!(c, Component::Normal(_) | Component::CurDir);
+        if location.is_empty() || location.contains('\\') || !within.components().all(plain) {
+            return Err(Error::format("the path leaves the model's folder"));
+        }
+        // Where links lead is known only when they are followed.
+        let path = folder.join(within).canonicalize()?;
+        if !path.starts_with(folder) {
+            return Err(Error::format("the path leaves the model's folder"));
+        }
+        let file = Rc::new(FileBytes::open(&path)?);
+        self.files.borrow_mut().insert(location.to_owned(), file.clone());
+        Ok(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::import::onnx::proto::StringStringEntryProto;
+
+    fn tensor(location: &str, offset: &str, length: &str) -> TensorProto {
+        let entry = |key: &str, value: &str| StringStringEntryProto {
+            key: key.into(),
+            value: value.into(),
+        };
+        let entries =
+            [entry("location", location), entry("offset", offset), entry("length", length)];
+        TensorProto { external_data: entries.to_vec(), ..TensorProto::default() }
+    }
+
+    #[test]
+    fn nothing_outside_of_the_folder_is_read() {
+        let place = std::env::temp_dir().join(format!("limbeck-onnx-{}", std::process::id()));
+        let folder = place.join("model");
+        std::fs::create_dir_all(folder.join("data")).unwrap();
+        std::fs::write(place.join("secret"), [7; 8]).unwrap();
+        std::fs::write(folder.join("data/weights"), [1, 2, 3, 4]).unwrap();
+        let external = External::beside(&folder.join("model.onnx")).unwrap();
+        assert_eq!(external.read(&tensor("data/weights", "1", "2")).unwrap(), [2, 3]);
+        assert_eq!(external.read(&tensor("./data/weights", "0", "4")).unwrap().len(), 4);
+        let absolute = place.join("secret").display().to_string();
+        for bad in ["../secret", "data/../../secret", &absolute, "", "..\\secret", "data", "none"] {
+            assert!(external.read(&tensor(bad, "0", "1")).is_err(), "{bad:?}");
+        }
+        for (offset, length) in [("5", "0"), ("0", "5"), ("18446744073709551615", "2"), ("-1", "1")]
+        {
+            let tensor = tensor("data/weights", offset, length);
+            assert!(external.read(&tensor).is_err(), "{offset} {length}");
+        }
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(place.join("secret"), folder.join("link")).unwrap();
+            std::os::unix::fs::symlink(&place, folder.join("up")).unwrap();
+            std::os::unix::fs::symlink(folder.join("data"), folder.join("inside")).unwrap();
+            for bad in ["link", "up/secret"] {
+                let error = external.read(&tensor(bad, "0", "1")).unwrap_err().to_string();
+                assert!(error.contains("leaves the model's folder"), "{error}");
+            }
+            assert!(external.read(&tensor("inside/weights", "0", "1")).is_ok());
+        }
+        std::fs::remove_dir_all(place).unwrap();
+    }
+}

@@ -1,0 +1,263 @@
+//! Elementwise computation. The elements of a result are cut into chunks that the first cache holds
+//! with what is computed on the way, and each step goes over a chunk.
+
+use super::moves::repeated;
+use super::{Layout, TensorArg, TensorOut};
+use crate::elementwise::SharedRows;
+use crate::error::{Error, check_len};
+use crate::math;
+use crate::pool::Pool;
+use crate::simd::{LANES, Simd};
+use crate::table::Kernels;
+use limbeck_plan::{Binary, DType, Map, MapStep, Unary};
+
+/// Elements of a chunk.
+const CHUNK: usize = 512;
+
+/// The steps over one chunk. Values are the bits of floats or integers.
+pub(crate) struct MapTask<'a> {
+    steps: &'a [MapStep],
+    /// Of each step's value.
+    types: &'a [DType],
+    /// By input.
+    inputs: &'a [&'a [f32]],
+    /// A chunk for each step.
+    registers: &'a mut [f32],
+    len: usize,
+}
+
+/// How an input's elements come to a chunk.
+enum Source<'a> {
+    /// As they lie.
+    Direct(&'a [f32]),
+    /// Gathered.
+    Laid(&'a [u32], Layout),
+}
+
+pub(super) fn run(
+    kernels: &Kernels,
+    pool: &Pool,
+    p: &Map,
+    inputs: &[TensorArg<'_>],
+    out: &mut TensorOut<'_>,
+) -> Result<(), Error> {
+    let dtypes: Vec<DType> = inputs.iter().map(dtype).collect();
+    let types = p.types(&dtypes).map_err(Error::shape)?;
+    let gives = match out.data {
+        super::ElementsMut::F32(_) => DType::F32,
+        super::ElementsMut::I32(_) => DType::I32,
+    };
+    if types.last() != Some(&gives) {
+        return Err(Error::shape("the result is of another type"));
+    }
+    let shape = out.shape;
+    let sources = inputs.iter().map(|x| source(x, shape)).collect::<Result<Vec<_>, _>>()?;
+    let words: &mut [f32] = bytemuck::cast_slice_mut(out.data.words());
+    if words.is_empty() {
+        return Ok(());
+    }
+    SharedRows::new(words).for_each_chunk(pool, CHUNK, |first, out| {
+        let mut registers = vec![0.0f32; p.steps.len() * CHUNK];
+        let mut gathered = vec![0.0f32; sources.len() * CHUNK];
+        for (i, out) in out.chunks_mut(CHUNK).enumerate() {
+            let (at, len) = (first + i * CHUNK, out.len());
+            let chunks = sources.iter().zip(gathered.chunks_exact_mut(CHUNK));
+            let mut taken = [&[][..]; Map::MAX_INPUTS];
+            for (taken, (source, room)) in taken.iter_mut().zip(chunks) {
+                *taken = match source {
+                    Source::Direct(x) => &x[at..at + len],
+                    Source::Laid(x, layout) => {
+                        layout.copy(x, at, bytemuck::cast_slice_mut(&mut room[..len]));
+                        &room[..len]
+                    }
+                };
+            }
+            let inputs = &taken[..sources.len()];
+            let registers = &mut registers;
+            kernels.map(&mut MapTask { steps: &p.steps, types: &types, inputs, registers, len });
+            out.copy_from_slice(&registers[(p.steps.len() - 1) * CHUNK..][..len]);
+        }
+    });
+    Ok(())
+}
+
+fn dtype(x: &TensorArg<'_>) -> DType {
+    match x.data {
+        super::Elements::F32(_) => DType::F32,
+        super::Elements::I32(_) => DType::I32,
+    }
+}
+
+fn source<'a>(x: &TensorArg<'a>, shape: &[usize]) -> Result<Source<'a>, Error> {
+    let words = x.data.words();
+    if x.shape == shape {
+        return Ok(Source::Direct(bytemuck::cast_slice(words)));
+    }
+    let layout = Layout::new(shape, &repeated(x.shape, shape)?, 0);
+    let wanted = if shape.contains(&0) { words.len() } else { layout.least() };
+    check_len("an input", words.len(), wanted)?;
+    Ok(Source::Laid(words, layout))
+}
+
+impl Layout {
+    /// Elements of a dense input that is repeated.
+    fn least(&self) -> usize {
+        let axes = self.dims.iter().zip(&self.strides);
+        axes.map(|(d, s)| if *s == 0 { 1 } else { *d }).product()
+    }
+}
+
+/// The first register's place, and what lies before it.
+fn split(registers: &mut [f32], at: usize, len: usize) -> (&[f32], &mut [f32]) {
+    let (before, rest) = registers.split_at_mut(at * CHUNK);
+    (before, &mut rest[..len])
+}
+
+#[inline(always)]
+pub(crate) fn map_chunk<S: Simd>(s: S, task: &mut MapTask<'_>) {
+    let len = task.len;
+    for (at, step) in task.steps.iter().enumerate() {
+        let (before, out) = split(task.registers, at, len);
+        let of = |step: usize| &before[step * CHUNK..][..len];
+        match *step {
+            MapStep::Input(i) => out.copy_from_slice(task.inputs[i]),
+            MapStep::Float(v) => out.fill(v),
+            MapStep::Integer(v) => bytemuck::cast_slice_mut::<f32, i32>(out).fill(v),
+            MapStep::Unary(f, a) => match task.types[a] {
+                DType::F32 => unary(s, f, of(a), out),
+                DType::I32 => unary_integer(f, integers(of(a)), out),
+            },
+            MapStep::Binary(f, a, b) => match task.types[a] {
+                DType::F32 => binary(f, of(a), of(b), out),
+                DType::I32 => binary_integer(f, integers(of(a)), integers(of(b)), out),
+            },
+            MapStep::Select(c, a, b) => {
+                let values =
+                    integers(of(c)).iter().zip(integers(of(a)).iter().zip(integers(of(b))));
+                let out = bytemuck::cast_slice_mut::<f32, i32>(out);
+                out.iter_mut().zip(values).for_each(|(o, (c, (a, b)))| {
+                    *o = if *c != 0 { *a } else { *b };
+                });
+            }
+        }
+    }
+}
+
+fn integers(x: &[f32]) -> &[i32] {
+    bytemuck::cast_slice(x)
+}
+
+#[inline(always)]
+fn each<A: Copy, O>(a: &[A], out: &mut [O], f: impl Fn(A) -> O) {
+    out.iter_mut().zip(a).for_each(|(o, a)| *o = f(*a));
+}
+
+#[inline(always)]
+fn pairs<A: Copy, O>(a: &[A], b: &[A], out: &mut [O], f: impl Fn(A, A) -> O) {
+    out.iter_mut().zip(a.iter().zip(b)).for_each(|(o, (a, b))| *o = f(*a, *b));
+}
+
+#[inline(always)]
+fn lanes<S: Simd>(s: S, a: &[f32], out: &mut [f32], f: impl Fn(S::V) -> S::V) {
+    for at in (0..out.len()).step_by(LANES) {
+        s.store_some(out, at, f(s.load_some(a, at)));
+    }
+}
+
+#[inline(always)]
+fn unary<S: Simd>(s: S, f: Unary, a: &[f32], out: &mut [f32]) {
+    let truth = bytemuck::cast_slice_mut::<f32, i32>;
+    match f {
+        Unary::Neg => each(a, out, |a| -a),
+        Unary::Abs => each(a, out, f32::abs),
+        Unary::Sign => each(a, out, |a| if a == 0.0 || a.is_nan() { a } else { a.signum() }),
+        Unary::Sqrt => each(a, out, f32::sqrt),
+        Unary::Exp => lanes(s, a, out, |a| math::exp(s, a)),
+        Unary::Log => each(a, out, f32::ln),
+        Unary::Reciprocal => each(a, out, |a| 1.0 / a),
+        Unary::Erf => lanes(s, a, out, |a| math::erf(s, a)),
+        Unary::Sin => each(a, out, f32::sin),
+        Unary::Cos => each(a, out, f32::cos),
+        Unary::Floor => each(a, out, f32::floor),
+        Unary::Ceil => each(a, out, f32::ceil),
+        Unary::Round => each(a, out, f32::round_ties_even),
+        Unary::IsNan => each(a, truth(out), |a| i32::from(a.is_nan())),
+        Unary::ToInteger => each(a, truth(out), |a| a as i32),
+        Unary::ToTruth => each(a, truth(out), |a| i32::from(a != 0.0)),
+        Unary::Activation(f) => lanes(s, a, out, |a| math::apply(s, f, a)),
+        // Of integers alone.
+        Unary::Not | Unary::ToFloat => out.fill(f32::NAN),
+    }
+}
+
+#[inline(always)]
+fn unary_integer(f: Unary, a: &[i32], out: &mut [f32]) {
+    let integers = bytemuck::cast_slice_mut::<f32, i32>;
+    match f {
+        Unary::ToFloat => each(a, out, |a| a as f32),
+        Unary::Neg => each(a, integers(out), i32::wrapping_neg),
+        Unary::Abs => each(a, integers(out), i32::wrapping_abs),
+        Unary::Sign => each(a, integers(out), i32::signum),
+        Unary::Not => each(a, integers(out), |a| i32::from(a == 0)),
+        _ => each(a, integers(out), |a| i32::from(a != 0)),
+    }
+}
+
+#[inline(always)]
+fn binary(f: Binary, a: &[f32], b: &[f32], out: &mut [f32]) {
+    let truth = bytemuck::cast_slice_mut::<f32, i32>;
+    match f {
+        Binary::Add => pairs(a, b, out, |a, b| a + b),
+        Binary::Sub => pairs(a, b, out, |a, b| a - b),
+        Binary::Mul => pairs(a, b, out, |a, b| a * b),
+        Binary::Div => pairs(a, b, out, |a, b| a / b),
+        Binary::Mod => pairs(a, b, out, |a, b| a - b * (a / b).floor()),
+        Binary::Rem => pairs(a, b, out, |a, b| a % b),
+        Binary::Pow => power(a, b, out),
+        Binary::Min => pairs(a, b, out, |a, b| if a < b || a.is_nan() { a } else { b }),
+        Binary::Max => pairs(a, b, out, |a, b| if a > b || a.is_nan() { a } else { b }),
+        Binary::Eq => pairs(a, b, truth(out), |a, b| i32::from(a == b)),
+        Binary::Lt => pairs(a, b, truth(out), |a, b| i32::from(a < b)),
+        Binary::Le => pairs(a, b, truth(out), |a, b| i32::from(a <= b)),
+        // Of integers alone.
+        Binary::And | Binary::Or | Binary::Xor => out.fill(f32::NAN),
+    }
+}
+
+/// Squares and roots, which are most, without the logarithm that others take.
+#[inline(always)]
+fn power(a: &[f32], b: &[f32], out: &mut [f32]) {
+    let all = |v: f32| b.iter().all(|b| *b == v);
+    if all(2.0) {
+        each(a, out, |a| a * a);
+    } else {
+        pairs(a, b, out, |a, b| if b == 2.0 { a * a } else { a.powf(b) });
+    }
+}
+
+#[inline(always)]
+fn binary_integer(f: Binary, a: &[i32], b: &[i32], out: &mut [f32]) {
+    let out = bytemuck::cast_slice_mut::<f32, i32>(out);
+    let floor = |a: i32, b: i32| {
+        let rest = a.checked_rem(b).unwrap_or(0);
+        if rest != 0 && (rest < 0) != (b < 0) { rest.wrapping_add(b) } else { rest }
+    };
+    match f {
+        Binary::Add => pairs(a, b, out, i32::wrapping_add),
+        Binary::Sub => pairs(a, b, out, i32::wrapping_sub),
+        Binary::Mul => pairs(a, b, out, i32::wrapping_mul),
+        Binary::Div => pairs(a, b, out, |a, b| if b == 0 { 0 } else { a.wrapping_div(b) }),
+        Binary::Mod => pairs(a, b, out, floor),
+        Binary::Rem => pairs(a, b, out, |a, b| a.checked_rem(b).unwrap_or(0)),
+        Binary::Min => pairs(a, b, out, i32::min),
+        Binary::Max => pairs(a, b, out, i32::max),
+        Binary::Eq => pairs(a, b, out, |a, b| i32::from(a == b)),
+        Binary::Lt => pairs(a, b, out, |a, b| i32::from(a < b)),
+        Binary::Le => pairs(a, b, out, |a, b| i32::from(a <= b)),
+        Binary::And => pairs(a, b, out, |a, b| i32::from(a != 0 && b != 0)),
+        Binary::Or => pairs(a, b, out, |a, b| i32::from(a != 0 || b != 0)),
+        Binary::Xor => pairs(a, b, out, |a, b| i32::from((a != 0) != (b != 0))),
+        // Of floats alone.
+        Binary::Pow => out.fill(0),
+    }
+}

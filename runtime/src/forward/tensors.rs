@@ -1,0 +1,173 @@
+//! Plans whose inputs and outputs are tensors with names and shapes of their own. A call binds the
+//! symbols of its inputs' shapes.
+
+use std::time::Instant;
+
+use limbeck_kernels::{Elements, KvType, TensorArg};
+use limbeck_plan::{DType, Dim, Entry, Fact, Manifest, OperandKind};
+
+use super::tensor::{Tensor, TensorData, TensorValues, TensorView};
+use crate::backend::{Bounds, Call, State};
+use crate::control::Control;
+use crate::controller::Status;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::Model;
+use crate::pace::Pace;
+use crate::usage::Usage;
+
+/// Runs the entry of tensors.
+pub(super) struct Tensors {
+    model: Model,
+    entry: usize,
+    state: Box<dyn State>,
+    pace: Pace,
+}
+
+/// A tensor's elements as the plan takes them.
+enum Taken<'a> {
+    Given(Elements<'a>),
+    /// Narrowed.
+    Integers(Vec<i32>),
+}
+
+impl Tensors {
+    /// Over a plan of tensors, with a limit on its memory; 0 for none.
+    pub fn new(model: &Model, memory_limit: usize) -> Result<Tensors> {
+        let entry = model.entry(Manifest::TENSORS_ENTRY)?;
+        let bounds = Bounds { tokens: 0, cache_tokens: 0, kv: KvType::F32 };
+        let state = model.state(&bounds, &model.account("forward", memory_limit))?;
+        let pace = Pace::per_call(model.curve(), model.logger());
+        Ok(Tensors { model: model.clone(), entry, state, pace })
+    }
+
+    pub fn control(&self) -> Control {
+        self.pace.control().clone()
+    }
+
+    pub fn status(&self) -> Status {
+        self.pace.status()
+    }
+
+    /// Runs the entry once.
+    ///
+    /// # Errors
+    /// A tensor that is missing, or not of its type, shape or range; cancellation.
+    pub fn run(&mut self, given: &[TensorView<'_>]) -> Result<(Vec<Tensor>, Usage)> {
+        let start = Instant::now();
+        let model = self.model.clone();
+        let entry = model.plan().program().entries.get(self.entry);
+        let entry = entry.ok_or_else(|| Error::new(ErrorKind::Plan, "the entry is not there"))?;
+        let (mut tensors, mut sizes) = (Vec::new(), Vec::new());
+        for (_, operand) in entry.operands_of(OperandKind::Input) {
+            let view = given.iter().find(|view| view.name == operand.name);
+            let view = view.ok_or_else(|| {
+                let message = format!("the inputs have no tensor {:?}", operand.name);
+                Error::new(ErrorKind::InvalidInput, message)
+            })?;
+            bind(view, &operand.fact, &mut sizes)?;
+            tensors.push((operand.name.as_str(), view.shape, take(view, operand.fact.dtype)?));
+        }
+        let arguments: Vec<(&str, TensorArg<'_>)> = tensors
+            .iter()
+            .map(|(name, shape, taken)| {
+                let data = match taken {
+                    Taken::Given(data) => *data,
+                    Taken::Integers(values) => Elements::I32(values),
+                };
+                (*name, TensorArg { shape, data })
+            })
+            .collect();
+        self.pace.begin_call(1);
+        let ran = self.run_once(&arguments, &sizes);
+        self.pace.end_call();
+        let mut usage = ran?;
+        usage.ms = start.elapsed().as_secs_f64() * 1e3;
+        usage.unmet = self.pace.status().unmet;
+        Ok((self.outputs(entry)?, usage))
+    }
+
+    fn run_once(
+        &mut self,
+        tensors: &[(&str, TensorArg<'_>)],
+        sizes: &[(&str, u64)],
+    ) -> Result<Usage> {
+        let mut usage = Usage { fraction: 1.0, ..Usage::default() };
+        let call = Call {
+            entry: self.entry,
+            inputs: &[],
+            floats: &[],
+            tensors,
+            sizes,
+            tokens: 0,
+            spans: &[],
+            sequences: &[],
+            output_rows: &[],
+            price: self.pace.next(1, 1)?,
+            forced: None,
+        };
+        let spent = self.state.run(&call)?;
+        self.pace.observe(spent);
+        usage.count(1, spent, &self.model.plan().program().sites, self.state.choices());
+        Ok(usage)
+    }
+
+    fn outputs(&self, entry: &Entry) -> Result<Vec<Tensor>> {
+        let output = |name: &str| {
+            let found = self.state.tensor(name).ok_or_else(|| {
+                Error::new(ErrorKind::Plan, format!("the entry gave no output {name:?}"))
+            })?;
+            let values = match found.data {
+                Elements::F32(values) => TensorValues::F32(values.to_vec()),
+                Elements::I32(values) => TensorValues::I32(values.to_vec()),
+            };
+            Ok(Tensor { name: name.to_owned().into(), shape: found.shape.to_vec(), values })
+        };
+        entry.operands_of(OperandKind::Output).map(|(_, o)| output(&o.name)).collect()
+    }
+}
+
+/// Binds the symbols of a shape to what is given.
+fn bind<'a>(view: &TensorView<'_>, fact: &'a Fact, sizes: &mut Vec<(&'a str, u64)>) -> Result<()> {
+    let refuse = |sizes: &[(&str, u64)]| {
+        let bound: Vec<String> = sizes.iter().map(|(name, n)| format!("{name} is {n}")).collect();
+        let bound =
+            if bound.is_empty() { String::new() } else { format!(" where {}", bound.join(", ")) };
+        let shape = view.shape;
+        Err(view.wrong(format!("its shape {shape:?} is not that of {fact}{bound}")))
+    };
+    if view.shape.len() != fact.shape.len() {
+        return refuse(sizes);
+    }
+    for (size, dim) in view.shape.iter().zip(&fact.shape) {
+        let size = *size as u64;
+        let expected = match dim {
+            Dim::Symbol(s) => match sizes.iter().find(|(name, _)| *name == s.name()) {
+                Some((_, bound)) => Some(*bound),
+                None => {
+                    sizes.push((s.name(), size));
+                    Some(size)
+                }
+            },
+            dim => dim.as_const(),
+        };
+        if expected != Some(size) {
+            return refuse(sizes);
+        }
+    }
+    Ok(())
+}
+
+/// The elements as this type.
+fn take<'a>(view: &TensorView<'a>, dtype: DType) -> Result<Taken<'a>> {
+    match (dtype, view.data) {
+        (DType::F32, _) => Ok(Taken::Given(Elements::F32(view.as_floats()?))),
+        (DType::I32, TensorData::I32(values)) => Ok(Taken::Given(Elements::I32(values))),
+        (DType::I32, _) => {
+            let narrow = |v: i64| {
+                i32::try_from(v).map_err(|_| view.wrong(format!("{v} does not fit 32 bits")))
+            };
+            let values = view.as_integers()?.into_iter().map(narrow);
+            Ok(Taken::Integers(values.collect::<Result<_>>()?))
+        }
+    }
+}

@@ -1,0 +1,462 @@
+"""Small seeded ONNX models of each family of operators with what ONNX Runtime computes.
+
+Each case becomes onnx/NAME.onnx and onnx/NAME.npz, which holds one or more calls: tensors
+`CALL.in.NAME` and `CALL.out.NAME`, f32 or i64 (truth values as i64). Sizes of the inputs that have a
+name in the model differ from call to call.
+
+    python tests/golden/onnx_models.py
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto as T
+from onnx import helper, numpy_helper
+
+OUT = Path(__file__).parent / "onnx"
+DTYPES = {"f32": T.FLOAT, "i64": T.INT64, "bool": T.BOOL}
+
+
+class Model:
+    """A graph that grows node by node."""
+
+    def __init__(self, opset, seed):
+        self.opset, self.nodes, self.constants = opset, [], []
+        self.inputs, self.outputs = [], []
+        self.rng = np.random.default_rng(seed)
+        self.count = 0
+
+    def input(self, name, shape, dtype="f32"):
+        self.inputs.append(helper.make_tensor_value_info(name, DTYPES[dtype], shape))
+        return name
+
+    def const(self, value):
+        value = np.asarray(value)
+        if value.dtype == np.float64:
+            value = value.astype(np.float32)
+        self.count += 1
+        name = f"c{self.count}"
+        self.constants.append(numpy_helper.from_array(value, name))
+        return name
+
+    def random(self, *shape, scale=1.0):
+        return self.const((self.rng.standard_normal(shape) * scale).astype(np.float32))
+
+    def op(self, kind, *inputs, outputs=1, out=None, **attributes):
+        names = []
+        for i in range(outputs):
+            self.count += 1
+            names.append(out if out and outputs == 1 else f"v{self.count}")
+        self.nodes.append(helper.make_node(kind, list(inputs), names, f"n{self.count}_{kind}", **attributes))
+        return names[0] if outputs == 1 else names
+
+    def give(self, value, name=None, dtype="f32"):
+        """Makes a value an output."""
+        name = name or f"y{len(self.outputs)}"
+        self.nodes.append(helper.make_node("Identity", [value], [name]))
+        self.outputs.append(helper.make_tensor_value_info(name, DTYPES[dtype], None))
+
+    def save(self, case, calls):
+        graph = helper.make_graph(self.nodes, case, self.inputs, self.outputs, self.constants)
+        opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid("com.microsoft", 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="limbeck-tests")
+        path = OUT / f"{case}.onnx"
+        onnx.save(model, path)
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        tensors = {}
+        for number, call in enumerate(calls):
+            for name, value in call.items():
+                tensors[f"{number}.in.{name}"] = value
+            for output, value in zip(session.get_outputs(), session.run(None, call)):
+                value = value.astype(np.int64) if value.dtype == bool else value
+                assert value.dtype in (np.float32, np.int64), (case, output.name, value.dtype)
+                assert value.dtype != np.float32 or np.isfinite(value).all(), (case, output.name)
+                tensors[f"{number}.out.{output.name}"] = value
+        np.savez_compressed(OUT / f"{case}.npz", **tensors)
+
+
+def floats(seed, *shape, scale=1.0):
+    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
+
+
+def elementwise():
+    m = Model(18, 1)
+    x, y = m.input("x", ["n", 5, 7]), m.input("y", ["n", 1, 7])
+    for kind in ["Neg", "Abs", "Sign", "Exp", "Erf", "Sigmoid", "Sin", "Cos", "Floor", "Ceil", "Round",
+                 "Relu", "Tanh", "Softplus", "Softsign", "Mish", "HardSwish", "HardSigmoid", "Selu"]:
+        m.give(m.op(kind, x), f"{kind}")
+    positive = m.op("Abs", x)
+    for kind in ["Sqrt", "Log", "Reciprocal"]:
+        m.give(m.op(kind, positive), kind)
+    m.give(m.op("LeakyRelu", x, alpha=0.2))
+    m.give(m.op("Elu", x, alpha=0.7))
+    m.give(m.op("PRelu", x, m.random(5, 1)))
+    m.give(m.op("Clip", x, m.const(np.float32(-0.5)), m.const(np.float32(0.75))))
+    m.give(m.op("Clip", x, "", m.const(np.float32(0.25))))
+    for kind in ["Add", "Sub", "Mul", "Div", "Min", "Max"]:
+        m.give(m.op(kind, x, y), f"{kind}")
+        m.give(m.op(kind, m.random(5, 1), x), f"{kind}_constant")
+    m.give(m.op("Pow", positive, m.const(np.float32(2.5))))
+    m.give(m.op("Pow", x, m.const(np.float32(2.0))))
+    m.give(m.op("Pow", x, m.const(np.int64(3))))
+    m.give(m.op("Mod", x, m.const(np.float32(0.7)), fmod=1))
+    for kind in ["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"]:
+        m.give(m.op(kind, x, y), kind, "bool")
+    less, more = m.op("Less", x, y), m.op("Greater", x, m.const(np.float32(0.3)))
+    m.give(m.op("And", less, more), "And", "bool")
+    m.give(m.op("Or", less, more), "Or", "bool")
+    m.give(m.op("Xor", less, more), "Xor", "bool")
+    m.give(m.op("Not", less), "Not", "bool")
+    m.give(m.op("Where", less, x, y))
+    masked = m.op("Where", less, x, m.const(np.float32(-np.inf)))
+    m.give(m.op("Max", masked, m.const(np.float32(-9.0))))
+    m.give(m.op("IsNaN", m.op("Sqrt", x)), "IsNaN", "bool")
+    m.give(m.op("Sum", x, y, m.random(7)))
+    m.give(m.op("Mean", x, y, m.random(7)))
+    m.give(m.op("Cast", m.op("Mul", x, m.const(np.float32(3.0))), to=T.INT64), "Cast", "i64")
+    # Chains that a fused step computes, and what is GELU and SiLU.
+    half = m.op("Mul", x, m.const(np.float32(0.5)))
+    erf = m.op("Erf", m.op("Div", x, m.const(np.float32(np.sqrt(2)))))
+    m.give(m.op("Mul", half, m.op("Add", erf, m.const(np.float32(1.0)))), "gelu")
+    m.give(m.op("Mul", x, m.op("Sigmoid", x)), "silu")
+    m.save("elementwise", [dict(x=floats(1, n, 5, 7), y=floats(2, n, 1, 7)) for n in (3, 1)])
+
+
+def integers():
+    m = Model(18, 2)
+    a, b = m.input("a", ["n", 4], "i64"), m.input("b", [4], "i64")
+    for kind in ["Add", "Sub", "Mul", "Div", "Min", "Max", "Mod"]:
+        m.give(m.op(kind, a, b), kind, "i64")
+    m.give(m.op("Mod", a, b, fmod=1), "Rem", "i64")
+    for kind in ["Neg", "Abs", "Sign"]:
+        m.give(m.op(kind, a), kind, "i64")
+    m.give(m.op("Equal", a, b), "Equal", "bool")
+    m.give(m.op("Where", m.op("Less", a, b), a, b), "Where", "i64")
+    m.give(m.op("Cast", a, to=T.FLOAT), "Cast")
+    m.give(m.op("Cast", m.op("Cast", a, to=T.BOOL), to=T.INT64), "truth", "i64")
+    m.give(m.op("ReduceSum", a, m.const(np.array([1])), keepdims=0), "ReduceSum", "i64")
+    m.give(m.op("ReduceMax", a, m.const(np.array([0]))), "ReduceMax", "i64")
+    rng = np.random.default_rng(5)
+    call = lambda n: dict(a=rng.integers(-9, 9, (n, 4)), b=np.array([3, -4, 5, -1]))
+    m.save("integers", [call(3), call(1)])
+
+
+def layout():
+    m = Model(18, 3)
+    x = m.input("x", ["n", "t", 6, 4])
+    shape = m.op("Shape", x)
+    one = lambda i: m.op("Gather", shape, m.const(np.int64(i)), axis=0)
+    wide = lambda v: m.op("Unsqueeze", v, m.const(np.array([0])))
+    m.give(shape, "shape", "i64")
+    m.give(m.op("Size", x), "size", "i64")
+    joined = m.op("Mul", one(0), one(1))
+    target = m.op("Concat", wide(joined), m.const(np.array([-1])), axis=0)
+    m.give(m.op("Reshape", x, target), "joined")
+    m.give(m.op("Reshape", x, m.const(np.array([0, 0, 3, 2, -1]))), "split")
+    m.give(m.op("Flatten", x, axis=2), "flat")
+    turned = m.op("Transpose", x, perm=[0, 2, 3, 1])
+    m.give(turned, "turned")
+    m.give(m.op("Transpose", x), "reversed")
+    m.give(m.op("Reshape", turned, m.const(np.array([0, 24, -1]))), "turned_joined")
+    m.give(m.op("Add", turned, m.random(6, 4, 1)), "turned_added")
+    m.give(m.op("Unsqueeze", x, m.const(np.array([1, -1]))), "unsqueezed")
+    m.give(m.op("Squeeze", m.op("Slice", x, m.const([1]), m.const([2]), m.const([2])), m.const(np.array([2]))), "squeezed")
+    slices = [([1], [3], [2], [1]), ([-2], [2**62], [3], [1]), ([5], [-(2**62)], [2], [-2]),
+              ([0], [2**62], [1], [2]), ([1], [2**62], [1], [1]), ([-1], [-(2**62)], [1], [-1]),
+              ([0, 1], [-1, 3], [1, 3], [1, 1])]
+    for i, (start, end, axes, steps) in enumerate(slices):
+        arguments = [m.const(np.array(v)) for v in (start, end, axes, steps)]
+        m.give(m.op("Slice", x, *arguments), f"slice{i}")
+    for i, part in enumerate(m.op("Split", x, m.const(np.array([1, 2, 3])), outputs=3, axis=2)):
+        m.give(part, f"part{i}")
+    for i, part in enumerate(m.op("Split", turned, outputs=2, axis=2, num_outputs=2)):
+        m.give(part, f"half{i}")
+    m.give(m.op("Concat", x, m.op("Neg", x), x, axis=-1), "concat")
+    m.give(m.op("Concat", turned, m.op("Exp", turned), axis=1), "concat_turned")
+    m.give(m.op("Expand", m.op("Slice", x, m.const([0]), m.const([1]), m.const([3])), m.op("Concat", shape, axis=0)), "expanded")
+    m.give(m.op("Expand", m.random(1, 4), m.op("Concat", wide(one(1)), m.const(np.array([6, 1])), axis=0)), "expanded_constant")
+    for mode in ["constant", "edge", "reflect", "wrap"]:
+        pads = m.const(np.array([0, 0, 1, 2, 0, 0, 3, 1]))
+        extra = [m.const(np.float32(0.5))] if mode == "constant" else []
+        m.give(m.op("Pad", x, pads, *extra, mode=mode), f"pad_{mode}")
+    filled = m.op("ConstantOfShape", m.op("Concat", wide(one(1)), m.const(np.array([3])), axis=0),
+                  value=numpy_helper.from_array(np.array([1.5], np.float32)))
+    m.give(filled, "filled")
+    m.give(m.op("Range", m.const(np.int64(2)), m.op("Add", joined, m.const(np.int64(5))), m.const(np.int64(3))), "range", "i64")
+    m.save("layout", [dict(x=floats(7, n, t, 6, 4)) for n, t in ((2, 3), (1, 5))])
+
+
+def gather():
+    m = Model(18, 4)
+    x, ids = m.input("x", ["n", 6, 3]), m.input("ids", ["n", "t"], "i64")
+    m.give(m.op("Gather", m.random(11, 8), ids), "embedding")
+    m.give(m.op("Gather", x, m.const(np.array([[0, -1], [5, 2]])), axis=1), "gather")
+    m.give(m.op("Gather", x, m.const(np.int64(-2)), axis=1), "gather_one")
+    m.give(m.op("Gather", m.random(4, 11), ids, axis=1), "gather_constant")
+    m.give(m.op("GatherElements", x, m.const(np.array([[[0, 1, 2], [3, -1, 0]]])), axis=1), "elements")
+    m.give(m.op("GatherND", x, m.op("Unsqueeze", m.op("Mul", ids, m.const(np.int64(0))), m.const(np.array([2])))), "nd")
+    pairs = m.op("Concat", *[m.op("Unsqueeze", v, m.const(np.array([2]))) for v in
+                             (m.op("Mul", ids, m.const(np.int64(0))), m.op("Mod", ids, m.const(np.int64(6))))], axis=2)
+    m.give(m.op("GatherND", x, pairs), "nd_pairs")
+    call = lambda n, t: dict(x=floats(9, n, 6, 3), ids=np.random.default_rng(t).integers(0, 11, (n, t)))
+    m.save("gather", [call(2, 5), call(1, 3)])
+
+
+def products():
+    m = Model(18, 5)
+    a, b = m.input("a", ["n", 2, "t", 10]), m.input("b", ["n", 2, "s", 10])
+    m.give(m.op("MatMul", a, m.random(10, 19)), "linear")
+    biased = m.op("Add", m.op("MatMul", a, m.random(10, 19)), m.random(19))
+    m.give(m.op("Relu", biased), "biased")
+    scores = m.op("MatMul", a, m.op("Transpose", b, perm=[0, 1, 3, 2]))
+    m.give(scores, "scores")
+    m.give(m.op("MatMul", m.op("Softmax", scores, axis=-1), b), "attended")
+    m.give(m.op("MatMul", a, m.random(2, 10, 5)), "batched_constant")
+    m.give(m.op("MatMul", m.random(7, 10), m.op("Transpose", a, perm=[0, 1, 3, 2])), "left_constant")
+    m.give(m.op("MatMul", a, m.random(10)), "vector")
+    m.give(m.op("MatMul", m.random(10), m.op("Transpose", b, perm=[0, 1, 3, 2])), "row")
+    m.give(m.op("Einsum", a, b, equation="nhtd,nhsd->nhts"), "einsum")
+    m.give(m.op("Einsum", a, b, equation="nhtd, nhsd -> nhst"), "einsum_turned")
+    flat = m.op("Reshape", a, m.const(np.array([-1, 10])))
+    m.give(m.op("Gemm", flat, m.random(10, 6), m.random(6), alpha=0.5, beta=2.0), "gemm")
+    m.give(m.op("Gemm", flat, m.random(6, 10), m.random(1, 6), transB=1), "gemm_turned")
+    m.give(m.op("Gemm", flat, flat, transB=1), "gemm_square")
+    m.give(m.op("Gemm", flat, m.op("Reshape", b, m.const(np.array([-1, 10]))), transB=1, alpha=0.3), "gemm_values")
+    call = lambda n, t, s: dict(a=floats(11, n, 2, t, 10), b=floats(12, n, 2, s, 10))
+    m.save("products", [call(2, 5, 7), call(1, 1, 3)])
+
+
+def conv():
+    m = Model(18, 6)
+    x, z = m.input("x", ["n", 6, "h", "w"]), m.input("z", ["n", 4, "t"])
+    m.give(m.op("Conv", x, m.random(8, 6, 3, 3), m.random(8), pads=[1, 1, 1, 1]), "same")
+    m.give(m.op("Conv", x, m.random(5, 6, 3, 2), strides=[2, 1], pads=[0, 1, 2, 0], dilations=[1, 2]), "uneven")
+    m.give(m.op("Conv", x, m.random(9, 2, 3, 3), group=3), "grouped")
+    m.give(m.op("Conv", x, m.random(6, 1, 3, 3), m.random(6), group=6, pads=[1, 1, 1, 1]), "depthwise")
+    m.give(m.op("Conv", x, m.random(12, 1, 3, 3), group=6), "multiplied")
+    m.give(m.op("Conv", x, m.random(7, 6, 1, 1)), "pixel")
+    m.give(m.op("Conv", x, m.random(4, 6, 2, 2), auto_pad="SAME_UPPER"), "same_upper")
+    m.give(m.op("Conv", z, m.random(5, 4, 3), m.random(5), strides=[2], pads=[2, 1]), "line")
+    norm = [m.random(8), m.random(8), m.random(8), m.const(np.abs(floats(3, 8)) + 0.5)]
+    body = m.op("BatchNormalization", m.op("Conv", x, m.random(8, 6, 3, 3), pads=[1, 1, 1, 1]), *norm)
+    skip = m.op("Conv", x, m.random(8, 6, 1, 1))
+    m.give(m.op("Relu", m.op("Add", body, skip)), "residual")
+    gate = m.op("Sigmoid", m.op("Conv", m.op("GlobalAveragePool", body), m.random(8, 8, 1, 1)))
+    m.give(m.op("Mul", body, gate), "gated")
+    m.give(m.op("ConvTranspose", x, m.random(6, 4, 2, 2), m.random(4), strides=[2, 2]), "up")
+    m.give(m.op("ConvTranspose", x, m.random(6, 5, 3, 3), strides=[2, 3], pads=[1, 0, 0, 2], output_padding=[1, 0], dilations=[1, 2]), "up_uneven")
+    m.give(m.op("ConvTranspose", x, m.random(6, 2, 3, 3), group=3), "up_grouped")
+    m.give(m.op("ConvTranspose", z, m.random(4, 3, 4), strides=[2], pads=[1, 1]), "up_line")
+    call = lambda n, h, w, t: dict(x=floats(13, n, 6, h, w), z=floats(14, n, 4, t))
+    m.save("conv", [call(2, 7, 6, 9), call(1, 5, 8, 4)])
+
+
+def images():
+    m = Model(18, 7)
+    x, z = m.input("x", ["n", 3, "h", "w"]), m.input("z", ["n", 4, "t"])
+    m.give(m.op("MaxPool", x, kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 1, 1]), "max")
+    m.give(m.op("MaxPool", z, kernel_shape=[3], strides=[2]), "max_line")
+    m.give(m.op("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2]), "mean")
+    m.give(m.op("AveragePool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1]), "mean_inside")
+    m.give(m.op("AveragePool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1), "mean_padded")
+    m.give(m.op("GlobalAveragePool", x), "global_mean")
+    m.give(m.op("GlobalMaxPool", x), "global_max")
+    scale = lambda *v: m.const(np.array(v, np.float32))
+    for mode in ["asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners"]:
+        for nearest in ["floor", "round_prefer_floor", "round_prefer_ceil", "ceil"]:
+            m.give(m.op("Resize", x, "", scale(1, 1, 2, 2), mode="nearest", nearest_mode=nearest,
+                        coordinate_transformation_mode=mode), f"nearest_{mode}_{nearest}")
+        m.give(m.op("Resize", x, "", scale(1, 1, 2, 3), mode="linear",
+                    coordinate_transformation_mode=mode), f"linear_{mode}")
+    m.give(m.op("Resize", x, "", scale(1, 1, 0.5, 0.5), mode="nearest", nearest_mode="floor",
+                coordinate_transformation_mode="asymmetric"), "half")
+    shape = m.op("Shape", x)
+    doubled = m.op("Mul", m.op("Slice", shape, m.const([2]), m.const([4])), m.const(np.array([2, 3])))
+    sizes = m.op("Concat", m.op("Slice", shape, m.const([0]), m.const([2])), doubled, axis=0)
+    m.give(m.op("Resize", x, "", "", sizes, mode="linear"), "sizes")
+    deep = m.op("Conv", x, m.random(8, 3, 1, 1))
+    m.give(m.op("DepthToSpace", deep, blocksize=2), "depth")
+    m.give(m.op("DepthToSpace", deep, blocksize=2, mode="CRD"), "depth_crd")
+    m.give(m.op("SpaceToDepth", m.op("Resize", x, "", scale(1, 1, 2, 2), mode="nearest"), blocksize=2), "space")
+    call = lambda n, h, w, t: dict(x=floats(15, n, 3, h, w), z=floats(16, n, 4, t))
+    m.save("images", [call(2, 6, 4, 9), call(1, 5, 7, 6)])
+    # Sizes that are known where the model is made.
+    m = Model(13, 8)
+    x = m.input("x", ["n", 3, 11, 8])
+    m.give(m.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1), "max_ceil")
+    m.give(m.op("AveragePool", x, kernel_shape=[2, 3], strides=[2, 2], ceil_mode=1), "mean_ceil")
+    m.give(m.op("Conv", x, m.random(4, 3, 3, 3), auto_pad="SAME_UPPER", strides=[2, 2]), "same_upper")
+    m.give(m.op("Conv", x, m.random(4, 3, 4, 3), auto_pad="SAME_LOWER", strides=[2, 3]), "same_lower")
+    m.give(m.op("MaxPool", x, kernel_shape=[2, 2], auto_pad="VALID"), "valid")
+    m.save("images_known", [dict(x=floats(17, n, 3, 11, 8)) for n in (2, 1)])
+
+
+def norms():
+    m = Model(17, 9)
+    x, t = m.input("x", ["n", 12, "h", "w"]), m.input("t", ["n", "s", 20])
+    positive = m.const(np.abs(floats(4, 12)) + 0.5)
+    m.give(m.op("BatchNormalization", x, m.random(12), m.random(12), m.random(12), positive), "batch")
+    m.give(m.op("InstanceNormalization", x, m.random(12), m.random(12)), "instance")
+    m.give(m.op("LayerNormalization", t, m.random(20), m.random(20)), "layer")
+    m.give(m.op("LayerNormalization", t, m.random(20), axis=-1, epsilon=1e-3), "layer_plain")
+    # As PyTorch exports a group norm.
+    rest = m.op("Reshape", x, m.const(np.array([0, 3, -1])))
+    normed = m.op("InstanceNormalization", rest, m.const(np.ones(3, np.float32)), m.const(np.zeros(3, np.float32)))
+    whole = m.op("Reshape", normed, m.op("Shape", x))
+    m.give(m.op("Add", m.op("Mul", whole, m.random(12, 1, 1)), m.random(12, 1, 1)), "group")
+    # And a layer norm before there was one.
+    mean = m.op("ReduceMean", t, axes=[-1])
+    off = m.op("Sub", t, mean)
+    variance = m.op("ReduceMean", m.op("Pow", off, m.const(np.float32(2.0))), axes=[-1])
+    root = m.op("Sqrt", m.op("Add", variance, m.const(np.float32(1e-5))))
+    m.give(m.op("Add", m.op("Mul", m.op("Div", off, root), m.random(20)), m.random(20)), "layer_written")
+    call = lambda n, h, w, s: dict(x=floats(18, n, 12, h, w), t=floats(19, n, s, 20))
+    m.save("norms", [call(2, 5, 4, 3), call(1, 3, 7, 6)])
+    m = Model(21, 10)
+    x = m.input("x", ["n", 8, "w"])
+    m.give(m.op("GroupNormalization", x, m.random(8), m.random(8), num_groups=4), "group")
+    m.save("norms_21", [dict(x=floats(20, n, 8, w)) for n, w in ((2, 5), (1, 9))])
+
+
+def reductions():
+    m = Model(18, 11)
+    x = m.input("x", ["n", 5, "t", 9])
+    axes = lambda *v: m.const(np.array(v))
+    for kind in ["ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare"]:
+        m.give(m.op(kind, x, axes(-1)), f"{kind}_last")
+        m.give(m.op(kind, x, axes(1, 2), keepdims=0), f"{kind}_middle")
+    m.give(m.op("ReduceMean", x, keepdims=0), "everything")
+    turned = m.op("Transpose", x, perm=[0, 3, 1, 2])
+    m.give(m.op("ReduceMax", turned, axes(1, 3)), "turned")
+    for axis in (1, 3):
+        m.give(m.op("ArgMax", x, axis=axis), f"argmax{axis}", "i64")
+        m.give(m.op("ArgMin", x, axis=axis, keepdims=0), f"argmin{axis}", "i64")
+        m.give(m.op("Softmax", x, axis=axis), f"softmax{axis}")
+        m.give(m.op("LogSoftmax", x, axis=axis), f"logsoftmax{axis}")
+    m.save("reductions", [dict(x=floats(21, n, 5, t, 9)) for n, t in ((2, 4), (1, 7))])
+    m = Model(11, 12)
+    x = m.input("x", ["n", 5, 4])
+    m.give(m.op("Softmax", x), "softmax")
+    m.give(m.op("ReduceSum", x, axes=[1]), "sum")
+    m.give(m.op("Squeeze", m.op("Unsqueeze", x, axes=[0, 3]), axes=[0]), "axes")
+    m.give(m.op("Split", x, outputs=2, axis=1, split=[2, 3])[1], "part")
+    m.save("reductions_11", [dict(x=floats(22, n, 5, 4)) for n in (2, 1)])
+
+
+def recurrent():
+    m = Model(18, 13)
+    x, h, c = m.input("x", ["t", "n", 6]), m.input("h", [1, "n", 8]), m.input("c", [1, "n", 8])
+    weights = lambda d: (m.random(d, 32, 6, scale=0.5), m.random(d, 32, 8, scale=0.5), m.random(d, 64, scale=0.5))
+    for name, value in zip("yhc", m.op("LSTM", x, *weights(1), "", h, c, outputs=3, hidden_size=8)):
+        m.give(value, f"carried_{name}")
+    for name, value in zip("yhc", m.op("LSTM", x, *weights(2), outputs=3, hidden_size=8, direction="bidirectional")):
+        m.give(value, f"both_{name}")
+    m.give(m.op("LSTM", x, *weights(1)[:2], outputs=3, hidden_size=8, direction="reverse")[1], "reverse_h")
+    call = lambda t, n: dict(x=floats(23, t, n, 6), h=floats(24, 1, n, 8), c=floats(25, 1, n, 8))
+    m.save("recurrent", [call(5, 2), call(1, 1)])
+
+
+def quantised():
+    m = Model(18, 16)
+    x, f = m.input("x", ["n", "t", 16]), m.input("f", ["n", 3, "t", 16])
+    y, scale, zero = m.op("DynamicQuantizeLinear", x, outputs=3)
+    weight = m.const(m.rng.integers(-127, 128, (16, 9)).astype(np.int8))
+    columns = m.const(m.rng.integers(-5, 5, 9).astype(np.int8))
+    for name, extra in (("integer", []), ("integer_columns", [columns])):
+        product = m.op("MatMulInteger", y, weight, zero, *extra)
+        m.give(m.op("Mul", m.op("Cast", product, to=T.FLOAT), scale), name)
+    stored = m.const(m.rng.integers(-127, 128, (16, 9)).astype(np.int8))
+    scales = m.const(np.abs(floats(6, 9)) / 50)
+    m.give(m.op("MatMul", x, m.op("DequantizeLinear", stored, scales, columns, axis=1)), "dequantised")
+    unsigned, signed = m.const(np.uint8(131)), m.const(np.int8(-3))
+    step = m.const(np.float32(0.03))
+    for name, zero in (("unsigned", unsigned), ("signed", signed)):
+        m.give(m.op("DequantizeLinear", m.op("QuantizeLinear", x, step, zero), step, zero), name)
+    channels = m.const(np.array([0.02, 0.03, 0.05], np.float32))
+    zeros = m.const(np.array([128, 120, 140], np.uint8))
+    m.give(m.op("DequantizeLinear", m.op("QuantizeLinear", f, channels, zeros, axis=1), channels, zeros, axis=1), "channels")
+    call = lambda n, t: dict(x=floats(28, n, t, 16), f=floats(29, n, 3, t, 16))
+    m.save("quantised", [call(2, 5), call(1, 3)])
+
+
+def contrib():
+    m = Model(18, 17)
+    ms = dict(domain="com.microsoft")
+    x, r = m.input("x", ["n", "t", 32]), m.input("r", ["n", "t", 32])
+    m.give(m.op("SimplifiedLayerNormalization", x, m.random(32), epsilon=1e-5, axis=-1, stash_type=1), "rms")
+    for kind, extra in (("SkipSimplifiedLayerNormalization", []), ("SkipLayerNormalization", [m.random(32)])):
+        m.count += 1
+        out, total = f"s{m.count}", f"t{m.count}"
+        m.nodes.append(helper.make_node(kind, [x, r, m.random(32), *extra, m.random(32)], [out, "", "", total],
+                                        epsilon=1e-5, **ms))
+        m.give(out, kind)
+        m.give(total, f"{kind}_sum")
+    m.give(m.op("Gelu", x, **ms), "gelu")
+    m.give(m.op("FastGelu", x, m.random(32), **ms), "fast_gelu")
+    m.give(m.op("BiasGelu", x, m.random(32), **ms), "bias_gelu")
+    m.give(m.op("QuickGelu", x, alpha=1.702, **ms), "quick_gelu")
+    m.give(m.op("FusedMatMul", x, r, transB=1, alpha=0.25, **ms), "fused")
+    bits = lambda *shape: m.const(m.rng.integers(0, 256, shape).astype(np.uint8))
+    scales = m.const(np.abs(floats(7, 20 * 2)) / 8)
+    m.give(m.op("MatMulNBits", x, bits(20, 2, 8), scales, K=32, N=20, bits=4, block_size=16, **ms), "bits")
+    m.give(m.op("MatMulNBits", x, bits(20, 2, 8), scales, bits(20, 1), K=32, N=20, bits=4, block_size=16, **ms), "bits_zeros")
+    m.save("contrib", [dict(x=floats(30, n, t, 32), r=floats(31, n, t, 32)) for n, t in ((2, 5), (1, 3))])
+
+
+def every_op():
+    """A little of everything, for plans that are then spoiled."""
+    m = Model(18, 15)
+    x, ids = m.input("x", ["n", 3, 6, 4]), m.input("ids", ["n", 2], "i64")
+    y = m.op("Conv", x, m.random(4, 3, 3, 3), m.random(4), pads=[1, 1, 1, 1])
+    y = m.op("Relu", m.op("Conv", y, m.random(4, 1, 3, 3), group=4, pads=[1, 1, 1, 1]))
+    y = m.op("MaxPool", y, kernel_shape=[2, 2], strides=[2, 2])
+    y = m.op("Resize", y, "", m.const(np.array([1, 1, 2, 2], np.float32)), mode="linear")
+    y = m.op("AveragePool", y, kernel_shape=[2, 2], strides=[2, 2])
+    y = m.op("ConvTranspose", y, m.random(4, 2, 2, 2), m.random(2), strides=[2, 2])
+    y = m.op("InstanceNormalization", y, m.random(2), m.random(2))
+    y = m.op("Pad", m.op("Sin", y), m.const(np.array([0, 0, 1, 0, 0, 0, 0, 1])), mode="reflect")
+    rows = m.op("Reshape", y, m.const(np.array([0, 10, 7])))
+    rows = m.op("LayerNormalization", rows, m.random(7), m.random(7))
+    scores = m.op("Softmax", m.op("MatMul", rows, m.op("Transpose", rows, perm=[0, 2, 1])))
+    rows = m.op("Add", m.op("MatMul", scores, rows), m.op("MatMul", rows, m.random(7, 7)))
+    mean = m.op("ReduceMean", rows, m.const(np.array([1])), keepdims=0)
+    words = m.op("Gather", m.random(5, 7), ids)
+    words = m.op("Concat", words, m.op("Unsqueeze", mean, m.const(np.array([1]))), axis=1)
+    picked = m.op("GatherElements", words, m.op("Expand", m.op("Unsqueeze", ids, m.const(np.array([2]))),
+                  m.op("Concat", m.op("Shape", ids), m.const(np.array([7])), axis=0)), axis=1)
+    time = m.op("Transpose", m.op("Slice", picked, m.const([-1]), m.const([-9]), m.const([1]), m.const([-1])), perm=[1, 0, 2])
+    states = m.op("LSTM", time, m.random(1, 12, 7), m.random(1, 12, 3), outputs=3, hidden_size=3)
+    m.give(states[0], "states")
+    best = m.op("ArgMax", words, axis=2, keepdims=0)
+    m.give(m.op("Where", m.op("Less", best, ids2(m, ids)), best, m.op("Neg", best)), "best", "i64")
+    m.give(m.op("Gather", x, m.op("Mod", ids, m.const(np.int64(4))), axis=3), "columns")
+    count = m.op("Gather", m.op("Shape", x), m.const(np.int64(0)), axis=0)
+    m.give(m.op("Range", m.const(np.int64(0)), count, m.const(np.int64(1))), "range", "i64")
+    call = lambda n: dict(x=floats(27, n, 3, 6, 4), ids=np.random.default_rng(n).integers(0, 2, (n, 2)))
+    m.save("every_op", [call(2), call(1)])
+
+
+def ids2(m, ids):
+    return m.op("Concat", ids, m.op("Slice", ids, m.const([0]), m.const([1]), m.const([1])), axis=1)
+
+
+def branches():
+    m = Model(18, 14)
+    x, rate = m.input("x", ["n", 4]), m.input("rate", [], "i64")
+    info = helper.make_tensor_value_info("r", T.FLOAT, None)
+    inner = lambda kind, name: helper.make_graph([helper.make_node(kind, ["x"], ["r"])], name, [], [info])
+    fast = m.op("Equal", rate, m.const(np.int64(16)))
+    m.give(m.op("If", fast, then_branch=inner("Neg", "then"), else_branch=inner("Exp", "else")), "y")
+    call = lambda n, rate: dict(x=floats(26, n, 4), rate=np.array(rate))
+    m.save("branches", [call(2, 16), call(3, 8)])
+
+
+if __name__ == "__main__":
+    OUT.mkdir(exist_ok=True)
+    for case in [elementwise, integers, layout, gather, products, conv, images, norms, reductions, recurrent,
+                 quantised, contrib, every_op, branches]:
+        case()

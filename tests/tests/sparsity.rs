@@ -234,5 +234,5 @@ fn programs_that_break_a_rule_are_refused() {
             }
         }
     });
-    assert!(plain.contains("wants Matrix"), "{plain}");
+    assert!(plain.contains("wants WholeMatrix"), "{plain}");
 }

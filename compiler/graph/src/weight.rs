@@ -90,18 +90,16 @@ pub enum TensorExpr {
         /// Whether it is the bias.
         bias: bool,
     },
-    /// A linear map of a layer norm's results whose channels are made more alike, so that less is lost
-    /// where both are quantised: with `a[j] = sqrt(gain[j]^2 + bias[j]^2)`, the root mean square of
-    /// channel `j`, and `w[j]` the largest magnitude of the map's column `j`, the factors of the
-    /// channels are `f[j] = sqrt(w[j] / a[j])` (1 where that is no positive number), and column `j` is
-    /// divided by `f[j]` (SmoothQuant, arXiv 2211.10438, with strength .5).
+    /// A linear map whose channels are made more alike, so that less is lost where both are quantised:
+    /// with `w[j]` the root mean square of column `j` of `by`, the factors of the channels are
+    /// `f[j] = w[j]^.75` (1 where that is no positive number), and column `j` is divided by `f[j]`.
+    /// Channels that are large meet small weights, as trained: so the weight alone tells of both what
+    /// SmoothQuant (arXiv 2211.10438) takes data for.
     Equalised {
         /// The map.
         base: Box<TensorExpr>,
-        /// The norm's gain, one row.
-        gain: Box<TensorExpr>,
-        /// The norm's bias, one row.
-        bias: Option<Box<TensorExpr>>,
+        /// The rows that the factors are for.
+        by: Box<TensorExpr>,
         /// Whether it is the factors, as one row.
         factors: bool,
     },

@@ -127,8 +127,8 @@ pub(super) fn read_rows(
             }
             Ok(())
         }
-        TensorExpr::Equalised { base, gain, bias, factors } => {
-            let found = equalising(base, gain, bias.as_deref(), checkpoint)?;
+        TensorExpr::Equalised { base, by, factors } => {
+            let found = equalising(by, checkpoint)?;
             if *factors {
                 out.extend(found);
                 return Ok(());
@@ -148,27 +148,17 @@ pub(super) fn read_rows(
     }
 }
 
-/// The factors of [`TensorExpr::Equalised`].
-fn equalising(
-    base: &TensorExpr,
-    gain: &TensorExpr,
-    bias: Option<&TensorExpr>,
-    checkpoint: &dyn Checkpoint,
-) -> Result<Vec<f32>> {
-    let mut channels = Vec::new();
-    read_rows(gain, checkpoint, 0..1, &mut channels)?;
-    let mut biases = Vec::new();
-    bias.map_or(Ok(()), |bias| read_rows(bias, checkpoint, 0..1, &mut biases))?;
-    biases.resize(channels.len(), 0.0);
-    let mut columns = vec![0.0f32; base.cols()];
+/// The factors of [`TensorExpr::Equalised`], by the columns of `by`.
+fn equalising(by: &TensorExpr, checkpoint: &dyn Checkpoint) -> Result<Vec<f32>> {
+    let mut squares = vec![0.0f64; by.cols()];
     let mut row = Vec::new();
-    for r in 0..base.rows() {
+    for r in 0..by.rows() {
         row.clear();
-        read_rows(base, checkpoint, r..r + 1, &mut row)?;
-        columns.iter_mut().zip(&row).for_each(|(most, v)| *most = most.max(v.abs()));
+        read_rows(by, checkpoint, r..r + 1, &mut row)?;
+        squares.iter_mut().zip(&row).for_each(|(sum, v)| *sum += f64::from(*v).powi(2));
     }
-    let channels = channels.iter().zip(&biases).map(|(gain, bias)| gain.hypot(*bias));
-    let factors = columns.iter().zip(channels).map(|(column, channel)| (column / channel).sqrt());
+    let factor = |sum: &f64| (sum / by.rows() as f64).sqrt().powf(0.75) as f32;
+    let factors = squares.iter().map(factor);
     Ok(factors.map(|f| if f.is_normal() { f } else { 1.0 }).collect())
 }
 

@@ -1,7 +1,7 @@
 //! A linear of an encoder's normalised stream takes its channels equalised: a few of them are far larger
 //! than the others, and all that share a scale with one lose by it.
 
-use limbeck_graph::{Error, Graph, NodeId, TensorExpr};
+use limbeck_graph::{Error, Graph, Node, NodeId, TensorExpr};
 use limbeck_plan::{Linear, NormKind, Op};
 
 use crate::emit::decides;
@@ -12,31 +12,37 @@ pub(super) fn apply(graph: &mut Graph, at: NodeId) -> Result<bool, Error> {
     else {
         return Ok(false);
     };
-    if decides(graph, node) {
+    if linear.factors || decides(graph, node) || !is_layer_norm(graph, x) {
         return Ok(false);
     }
-    let Some((gain, bias)) = layer_norm(graph, x) else { return Ok(false) };
-    let (false, Some(base)) = (linear.factors, graph.weight_expr(weight)) else { return Ok(false) };
+    let Some(base) = graph.weight_expr(weight).cloned() else { return Ok(false) };
+    let by = values(graph, node, &base).unwrap_or_else(|| base.clone());
     let part = |factors| TensorExpr::Equalised {
         base: Box::new(base.clone()),
-        gain: Box::new(gain.clone()),
-        bias: bias.clone().map(Box::new),
+        by: Box::new(by.clone()),
         factors,
     };
-    let (weight, factors) = (part(false), part(true));
     let op = Op::Linear(Linear { factors: true, ..linear.clone() });
     let mut inputs = node.inputs.clone();
-    inputs[1] = graph.weight(weight);
-    inputs.push(graph.weight(factors));
+    inputs[1] = graph.weight(part(false));
+    inputs.push(graph.weight(part(true)));
     graph.replace(at, op, inputs)?;
     Ok(true)
 }
 
-/// Gain and bias of the layer norm whose result a value is.
-fn layer_norm(graph: &Graph, value: usize) -> Option<(TensorExpr, Option<TensorExpr>)> {
-    let node = &graph.nodes()[graph.producer(value)?];
-    let Op::Norm(norm) = &node.op else { return None };
-    let expr = |at: usize| node.inputs.get(at).and_then(|v| graph.weight_expr(*v)).cloned();
-    let bias = if norm.bias { Some(expr(2)?) } else { None };
-    (norm.kind == NormKind::Layer).then_some((expr(1)?, bias))
+fn is_layer_norm(graph: &Graph, value: usize) -> bool {
+    let producer = graph.producer(value).map(|at| &graph.nodes()[at].op);
+    matches!(producer, Some(Op::Norm(norm)) if norm.kind == NormKind::Layer)
+}
+
+/// Of a projection to queries, keys and values, the rows for values: what they lose is added to the
+/// stream, while that of the others only moves attention a little.
+fn values(graph: &Graph, node: &Node, base: &TensorExpr) -> Option<TensorExpr> {
+    let mut readers = graph.nodes().iter().filter(|n| n.inputs.contains(&node.output));
+    let count = readers.find_map(|reader| match &reader.op {
+        Op::Attention(p) if p.fused => Some(p.kv_heads * p.head_dim),
+        _ => None,
+    })?;
+    let first = base.rows().checked_sub(count)?;
+    Some(TensorExpr::Rows { base: Box::new(base.clone()), first, count })
 }

@@ -32,7 +32,7 @@ fn sources_that_are_no_checkpoint_are_refused() {
     place.write("model.safetensors", b"");
     let compile = |source: &str| limbeck(["compile", &place.arg(source), "-o", &place.plan()]);
     compile("empty").fails(&["empty", "config.json"]);
-    compile("weights.bin").fails(&["weights.bin", "not a checkpoint"]);
+    compile("weights.bin").fails(&["weights.bin", "neither a checkpoint folder"]);
     compile("model.safetensors").fails(&["model.safetensors", "folder"]);
     compile("nowhere").fails(&["nowhere", "No such file"]);
     assert_eq!(place.names(), ["empty", "model.safetensors", "weights.bin"]);

@@ -192,7 +192,7 @@ fn tensors_that_do_not_fit_are_refused_and_nothing_is_written() {
     place.npz::<i64>("in.npz", &[("input_ids", &[129], &[1; 129])]);
     fails(&["beyond the context of 128"]);
     place.npz::<f32>("in.npz", &[("input_ids", &[2], &[1.0, 2.0])]);
-    fails(&["input_ids", "f4"]);
+    fails(&["input_ids", "f32"]);
     place.npz::<i64>("in.npz", &[("input_ids", &[2], &[1, 2])]);
     forward(&place, &["--entry", "sing"]).fails(&["\"sing\""]);
     place.write("in.npz", b"not an archive");

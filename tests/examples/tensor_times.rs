@@ -18,7 +18,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let inputs = entry.operands_of(OperandKind::Input).map(|(_, operand)| {
         let size = |dim: &Dim| dim.as_const().unwrap_or(batch) as usize;
         let shape: Vec<usize> = operand.fact.shape.iter().map(size).collect();
-        let values = (0..shape.iter().product()).map(|i: usize| (i * 37 % 101) as f32 / 101.0 + 0.1);
+        let values =
+            (0..shape.iter().product()).map(|i: usize| (i * 37 % 101) as f32 / 101.0 + 0.1);
         (operand.name.clone(), shape, values.collect::<Vec<f32>>())
     });
     let inputs: Vec<_> = inputs.collect();

@@ -163,7 +163,7 @@ impl Cost {
         for (dim, window, causal) in &self.other {
             let bind = |name: &str| match name {
                 Symbol::ATTENDED => Some(attended(call.spans, *window, *causal)),
-                name => call.size(&Dim::symbol(name)),
+                name => call.symbol(name),
             };
             macs = macs.saturating_add(dim.eval(&bind).unwrap_or(0));
         }

@@ -59,12 +59,17 @@ pub(crate) struct Call<'a> {
 impl<'a> Call<'a> {
     /// The value of a size in this call; `None` where it has none.
     pub fn size(&self, dim: &Dim) -> Option<u64> {
-        dim.eval(&|name| match name {
+        dim.eval(&|name| self.symbol(name))
+    }
+
+    /// The value of a symbol in this call.
+    pub fn symbol(&self, name: &str) -> Option<u64> {
+        match name {
             Symbol::TOKENS => Some(self.tokens as u64),
             Symbol::OUTPUTS => Some(self.output_rows.len() as u64),
             Symbol::SEQUENCES => Some(self.sequences.len() as u64),
             _ => self.sizes.iter().find(|(n, _)| *n == name).map(|(_, size)| *size),
-        })
+        }
     }
 
     /// The tensor of this name.

@@ -157,11 +157,15 @@ fn pairs<A: Copy, O>(a: &[A], b: &[A], out: &mut [O], f: impl Fn(A, A) -> O) {
     out.iter_mut().zip(a.iter().zip(b)).for_each(|(o, (a, b))| *o = f(*a, *b));
 }
 
-#[inline(always)]
-fn lanes<S: Simd>(s: S, a: &[f32], out: &mut [f32], f: impl Fn(S::V) -> S::V) {
-    for at in (0..out.len()).step_by(LANES) {
-        s.store_some(out, at, f(s.load_some(a, at)));
-    }
+/// A vector function of each element. Not a closure: what is called in one lacks the caller's
+/// instruction set, and is not inlined.
+macro_rules! lanes {
+    ($s:ident, $a:ident, $out:ident, $v:ident => $y:expr) => {
+        for at in (0..$out.len()).step_by(LANES) {
+            let $v = $s.load_some($a, at);
+            $s.store_some($out, at, $y);
+        }
+    };
 }
 
 #[inline(always)]
@@ -172,10 +176,10 @@ fn unary<S: Simd>(s: S, f: Unary, a: &[f32], out: &mut [f32]) {
         Unary::Abs => each(a, out, f32::abs),
         Unary::Sign => each(a, out, |a| if a == 0.0 || a.is_nan() { a } else { a.signum() }),
         Unary::Sqrt => each(a, out, f32::sqrt),
-        Unary::Exp => lanes(s, a, out, |a| math::exp(s, a)),
+        Unary::Exp => lanes!(s, a, out, v => math::exp(s, v)),
         Unary::Log => each(a, out, f32::ln),
         Unary::Reciprocal => each(a, out, |a| 1.0 / a),
-        Unary::Erf => lanes(s, a, out, |a| math::erf(s, a)),
+        Unary::Erf => lanes!(s, a, out, v => math::erf(s, v)),
         Unary::Sin => each(a, out, f32::sin),
         Unary::Cos => each(a, out, f32::cos),
         Unary::Floor => each(a, out, f32::floor),
@@ -184,7 +188,7 @@ fn unary<S: Simd>(s: S, f: Unary, a: &[f32], out: &mut [f32]) {
         Unary::IsNan => each(a, truth(out), |a| i32::from(a.is_nan())),
         Unary::ToInteger => each(a, truth(out), |a| a as i32),
         Unary::ToTruth => each(a, truth(out), |a| i32::from(a != 0.0)),
-        Unary::Activation(f) => lanes(s, a, out, |a| math::apply(s, f, a)),
+        Unary::Activation(f) => lanes!(s, a, out, v => math::apply(s, f, v)),
         // Of integers alone.
         Unary::Not | Unary::ToFloat => out.fill(f32::NAN),
     }

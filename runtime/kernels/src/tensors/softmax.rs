@@ -38,13 +38,9 @@ pub(crate) fn softmax_row<S: Simd>(s: S, x: &[f32], log: bool, out: &mut [f32]) 
     // What is not there is below all.
     let mut padded = [f32::NEG_INFINITY; WIDE];
     padded[..rest.len()].copy_from_slice(rest);
-    let load = |part: &[f32; WIDE]| {
-        // SAFETY: the array holds a wide vector.
-        unsafe { wide.load(part.as_ptr()) }
-    };
-    let mut most = load(&padded);
+    let mut most = load(wide, &padded);
     for step in steps {
-        most = wide.max(most, load(step));
+        most = wide.max(most, load(wide, step));
     }
     let [low, high] = s.halves(most);
     let most = s.max_lane(s.max(low, high));
@@ -52,17 +48,17 @@ pub(crate) fn softmax_row<S: Simd>(s: S, x: &[f32], log: bool, out: &mut [f32]) 
     let mut sums = wide.splat(0.0);
     let (outs, out_rest) = out.as_chunks_mut::<WIDE>();
     for (step, out) in steps.iter().zip(outs) {
-        let e = math::exp(wide, wide.sub(load(step), shift));
+        let e = math::exp(wide, wide.sub(load(wide, step), shift));
         // SAFETY: the array holds a wide vector.
         unsafe { wide.store(out.as_mut_ptr(), e) };
         sums = wide.add(sums, e);
     }
-    let e = math::exp(wide, wide.sub(load(&padded), shift));
+    let e = math::exp(wide, wide.sub(load(wide, &padded), shift));
     // SAFETY: as above.
     unsafe { wide.store(padded.as_mut_ptr(), e) };
     out_rest.copy_from_slice(&padded[..out_rest.len()]);
     padded[out_rest.len()..].fill(0.0);
-    let [low, high] = s.halves(wide.add(sums, load(&padded)));
+    let [low, high] = s.halves(wide.add(sums, load(wide, &padded)));
     let sum = s.sum(s.add(low, high));
     if log {
         let shift = most + sum.ln();
@@ -71,4 +67,10 @@ pub(crate) fn softmax_row<S: Simd>(s: S, x: &[f32], log: bool, out: &mut [f32]) 
         let scale = 1.0 / sum;
         out.iter_mut().for_each(|v| *v *= scale);
     }
+}
+
+#[inline(always)]
+fn load<L: Lanes>(wide: L, part: &[f32; WIDE]) -> L::V {
+    // SAFETY: the array holds as many values as the widest vector has lanes.
+    unsafe { wide.load(part.as_ptr()) }
 }

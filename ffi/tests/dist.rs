@@ -9,7 +9,7 @@ use limbeck_compiler::Quant;
 use limbeck_tests::{Compiled, MINILM, SMOLLM2, student};
 
 /// What the stripped shared library may take at most.
-const MOST_BYTES: u64 = 6_000_000;
+const MOST_BYTES: u64 = 6_150_000;
 
 const PROJECT: &str = "cmake_minimum_required(VERSION 3.16)
 project(newcomer C CXX)

@@ -50,7 +50,7 @@ pub(crate) fn emit<W: Write + Seek>(
     let index = |expr: &TensorExpr| uses.iter().position(|(e, _)| e == expr).unwrap_or(0);
     for (name, graph) in entries {
         let first = (program.states.len(), program.sites.len());
-        let entry = entry(name, graph, (quant, four_bits), first, (&program.weights, &index));
+        let entry = entry(name, graph, (quant, four_bits), first, &program.weights, &index);
         program.states.extend(graph.states().iter().cloned());
         program.sites.extend(graph.sites().iter().cloned());
         program.entries.push(entry);
@@ -203,7 +203,8 @@ fn entry(
     graph: &Graph,
     (quant, four_bits): (Quant, bool),
     (first_state, first_site): (usize, usize),
-    (weights, weight_index): (&[Weight], &dyn Fn(&TensorExpr) -> usize),
+    weights: &[Weight],
+    weight_index: &dyn Fn(&TensorExpr) -> usize,
 ) -> Entry {
     let output_name = |id: ValueId| graph.outputs().iter().find(|(_, v)| *v == id).map(|o| &o.0);
     let operands = graph.values().iter().enumerate().map(|(id, value)| {

@@ -23,7 +23,8 @@ const PACKAGES: &[&str] = &["g++-aarch64-linux-gnu", "libc6-dev-arm64-cross", "q
 /// Debian's compiler with the target's standard library, for machines whose own cannot get it.
 const COMPILER: &[&str] = &["rustc-web", "cargo-web", "libstd-rust-web-dev:arm64"];
 /// The kernels' test programs that go through every instruction set.
-const TESTS: &[&str] = &["linear", "channels", "attention", "ops", "adaptive", "moe", "images"];
+const TESTS: &[&str] =
+    &["linear", "channels", "attention", "ops", "adaptive", "moe", "images", "tensors"];
 /// What the emulated CPU must have.
 const ISAS: &str = "neon,neon-dotprod,neon-i8mm";
 /// One of so many shapes is tested, since emulation is slow.

@@ -96,10 +96,10 @@ pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
     }
     if options.passes {
         student.entries.iter_mut().try_for_each(|(_, graph)| passes::run_all(graph))?;
-    }
-    if options.quant == Quant::Q8 {
-        let mut encoders = student.entries.iter_mut().filter(|(_, g)| g.states().is_empty());
-        encoders.try_for_each(|(_, graph)| passes::EQUALISE.run(graph).map(drop))?;
+        if options.quant == Quant::Q8 {
+            let mut encoders = student.entries.iter_mut().filter(|(_, g)| g.states().is_empty());
+            encoders.try_for_each(|(_, graph)| passes::EQUALISE.run(graph).map(drop))?;
+        }
     }
     if let Some(tokenizer) = &checkpoint.text().tokenizer {
         tokenizer::check(tokenizer, student.vocab_size).at("tokenizer").at(&place)?;

@@ -6,7 +6,7 @@ use std::io::{Seek, Write};
 use limbeck_graph::{Graph, Node, TensorExpr, ValueId, ValueSource, macs};
 use limbeck_plan::{
     Entry, InputRole, Op, Operand, OperandKind, PlanWriter, Program, Segment, Step, Symbol, Values,
-    WIDE_BLOCK, Weight,
+    WIDE_BLOCK,
 };
 
 use crate::error::Result;
@@ -50,7 +50,7 @@ pub(crate) fn emit<W: Write + Seek>(
     let index = |expr: &TensorExpr| uses.iter().position(|(e, _)| e == expr).unwrap_or(0);
     for (name, graph) in entries {
         let first = (program.states.len(), program.sites.len());
-        let entry = entry(name, graph, (quant, four_bits), first, &program.weights, &index);
+        let entry = entry(name, graph, (quant, four_bits), first, &index);
         program.states.extend(graph.states().iter().cloned());
         program.sites.extend(graph.sites().iter().cloned());
         program.entries.push(entry);
@@ -97,12 +97,10 @@ fn collect_uses(entries: &[(String, Graph)]) -> Vec<(TensorExpr, WeightUse)> {
                 let ends = gives_logits(graph, node) || reads_pixels(graph, node);
                 uses[at].1.add(role, matrix && ends, stream);
                 let wide = whole && encoder && expr.cols().is_multiple_of(WIDE_BLOCK);
-                uses[at].1.in_parts |= !wide;
+                uses[at].1.narrow |= !wide;
                 uses[at].1.exact |= match &node.op {
                     Op::AdaptiveMlp(_) => role == InputRole::Table,
-                    Op::Linear(_) => {
-                        feeds_choice(graph, node) || matrix && weighs(graph, node.output)
-                    }
+                    Op::Linear(_) => decides(graph, node),
                     _ => false,
                 };
             }
@@ -203,7 +201,6 @@ fn entry(
     graph: &Graph,
     (quant, four_bits): (Quant, bool),
     (first_state, first_site): (usize, usize),
-    weights: &[Weight],
     weight_index: &dyn Fn(&TensorExpr) -> usize,
 ) -> Entry {
     let output_name = |id: ValueId| graph.outputs().iter().find(|(_, v)| *v == id).map(|o| &o.0);
@@ -225,12 +222,10 @@ fn entry(
             Op::Choose(p) => p.site += first_site,
             Op::MoeMlp(p) => p.site += first_site,
             Op::Linear(p) => {
-                let weight = node.inputs.get(1).copied();
-                let stream = weight.and_then(|w| stream_use(graph, node, w));
-                let expr = weight.and_then(|w| graph.weight_expr(w));
-                let values = expr.map_or(Values::F32, |e| weights[weight_index(e)].format.values);
-                p.precise =
-                    needs_precision((quant, values, four_bits), gives_logits(graph, node), stream);
+                // What is equalised loses less than the other way would win back.
+                let weight = node.inputs.get(1).filter(|_| !p.factors);
+                let stream = weight.and_then(|w| stream_use(graph, node, *w));
+                p.precise = needs_precision(quant, four_bits, gives_logits(graph, node), stream);
             }
             _ => (),
         }

@@ -62,8 +62,9 @@ pub struct WeightUse {
     pub embedding_or_head: bool,
     /// It is multiplied with the normalised stream of an encoder.
     pub encoder_stream: Option<StreamUse>,
-    /// A part of it is used, or not by a linear of an encoder: it cannot be in wide blocks.
-    pub in_parts: bool,
+    /// It cannot be in wide blocks: its columns are no whole ones, or a use takes a part of it or is no
+    /// linear of an encoder.
+    pub narrow: bool,
 }
 
 /// What the normalised stream is projected to. In encoders a few channels of it are far larger
@@ -98,7 +99,7 @@ pub fn choose_format(quant: Quant, used: WeightUse, storage: Option<BlockType>) 
     PackFormat::linear(match quant {
         Quant::F32 => Values::F32,
         Quant::F16 => Values::F16,
-        Quant::Q8 if used.embedding_or_head || used.in_parts => Values::Q8,
+        Quant::Q8 if used.embedding_or_head || used.narrow => Values::Q8,
         // An encoder's time is in products of many rows.
         Quant::Q8 => Values::Q8w,
         Quant::Q4 if used.embedding_or_head || used.encoder_stream.is_some() => Values::Q8,
@@ -109,15 +110,15 @@ pub fn choose_format(quant: Quant, used: WeightUse, storage: Option<BlockType>) 
 
 /// Whether activations keep more than 8 bits where they meet a quantised weight of this use: what
 /// 8-bit plans are chosen for is quality, and by measure the head and the projections to queries,
-/// keys and values lose most of it, unless they are equalised. Beside weights of 4 bits the head's share of the loss is small,
+/// keys and values lose most of it. Beside weights of 4 bits the head's share of the loss is small,
 /// and its work is a third of a batch's.
 pub fn needs_precision(
-    (quant, values, four_bits): (Quant, Values, bool),
+    quant: Quant,
+    four_bits: bool,
     gives_logits: bool,
     stream: Option<StreamUse>,
 ) -> bool {
-    let eight_bits = quant == Quant::Q8 && values == Values::Q8;
-    (gives_logits && !four_bits) || (eight_bits && stream == Some(StreamUse::Attention))
+    (gives_logits && !four_bits) || (quant == Quant::Q8 && stream == Some(StreamUse::Attention))
 }
 
 /// The pack format nearest to how a checkpoint stores values.
@@ -149,19 +150,15 @@ mod tests {
 
     #[test]
     fn only_8_bit_plans_pay_for_precision() {
-        let precise =
-            |quant, values, stream| needs_precision((quant, values, false), false, stream);
-        let attention = Some(StreamUse::Attention);
-        assert!(precise(Quant::Q8, Values::Q8, attention));
-        assert!(!precise(Quant::Q8, Values::Q8w, attention));
+        assert!(needs_precision(Quant::Q8, false, false, Some(StreamUse::Attention)));
         for quant in [Quant::F32, Quant::F16, Quant::Q4, Quant::Keep] {
-            assert!(!precise(quant, Values::Q8, attention));
+            assert!(!needs_precision(quant, false, false, Some(StreamUse::Attention)));
         }
-        assert!(!precise(Quant::Q8, Values::Q8, Some(StreamUse::Mlp)));
-        assert!(!precise(Quant::Q8, Values::Q8, None));
+        assert!(!needs_precision(Quant::Q8, false, false, Some(StreamUse::Mlp)));
+        assert!(!needs_precision(Quant::Q8, false, false, None));
         for quant in [Quant::Q8, Quant::Keep] {
-            assert!(needs_precision((quant, Values::Q8, false), true, None));
-            assert!(!needs_precision((quant, Values::Q8, true), true, None));
+            assert!(needs_precision(quant, false, true, None));
+            assert!(!needs_precision(quant, true, true, None));
         }
     }
 
@@ -173,8 +170,8 @@ mod tests {
             assert_eq!(values(quant, StreamUse::Attention), eight_bits);
             assert_eq!(values(quant, StreamUse::Mlp), eight_bits);
         }
-        let in_parts = WeightUse { in_parts: true, ..WeightUse::default() };
-        assert_eq!(choose_format(Quant::Q8, in_parts, None).values, Values::Q8);
+        let narrow = WeightUse { narrow: true, ..WeightUse::default() };
+        assert_eq!(choose_format(Quant::Q8, narrow, None).values, Values::Q8);
     }
 
     #[test]

@@ -239,9 +239,8 @@ impl Shared {
             return None;
         }
         let (front, back) = ends(next.fetch_add(step, Ordering::Relaxed));
-        let left =
-            (front + back < job.tasks).then_some((front, job.tasks.saturating_sub(back + 1)));
-        left.map(|(first, last)| if step == BACK { last } else { first })
+        let last = job.tasks.checked_sub(front + back + 1)? + front;
+        Some(if step == BACK { last } else { front })
     }
 
     /// Shuts the gate of a region that began at `start` and waits until no worker is inside. Gives a

@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn folders_are_those_of_crates_from_elsewhere() {
         let metadata = serde_json::json!({"packages": [
-            {"source": null, "manifest_path": "/work/runtime/Cargo.toml"},
+            {"source": null, "manifest_path": "/project/runtime/Cargo.toml"},
             {"source": "registry", "manifest_path": "/home/a/src/half-2.7.1/Cargo.toml"},
             {"source": "registry", "manifest_path": "/home/a/src/serde-1.0.2/Cargo.toml"},
         ]});

@@ -4,7 +4,7 @@ use runtime::{Budget, Control, Limits, Status, Unmet};
 
 use crate::arg;
 use crate::error::{LBK_INVALID, LBK_OK, lbk_code, lbk_error};
-use crate::guard::{guard, guard_code, guard_value};
+use crate::guard::{Outcome, guard, guard_code, guard_value};
 use crate::options::{self, growing, options};
 
 /// What a budget is counted in; one of the `LBK_BUDGET_*` numbers.
@@ -229,4 +229,9 @@ pub unsafe extern "C" fn lbk_control_get_budget(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lbk_control_free(control: *mut lbk_control) {
     arg::free(control);
+}
+
+/// Writes how the budget of a control fares to a status of `size` bytes.
+pub(crate) fn write_status(control: &Control, status: *mut lbk_status, size: usize) -> Outcome {
+    options::write(&control.status().into(), status, size, "status")
 }

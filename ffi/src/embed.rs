@@ -2,7 +2,7 @@ use runtime::{Control, Encoder};
 
 use crate::arg;
 use crate::bytes::lbk_text;
-use crate::control::{lbk_control, lbk_status};
+use crate::control::{lbk_control, lbk_status, write_status};
 use crate::engine::limit;
 use crate::error::lbk_error;
 use crate::guard::{Exclusive, Outcome, guard, guard_value};
@@ -82,10 +82,7 @@ pub unsafe extern "C" fn lbk_encoder_get_status(
     status: *mut lbk_status,
     size: usize,
 ) -> *mut lbk_error {
-    guard(|| {
-        let found = arg::shared(encoder, "encoder")?.control.status();
-        options::write(&found.into(), status, size, "status")
-    })
+    guard(|| write_status(&arg::shared(encoder, "encoder")?.control, status, size))
 }
 
 /// Embeds texts: fills `embeddings` `[count, embedding]`, `capacity` floats being there. Texts are cut

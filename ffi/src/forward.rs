@@ -3,11 +3,10 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use runtime::{Control, Forward, Tensor, TensorData, TensorValues, TensorView};
 
 use crate::arg;
-use crate::control::{lbk_control, lbk_status};
+use crate::control::{lbk_control, lbk_status, write_status};
 use crate::error::{c_string, lbk_error};
 use crate::guard::{Exclusive, Outcome, guard, guard_value};
 use crate::model::lbk_model;
-use crate::options;
 use crate::session::lbk_session_options;
 use crate::usage::{self, lbk_usage};
 
@@ -113,10 +112,7 @@ pub unsafe extern "C" fn lbk_forward_get_status(
     status: *mut lbk_status,
     size: usize,
 ) -> *mut lbk_error {
-    guard(|| {
-        let found = arg::shared(forward, "forward")?.control.status();
-        options::write(&found.into(), status, size, "status")
-    })
+    guard(|| write_status(&arg::shared(forward, "forward")?.control, status, size))
 }
 
 /// Runs the plan once. The caller owns `*outputs`. What was spent is added to `usage` (NULL if it is

@@ -35,7 +35,7 @@ static mut RACED: u64 = 0;
 #[cfg(feature = "test-hooks")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lbk_test_race() {
-    // SAFETY: it is no data that anything depends on, and a word is written at once.
+    // SAFETY: none: several threads that call this break the rules, which is what it is for.
     unsafe { (&raw mut RACED).write_volatile(1) }
 }
 

@@ -7,7 +7,7 @@ use runtime::{
 
 use crate::arg;
 use crate::bytes::lbk_bytes;
-use crate::control::{lbk_control, lbk_status};
+use crate::control::{lbk_control, lbk_status, write_status};
 use crate::engine::limit;
 use crate::error::lbk_error;
 use crate::guard::{Exclusive, Outcome, guard, guard_value};
@@ -189,10 +189,7 @@ pub unsafe extern "C" fn lbk_session_get_status(
     status: *mut lbk_status,
     size: usize,
 ) -> *mut lbk_error {
-    guard(|| {
-        let found = arg::shared(session, "session")?.control.status();
-        options::write(&found.into(), status, size, "status")
-    })
+    guard(|| write_status(&arg::shared(session, "session")?.control, status, size))
 }
 
 /// Bytes that cache, buffers and scratch take now.

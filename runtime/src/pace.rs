@@ -17,6 +17,8 @@ pub(crate) struct Pace {
     in_call: bool,
     chunk: Ahead,
     logger: Logger,
+    /// The status that other threads read.
+    published: Option<Status>,
     /// What was last told of the budget.
     told: Option<Unmet>,
 }
@@ -41,6 +43,7 @@ impl Pace {
             in_call: false,
             chunk: Ahead { now: 0.0, tokens: 1, steps: 1 },
             logger: logger.clone(),
+            published: None,
             told: None,
         }
     }
@@ -80,7 +83,7 @@ impl Pace {
         self.control.refresh(&mut self.settings);
         self.chunk = Ahead { now: self.now(), tokens, steps };
         let price = self.controller.next_price(&self.settings, self.chunk);
-        self.control.set_status(self.controller.status());
+        self.publish();
         Ok(price)
     }
 
@@ -91,8 +94,17 @@ impl Pace {
         let (macs, full_macs) = (spent.macs, spent.full_macs);
         let seconds = now - before;
         self.controller.observe(Observation { tokens, steps, macs, full_macs, seconds, now });
-        self.control.set_status(self.controller.status());
+        self.publish();
         self.tell();
+    }
+
+    /// Lets other threads read the status, where it is another one.
+    fn publish(&mut self) {
+        let status = self.controller.status();
+        if self.published != Some(status) {
+            self.published = Some(status);
+            self.control.set_status(status);
+        }
     }
 
     /// Tells the logger when a budget begins or ceases to be kept.

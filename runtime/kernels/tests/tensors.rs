@@ -370,6 +370,22 @@ fn moved_elements_come_from_their_places() {
 }
 
 #[test]
+fn a_column_has_the_same_sum_alone_as_beside_others() {
+    let (kernels, pool) = (Kernels::detect(), Pool::new(1));
+    let (rows, cols) = (101, 7);
+    let x = Random::new(8).floats(rows * cols);
+    for reduction in [Reduction::Sum, Reduction::Mean, Reduction::L2, Reduction::Prod] {
+        let op = Op::Reduce(Reduce { reduction, axes: vec![0] });
+        let all = computed((&kernels, &pool), &op, &[(vec![rows, cols], x.clone())], &[1, cols]);
+        for (column, want) in all.iter().enumerate() {
+            let alone = x.iter().skip(column).step_by(cols).copied().collect();
+            let alone = computed((&kernels, &pool), &op, &[(vec![rows, 1], alone)], &[1, 1]);
+            assert_eq!(alone[0].to_bits(), want.to_bits(), "{reduction:?} of column {column}");
+        }
+    }
+}
+
+#[test]
 fn operands_that_do_not_fit_are_refused() {
     let kernels = Kernels::detect();
     let x = [1.0f32; 12];

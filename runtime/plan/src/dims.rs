@@ -90,6 +90,7 @@ impl Dim {
         match (self, other.into()) {
             (Dim::Const(1), d) | (d, Dim::Const(1)) => d,
             (Dim::Const(a), Dim::Const(b)) if a.checked_mul(b).is_some() => Dim::Const(a * b),
+            (Dim::Const(c), d) if !matches!(d, Dim::Const(_)) => d.times(c),
             (Dim::Mul(a, b), Dim::Const(c)) => match b.as_const().and_then(|b| b.checked_mul(c)) {
                 Some(known) => Dim::Mul(a, Box::new(Dim::Const(known))),
                 None => Dim::Mul(Box::new(Dim::Mul(a, b)), Box::new(Dim::Const(c))),

@@ -26,8 +26,8 @@ impl PlanData {
             .map_err(|e| Error::from(e).at(format!("weight {:?}", weight.name)))
     }
 
-    /// By weight: the f32 values of those that some step reads as a vector or a tensor. They are small,
-    /// and kernels read them as slices.
+    /// By weight: the f32 values of those that some step reads as a vector or a tensor: kernels read them
+    /// as slices.
     pub fn load_vectors(&self) -> Result<Vec<Option<Vec<f32>>>> {
         let program = self.plan.program();
         let mut vectors = vec![None; program.weights.len()];

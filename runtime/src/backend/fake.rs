@@ -10,7 +10,7 @@ use limbeck_kernels::{
     Pool, Qkv, Rows, Sparsity, TensorArg, TensorOut,
 };
 use limbeck_plan::{
-    Choose, Conv2d, DType, DepthwiseConv2d, Dim, Entry, MaxPool2d, MoeMlp, Op, Operand, OperandId,
+    Choose, Conv2d, DepthwiseConv2d, Dim, Entry, MaxPool2d, MoeMlp, Op, Operand, OperandId,
     OperandKind, SparseLinear, Step, Symbol, Window,
 };
 
@@ -88,7 +88,7 @@ impl State for FakeState {
         self.shapes = entry.operands.iter().map(shape).collect();
         for (id, operand) in entry.operands_of(OperandKind::Input) {
             if !operand.fact.is_of_call() {
-                self.values[id] = words(call.tensor(&operand.name)?.data).to_vec();
+                self.values[id] = call.tensor(&operand.name)?.data.buffer().to_vec();
             }
         }
         for step in entry.steps() {
@@ -110,7 +110,7 @@ impl State for FakeState {
         let entry = self.shared.data.plan.program().entries.get(self.entry)?;
         let mut outputs = entry.operands_of(OperandKind::Output);
         let (id, operand) = outputs.find(|(_, o)| o.name == name)?;
-        let data = elements(operand.fact.dtype, self.values.get(id)?);
+        let data = Elements::of(operand.fact.dtype, self.values.get(id)?);
         Some(TensorArg { shape: self.shapes.get(id)?, data })
     }
 
@@ -161,22 +161,6 @@ impl FakeState {
         operands.compute(self.cache.blocks_mut(), &self.choices, &mut out)?;
         self.values[target] = out;
         Ok(())
-    }
-}
-
-/// The bits of elements.
-fn words<'a>(data: Elements<'a>) -> &'a [f32] {
-    match data {
-        Elements::F32(values) => values,
-        Elements::I32(values) => bytemuck::cast_slice(values),
-    }
-}
-
-/// Words as elements.
-fn elements(dtype: DType, words: &[f32]) -> Elements<'_> {
-    match dtype {
-        DType::F32 => Elements::F32(words),
-        DType::I32 => Elements::I32(bytemuck::cast_slice(words)),
     }
 }
 
@@ -260,7 +244,7 @@ impl<'a> Operands<'a> {
             OperandKind::Weight(_) => self.vector(index)?,
             _ => self.value(index)?,
         };
-        Ok(TensorArg { shape: &self.shapes[id], data: elements(operand.fact.dtype, words) })
+        Ok(TensorArg { shape: &self.shapes[id], data: Elements::of(operand.fact.dtype, words) })
     }
 
     /// An op on tensors alone.
@@ -268,10 +252,7 @@ impl<'a> Operands<'a> {
         let arguments = (0..self.step.inputs.len()).map(|i| self.argument(i));
         let arguments = arguments.collect::<Result<Vec<_>>>()?;
         let target = self.step.outputs.first().copied().unwrap_or(0);
-        let data = match self.entry.operands[target].fact.dtype {
-            DType::F32 => ElementsMut::F32(out),
-            DType::I32 => ElementsMut::I32(bytemuck::cast_slice_mut(out)),
-        };
+        let data = ElementsMut::of(self.entry.operands[target].fact.dtype, out);
         let size = |dim: &Dim| self.call.size(dim).and_then(|n| usize::try_from(n).ok());
         let out = TensorOut { shape: &self.shapes[target], data };
         match reference::tensor(&self.step.op, &size, &arguments, out)? {

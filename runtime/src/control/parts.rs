@@ -35,21 +35,16 @@ pub fn to_settings(parts: SettingsParts) -> (Budget, Limits) {
     (budget, Limits { floor: f64::from_bits(floor), ceiling: f64::from_bits(ceiling) })
 }
 
-/// Reasons by their number, from 1 on.
+/// Reasons by their number, from 1 on. One that is not here is told as the last.
 const REASONS: [Unmet; 6] =
     [Unmet::Dense, Unmet::Floor, Unmet::BelowFloor, Unmet::Reach, Unmet::Time, Unmet::OffTarget];
+const LAST: usize = REASONS.len() - 1;
 
 pub fn of_status(status: Status) -> StatusParts {
-    let number = |reason| match reason {
-        Unmet::Dense => 1,
-        Unmet::Floor => 2,
-        Unmet::BelowFloor => 3,
-        Unmet::Reach => 4,
-        Unmet::Time => 5,
-        Unmet::OffTarget => 6,
-    };
+    let place = |reason| REASONS.iter().position(|known| *known == reason);
+    let number = status.unmet.map_or(0, |reason| 1 + place(reason).unwrap_or(LAST) as u16);
     let price = f64::from(status.price);
-    pack(status.unmet.map_or(0, number), [status.target.to_bits(), price.to_bits()])
+    pack(number, [status.target.to_bits(), price.to_bits()])
 }
 
 pub fn to_status(parts: StatusParts) -> Status {

@@ -102,7 +102,7 @@ impl Forward {
             Runner::Text(session) => text(session, &inputs)?,
             Runner::Embed(encoder) => encode(encoder, &inputs)?,
             Runner::Classify(classifier) => classify(classifier, &inputs)?,
-            Runner::Tensors(tensors) => return tensors.run(inputs.given),
+            Runner::Tensors(tensors) => return tensors.run(&inputs),
         };
         if let Some(tokens) = route.len().checked_div(self.sites) {
             let (shape, values) = (vec![self.sites, tokens], TensorValues::I32(route));

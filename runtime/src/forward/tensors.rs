@@ -6,6 +6,7 @@ use std::time::Instant;
 use limbeck_kernels::{Elements, KvType, TensorArg};
 use limbeck_plan::{DType, Dim, Entry, Fact, Manifest, OperandKind};
 
+use super::Inputs;
 use super::tensor::{Tensor, TensorData, TensorValues, TensorView};
 use crate::backend::{Bounds, Call, State};
 use crate::control::Control;
@@ -52,18 +53,14 @@ impl Tensors {
     ///
     /// # Errors
     /// A tensor that is missing, or not of its type, shape or range; cancellation.
-    pub fn run(&mut self, given: &[TensorView<'_>]) -> Result<(Vec<Tensor>, Usage)> {
+    pub fn run(&mut self, given: &Inputs<'_>) -> Result<(Vec<Tensor>, Usage)> {
         let start = Instant::now();
         let model = self.model.clone();
         let entry = model.plan().program().entries.get(self.entry);
         let entry = entry.ok_or_else(|| Error::new(ErrorKind::Plan, "the entry is not there"))?;
         let (mut tensors, mut sizes) = (Vec::new(), Vec::new());
         for (_, operand) in entry.operands_of(OperandKind::Input) {
-            let view = given.iter().find(|view| view.name == operand.name);
-            let view = view.ok_or_else(|| {
-                let message = format!("the inputs have no tensor {:?}", operand.name);
-                Error::new(ErrorKind::InvalidInput, message)
-            })?;
+            let view = given.required(&operand.name)?;
             bind(view, &operand.fact, &mut sizes)?;
             tensors.push((operand.name.as_str(), view.shape, take(view, operand.fact.dtype)?));
         }

@@ -1,4 +1,4 @@
-//! Loom's counterparts of `runtime/kernels/src/sync.rs` and `runtime/src/sync.rs`, and a clock that the
+//! Loom's counterparts of `runtime/kernels/src/sync/mod.rs` and `runtime/src/sync.rs`, and a clock that the
 //! models turn.
 
 pub(crate) use loom::hint::spin_loop;

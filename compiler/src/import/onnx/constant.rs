@@ -86,7 +86,8 @@ impl Constant {
         }
         let mut strides = vec![1usize; self.shape.len()];
         for axis in (0..self.shape.len().saturating_sub(1)).rev() {
-            strides[axis] = strides[axis + 1] * self.shape[axis + 1].max(1);
+            // Of a tensor without elements they are not used.
+            strides[axis] = strides[axis + 1].saturating_mul(self.shape[axis + 1].max(1));
         }
         let axis = |axis: &usize| Some((*self.shape.get(*axis)?, *strides.get(*axis)?));
         let (shape, strides): (Vec<_>, Vec<_>) = order.iter().filter_map(axis).unzip();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use limbeck_graph::{TensorExpr, Value, ValueSource};
 use prost::Message;
 
 use super::OnnxModel;
@@ -187,9 +188,72 @@ fn models_that_grow_beyond_measure_are_not_computed() {
     }
     nodes.push(node("end", "Relu", &[&last], &["y"]));
     let start = Instant::now();
-    // Whether it is taken does not matter: it has a size that no call can have.
-    let _ = open(&model(nodes, vec![tensor("w", &[1024], &[0.5; 1024])]));
+    for grown in [tensor("w", &[1024], &[0.5; 1024]), numbers("w", &[7; 1024])] {
+        // Whether it is taken does not matter, as it has a size that no call can have; but what is
+        // computed has a bound.
+        let Ok(taken) = open(&model(nodes.clone(), vec![grown])) else { continue };
+        let values = taken.graph.entries.iter().flat_map(|(_, graph)| graph.values());
+        let held = |value: &Value| match &value.source {
+            ValueSource::Weight(TensorExpr::Inline { values, .. }) => values.len(),
+            _ => 0,
+        };
+        assert!(values.map(held).sum::<usize>() <= 1 << 27);
+    }
     assert!(start.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn sizes_of_very_many_inputs_or_axes_are_refused() {
+    let mut given = model(vec![], vec![]);
+    let open_sides = || {
+        let dim = |name: &str| DimensionProto { dim_value: None, dim_param: Some(name.into()) };
+        let shape = TensorShapeProto { dim: vec![dim("s"), dim("t")] };
+        let tensor = TensorTypeProto { elem_type: dtype::FLOAT, shape: Some(shape) };
+        let r#type = Some(TypeProto { tensor_type: Some(tensor) });
+        ValueInfoProto { name: "x".into(), r#type }
+    };
+    let part = |name: &str, at: &str| node(name, "Gather", &["sizes", at], &[name]);
+    let first = || vec![node("sizes", "Shape", &["x"], &["sizes"]), part("s", "0"), part("t", "1")];
+    let scalar = |name: &str, n: i64| TensorProto { dims: vec![], ..numbers(name, &[n]) };
+    let both: Vec<&str> = std::iter::repeat_n(["s", "t"], 50_000).flatten().collect();
+    let mut turn = node("n", "Transpose", &["x"], &["turned"]);
+    turn.attribute = vec![ints("perm", &[1, 0])];
+    let cases = [
+        (vec![node("n", "Max", &both, &["y"])], "too involved"),
+        (vec![turn, node("n", "Reshape", &["turned", "ones"], &["y"])], "100000 axes"),
+    ];
+    for (nodes, message) in cases {
+        if let Some(graph) = &mut given.graph {
+            graph.input = vec![open_sides()];
+            graph.node = first().into_iter().chain(nodes).collect();
+            graph.initializer =
+                vec![scalar("0", 0), scalar("1", 1), numbers("ones", &[1; 100_000])];
+        }
+        let error = open(&given).err().expect("an error");
+        assert!(error.contains(message), "{error}");
+    }
+}
+
+#[test]
+fn a_scalar_meets_no_matrix_of_few_bits() {
+    let mut product = node("n", "MatMulNBits", &["x", "w", "scales"], &["y"]);
+    product.domain = "com.microsoft".into();
+    product.attribute = vec![int("K", 32), int("N", 1), int("bits", 4), int("block_size", 32)];
+    let bytes = TensorProto {
+        name: "w".into(),
+        dims: vec![1, 1, 16],
+        data_type: dtype::UINT8,
+        raw_data: vec![0; 16],
+        ..TensorProto::default()
+    };
+    let mut model = model(vec![product], vec![bytes, tensor("scales", &[1], &[1.0])]);
+    let opset = OperatorSetIdProto { domain: "com.microsoft".into(), version: 1 };
+    model.opset_import.push(opset);
+    if let Some(graph) = &mut model.graph {
+        graph.input = vec![value("x", &[])];
+    }
+    let error = open(&model).err().expect("an error");
+    assert!(error.contains("a scalar"), "{error}");
 }
 
 #[test]

@@ -65,6 +65,8 @@ pub(super) struct Importer<'a> {
     pub done: HashSet<*const NodeProto>,
     /// Weights by the constants that they hold and their shapes.
     weights: HashMap<(usize, Vec<usize>), (Constant, ValueId)>,
+    /// Elements of all that was computed.
+    folded: usize,
 }
 
 impl<'a> Importer<'a> {
@@ -77,6 +79,7 @@ impl<'a> Importer<'a> {
             readers: HashMap::new(),
             producers: HashMap::new(),
             done: HashSet::new(),
+            folded: 0,
             weights: HashMap::new(),
         }
     }
@@ -277,8 +280,9 @@ impl<'a> Importer<'a> {
             })
             .collect();
         if let Some(constants) = constants.filter(|c| !c.is_empty())
-            && let Some(found) = fold(&op, &constants)?
+            && let Some(found) = fold(&op, &constants, MAX_FOLDED - self.folded)?
         {
+            self.folded += found.len();
             // It was computed as it would be stored; constants have the model's order.
             let mut back = vec![0; order.len()];
             order.iter().enumerate().for_each(|(k, axis)| back[*axis] = k);
@@ -307,8 +311,9 @@ impl<'a> Importer<'a> {
     }
 }
 
-/// The result of an op on constants; `None` where it is not an op on tensors.
-fn fold(op: &Op, inputs: &[&Constant]) -> Result<Option<Constant>> {
+/// The result of an op on constants; `None` where it is not an op on tensors, or has more than so many
+/// elements.
+fn fold(op: &Op, inputs: &[&Constant], most: usize) -> Result<Option<Constant>> {
     let fact = |c: &&Constant| {
         let dtype = if c.is_float() { DType::F32 } else { DType::I32 };
         Fact::new(dtype, c.shape.iter().map(|n| Dim::from(*n)).collect())
@@ -322,7 +327,7 @@ fn fold(op: &Op, inputs: &[&Constant]) -> Result<Option<Constant>> {
     let count = elements(&shape)?;
     // What a call would compute is computed once, but no model grows by it without bound.
     let given = inputs.iter().map(|c| c.len()).sum::<usize>();
-    if count > MAX_FOLDED || count > 1 << 16 && count / 64 > given {
+    if count > most || count > 1 << 16 && count / 64 > given {
         return Ok(None);
     }
     let narrow = |v: &i64| (*v).clamp(i32::MIN.into(), i32::MAX.into()) as i32;

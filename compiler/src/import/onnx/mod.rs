@@ -361,7 +361,7 @@ impl<'a> Importer<'a> {
     }
 
     /// Refuses sizes that nest as deep as no plan's may; what is computed with them nests deeper still.
-    fn check_depth(&self, item: &Item) -> Result<()> {
+    pub(super) fn check_depth(&self, item: &Item) -> Result<()> {
         let deep = |dim: &Dim| dim.depth() > Dim::MAX_DEPTH / 2;
         let found = match item {
             Item::Constant(_) => false,

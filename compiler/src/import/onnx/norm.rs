@@ -80,12 +80,13 @@ pub(super) fn reshaped_group_norm(importer: &mut Importer<'_>, first: &NodeProto
     let Some(found) = GroupNormParts::find(importer, first)? else { return Ok(()) };
     let GroupNormParts { x, groups, eps, mut weight, mut bias, mut last } = found;
     // What each channel is multiplied with and what is added then.
-    if let Some((next, values)) = channel_step(importer, last, "Mul", weight.len()) {
+    let sides = importer.rank(&x).saturating_sub(2);
+    if let Some((next, values)) = channel_step(importer, last, "Mul", (weight.len(), sides)) {
         weight.iter_mut().zip(&values).for_each(|(w, v)| *w *= v);
         bias.iter_mut().zip(&values).for_each(|(b, v)| *b *= v);
         last = next;
     }
-    if let Some((next, values)) = channel_step(importer, last, "Add", weight.len()) {
+    if let Some((next, values)) = channel_step(importer, last, "Add", (weight.len(), sides)) {
         bias.iter_mut().zip(&values).for_each(|(b, v)| *b += v);
         last = next;
     }
@@ -143,24 +144,20 @@ impl<'a> GroupNormParts<'a> {
     }
 }
 
-/// The node that alone reads another's result, and does this with a constant for each channel.
+/// The node that alone reads another's result, and does this with a constant for each channel: `[C]` or
+/// `[1, C]`, and then 1 for each of an image's sides.
 fn channel_step<'a>(
     importer: &Importer<'a>,
     before: &NodeProto,
     op: &str,
-    channels: usize,
+    (channels, sides): (usize, usize),
 ) -> Option<(&'a NodeProto, Vec<f32>)> {
     let output = before.output.first()?;
     let next = importer.only_reader(output, op)?;
     let other = next.input.iter().find(|name| *name != output)?;
     let shape = &importer.constant(other)?.shape;
-    // Aligned at the last axes, of which all but the channels' are 1.
-    let fits = match shape.as_slice() {
-        [c, rest @ ..] | [1, c, rest @ ..] if *c == channels => rest.iter().all(|n| *n == 1),
-        _ => false,
-    };
-    let spatial =
-        shape.len().checked_sub(if shape.first() == Some(&1) && channels != 1 { 2 } else { 1 });
+    let (before, rest) = shape.split_at(shape.len().checked_sub(sides)?);
+    let fits = matches!(before, [c] | [1, c] if *c == channels) && rest.iter().all(|n| *n == 1);
     let values = importer.channels(other, channels)?;
-    (fits && spatial.is_some_and(|n| n > 0)).then_some((next, values))
+    fits.then_some((next, values))
 }

@@ -50,11 +50,8 @@ enum Value {
 }
 
 fn map(p: &Map, inputs: &[TensorArg<'_>], out: &mut TensorOut<'_>) -> Result<(), Error> {
-    let dtype = |x: &TensorArg<'_>| match x.data {
-        Elements::F32(_) => DType::F32,
-        Elements::I32(_) => DType::I32,
-    };
-    p.types(&inputs.iter().map(dtype).collect::<Vec<_>>()).map_err(Error::shape)?;
+    let types: Vec<DType> = inputs.iter().map(|x| x.data.dtype()).collect();
+    p.types(&types).map_err(Error::shape)?;
     let layouts = inputs.iter().map(|x| Layout::broadcast(x.shape, out.shape));
     let layouts = layouts.collect::<Result<Vec<_>, _>>()?;
     let count: usize = out.shape.iter().product();

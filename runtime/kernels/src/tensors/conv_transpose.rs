@@ -1,7 +1,7 @@
 //! Transposed convolutions: a linear makes of each pixel what it gives to those around it, and each
 //! pixel of the result adds up what it is given, in the order of the window.
 
-use super::{TensorScratch, image};
+use super::{TensorScratch, grow, image};
 use crate::elementwise::SharedRows;
 use crate::error::{Error, check_len};
 use crate::linear::{LinearArgs, LinearScratch, linear};
@@ -87,9 +87,7 @@ pub fn conv_transpose2d(
     let ConvTranspose2dArgs { params, x, w, bias, out, .. } = args;
     let pixels = x.len() / w.cols();
     let mut given = std::mem::take(&mut tensors.values);
-    if given.len() < pixels * w.rows() {
-        given.resize(pixels * w.rows(), 0.0);
-    }
+    grow(&mut given, pixels.saturating_mul(w.rows()))?;
     let args = LinearArgs {
         x,
         norm: None,

@@ -2,7 +2,7 @@
 
 use super::moves::{around, dense};
 use super::{TensorArg, TensorOut, check_shape};
-use crate::error::{Error, check_len};
+use crate::error::Error;
 use limbeck_plan::{Gather, GatherElements};
 
 /// The element that an index means, which counts from the end where it is negative.
@@ -19,10 +19,11 @@ pub(super) fn gather(
     out: &mut TensorOut<'_>,
 ) -> Result<(), Error> {
     let [before, along, after] = around(x.shape, p.axis)?;
+    let shape = [&x.shape[..p.axis], indices.shape, &x.shape[p.axis + 1..]].concat();
+    check_shape("the gathered elements", out.shape, &shape)?;
     let ids = indices.integers()?;
     let places = ids.iter().map(|at| index(*at, along)).collect::<Result<Vec<_>, _>>()?;
     let words = out.data.words();
-    check_len("the gathered elements", words.len(), before * places.len() * after)?;
     if words.is_empty() {
         return Ok(());
     }

@@ -1,7 +1,7 @@
 //! Long short-term memories: the inputs' part of the gates for all steps at once, then step by step.
 
 use super::mat_mul::{Sizes, TensorScratch};
-use super::{Operands, TensorOut, check_shape};
+use super::{Operands, TensorOut, check_shape, grow};
 use crate::error::Error;
 use crate::pool::Pool;
 use crate::table::Kernels;
@@ -51,8 +51,7 @@ pub(super) fn run(
     let extent = Extent::of(p, operands, out.shape)?;
     let Extent { time, batch, inputs, hidden } = extent;
     let out = out.floats()?;
-    if out.is_empty() || inputs == 0 {
-        out.fill(0.0);
+    if out.is_empty() {
         return Ok(());
     }
     let (x, gates, directions) = (operands.get(0)?.floats()?, 4 * hidden, p.reverse.len());
@@ -66,13 +65,15 @@ pub(super) fn run(
         };
         // Gates of all steps, of one step's states, then the states and the cells.
         values.clear();
-        values.resize((time + 1) * batch * gates + 2 * batch * hidden, 0.0);
+        let each = |n: usize| n.saturating_mul(batch);
+        let room = each(time.saturating_add(1)).saturating_mul(gates);
+        grow(&mut values, room.saturating_add(each(2).saturating_mul(hidden)))?;
         let (from_x, rest) = values.split_at_mut(time * batch * gates);
         let (from_h, rest) = rest.split_at_mut(batch * gates);
         let (h, c) = rest.split_at_mut(batch * hidden);
         let sizes = Sizes { m: time * batch, k: inputs, n: gates, transposed: true, scale: 1.0 };
-        sizes.pack(part(1, gates * inputs)?, &mut panels);
-        if time > 0 {
+        if time > 0 && inputs > 0 {
+            sizes.pack(part(1, gates * inputs)?, &mut panels);
             sizes.products(kernels, Some(pool), x, &panels, from_x);
         }
         if p.bias {

@@ -1,10 +1,9 @@
 //! Elementwise computation. The elements of a result are cut into chunks that the first cache holds
 //! with what is computed on the way, and each step goes over a chunk.
 
-use super::moves::repeated;
 use super::{Layout, TensorArg, TensorOut};
 use crate::elementwise::SharedRows;
-use crate::error::{Error, check_len};
+use crate::error::Error;
 use crate::math;
 use crate::pool::Pool;
 use crate::simd::{LANES, Simd};
@@ -41,13 +40,9 @@ pub(super) fn run(
     inputs: &[TensorArg<'_>],
     out: &mut TensorOut<'_>,
 ) -> Result<(), Error> {
-    let dtypes: Vec<DType> = inputs.iter().map(dtype).collect();
+    let dtypes: Vec<DType> = inputs.iter().map(|x| x.data.dtype()).collect();
     let types = p.types(&dtypes).map_err(Error::shape)?;
-    let gives = match out.data {
-        super::ElementsMut::F32(_) => DType::F32,
-        super::ElementsMut::I32(_) => DType::I32,
-    };
-    if types.last() != Some(&gives) {
+    if types.last() != Some(&out.data.dtype()) {
         return Err(Error::shape("the result is of another type"));
     }
     let shape = out.shape;
@@ -81,30 +76,11 @@ pub(super) fn run(
     Ok(())
 }
 
-fn dtype(x: &TensorArg<'_>) -> DType {
-    match x.data {
-        super::Elements::F32(_) => DType::F32,
-        super::Elements::I32(_) => DType::I32,
-    }
-}
-
 fn source<'a>(x: &TensorArg<'a>, shape: &[usize]) -> Result<Source<'a>, Error> {
-    let words = x.data.words();
     if x.shape == shape {
-        return Ok(Source::Direct(bytemuck::cast_slice(words)));
+        return Ok(Source::Direct(x.data.buffer()));
     }
-    let layout = Layout::new(shape, &repeated(x.shape, shape)?, 0);
-    let wanted = if shape.contains(&0) { words.len() } else { layout.least() };
-    check_len("an input", words.len(), wanted)?;
-    Ok(Source::Laid(words, layout))
-}
-
-impl Layout {
-    /// Elements of a dense input that is repeated.
-    fn least(&self) -> usize {
-        let axes = self.dims.iter().zip(&self.strides);
-        axes.map(|(d, s)| if *s == 0 { 1 } else { *d }).product()
-    }
+    Ok(Source::Laid(x.data.words(), Layout::broadcast(x.shape, shape)?))
 }
 
 /// The first register's place, and what lies before it.

@@ -1,7 +1,6 @@
 //! Products of two tensors' matrices. The right one is laid into panels, as a weight is, and then meets
 //! the rows of the left one in the tiles of a linear.
 
-use super::moves::repeated;
 use super::{Layout, Operands, TensorOut, check_shape};
 use crate::elementwise::SharedRows;
 use crate::error::Error;
@@ -145,8 +144,12 @@ pub(super) fn run(
     let threads = if batches * m * n * k < SERIAL_MACS { 1 } else { pool.threads() };
     if batches < threads {
         let mut panels = scratch.take_panels();
+        let mut packed = None;
         for (batch, out) in out.chunks_exact_mut(m * n).enumerate() {
-            sizes.pack(&b[part(b, at_b.place(batch), n * k)], &mut panels);
+            let place = at_b.place(batch);
+            if packed.replace(place) != Some(place) {
+                sizes.pack(&b[part(b, place, n * k)], &mut panels);
+            }
             let a = &a[part(a, at_a.place(batch), m * k)];
             sizes.products(kernels, Some(pool), a, &panels, out);
         }
@@ -192,12 +195,11 @@ impl Products {
         let (kb, n) = if p.transposed { (*y, *x) } else { (*x, *y) };
         check_shape("the product", &[*om, *on], &[*m, n])?;
         check_shape("the right matrix", &[kb], &[*k])?;
-        let layout = |from: &[usize]| Ok(Layout::new(batch, &repeated(from, batch)?, 0));
         Ok(Products {
             sizes: Sizes { m: *m, k: *k, n, transposed: p.transposed, scale: p.scale },
             batches: batch.iter().product(),
-            at_a: layout(batch_a)?,
-            at_b: layout(batch_b)?,
+            at_a: Layout::broadcast(batch_a, batch)?,
+            at_b: Layout::broadcast(batch_b, batch)?,
         })
     }
 }

@@ -27,10 +27,10 @@ pub(crate) use reduce::{Parts, to_index as reduce_to_index};
 pub(crate) use resize::place;
 pub(crate) use softmax::softmax_row;
 
-use crate::error::{Error, check_len};
+use crate::error::{Error, ErrorKind, check_len};
 use crate::pool::Pool;
 use crate::table::Kernels;
-use limbeck_plan::{Dim, Op};
+use limbeck_plan::{DType, Dim, Op};
 
 /// Elements to read.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +74,30 @@ pub(crate) fn count(shape: &[usize]) -> Option<usize> {
 }
 
 impl<'a> Elements<'a> {
+    /// The words of a buffer as elements of this type.
+    pub fn of(dtype: DType, words: &'a [f32]) -> Elements<'a> {
+        match dtype {
+            DType::F32 => Elements::F32(words),
+            DType::I32 => Elements::I32(bytemuck::cast_slice(words)),
+        }
+    }
+
+    /// Their type.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Elements::F32(_) => DType::F32,
+            Elements::I32(_) => DType::I32,
+        }
+    }
+
+    /// Their bits, as a buffer holds them.
+    pub fn buffer(&self) -> &'a [f32] {
+        match self {
+            Elements::F32(values) => values,
+            Elements::I32(values) => bytemuck::cast_slice(values),
+        }
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         match self {
@@ -92,6 +116,22 @@ impl<'a> Elements<'a> {
 }
 
 impl<'a> ElementsMut<'a> {
+    /// The words of a buffer as elements of this type.
+    pub fn of(dtype: DType, words: &'a mut [f32]) -> ElementsMut<'a> {
+        match dtype {
+            DType::F32 => ElementsMut::F32(words),
+            DType::I32 => ElementsMut::I32(bytemuck::cast_slice_mut(words)),
+        }
+    }
+
+    /// Their type.
+    pub(crate) fn dtype(&self) -> DType {
+        match self {
+            ElementsMut::F32(_) => DType::F32,
+            ElementsMut::I32(_) => DType::I32,
+        }
+    }
+
     fn len(&self) -> usize {
         match self {
             ElementsMut::F32(values) => values.len(),
@@ -152,7 +192,7 @@ pub(crate) struct Operands<'a> {
 }
 
 impl<'a> Operands<'a> {
-    /// Of so many inputs at least.
+    /// Checks all of them.
     pub(crate) fn new(inputs: &'a [TensorArg<'a>], out: &TensorOut<'_>) -> Result<Self, Error> {
         inputs.iter().try_for_each(TensorArg::check)?;
         out.check()?;
@@ -183,6 +223,15 @@ pub(crate) fn image(shape: &[usize]) -> Result<[usize; 4], Error> {
     shape.try_into().map_err(|_| Error::shape(format!("{shape:?} is not [batch, h, w, C]")))
 }
 
+/// Makes room for so many values, where a call may ask for more than there is.
+fn grow(values: &mut Vec<f32>, len: usize) -> Result<(), Error> {
+    let more = len.saturating_sub(values.len());
+    let room = values.try_reserve_exact(more);
+    room.map_err(|_| Error::new(ErrorKind::Memory, format!("no memory for {len} values")))?;
+    values.resize(values.len() + more, 0.0);
+    Ok(())
+}
+
 /// Refuses a shape that is not `want`.
 pub(crate) fn check_shape(what: &str, got: &[usize], want: &[usize]) -> Result<(), Error> {
     if got == want {
@@ -196,7 +245,8 @@ pub(crate) fn check_shape(what: &str, got: &[usize], want: &[usize]) -> Result<(
 /// whether it is one.
 ///
 /// # Errors
-/// `Shape` when the operands do not fit each other, `Range` for an index or a dim out of range.
+/// `Shape` when the operands do not fit each other, `Range` for an index or a dim out of range, `Memory`
+/// when there is none.
 pub fn tensor(
     kernels: &Kernels,
     pool: &Pool,

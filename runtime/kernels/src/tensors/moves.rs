@@ -224,6 +224,7 @@ pub(crate) fn run(
             }
         }
         Op::Range(p) => {
+            check_shape("the range", out.shape, &[size(&p.count)?])?;
             for (i, out) in out.data.words().iter_mut().enumerate() {
                 *out = p.start.wrapping_add((i as i32).wrapping_mul(p.step)) as u32;
             }

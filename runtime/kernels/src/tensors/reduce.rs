@@ -1,5 +1,5 @@
-//! Reductions of axes. Each result has one order of its sum, whatever the threads: its elements in
-//! theirs, eight sums in turn where they lie side by side.
+//! Reductions of axes. Each result has one order of its sum, whatever the threads and its neighbours:
+//! its elements in theirs go to eight sums in turn.
 
 use super::moves::dense;
 use super::{ElementsMut, Layout, TensorArg, TensorOut, check_shape};
@@ -148,16 +148,15 @@ fn side_by_side(reduction: Reduction, x: &[f32], parts: &Parts, first: usize, ou
         let at = first + done;
         let width = WIDTH.min(inner - at % inner).min(out.len() - done);
         let place = kept.place(at);
-        let mut sums = [[start(reduction); WIDTH]; 2];
-        // Two sums in turn: the second of a pair need not wait for the first.
+        let mut sums = [[start(reduction); WIDTH]; SUMS];
         for i in 0..*count {
             let row = &x[place + reduced.place(i)..][..width];
-            let pairs = sums[i % 2].iter_mut().zip(row);
+            let pairs = sums[i % SUMS].iter_mut().zip(row);
             pairs.for_each(|(sum, v)| *sum = with(reduction, *sum, f64::from(*v)));
         }
-        let [even, odd] = sums;
-        for (out, (a, b)) in out[done..done + width].iter_mut().zip(even.iter().zip(odd)) {
-            *out = end(reduction, both(reduction, *a, b), *count);
+        for (column, out) in out[done..done + width].iter_mut().enumerate() {
+            let sums = sums.map(|sums| sums[column]);
+            *out = end(reduction, fold(reduction, &sums), *count);
         }
         done += width;
     }

@@ -34,12 +34,16 @@ pub(super) fn infer(op: &Op, inputs: &[Fact]) -> Result<Fact, String> {
         Op::GroupNorm(p) => group_norm(p, inputs)?,
         Op::AveragePool2d(p) => {
             let (channels, sizes) = input(&p.window, &inputs[0])?;
+            if inputs[0].shape.len() != 4 {
+                return Err(format!("{} is not [batch, h, w, C]", inputs[0]));
+            }
             taps_in_range(&p.window)?;
             with_channels(sizes, channels)
         }
         Op::ConvTranspose2d(p) => conv_transpose(p, inputs)?,
         Op::Resize(p) => resize(p, &inputs[0])?,
         Op::Sizes(p) if p.sizes.len() <= MAX_SIZES => integers(Dim::from(p.sizes.len())),
+        Op::Sizes(p) => return Err(format!("{} sizes are too many", p.sizes.len())),
         Op::Range(p) => integers(p.count.clone()),
         Op::Lstm(p) => lstm(p, inputs)?,
         _ => return Err("it is not an op on tensors".into()),
@@ -260,8 +264,11 @@ fn concat(p: &Concat, inputs: &[Fact]) -> Result<Fact, String> {
         if !ranks || sizes.into_iter().any(|(i, (a, b))| i != p.axis && differ(a, b)) {
             return Err(format!("{other} does not follow {first} along axis {}", p.axis));
         }
-        let sum = shape[p.axis].clone().plus(other.shape[p.axis].clone());
-        shape[p.axis] = sum;
+        let sum = std::mem::replace(&mut shape[p.axis], Dim::Const(0));
+        shape[p.axis] = sum.plus(other.shape[p.axis].clone());
+        if shape[p.axis].depth() > Dim::MAX_DEPTH {
+            return Err(format!("the size of axis {} is too involved", p.axis));
+        }
     }
     Ok(Fact::new(first.dtype, shape))
 }

@@ -235,7 +235,6 @@ pub(super) struct Lowered {
     pub name: String,
     /// Input operands in the order of their ids.
     pub inputs: Vec<String>,
-    /// For each input that indexes a table: the table's weight.
     pub instructions: Vec<Named>,
     pub outputs: Vec<Output>,
     /// Tensors that are given.

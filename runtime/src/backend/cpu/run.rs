@@ -8,7 +8,7 @@ use limbeck_kernels::{
     ConvScratch, DepthwiseConv2dArgs, Elements, KvCache, LinearArgs, LinearScratch, MixArgs,
     MoeMlpArgs, MoeScratch, NormArgs, Qkv, Rows, Sparsity, TensorArg, TensorScratch,
 };
-use limbeck_plan::{Conv2d, DType, DepthwiseConv2d, Dim, Fact, MaxPool2d, OperandId};
+use limbeck_plan::{Conv2d, DepthwiseConv2d, Dim, Fact, MaxPool2d, OperandId};
 
 use super::Shared;
 use super::lower::{Instruction, Lowered, NormCall, Output, QkvValue};
@@ -165,14 +165,6 @@ impl CpuState {
     }
 }
 
-/// The words of a buffer as elements.
-pub(super) fn elements(dtype: DType, words: &[f32]) -> Elements<'_> {
-    match dtype {
-        DType::F32 => Elements::F32(words),
-        DType::I32 => Elements::I32(bytemuck::cast_slice(words)),
-    }
-}
-
 impl CpuState {
     /// An output of the last run and its words.
     fn written(&self, name: &str) -> Option<(&[f32], &Output)> {
@@ -232,7 +224,10 @@ impl State for CpuState {
         let (values, output) = self.written(name)?;
         let (entry, sizes) = self.last.as_ref()?;
         let fact = self.shared.entries.get(*entry)?.facts.get(output.operand)?;
-        Some(TensorArg { shape: sizes.shape(output.operand), data: elements(fact.dtype, values) })
+        Some(TensorArg {
+            shape: sizes.shape(output.operand),
+            data: Elements::of(fact.dtype, values),
+        })
     }
 
     fn choices(&self) -> &[i32] {

@@ -5,7 +5,7 @@ use limbeck_kernels::{ConvTranspose2dArgs, Elements, ElementsMut, TensorArg, Ten
 use limbeck_plan::{DType, Dim, OperandId, Window};
 
 use super::lower::{Ids, Instruction, Output, Source};
-use super::run::{Runner, elements};
+use super::run::Runner;
 use super::slots::Value;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -15,10 +15,7 @@ impl Runner<'_> {
         for Output { name, operand, value } in tensors {
             let given = self.call.tensor(name)?;
             let fits = given.shape == self.sizes.shape(*operand);
-            let words: &[f32] = match given.data {
-                Elements::F32(values) => values,
-                Elements::I32(values) => bytemuck::cast_slice(values),
-            };
+            let words = given.data.buffer();
             let target = self.slots[value.slot].get_mut(..words.len()).filter(|_| fits);
             let target = target.ok_or_else(|| {
                 let message = format!("tensor {name:?} of {:?} does not fit", given.shape);
@@ -89,13 +86,13 @@ impl Runner<'_> {
                 }
                 Source::Weight(id) => shared.vector(*id)?,
             };
-            Ok(TensorArg { shape: sizes.shape(*operand), data: elements(dtype(*operand), words) })
+            Ok(TensorArg {
+                shape: sizes.shape(*operand),
+                data: Elements::of(dtype(*operand), words),
+            })
         };
         let arguments = inputs.iter().map(argument).collect::<Result<Vec<_>>>()?;
-        let data = match dtype(*shape) {
-            DType::F32 => ElementsMut::F32(out),
-            DType::I32 => ElementsMut::I32(bytemuck::cast_slice_mut(out)),
-        };
+        let data = ElementsMut::of(dtype(*shape), out);
         let out = TensorOut { shape: sizes.shape(*shape), data };
         let size = |dim: &Dim| call.size(dim).and_then(|n| usize::try_from(n).ok());
         let (kernels, pool) = (&shared.kernels, &*shared.pool);

@@ -29,10 +29,14 @@ pub(super) fn back(importer: &mut Importer<'_>, item: Item, line: bool) -> Resul
     if line { without(importer, &item, &[2]) } else { Ok(item) }
 }
 
+/// The most that a window reaches, steps or spreads.
+const MAX_SIDE: usize = 1 << 20;
+
 /// Numbers for each side: of an attribute, of which a line has one.
 pub(super) fn sides(given: Option<&[i64]>, line: bool, default: usize) -> Result<[usize; 2]> {
     let number = |v: i64| {
-        usize::try_from(v).map_err(|_| Error::format(format!("an attribute has the value {v}")))
+        let found = usize::try_from(v).ok().filter(|n| *n <= MAX_SIDE);
+        found.ok_or_else(|| Error::format(format!("an attribute has the value {v}")))
     };
     match (given, line) {
         (None, _) => Ok([default, default]),

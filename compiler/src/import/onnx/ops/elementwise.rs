@@ -236,6 +236,7 @@ fn many(importer: &mut Importer<'_>, call: &Call<'_>, f: Binary) -> Result<Vec<I
     let mut found = call.get(0)?.clone();
     for at in 1..call.inputs.len() {
         found = two(importer, &found, call.get(at)?, f)?;
+        importer.check_depth(&found)?;
     }
     Ok(vec![found])
 }

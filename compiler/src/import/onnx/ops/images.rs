@@ -147,7 +147,11 @@ fn scaled(size: &Dim, factor: f32) -> Result<Dim> {
 
 fn block(importer: &Importer<'_>, call: &Call<'_>) -> Result<(Vec<Dim>, u64)> {
     let shape = importer.shape(call.get(0)?);
-    let size = call.node.int("blocksize")?.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0);
+    let size = call
+        .node
+        .int("blocksize")?
+        .and_then(|n| u64::try_from(n).ok())
+        .filter(|n| (1..=1 << 15).contains(n));
     match (size, shape.len()) {
         (Some(size), 4) => Ok((shape, size)),
         _ => Err(Error::format("it is not of images, or has no blocksize")),

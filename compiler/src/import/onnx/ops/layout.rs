@@ -1,6 +1,6 @@
 //! Operators that give the same elements another shape: what they do is mostly bookkeeping.
 
-use limbeck_plan::{Dim, Expand, Op};
+use limbeck_plan::{Dim, Expand, MAX_RANK, Op};
 
 use super::elementwise::aligned;
 use super::{Call, Operator, axes, axis};
@@ -96,6 +96,7 @@ fn quotient(shape: &[Dim], rest: &[Dim]) -> Result<Dim> {
 /// An item in another shape. Where axes are only split, or joined where they are stored one after the
 /// other, it keeps its order.
 pub(super) fn into_shape(importer: &mut Importer<'_>, item: &Item, dims: Vec<Dim>) -> Result<Item> {
+    check_rank(dims.len())?;
     match item {
         Item::Sizes(sizes) if dims.len() < 2 => {
             let scalar = dims.is_empty();
@@ -111,6 +112,13 @@ pub(super) fn into_shape(importer: &mut Importer<'_>, item: &Item, dims: Vec<Dim
     let operand = importer.plain(item)?;
     let rank = dims.len();
     importer.reshaped(operand, dims, plain(rank))
+}
+
+fn check_rank(rank: usize) -> Result<()> {
+    match rank {
+        0..=MAX_RANK => Ok(()),
+        _ => Err(Error::unsupported(format!("a tensor of {rank} axes"))),
+    }
 }
 
 /// Axes of both shapes that have the same elements, in the model's order.
@@ -191,6 +199,7 @@ fn unsqueeze(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> 
     let item = call.get(0)?;
     let given = call.integers_or("axes", 1)?.ok_or_else(|| Error::format("it has no axes"))?;
     let rank = importer.rank(item) + given.len();
+    check_rank(rank)?;
     let new = axes(&given, rank)?;
     Ok(vec![with_axes(importer, item, &new)?])
 }

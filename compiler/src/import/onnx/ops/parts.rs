@@ -11,6 +11,9 @@ use crate::import::onnx::constant::{Constant, Data};
 use crate::import::onnx::importer::{Importer, Item, plain};
 use crate::import::onnx::sizes::{Size, Sizes};
 
+/// Integers that are put together as sizes: more are elements.
+const MAX_SIZES: usize = 1 << 10;
+
 pub(super) const TABLE: &[(&str, Operator)] = &[
     ("Concat", concat),
     ("Split", split),
@@ -28,7 +31,9 @@ fn concat(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
         Item::Sizes(sizes) => Some(sizes.clone()).filter(|s| !s.scalar),
         Item::Value(_) => None,
     };
-    if let Some(parts) = items.iter().map(sizes).collect::<Option<Vec<_>>>() {
+    let parts = items.iter().map(sizes).collect::<Option<Vec<_>>>();
+    let few = |parts: &Vec<Sizes>| parts.iter().map(|s| s.values.len()).sum::<usize>() <= MAX_SIZES;
+    if let Some(parts) = parts.filter(few) {
         let values = parts.into_iter().flat_map(|s| s.values).collect();
         let found = Sizes { scalar: false, values };
         return Ok(vec![found.known().map_or(Item::Sizes(found), Item::Constant)]);
@@ -198,7 +203,9 @@ fn gather(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     {
         return Ok(vec![single(importer, data, along, values[0])?]);
     }
-    if let (Item::Sizes(sizes), Item::Constant(c)) = (data, indices) {
+    if let (Item::Sizes(sizes), Item::Constant(c)) = (data, indices)
+        && c.shape.len() < 2
+    {
         let n = sizes.values.len() as i64;
         let at = |v: &i64| {
             let place = usize::try_from(if *v < 0 { v + n } else { *v }).ok()?;
@@ -206,7 +213,8 @@ fn gather(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
         };
         let values: Option<Vec<Size>> = c.as_integers()?.iter().map(at).collect();
         let values = values.ok_or_else(|| Error::format("an index is out of range"))?;
-        return Ok(vec![Item::Sizes(Sizes { scalar: c.shape.is_empty(), values })]);
+        let found = Sizes { scalar: c.shape.is_empty(), values };
+        return Ok(vec![found.known().map_or(Item::Sizes(found), Item::Constant)]);
     }
     if let (Item::Constant(table), 0, Item::Value(_)) = (data, along, indices)
         && let (Data::F32(values), [rows, _]) = (&table.data, table.shape.as_slice())

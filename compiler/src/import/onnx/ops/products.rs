@@ -66,7 +66,8 @@ pub(super) fn linear(
     let [rows, cols] = weight.shape[..] else {
         return Err(Error::format("a weight is not a matrix"));
     };
-    let last = importer.rank(x) - 1;
+    let last = importer.rank(x).checked_sub(1);
+    let last = last.ok_or_else(|| Error::format("a scalar does not meet a weight"))?;
     if importer.shape(x)[last].as_const().is_some_and(|n| n != cols as u64) {
         let shape = importer.fact(x);
         return Err(Error::format(format!("{shape} does not meet a weight of {cols} inputs")));
@@ -188,13 +189,12 @@ fn einsum(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     let summed = of(&a, &|c| b.contains(c) && !out.contains(c));
     let rows = of(&a, &|c| !b.contains(c) && out.contains(c));
     let cols = of(&b, &|c| !a.contains(c) && out.contains(c));
-    let all = [&batch, &summed, &rows, &cols].map(Vec::len).iter().sum::<usize>();
     let known = a
         .iter()
         .chain(&b)
         .chain(&out)
         .all(|c| [&batch, &summed, &rows, &cols].iter().any(|group| group.contains(c)));
-    if !known || all != batch.len() + summed.len() + rows.len() + cols.len() {
+    if !known {
         return Err(refuse());
     }
     // [batch.., rows, summed] times [batch.., cols, summed], each group of letters as one axis.
@@ -204,29 +204,23 @@ fn einsum(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
         None => b.iter().position(|l| l == c).map_or(Dim::Const(1), |at| sizes_y[at].clone()),
     };
     let joined = |group: &[char]| group.iter().map(dim).fold(Dim::Const(1), Dim::times);
-    let x = turned(importer, &x, &a, &[&batch, &rows, &summed].map(|v| v.as_slice()))?;
-    let y = turned(importer, &y, &b, &[&batch, &summed, &cols].map(|v| v.as_slice()))?;
+    let x = turned(&x, &a, &[&batch, &rows, &summed].map(|v| v.as_slice()))?;
+    let y = turned(&y, &b, &[&batch, &summed, &cols].map(|v| v.as_slice()))?;
     let x = flat(importer, &x, batch.len(), [joined(&rows), joined(&summed)])?;
     let y = flat(importer, &y, batch.len(), [joined(&summed), joined(&cols)])?;
     let found = scaled(importer, &x, &y, 1.0)?;
     let order: Vec<char> = batch.iter().chain(&rows).chain(&cols).copied().collect();
     let dims: Vec<Dim> = order.iter().map(dim).collect();
     let found = super::layout::into_shape(importer, &found, dims)?;
-    turned(importer, &found, &order, &[&out]).map(|item| vec![item])
+    turned(&found, &order, &[&out]).map(|item| vec![item])
 }
 
 /// An item with its lettered axes in the order of groups; only the order of a value changes.
-fn turned(
-    importer: &mut Importer<'_>,
-    item: &Item,
-    letters: &[char],
-    groups: &[&[char]],
-) -> Result<Item> {
+fn turned(item: &Item, letters: &[char], groups: &[&[char]]) -> Result<Item> {
     let to: Vec<char> = groups.iter().flat_map(|g| g.iter().copied()).collect();
     let place = |c: &char| letters.iter().position(|l| l == c);
     let turn: Option<Vec<usize>> = to.iter().map(place).collect();
     let turn = turn.ok_or_else(|| Error::format("a letter is missing"))?;
-    let _ = importer;
     Ok(match item {
         Item::Constant(c) => Item::Constant(c.permuted(&turn)),
         Item::Value(laid) => {

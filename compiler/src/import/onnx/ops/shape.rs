@@ -93,10 +93,8 @@ fn range(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     let count = match (&limit, *step) {
         (_, 0) => return Err(Error::format("a range steps by 0")),
         (Size::Known(limit), step) => {
-            let (reach, step) = (i128::from(*limit) - i128::from(*start), i128::from(step));
-            let count = (reach + step - step.signum()).div_euclid(step).max(0);
-            let count = u64::try_from(count).map_err(|_| Error::format("a range is too long"))?;
-            Dim::Const(count)
+            let count = u64::try_from(steps(*start, *limit, step));
+            Dim::Const(count.map_err(|_| Error::format("a range is too long"))?)
         }
         (limit, step) => {
             let reach = limit.minus(&Size::Known(*start)).and_then(|s| s.dim());
@@ -115,16 +113,48 @@ fn range(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     Ok(vec![importer.laid(op, &[], plain(1))?])
 }
 
+/// How many steps lie between two numbers, the first included.
+fn steps(start: i64, limit: i64, step: i64) -> u128 {
+    let reach = i128::from(limit) - i128::from(start);
+    if reach.signum() == i128::from(step.signum()) {
+        reach.unsigned_abs().div_ceil(step.unsigned_abs().into())
+    } else {
+        0
+    }
+}
+
 fn floats(call: &Call<'_>) -> Result<Vec<Item>> {
     let one = |index: usize| -> Result<f32> {
         let found = call.floats(index)?.and_then(|v| v.first()).copied();
         found.ok_or_else(|| Error::format(format!("input {index} is empty")))
     };
     let (start, limit, step) = (one(0)?, one(1)?, one(2)?);
-    let count = ((f64::from(limit) - f64::from(start)) / f64::from(step)).ceil().max(0.0);
+    let count = ((f64::from(limit) - f64::from(start)) / f64::from(step)).ceil();
     if count.is_nan() || count > f64::from(1 << 20) {
         return Err(Error::format(format!("a range of {count} elements")));
     }
     let values: Vec<f32> = (0..count as usize).map(|i| start + i as f32 * step).collect();
     Ok(vec![Item::Constant(Constant::floats(vec![values.len()], values))])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As Python's `range`.
+    #[test]
+    fn ranges_go_up_and_down() {
+        for (start, limit, step, count) in [
+            (0, 4, 2, 2),
+            (0, 5, 2, 3),
+            (0, -4, -2, 2),
+            (0, -5, -2, 3),
+            (5, 0, -1, 5),
+            (0, 4, -1, 0),
+            (3, 3, 1, 0),
+            (i64::MIN, i64::MAX, 1, u128::from(u64::MAX)),
+        ] {
+            assert_eq!(steps(start, limit, step), count, "{start} {limit} {step}");
+        }
+    }
 }

@@ -6,7 +6,9 @@
 mod compile;
 mod emit;
 pub mod error;
+mod export;
 pub mod import;
+mod onnx;
 pub mod pack;
 pub mod passes;
 mod sparsify;
@@ -15,6 +17,7 @@ mod write;
 
 pub use compile::{Options, Progress, Report, compile};
 pub use error::{Error, ErrorKind, Result};
+pub use export::{Exported, export};
 pub use pack::Quant;
 pub use sparsify::{ChannelWeights, SparsityLevel, set_levels, sparsify};
 pub use write::{check_output, rewrite};

@@ -170,3 +170,21 @@ pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
     };
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
+
+/// Runs the checker of Python's `onnx` over a model, by the Python that `LIMBECK_PYTHON` names.
+///
+/// # Panics
+/// When it does not accept the model, or is missing and `LIMBECK_REQUIRE=1`.
+pub fn onnx_check(model: &Path) {
+    let Some(python) = std::env::var_os("LIMBECK_PYTHON") else {
+        let required = std::env::var("LIMBECK_REQUIRE").is_ok_and(|v| v == "1");
+        let message = "LIMBECK_PYTHON names no Python with `onnx`: run `cargo xtask test`";
+        assert!(!required, "{message}");
+        println!("skipped: {message}");
+        return;
+    };
+    let check = "import onnx, sys; onnx.checker.check_model(sys.argv[1], full_check=True)";
+    let checked = std::process::Command::new(python).args(["-c", check]).arg(model).output();
+    let checked = checked.expect("a Python");
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}

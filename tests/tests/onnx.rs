@@ -10,8 +10,8 @@ use limbeck::{
     BackendKind, Engine, EngineOptions, Forward, Model, SessionOptions, Tensor, TensorData,
     TensorValues, TensorView,
 };
-use limbeck_compiler::{Options, Quant, compile};
-use limbeck_tests::{Npz, golden, relative_error};
+use limbeck_compiler::{Options, Quant, compile, export};
+use limbeck_tests::{Npz, golden, onnx_check, relative_error};
 
 const CASES: &[&str] = &[
     "contrib",
@@ -152,6 +152,26 @@ fn operators_give_what_onnx_runtime_does() {
                     compare(&model, inputs, outputs, &case);
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn what_is_exported_and_imported_again_gives_the_same() {
+    for case in CASES {
+        let plan = Plan::new(case, true, &[]);
+        let bytes = std::fs::read(plan.path()).expect("a plan file");
+        let parsed = limbeck::plan::Plan::parse(&bytes).expect("a plan");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        export(&parsed, &bytes, folder.path()).unwrap_or_else(|e| panic!("{case}: {e}"));
+        let model = folder.path().join("model.onnx");
+        onnx_check(&model);
+        let again = Plan(tempfile::tempdir().expect("a temporary folder"));
+        compile(&Options::new(&model, again.path(), Quant::F32), &mut |_, _, _| {})
+            .unwrap_or_else(|e| panic!("{case}: {e}"));
+        let model = again.open(BackendKind::Cpu, 2);
+        for (inputs, outputs) in &calls(case) {
+            compare(&model, inputs, outputs, case);
         }
     }
 }

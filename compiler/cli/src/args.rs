@@ -32,6 +32,8 @@ pub enum Command {
     Compile(CompileArgs),
     /// Show what a plan holds.
     Inspect(InspectArgs),
+    /// Write a dense student as plain ONNX, with f32 weights.
+    Export(ExportArgs),
     /// Continue a prompt.
     Run(RunArgs),
     /// Talk with a text student, a line at a time. Lines that begin with a slash are commands: /budget B,
@@ -123,6 +125,18 @@ pub struct InspectArgs {
     /// Compare every byte with its checksum.
     #[arg(long)]
     pub verify: bool,
+}
+
+#[derive(Args)]
+pub struct ExportArgs {
+    /// Plan file of a dense student.
+    pub plan: PathBuf,
+    /// Folder to write model.onnx to, with large weights in model.onnx.data; it is made where it is missing.
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A plan, and how to run it.

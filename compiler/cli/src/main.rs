@@ -11,6 +11,7 @@ mod chat;
 mod compile;
 mod devices;
 mod embed;
+mod export;
 mod forward;
 mod inspect;
 mod lines;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Compile(args) => compile::execute(args),
         Command::Inspect(args) => inspect::execute(args),
+        Command::Export(args) => export::execute(args),
         Command::Run(args) => run::execute(args),
         Command::Chat(args) => chat::execute(args),
         Command::Embed(args) => embed::execute(args),

@@ -176,3 +176,29 @@ fn files_that_are_no_plan_are_refused_by_every_command() {
     }
     assert!(!place.path("out.npz").exists());
 }
+
+#[test]
+fn export_writes_a_dense_student_and_refuses_an_adaptive_one() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| folder.path().join(name).display().to_string();
+    let compile = |source: &str, plan: &str| {
+        limbeck(["compile", &golden(source).display().to_string(), "-o", &place(plan)]).ok();
+    };
+    compile("tiny/bert", "dense.lbk");
+    let report = limbeck(["export", &place("dense.lbk"), "-o", &place("out"), "--json"]).json();
+    assert_eq!(report["model"], place("out/model.onnx"));
+    assert_eq!(report["inputs"], serde_json::json!(["input_ids", "attention_mask"]));
+    assert!(report["nodes"].as_u64().is_some_and(|n| n > 10), "{report}");
+    limbeck(["compile", &place("out/model.onnx"), "-o", &place("again.lbk")]).ok();
+    compile("acm/bert", "adaptive.lbk");
+    limbeck(["export", &place("adaptive.lbk"), "-o", &place("none")])
+        .fails(&["limbeck:choose@1", "dense student"]);
+    limbeck([
+        "export",
+        &golden("tiny/bert/config.json").display().to_string(),
+        "-o",
+        &place("none"),
+    ])
+    .fails(&["not a Limbeck plan"]);
+    assert!(!folder.path().join("none").exists());
+}

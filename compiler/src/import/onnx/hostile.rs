@@ -55,7 +55,10 @@ fn value(name: &str, dims: &[i64]) -> ValueInfoProto {
     let dim = |n: &i64| DimensionProto { dim_value: Some(*n), dim_param: None };
     let shape = TensorShapeProto { dim: dims.iter().map(dim).collect() };
     let tensor = TensorTypeProto { elem_type: dtype::FLOAT, shape: Some(shape) };
-    ValueInfoProto { name: name.into(), r#type: Some(TypeProto { tensor_type: Some(tensor) }) }
+    ValueInfoProto {
+        name: name.into(),
+        r#type: Some(TypeProto { tensor_type: Some(tensor), ..TypeProto::default() }),
+    }
 }
 
 /// `x [2, 3]` to `y` through these nodes.
@@ -209,7 +212,7 @@ fn sizes_of_very_many_inputs_or_axes_are_refused() {
         let dim = |name: &str| DimensionProto { dim_value: None, dim_param: Some(name.into()) };
         let shape = TensorShapeProto { dim: vec![dim("s"), dim("t")] };
         let tensor = TensorTypeProto { elem_type: dtype::FLOAT, shape: Some(shape) };
-        let r#type = Some(TypeProto { tensor_type: Some(tensor) });
+        let r#type = Some(TypeProto { tensor_type: Some(tensor), ..TypeProto::default() });
         ValueInfoProto { name: "x".into(), r#type }
     };
     let part = |name: &str, at: &str| node(name, "Gather", &["sizes", at], &[name]);

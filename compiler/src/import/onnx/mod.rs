@@ -9,7 +9,6 @@ mod importer;
 mod node;
 mod norm;
 mod ops;
-mod proto;
 mod sizes;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -23,6 +22,7 @@ use super::checkpoint::{Checkpoint, TextFiles};
 use super::map::FileBytes;
 use super::tensor::Tensor;
 use crate::error::{At, Error, Result};
+use crate::onnx::proto;
 use constant::Constant;
 use external::External;
 use importer::{Importer, Item, Laid, plain};

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use limbeck_models::{Student, TensorIndex, TensorInfo};
 use limbeck_plan::{Manifest, Op, Provenance};
 
-use crate::emit::{Packing, emit};
+use crate::emit::{Emitted, Packing, emit};
 use crate::error::{At, Error, Result};
-use crate::import::{self, Checkpoint};
+use crate::import::{self, Checkpoint, OnnxChoices};
 use crate::pack::Quant;
+use crate::segments::{self, Choice, Prefer, SegmentReport};
 use crate::write::{Metadata, check_output, replace_plan};
 use crate::{passes, tokenizer};
 
@@ -33,6 +34,10 @@ pub struct Options {
     pub image_size: Option<[usize; 2]>,
     /// Values of an ONNX model's inputs, which become constants.
     pub fixed: BTreeMap<String, f64>,
+    /// Who computes what both native kernels and ONNX Runtime can.
+    pub prefer: Prefer,
+    /// Names of nodes for ONNX Runtime, in which `*` stands for any text.
+    pub onnx_for: Vec<String>,
     /// Whether the passes run; without them the plan is the imported graph.
     pub passes: bool,
     /// Whether gates of several linears are folded to one, which may change choices that are
@@ -52,6 +57,8 @@ impl Options {
             moe_capacity: false,
             image_size: None,
             fixed: BTreeMap::new(),
+            prefer: Prefer::Native,
+            onnx_for: Vec::new(),
             passes: true,
             fold_gates: false,
         }
@@ -73,6 +80,8 @@ pub struct Report {
     pub file_bytes: u64,
     /// What the caller should know of the import.
     pub notes: Vec<String>,
+    /// What ONNX Runtime computes.
+    pub segments: Vec<SegmentReport>,
 }
 
 /// Hears of the work as it goes on: weights done, of how many, and the one at hand.
@@ -87,7 +96,12 @@ pub type Progress<'a> = &'a mut dyn FnMut(usize, usize, &str);
 /// A checkpoint that is refused (the message names what), or a file that cannot be written.
 pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
     check_output(&options.output)?;
-    let checkpoint = import::open_with(&options.source, &options.overlays, &options.fixed)?;
+    let onnx = OnnxChoices {
+        fixed: options.fixed.clone(),
+        prefer: options.prefer,
+        onnx_for: options.onnx_for.clone(),
+    };
+    let checkpoint = import::open_with(&options.source, &options.overlays, &onnx)?;
     let place = options.source.display();
     let mut student = build(checkpoint.as_ref(), options).at(&place)?;
     if options.fold_gates {
@@ -104,21 +118,58 @@ pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
     if let Some(tokenizer) = &checkpoint.text().tokenizer {
         tokenizer::check(tokenizer, student.vocab_size).at("tokenizer").at(&place)?;
     }
-    let packing = replace_plan(&options.output, |writer| {
-        let (program, packing) =
-            emit(&student.entries, options.quant, checkpoint.as_ref(), writer, progress)?;
+    let choices = choices(&student, options, checkpoint.as_ref()).at(&place)?;
+    student.notes.extend(segment_notes(&choices, options.quant));
+    let (packing, segments) = replace_plan(&options.output, |writer| {
+        let Emitted { program, packing, models, segments } =
+            emit(&student.entries, &choices, options.quant, checkpoint.as_ref(), writer, progress)?;
         let tokenizer = checkpoint.text().tokenizer.as_deref().map(str::as_bytes);
         let manifest = manifest(&student, options, checkpoint.as_ref());
-        Ok((Metadata { manifest, program, tokenizer, calibration: None }, packing))
+        let models = models.into();
+        let metadata = Metadata { manifest, program, tokenizer, calibration: None, models };
+        Ok((metadata, (packing, segments)))
     })?;
     Ok(Report {
         student: checkpoint.student().into(),
         steps: student.entries.iter().map(|(_, g)| g.nodes().len()).sum(),
         architecture: student.architecture,
         notes: student.notes,
+        segments,
         packing,
         file_bytes: std::fs::metadata(&options.output).at(options.output.display())?.len(),
     })
+}
+
+/// By entry, the nodes of native graphs for ONNX Runtime. Those of an ONNX model are chosen as it is
+/// imported.
+fn choices(
+    student: &Student,
+    options: &Options,
+    checkpoint: &dyn Checkpoint,
+) -> Result<Vec<Choice>> {
+    let of = |(name, graph): &(String, limbeck_graph::Graph)| {
+        if checkpoint.graph().is_some() {
+            return Ok(Choice::default());
+        }
+        segments::choose(graph, options.prefer, &options.onnx_for)
+            .at(format_args!("entry {name:?}"))
+    };
+    student.entries.iter().map(of).collect()
+}
+
+/// What the caller should know of these choices.
+fn segment_notes(choices: &[Choice], quant: Quant) -> Vec<String> {
+    let mut notes = Vec::new();
+    let mut kept: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for (of, count) in choices.iter().flat_map(|choice| &choice.kept) {
+        *kept.entry(*of).or_default() += count;
+    }
+    notes.extend(kept.into_iter().map(|((op, why), n)| format!("{n} x {op} stay native: {why}")));
+    let chosen = choices.iter().any(|choice| !choice.chosen.is_empty());
+    if chosen && matches!(quant, Quant::Q8 | Quant::Q4) {
+        notes.push("weights of ONNX segments are kept in f32".into());
+    }
+    notes
 }
 
 /// Builds a checkpoint's graphs, before any pass.

@@ -15,6 +15,7 @@ use crate::import::gguf::BlockType;
 use crate::pack::{
     PackError, Quant, StreamUse, WeightUse, choose_format, needs_precision, pack_weight,
 };
+use crate::segments::{self, Choice, SegmentReport};
 
 /// What packing did, by number format.
 #[derive(Clone, Debug, Default)]
@@ -25,16 +26,17 @@ pub struct Packing {
     pub bytes: u64,
 }
 
-/// Packs all weights and builds the program. `progress` hears of each weight: how many are done,
+/// Packs all weights and builds the program, with segments of the nodes that are chosen in each graph. `progress` hears of each weight: how many are done,
 /// of how many, and its name.
 pub(crate) fn emit<W: Write + Seek>(
     entries: &[(String, Graph)],
+    choices: &[Choice],
     quant: Quant,
     checkpoint: &dyn Checkpoint,
     writer: &mut PlanWriter<W>,
     progress: &mut dyn FnMut(usize, usize, &str),
-) -> Result<(Program, Packing)> {
-    let uses = collect_uses(entries);
+) -> Result<Emitted> {
+    let uses = collect_uses(entries, choices);
     let mut program = Program::default();
     let mut packing = Packing::default();
     for (done, (expr, used)) in uses.iter().enumerate() {
@@ -56,7 +58,24 @@ pub(crate) fn emit<W: Write + Seek>(
         program.entries.push(entry);
     }
     weigh_sites(&mut program);
-    Ok((program, packing))
+    let mut models = Vec::new();
+    let mut reports = segments::place(&mut program, checkpoint.parts(), writer, &mut models)?;
+    for (index, choice) in choices.iter().enumerate() {
+        reports.extend(segments::lower(&mut program, index, choice, &mut models)?);
+    }
+    Ok(Emitted { program, packing, models, segments: reports })
+}
+
+/// What was emitted, but for the weights, which are written.
+pub(crate) struct Emitted {
+    /// The program.
+    pub program: Program,
+    /// Formats and conversion errors.
+    pub packing: Packing,
+    /// Models of ONNX segments.
+    pub models: Vec<u8>,
+    /// The segments.
+    pub segments: Vec<SegmentReport>,
 }
 
 impl Packing {
@@ -80,10 +99,10 @@ fn block_type(name: &str) -> Option<BlockType> {
 }
 
 /// Every weight once, with all its uses, in the order of first use.
-fn collect_uses(entries: &[(String, Graph)]) -> Vec<(TensorExpr, WeightUse)> {
+fn collect_uses(entries: &[(String, Graph)], choices: &[Choice]) -> Vec<(TensorExpr, WeightUse)> {
     let mut uses: Vec<(TensorExpr, WeightUse)> = Vec::new();
-    for (_, graph) in entries {
-        for node in graph.nodes() {
+    for ((_, graph), choice) in entries.iter().zip(choices) {
+        for (id, node) in graph.nodes().iter().enumerate() {
             for (role, &value) in node.op.input_roles().into_iter().zip(&node.inputs) {
                 let Some(expr) = graph.weight_expr(value) else { continue };
                 let at = uses.iter().position(|(e, _)| e == expr).unwrap_or_else(|| {
@@ -96,6 +115,7 @@ fn collect_uses(entries: &[(String, Graph)]) -> Vec<(TensorExpr, WeightUse)> {
                 let stream = if matrix && encoder { stream_use(graph, node, value) } else { None };
                 let ends = gives_logits(graph, node) || reads_pixels(graph, node);
                 uses[at].1.add(role, matrix && ends, stream);
+                uses[at].1.external |= choice.chosen.contains(&id);
                 let wide = whole && encoder && expr.cols().is_multiple_of(WIDE_BLOCK);
                 uses[at].1.narrow |= !wide;
                 uses[at].1.exact |= match &node.op {
@@ -234,7 +254,7 @@ fn entry(
             macs: macs(&node.op, &facts, &graph.value(node.output).fact),
             op,
             inputs: node.inputs.clone(),
-            outputs: vec![node.output],
+            outputs: node.outputs().collect(),
         }
     });
     Entry {

@@ -39,6 +39,11 @@ pub fn sparsify(
     if program.sites.iter().any(|site| site.kind == SiteKind::Sparsity) {
         return Err(Error::mismatch("the plan has a site of kind sparsity already"));
     }
+    let is_segment = |step: &Step| matches!(step.op, Op::Onnx(_));
+    if program.entries.iter().flat_map(Entry::steps).any(is_segment) {
+        // Their models say where weights lie.
+        return Err(Error::unsupported("the plan has ONNX segments: compile it without them"));
+    }
     let chosen = choose(&program);
     if chosen.is_empty() {
         return Err(Error::mismatch(
@@ -98,7 +103,8 @@ pub fn sparsify(
         add_site(&mut program, &channels);
         progress(count, count, "");
         let (manifest, tokenizer) = (plan.manifest().clone(), plan.tokenizer(bytes));
-        Ok((Metadata { manifest, program, tokenizer, calibration: None }, ()))
+        let models = Default::default();
+        Ok((Metadata { manifest, program, tokenizer, calibration: None, models }, ()))
     })
 }
 

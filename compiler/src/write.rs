@@ -18,6 +18,8 @@ pub(crate) struct Metadata<'a> {
     pub program: Program,
     pub tokenizer: Option<&'a [u8]>,
     pub calibration: Option<&'a Calibration>,
+    /// Models of ONNX segments.
+    pub models: std::borrow::Cow<'a, [u8]>,
 }
 
 /// Writes a plan to a temporary file beside `output`, syncs it, and renames it; whatever fails, what
@@ -50,6 +52,7 @@ fn write<'a, T>(
     let mut writer = PlanWriter::new(BufWriter::new(file)).at(&place)?;
     let (metadata, result) = weights(&mut writer)?;
     writer.set_calibration(metadata.calibration);
+    writer.set_models(&metadata.models);
     let file = writer
         .finish(&metadata.manifest, &metadata.program, metadata.tokenizer)
         .at(&place)?
@@ -77,8 +80,8 @@ pub fn rewrite(
     replace_plan(output, |writer| {
         plan.weights(bytes).chunks(COPY_BYTES).try_for_each(|part| writer.append(part))?;
         let (manifest, program) = (plan.manifest().clone(), program.clone());
-        let tokenizer = plan.tokenizer(bytes);
-        Ok((Metadata { manifest, program, tokenizer, calibration }, ()))
+        let (tokenizer, models) = (plan.tokenizer(bytes), plan.models(bytes).into());
+        Ok((Metadata { manifest, program, tokenizer, calibration, models }, ()))
     })
 }
 

@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Level, Logger};
 use crate::memory::{Account, Memory};
 use crate::model::Model;
+use crate::onnx::OnnxOptions;
 
 /// Environment variable that overrides the CPU backend's choice of instruction set
 /// (`avx2`, `portable`, ...).
@@ -59,6 +60,8 @@ pub struct EngineOptions {
     /// Bytes that caches, buffers and scratch of all its sessions, encoders and classifiers may take
     /// together; 0 for no limit. Plans are not counted: their weights are used where they lie.
     pub memory_limit: usize,
+    /// What computes the ONNX segments of plans that have such.
+    pub onnx: OnnxOptions,
     /// Hears what is chosen, opened, and not kept.
     pub logger: Logger,
 }
@@ -101,11 +104,11 @@ impl Engine {
         let backend: Arc<dyn Backend> = match options.backend {
             BackendKind::Cpu => {
                 let isa = std::env::var(ISA_VARIABLE).ok().filter(|v| !v.is_empty());
-                let backend = CpuBackend::new(threads, isa.as_deref())
+                let backend = CpuBackend::new(threads, isa.as_deref(), options.onnx)
                     .map_err(|e| e.at(format!("environment variable {ISA_VARIABLE}")))?;
                 Arc::new(backend)
             }
-            BackendKind::Fake => Arc::new(FakeBackend),
+            BackendKind::Fake => Arc::new(FakeBackend::new(options.onnx)),
         };
         let memory = Memory::new(options.memory_limit);
         let shared = Shared { backend, logger: options.logger, memory };

@@ -18,6 +18,7 @@ mod forward;
 mod log;
 mod memory;
 mod model;
+mod onnx;
 mod pace;
 mod philox;
 mod route;
@@ -38,6 +39,7 @@ pub use forward::{Forward, Interface, Tensor, TensorData, TensorValues, TensorVi
 pub use limbeck_plan as plan;
 pub use log::{Level, Logger};
 pub use model::Model;
+pub use onnx::{LIBRARY_VARIABLE, OnnxOptions, OnnxRuntime};
 pub use session::{
     KvFormat, LogitsRow, MAX_CHUNK, Sequence, Session, SessionOptions, Wanted, Work,
 };

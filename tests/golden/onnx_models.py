@@ -58,10 +58,12 @@ class Model:
         self.nodes.append(helper.make_node("Identity", [value], [name]))
         self.outputs.append(helper.make_tensor_value_info(name, DTYPES[dtype], None))
 
-    def save(self, case, calls):
+    def save(self, case, calls, infer=False):
         graph = helper.make_graph(self.nodes, case, self.inputs, self.outputs, self.constants)
         opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="limbeck-tests")
+        if infer:
+            model = onnx.shape_inference.infer_shapes(model)
         path = OUT / f"{case}.onnx"
         onnx.save(model, path)
         options = ort.SessionOptions()
@@ -455,8 +457,31 @@ def branches():
     m.save("branches", [call(2, 16), call(3, 8)])
 
 
+def segments():
+    """Nodes without a native form among others: ONNX Runtime computes them within a plan."""
+    m = Model(18, 31)
+    x, ids, flag = m.input("x", ["n", 6]), m.input("ids", ["n", 6], "i64"), m.input("flag", [], "i64")
+    y = m.op("Relu", x)
+    a = m.op("Celu", y, alpha=2.0)
+    b = m.op("Tan", m.op("Mul", m.op("MatMul", a, m.random(6, 5)), m.const(np.float32(0.1))))
+    m.give(m.op("Add", b, m.random(5)), "y")
+    masked = m.op("BitwiseAnd", ids, m.const(np.int64(3)))
+    m.give(m.op("Where", m.op("Equal", masked, m.const(np.int64(2))), a, x), "chosen")
+    m.give(masked, "masked", "i64")
+    info = helper.make_tensor_value_info("r", T.FLOAT, None)
+    inner = lambda kind, name: helper.make_graph([helper.make_node(kind, [a], ["r"])], name, [], [info])
+    one = m.op("Equal", flag, m.const(np.int64(1)))
+    m.give(m.op("If", one, then_branch=inner("Neg", "then"), else_branch=inner("Exp", "else")), "branch")
+    # Only ONNX Runtime knows how many there are, and so it computes what follows.
+    places = m.op("NonZero", y)
+    m.give(places, "places", "i64")
+    m.give(m.op("ReduceSum", m.op("Cast", places, to=T.FLOAT), m.const(np.array([1])), keepdims=0), "sum")
+    call = lambda n, flag: dict(x=floats(41, n, 6), ids=np.arange(6 * n).reshape(n, 6) % 7, flag=np.array(flag))
+    m.save("segments", [call(2, 1), call(3, 0)], infer=True)
+
+
 if __name__ == "__main__":
     OUT.mkdir(exist_ok=True)
     for case in [elementwise, integers, layout, gather, products, conv, images, norms, reductions, recurrent,
-                 quantised, contrib, every_op, branches]:
+                 quantised, contrib, every_op, branches, segments]:
         case()

@@ -176,15 +176,52 @@ pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
 /// # Panics
 /// When it does not accept the model, or is missing and `LIMBECK_REQUIRE=1`.
 pub fn onnx_check(model: &Path) {
-    let Some(python) = std::env::var_os("LIMBECK_PYTHON") else {
-        let required = std::env::var("LIMBECK_REQUIRE").is_ok_and(|v| v == "1");
-        let message = "LIMBECK_PYTHON names no Python with `onnx`: run `cargo xtask test`";
-        assert!(!required, "{message}");
-        println!("skipped: {message}");
-        return;
-    };
+    let Some(python) = python() else { return };
     let check = "import onnx, sys; onnx.checker.check_model(sys.argv[1], full_check=True)";
     let checked = std::process::Command::new(python).args(["-c", check]).arg(model).output();
     let checked = checked.expect("a Python");
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
+
+/// ONNX Runtime's library, by `LIMBECK_ORT`, or `None`, with the reason printed, where it is missing.
+///
+/// # Panics
+/// When it is missing and `LIMBECK_REQUIRE=1`.
+pub fn onnx_runtime() -> Option<PathBuf> {
+    let found = std::env::var_os("LIMBECK_ORT").map(PathBuf::from).filter(|path| path.is_file());
+    if found.is_none() {
+        let required = std::env::var("LIMBECK_REQUIRE").is_ok_and(|v| v == "1");
+        let message = "LIMBECK_ORT names no library of ONNX Runtime: run `cargo xtask test`";
+        assert!(!required, "{message}");
+        println!("skipped: {message}");
+    }
+    found
+}
+
+/// What ONNX Runtime gives for the calls of a golden, as `out.npz` in a folder, or `None`, with the reason
+/// printed, where there is no Python for it.
+///
+/// # Panics
+/// When it fails, or is missing and `LIMBECK_REQUIRE=1`.
+pub fn run_onnx_runtime(model: &Path, calls: &Path, threads: usize) -> Option<tempfile::TempDir> {
+    let python = python()?;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/onnx_run.py");
+    let mut command = std::process::Command::new(python);
+    command.arg("-B").arg(script).arg(model).arg(calls).arg(folder.path().join("out.npz"));
+    let ran = command.arg(threads.to_string()).output().expect("a Python");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    Some(folder)
+}
+
+/// A Python with `onnx` and `onnxruntime`, by `LIMBECK_PYTHON`.
+fn python() -> Option<std::ffi::OsString> {
+    let found = std::env::var_os("LIMBECK_PYTHON");
+    if found.is_none() {
+        let required = std::env::var("LIMBECK_REQUIRE").is_ok_and(|v| v == "1");
+        let message = "LIMBECK_PYTHON names no Python with `onnx`: run `cargo xtask test`";
+        assert!(!required, "{message}");
+        println!("skipped: {message}");
+    }
+    found
 }

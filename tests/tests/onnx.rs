@@ -4,14 +4,14 @@
 //! Expected values: `golden/onnx_models.py`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use limbeck::{
     BackendKind, Engine, EngineOptions, Forward, Model, SessionOptions, Tensor, TensorData,
     TensorValues, TensorView,
 };
-use limbeck_compiler::{Options, Quant, compile, export};
-use limbeck_tests::{Npz, golden, onnx_check, relative_error};
+use limbeck_compiler::{Options, Prefer, Quant, SegmentReport, compile, export};
+use limbeck_tests::{Npz, golden, onnx_check, onnx_runtime, relative_error, run_onnx_runtime};
 
 const CASES: &[&str] = &[
     "contrib",
@@ -83,7 +83,11 @@ impl Golden {
 
 /// The inputs and outputs of each call of a golden.
 fn calls(case: &str) -> Vec<(Vec<Golden>, Vec<Golden>)> {
-    let mut npz = Npz::open(&path(case, "npz"));
+    read_calls(&path(case, "npz"))
+}
+
+fn read_calls(path: &Path) -> Vec<(Vec<Golden>, Vec<Golden>)> {
+    let mut npz = Npz::open(path);
     let mut calls: BTreeMap<usize, (Vec<Golden>, Vec<Golden>)> = BTreeMap::new();
     for full in npz.names() {
         let parts: Vec<&str> = full.splitn(3, '.').collect();
@@ -106,12 +110,20 @@ struct Plan(tempfile::TempDir);
 
 impl Plan {
     fn new(case: &str, passes: bool, fixed: &[(&str, f64)]) -> Plan {
+        Plan::with(case, |options| {
+            options.passes = passes;
+            options.fixed = fixed.iter().map(|(name, v)| ((*name).to_owned(), *v)).collect();
+        })
+        .0
+    }
+
+    /// With other options, and what its compilation says of segments.
+    fn with(case: &str, change: impl FnOnce(&mut Options)) -> (Plan, Vec<SegmentReport>) {
         let plan = Plan(tempfile::tempdir().expect("a temporary folder"));
-        let fixed = fixed.iter().map(|(name, v)| ((*name).to_owned(), *v)).collect();
-        let options = Options::new(path(case, "onnx"), plan.path(), Quant::Keep);
-        let options = Options { passes, fixed, ..options };
-        compile(&options, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{e}"));
-        plan
+        let mut options = Options::new(path(case, "onnx"), plan.path(), Quant::Keep);
+        change(&mut options);
+        let report = compile(&options, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{e}"));
+        (plan, report.segments)
     }
 
     fn path(&self) -> PathBuf {
@@ -255,4 +267,71 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
     }
     // A call that failed leaves nothing behind.
     assert!(forward.run(&[good_x, good_ids]).is_ok());
+}
+
+#[test]
+fn nodes_without_a_native_form_are_segments() {
+    if onnx_runtime().is_none() {
+        return;
+    }
+    for passes in [false, true] {
+        let (plan, segments) = Plan::with("segments", |options| options.passes = passes);
+        let reasons: Vec<&str> = segments.iter().map(|s| s.reason.as_str()).collect();
+        let reasons = reasons.join("; ");
+        for words in [
+            "no native operator Celu",
+            "(Tan)",
+            "(BitwiseAnd)",
+            "condition is not known",
+            "(NonZero)",
+            "of which only ONNX Runtime knows the sizes",
+            "(ReduceSum)",
+        ] {
+            assert!(reasons.contains(words), "{words:?} is not in {reasons}");
+        }
+        for native in ["(Relu)", "(MatMul)", "(Where)"] {
+            assert!(!reasons.contains(native), "{native:?} is in {reasons}");
+        }
+        for &backend in BACKENDS {
+            let model = plan.open(backend, 2);
+            for (number, (inputs, outputs)) in calls("segments").iter().enumerate() {
+                let case = format!("segments, call {number}, passes {passes}, {backend:?}");
+                compare(&model, inputs, outputs, &case);
+            }
+        }
+    }
+}
+
+/// A model that passes as it is gives the bits that ONNX Runtime gives by itself.
+#[test]
+fn whole_models_in_onnx_runtime_give_its_bits() {
+    if onnx_runtime().is_none() {
+        return;
+    }
+    for case in CASES.iter().chain(&["branches", "segments"]) {
+        let (plan, segments) = Plan::with(case, |options| options.prefer = Prefer::Onnx);
+        assert_eq!(segments.len(), 1, "{case}");
+        let Some(expected) = run_onnx_runtime(&path(case, "onnx"), &path(case, "npz"), 2) else {
+            return;
+        };
+        let model = plan.open(BackendKind::Cpu, 2);
+        let expected = read_calls(&expected.path().join("out.npz"));
+        for ((inputs, _), (_, outputs)) in calls(case).iter().zip(&expected) {
+            let found = run(&model, inputs);
+            assert_eq!(found.len(), outputs.len(), "{case}");
+            for expected in outputs {
+                let name = &expected.name;
+                let found = found.iter().find(|tensor| tensor.name == *name);
+                let found = found.unwrap_or_else(|| panic!("{case}: {name}"));
+                assert_eq!(found.shape, expected.shape, "{case}, output {name}");
+                match (&found.values, &expected.values) {
+                    (TensorValues::F32(a), Values::Floats(b)) => {
+                        let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
+                        assert_eq!(bits(a), bits(b), "{case}, output {name}");
+                    }
+                    _ => expected.compare(found, case),
+                }
+            }
+        }
+    }
 }

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use limbeck::text::SamplerOptions;
 use limbeck::{
     Budget, Classifier, Encoder, Engine, EngineOptions, Forward, KvFormat, Limits, MAX_CHUNK,
-    MAX_THREADS, Model, Session, SessionOptions, Unmet, Usage,
+    MAX_THREADS, Model, OnnxOptions, Session, SessionOptions, Unmet, Usage,
 };
 use limbeck_compiler::Quant;
 
@@ -68,9 +68,13 @@ pub struct CompileArgs {
     /// Folder of safetensors (adaptive modules) to lay over the checkpoint; may be repeated.
     #[arg(long, value_name = "DIR")]
     pub with: Vec<PathBuf>,
-    /// Who runs the dense parts: native kernels. Not available in this build: ONNX Runtime.
+    /// Who runs the dense parts: native kernels, or ONNX Runtime as segments of the plan. Nodes of a .onnx
+    /// model that have no native operator are such segments in any case.
     #[arg(long, value_parser = ["native", "onnx"], default_value = "native")]
     pub prefer: String,
+    /// Nodes that ONNX Runtime runs, by name; `*` stands for any text, and it may be repeated.
+    #[arg(long, value_name = "PATTERN")]
+    pub onnx_for: Vec<String>,
     /// Configuration key to ignore, where it does not change the computation; may be repeated.
     #[arg(long, value_name = "KEY")]
     pub ignore_key: Vec<String>,
@@ -148,15 +152,32 @@ pub struct PlanArgs {
     pub runner: RunnerArgs,
 }
 
+/// What runs the ONNX segments of a plan that has such.
+#[derive(Args, Clone)]
+pub struct OnnxArgs {
+    /// Execution provider of ONNX Runtime, as `devices` lists them; may be repeated, the first comes first.
+    #[arg(long, value_name = "NAME")]
+    pub ep: Vec<String>,
+    /// ONNX Runtime's library, 1.20 or later [default: what LIMBECK_ORT or ORT_DYLIB_PATH names, or one
+    /// beside this program].
+    #[arg(long, value_name = "FILE")]
+    pub ort_library: Option<PathBuf>,
+}
+
+impl OnnxArgs {
+    pub fn options(&self) -> OnnxOptions {
+        OnnxOptions { library: self.ort_library.clone(), providers: self.ep.clone() }
+    }
+}
+
 /// Options of every command that runs a plan.
 #[derive(Args, Clone)]
 pub struct RunnerArgs {
     /// What computes: cpu or fake (slow reference kernels). Not available in this build: wgpu.
     #[arg(long, default_value = "cpu", value_parser = values::backend)]
     pub backend: String,
-    /// Not available in this build: execution provider of ONNX Runtime for onnx segments.
-    #[arg(long, value_name = "NAME")]
-    pub ep: Option<String>,
+    #[command(flatten)]
+    pub onnx: OnnxArgs,
     /// Threads; 0 takes one per core.
     #[arg(long, default_value_t = 0, value_parser = within(0..=MAX_THREADS))]
     pub threads: usize,
@@ -300,7 +321,7 @@ pub struct BenchArgs {
     /// memory. Fails when a kernel that is selected is not the fastest of its kind within 5 %. Takes
     /// --threads and --json alone.
     #[arg(long, conflicts_with_all = [
-        "plan", "backend", "ep", "kv", "budget", "floor", "ceiling", "prompt", "decode", "batch",
+        "plan", "backend", "ep", "ort_library", "kv", "budget", "floor", "ceiling", "prompt", "decode", "batch",
         "repeat", "trace", "ceilings",
     ])]
     pub kernels: bool,
@@ -375,6 +396,8 @@ pub struct TuneArgs {
     /// How keys and values are kept: f32, f16 or q8.
     #[arg(long, default_value = "f16")]
     pub kv: KvFormat,
+    #[command(flatten)]
+    pub onnx: OnnxArgs,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -396,16 +419,20 @@ impl TuneArgs {
 
 #[derive(Args)]
 pub struct DevicesArgs {
+    /// ONNX Runtime's library [default: what LIMBECK_ORT or ORT_DYLIB_PATH names, or one beside this program].
+    #[arg(long, value_name = "FILE")]
+    pub ort_library: Option<PathBuf>,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
 }
 
 /// An engine over the backend of this name.
-pub fn engine(backend: &str, threads: usize) -> Result<Engine, Failure> {
+pub fn engine(backend: &str, threads: usize, onnx: &OnnxArgs) -> Result<Engine, Failure> {
     Ok(Engine::new(EngineOptions {
         backend: backend.parse()?,
         threads,
+        onnx: onnx.options(),
         ..EngineOptions::default()
     })?)
 }
@@ -421,10 +448,7 @@ impl RunnerArgs {
     /// Opens a plan with the backend that was asked for.
     pub fn open(&self, plan: &Path) -> Result<Model, Failure> {
         self.budget()?;
-        if let Some(name) = &self.ep {
-            return Err(Failure::new(format!("--ep {name}: this build has no ONNX Runtime")));
-        }
-        Ok(engine(&self.backend, self.threads)?.open(plan)?)
+        Ok(engine(&self.backend, self.threads, &self.onnx)?.open(plan)?)
     }
 
     /// The budget with its limits, checked.

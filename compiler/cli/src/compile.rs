@@ -3,22 +3,21 @@
 use std::time::Instant;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use limbeck_compiler::{Options, Report, compile};
+use limbeck_compiler::{Options, Prefer, Report, SegmentReport, compile};
 use serde_json::json;
 
 use crate::args::CompileArgs;
 use crate::output::{Failure, note, print_json, say};
 
 pub fn execute(args: CompileArgs) -> Result<(), Failure> {
-    if args.prefer == "onnx" {
-        return Err(Failure::new("--prefer onnx: this build lowers nothing to ONNX Runtime"));
-    }
     let options = Options {
         overlays: args.with,
         ignored_keys: args.ignore_key.into_iter().collect(),
         moe_capacity: args.moe_capacity,
         image_size: args.image_size,
         fixed: args.fix.into_iter().collect(),
+        prefer: if args.prefer == "onnx" { Prefer::Onnx } else { Prefer::Native },
+        onnx_for: args.onnx_for,
         passes: !args.no_passes,
         fold_gates: args.fold_gates,
         ..Options::new(args.source, args.output, args.quant)
@@ -37,6 +36,10 @@ pub fn execute(args: CompileArgs) -> Result<(), Failure> {
     let report = report?;
     let seconds = start.elapsed().as_secs_f64();
     report.notes.iter().for_each(note);
+    report.segments.iter().for_each(|segment| {
+        let SegmentReport { entry, step, nodes, reason } = segment;
+        note(format!("ONNX Runtime computes {nodes} nodes, {step:?} of entry {entry:?}: {reason}"));
+    });
     if args.json {
         return print_json(&to_json(&options, &report, seconds));
     }
@@ -76,6 +79,12 @@ fn to_json(options: &Options, report: &Report, seconds: f64) -> serde_json::Valu
         "quant": options.quant.to_string(),
         "steps": report.steps,
         "notes": report.notes,
+        "onnx_segments": report.segments.iter().map(|s| json!({
+            "entry": s.entry,
+            "step": s.step,
+            "nodes": s.nodes,
+            "reason": s.reason,
+        })).collect::<Vec<_>>(),
         "weight_bytes": report.packing.bytes,
         "file_bytes": report.file_bytes,
         "seconds": seconds,

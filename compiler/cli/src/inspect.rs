@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use indicatif::HumanBytes;
 use limbeck::Interface;
-use limbeck::plan::{OperandKind, Plan, Task};
+use limbeck::plan::{Onnx, Op, OperandKind, Plan, Task};
 use serde_json::{Value, json};
 
 use crate::args::InspectArgs;
@@ -48,7 +48,24 @@ fn to_json(plan: &Plan, verified: bool) -> Value {
         "program": plan.program(),
         "forward": {"entry": forward.entry, "inputs": names(&forward.inputs), "outputs": names(&forward.outputs)},
         "sites": plan.program().sites,
+        "onnx_segments": segments(plan).map(|(entry, step, p)| json!({
+            "entry": entry,
+            "step": step,
+            "reason": p.reason,
+            "model_bytes": p.bytes,
+            "weight_bytes": p.weight_bytes,
+        })).collect::<Vec<_>>(),
         "calibration": plan.calibration(),
+    })
+}
+
+/// The ONNX segments with their entries and steps.
+fn segments(plan: &Plan) -> impl Iterator<Item = (&str, &str, &Onnx)> {
+    plan.program().entries.iter().flat_map(|entry| {
+        entry.steps().filter_map(|step| match &step.op {
+            Op::Onnx(p) => Some((entry.name.as_str(), step.name.as_str(), p)),
+            _ => None,
+        })
     })
 }
 
@@ -136,6 +153,13 @@ fn write_text(plan: &Plan, verified: bool, out: &mut String) -> std::fmt::Result
         for (op, count) in ops {
             writeln!(out, "  {count:5} x {op}")?;
         }
+    }
+    for (index, (entry, step, p)) in segments(plan).enumerate() {
+        if index == 0 {
+            writeln!(out, "\nonnx segments")?;
+        }
+        let weights = HumanBytes(p.weight_bytes);
+        writeln!(out, "  {step:?} of entry {entry:?}, {weights} of weights: {}", p.reason)?;
     }
     let forward = Interface::of(plan);
     writeln!(out, "\nforward (the names that `limbeck forward` takes and gives)")?;

@@ -23,6 +23,8 @@ pub fn macs(op: &Op, inputs: &[&Fact], output: &Fact) -> Dim {
         | Op::GatherElements(_)
         | Op::Sizes(_)
         | Op::Range(_) => Dim::Const(0),
+        // What its model computes is not known here.
+        Op::Onnx(_) => Dim::Const(0),
         Op::Map(p) => {
             let computes = |step: &&MapStep| {
                 matches!(step, MapStep::Unary(..) | MapStep::Binary(..) | MapStep::Select(..))

@@ -44,6 +44,15 @@ pub struct Node {
     pub inputs: Vec<ValueId>,
     /// The value written.
     pub output: ValueId,
+    /// Further values written; only an ONNX segment has such.
+    pub others: Vec<ValueId>,
+}
+
+impl Node {
+    /// All values written.
+    pub fn outputs(&self) -> impl Iterator<Item = ValueId> {
+        std::iter::once(self.output).chain(self.others.iter().copied())
+    }
 }
 
 /// A node that does not type.
@@ -126,9 +135,32 @@ impl Graph {
     pub fn node(&mut self, name: &str, op: Op, inputs: &[ValueId]) -> Result<ValueId, Error> {
         let fact = self.infer(name, &op, inputs)?;
         let output = self.push_value(name.into(), fact, ValueSource::Node);
-        let inputs = inputs.to_vec();
-        self.nodes.push(Node { name: name.into(), op, inputs, output });
+        let (name, inputs) = (name.into(), inputs.to_vec());
+        self.nodes.push(Node { name, op, inputs, output, others: Vec::new() });
         Ok(output)
+    }
+
+    /// Adds a node of several outputs and gives them.
+    ///
+    /// # Errors
+    /// Inputs that the op does not take.
+    pub fn nodes_of(
+        &mut self,
+        name: &str,
+        op: Op,
+        inputs: &[ValueId],
+    ) -> Result<Vec<ValueId>, Error> {
+        let facts = self.infer_all(name, &op, inputs)?;
+        let outputs: Vec<ValueId> = facts
+            .into_iter()
+            .map(|fact| self.push_value(name.into(), fact, ValueSource::Node))
+            .collect();
+        let Some((output, others)) = outputs.split_first() else {
+            return Err(Error { node: name.into(), message: "the op gives nothing".into() });
+        };
+        let (output, others) = (*output, others.to_vec());
+        self.nodes.push(Node { name: name.into(), op, inputs: inputs.to_vec(), output, others });
+        Ok(outputs)
     }
 
     /// Names a value as a result of the graph.
@@ -179,7 +211,8 @@ impl Graph {
             live[*v] = true;
         }
         for node in self.nodes.iter().rev() {
-            if live[node.output] {
+            if node.outputs().any(|v| live[v]) {
+                node.outputs().for_each(|v| live[v] = true);
                 node.inputs.iter().for_each(|&v| live[v] = true);
             }
         }
@@ -200,6 +233,7 @@ impl Graph {
         for node in &mut self.nodes {
             node.inputs.iter_mut().for_each(|v| *v = renumbered[*v]);
             node.output = renumbered[node.output];
+            node.others.iter_mut().for_each(|v| *v = renumbered[*v]);
         }
         self.outputs.iter_mut().for_each(|(_, v)| *v = renumbered[*v]);
     }
@@ -236,7 +270,7 @@ impl Graph {
 
     /// The node that writes a value.
     pub fn producer(&self, value: ValueId) -> Option<NodeId> {
-        self.nodes.iter().position(|n| n.output == value)
+        self.nodes.iter().position(|n| n.outputs().any(|output| output == value))
     }
 
     /// How often a value is read, as a result of the graph too.
@@ -254,10 +288,14 @@ impl Graph {
     }
 
     fn infer(&self, name: &str, op: &Op, inputs: &[ValueId]) -> Result<Fact, Error> {
-        let fail = |message: String| Error { node: name.into(), message };
+        let mut outputs = self.infer_all(name, op, inputs)?;
+        let message = "the op gives nothing".into();
+        outputs.pop().ok_or_else(|| Error { node: name.into(), message })
+    }
+
+    fn infer_all(&self, name: &str, op: &Op, inputs: &[ValueId]) -> Result<Vec<Fact>, Error> {
         let facts: Vec<Fact> = inputs.iter().map(|&v| self.values[v].fact.clone()).collect();
-        let mut outputs = op.infer(&facts).map_err(fail)?;
-        outputs.pop().ok_or_else(|| fail("the op gives nothing".into()))
+        op.infer(&facts).map_err(|message| Error { node: name.into(), message })
     }
 
     fn push_value(&mut self, name: String, fact: Fact, source: ValueSource) -> ValueId {

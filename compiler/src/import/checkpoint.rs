@@ -1,16 +1,16 @@
 //! What every importer gives: a description of the student, its tensors, and its text files.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use limbeck_models::{Description, Student};
 use limbeck_plan::{GenerationDefaults, SpecialTokens};
 
 use super::gguf_student::GgufStudent;
-use super::onnx::OnnxModel;
+use super::onnx::{OnnxChoices, OnnxModel};
 use super::safetensors::SafetensorsCheckpoint;
 use super::tensor::Tensor;
 use crate::error::{At, Error, Result};
+use crate::segments::Part;
 
 /// What a text or embedding student needs beside its tensors.
 #[derive(Clone, Debug, Default)]
@@ -49,14 +49,17 @@ pub trait Checkpoint {
     fn graph(&self) -> Option<&Student> {
         None
     }
+    /// The models of that graph's ONNX segments.
+    fn parts(&self) -> &[Part] {
+        &[]
+    }
 }
 
-/// Opens a checkpoint: a folder of safetensors, a `.gguf` file or a `.onnx` file, whose inputs `fixed`
-/// gives values to.
+/// Opens a checkpoint: a folder of safetensors, a `.gguf` file or a `.onnx` file, which `onnx` is for.
 ///
 /// # Errors
 /// A path that is neither, or a checkpoint that its importer refuses.
-pub fn open(path: &Path, fixed: &BTreeMap<String, f64>) -> Result<Box<dyn Checkpoint>> {
+pub fn open(path: &Path, onnx: &OnnxChoices) -> Result<Box<dyn Checkpoint>> {
     let place = path.display().to_string();
     let metadata = std::fs::metadata(path).at(&place)?;
     if metadata.is_dir() {
@@ -64,7 +67,7 @@ pub fn open(path: &Path, fixed: &BTreeMap<String, f64>) -> Result<Box<dyn Checkp
     }
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
     match extension.to_ascii_lowercase().as_str() {
-        "onnx" => Ok(Box::new(OnnxModel::open(path, fixed)?)),
+        "onnx" => Ok(Box::new(OnnxModel::open(path, onnx)?)),
         "gguf" => Ok(Box::new(GgufStudent::open(path)?)),
         "safetensors" => {
             let message = "give the folder that holds it, with its config.json";

@@ -11,6 +11,6 @@ pub mod tensor;
 
 pub use checkpoint::{Checkpoint, TextFiles, open};
 pub use gguf_student::GgufStudent;
-pub use onnx::OnnxModel;
+pub use onnx::{OnnxChoices, OnnxModel};
 pub use overlay::open_with;
 pub use safetensors::SafetensorsCheckpoint;

@@ -1,13 +1,13 @@
 //! Overlays: folders of safetensors whose tensors join a checkpoint's. What the shapes of adaptive
 //! modules do not tell is in the folder's `acm.json`, or in the object `acm` of its `config.json`.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use limbeck_models::Description;
 use serde_json::Value;
 
 use super::checkpoint::{Checkpoint, TextFiles, open};
+use super::onnx::OnnxChoices;
 use super::safetensors::{SafetensorsFiles, read_json};
 use super::tensor::Tensor;
 use crate::error::{At, Error, Result};
@@ -30,9 +30,9 @@ struct Overlaid {
 pub fn open_with(
     path: &Path,
     overlays: &[PathBuf],
-    fixed: &BTreeMap<String, f64>,
+    onnx: &OnnxChoices,
 ) -> Result<Box<dyn Checkpoint>> {
-    let base = open(path, fixed)?;
+    let base = open(path, onnx)?;
     if overlays.is_empty() {
         return Ok(base);
     }

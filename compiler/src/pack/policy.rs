@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use limbeck_plan::{InputRole, PackFormat, Values};
+use limbeck_plan::{InputRole, Layout, PackFormat, Values};
 
 use crate::import::gguf::BlockType;
 
@@ -65,6 +65,8 @@ pub struct WeightUse {
     /// It cannot be in wide blocks: its columns are no whole ones, or a use takes a part of it or is no
     /// linear of an encoder.
     pub narrow: bool,
+    /// A model of ONNX reads it where it lies: row after row, in floats.
+    pub external: bool,
 }
 
 /// What the normalised stream is projected to. In encoders a few channels of it are far larger
@@ -88,13 +90,19 @@ impl WeightUse {
 
 /// The format for a weight that the checkpoint stores as `storage` (`None`: mixed or computed).
 pub fn choose_format(quant: Quant, used: WeightUse, storage: Option<BlockType>) -> PackFormat {
+    let kept = storage.map_or(Values::F16, kept_values);
+    let halves =
+        quant == Quant::F16 || quant == Quant::Keep && storage.is_some() && kept == Values::F16;
     match used {
+        WeightUse { vector: false, external: true, .. } => {
+            let values = if halves { Values::F16 } else { Values::F32 };
+            return PackFormat { values, layout: Layout::Row };
+        }
         WeightUse { vector: true, .. } => return PackFormat::F32_ROW,
         WeightUse { exact: true, embedding_or_head: true, .. } => return PackFormat::F32_ROW,
         WeightUse { exact: true, .. } => return PackFormat::linear(Values::F32),
         _ => {}
     }
-    let kept = storage.map_or(Values::F16, kept_values);
     let four_bits = if kept == Values::Q4m { Values::Q4m } else { Values::Q4 };
     PackFormat::linear(match quant {
         Quant::F32 => Values::F32,

@@ -45,6 +45,24 @@ impl Program {
         self.check_sites()
     }
 
+    /// Checks the ONNX segments against a section of `bytes` with their models.
+    ///
+    /// # Errors
+    /// A model that is not within the section, with its step.
+    pub fn check_models(&self, bytes: u64) -> Result<(), Error> {
+        for entry in &self.entries {
+            for step in entry.steps() {
+                if let Op::Onnx(p) = &step.op
+                    && p.offset.checked_add(p.bytes).is_none_or(|end| end > bytes)
+                {
+                    let place = format!("entry {:?}, step {:?}", entry.name, step.name);
+                    return Err(invalid(place, "its model ends beyond the section of models"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn check_entry(&self, entry: &Entry) -> Result<(), Error> {
         let place = || format!("entry {:?}", entry.name);
         let steps = entry.steps().count();
@@ -133,6 +151,7 @@ impl Program {
         let fits = match role {
             InputRole::Activation => format.is_none() && !given,
             InputRole::Given => given,
+            InputRole::Value => format.is_none(),
             InputRole::Matrix => format.is_some_and(|f| whole(f) && !wide(f)),
             InputRole::WholeMatrix => format.is_some_and(whole),
             InputRole::AnyMatrix => format.is_some_and(|f| f.layout != Layout::Row && !wide(f)),

@@ -18,7 +18,7 @@ pub const MAGIC: [u8; 4] = *b"LBK\0";
 pub const MAJOR: u16 = 1;
 /// Minor version that this crate writes. A greater one may add ops, pack formats and sections: a
 /// plan of it is read unless it uses one that this crate does not know and may not ignore.
-pub const MINOR: u16 = 1;
+pub const MINOR: u16 = 2;
 /// Sections start at multiples of this: the page size of current phones and Apple machines.
 pub const SECTION_ALIGN: u64 = 16 * 1024;
 /// A plan inside another file starts at a multiple of this.
@@ -43,15 +43,18 @@ pub enum SectionKind {
     Weights,
     /// JSON: [`crate::Calibration`]; a reader may ignore it.
     Calibration,
+    /// Models of ONNX segments, one after the other.
+    Onnx,
 }
 
 impl SectionKind {
-    const ALL: [SectionKind; 5] = [
+    const ALL: [SectionKind; 6] = [
         SectionKind::Manifest,
         SectionKind::Program,
         SectionKind::Tokenizer,
         SectionKind::Weights,
         SectionKind::Calibration,
+        SectionKind::Onnx,
     ];
 
     /// The four bytes in the table.
@@ -62,6 +65,7 @@ impl SectionKind {
             SectionKind::Tokenizer => *b"TOKN",
             SectionKind::Weights => *b"WGHT",
             SectionKind::Calibration => *b"CALI",
+            SectionKind::Onnx => *b"ONNX",
         }
     }
 
@@ -73,6 +77,7 @@ impl SectionKind {
             SectionKind::Tokenizer => "tokenizer",
             SectionKind::Weights => "weights",
             SectionKind::Calibration => "calibration",
+            SectionKind::Onnx => "onnx",
         }
     }
 

@@ -3,9 +3,11 @@
 //! Shapes below use `T` for the rows (tokens) of a call. Every activation is row-major f32.
 
 mod images;
+mod onnx;
 mod tensors;
 
 pub use images::*;
+pub use onnx::*;
 pub use tensors::*;
 
 use serde::{Deserialize, Serialize};
@@ -467,6 +469,7 @@ ops! {
     Sizes = "limbeck:sizes@1",
     Range = "limbeck:range@1",
     Lstm = "limbeck:lstm@1",
+    Onnx = "limbeck:onnx@1",
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub struct Plan {
     program: Program,
     table: Table,
     weights: Section,
+    models: Option<Section>,
     calibration: Option<Calibration>,
 }
 
@@ -38,8 +39,10 @@ impl Plan {
             tokenizer.verify(bytes)?;
         }
         program.check(weights.len as u64)?;
+        let models = models(bytes, &table)?;
+        program.check_models(models.map_or(0, |s| s.len as u64))?;
         let calibration = calibration(bytes, &table)?;
-        Ok(Plan { manifest, program, table, weights, calibration })
+        Ok(Plan { manifest, program, table, weights, models, calibration })
     }
 
     /// The same plan with another program over its weights, to try one without writing it.
@@ -48,6 +51,7 @@ impl Plan {
     /// A program that a reader would refuse.
     pub fn with_program(&self, program: Program) -> Result<Plan, Error> {
         program.check(self.weights.len as u64)?;
+        program.check_models(self.models.map_or(0, |s| s.len as u64))?;
         Ok(Plan { program, ..self.clone() })
     }
 
@@ -92,6 +96,11 @@ impl Plan {
         found.map(|s| s.bytes(bytes))
     }
 
+    /// The models of ONNX segments, in which each has its offset; none where there are no such.
+    pub fn models<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        self.models.map_or(&[], |s| s.bytes(bytes))
+    }
+
     /// The bytes of all weights, in which each has its offset.
     pub fn weights<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         self.weights.bytes(bytes)
@@ -120,6 +129,15 @@ fn section(table: &Table, kind: SectionKind) -> Result<Section, Error> {
         (None, _) => Err(Error::new(ErrorKind::Corrupt, kind.name(), "the section is missing")),
         _ => Err(Error::new(ErrorKind::Corrupt, kind.name(), "the section is there twice")),
     }
+}
+
+fn models(bytes: &[u8], table: &Table) -> Result<Option<Section>, Error> {
+    if table.sections.iter().all(|s| s.kind != SectionKind::Onnx) {
+        return Ok(None);
+    }
+    let models = section(table, SectionKind::Onnx)?;
+    models.verify(bytes)?;
+    Ok(Some(models))
 }
 
 fn calibration(bytes: &[u8], table: &Table) -> Result<Option<Calibration>, Error> {

@@ -24,6 +24,7 @@ pub struct PlanWriter<W> {
     weights: Xxh3,
     weights_start: u64,
     calibration: Option<Calibration>,
+    models: Vec<u8>,
 }
 
 impl<W: Write + Seek> PlanWriter<W> {
@@ -39,6 +40,7 @@ impl<W: Write + Seek> PlanWriter<W> {
             weights: Xxh3::new(),
             weights_start: SECTION_ALIGN,
             calibration: None,
+            models: Vec::new(),
         };
         writer.pad_to(SECTION_ALIGN)?;
         Ok(writer)
@@ -69,6 +71,11 @@ impl<W: Write + Seek> PlanWriter<W> {
         self.calibration = calibration.cloned();
     }
 
+    /// Gives the plan the models of its ONNX segments.
+    pub fn set_models(&mut self, models: &[u8]) {
+        self.models = models.to_vec();
+    }
+
     /// Checks the program and the calibration, writes the metadata and the header, and gives the sink back, flushed.
     ///
     /// # Errors
@@ -81,6 +88,7 @@ impl<W: Write + Seek> PlanWriter<W> {
     ) -> Result<W, Error> {
         let len = self.position - self.weights_start;
         program.check(len)?;
+        program.check_models(self.models.len() as u64)?;
         let calibration = self.calibration.take();
         calibration.iter().try_for_each(Calibration::check)?;
         let mut rows = vec![Row {
@@ -93,6 +101,10 @@ impl<W: Write + Seek> PlanWriter<W> {
         rows.push(self.section(SectionKind::Program, &to_json("program", program)?)?);
         if let Some(bytes) = tokenizer {
             rows.push(self.section(SectionKind::Tokenizer, bytes)?);
+        }
+        if !self.models.is_empty() {
+            let models = std::mem::take(&mut self.models);
+            rows.push(self.section(SectionKind::Onnx, &models)?);
         }
         if let Some(calibration) = calibration {
             let json = to_json("calibration", &calibration)?;

@@ -73,6 +73,9 @@ impl Cost {
                 continue;
             }
             cost.add(&step.macs, window, causal);
+            if let Op::Onnx(p) = &step.op {
+                cost.bytes = cost.bytes.saturating_add(p.weight_bytes);
+            }
             if matches!(step.op, Op::Embedding(_)) {
                 continue;
             }
@@ -114,6 +117,10 @@ impl Cost {
         let (symbol, factor) = match macs {
             Dim::Const(0) => return,
             Dim::Symbol(s) => (s, 1),
+            Dim::Add(a, b) => {
+                self.add(a, window, causal);
+                return self.add(b, window, causal);
+            }
             Dim::Mul(a, b) => match (&**a, &**b) {
                 (Dim::Symbol(s), Dim::Const(c)) | (Dim::Const(c), Dim::Symbol(s)) => (s, *c),
                 _ => return self.other.push((macs.clone(), window, causal)),

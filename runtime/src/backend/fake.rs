@@ -10,20 +10,31 @@ use limbeck_kernels::{
     Pool, Qkv, Rows, Sparsity, TensorArg, TensorOut,
 };
 use limbeck_plan::{
-    Choose, Conv2d, DepthwiseConv2d, Dim, Entry, MaxPool2d, MoeMlp, Op, Operand, OperandId,
-    OperandKind, SparseLinear, Step, Symbol, Window,
+    Choose, Conv2d, DType, DepthwiseConv2d, Dim, Entry, MaxPool2d, MoeMlp, Onnx, Op, Operand,
+    OperandId, OperandKind, SparseLinear, Step, Symbol, Window,
 };
 
 use super::cost::{Cost, choice_sites};
+use super::onnx::{self, Segments};
 use super::{
     Backend, Bounds, Cache, Call, Choices, Matrix, PlanData, Prepared, Sequences, Spent, State,
     given,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{self, Account, Holding};
+use crate::onnx::OnnxOptions;
 
 /// Runs native segments with the reference kernels.
-pub(crate) struct FakeBackend;
+pub(crate) struct FakeBackend {
+    onnx: OnnxOptions,
+}
+
+impl FakeBackend {
+    /// With what computes ONNX segments.
+    pub fn new(onnx: OnnxOptions) -> FakeBackend {
+        FakeBackend { onnx }
+    }
+}
 
 impl Backend for FakeBackend {
     fn description(&self) -> String {
@@ -33,12 +44,16 @@ impl Backend for FakeBackend {
     fn prepare(&self, data: Arc<PlanData>) -> Result<Arc<dyn Prepared>> {
         let program = data.plan.program();
         let costs = program.entries.iter().map(|e| Cost::new(program, e)).collect();
+        let segments = Segments::prepare(&self.onnx, 1, &data)?;
+        program.entries.iter().try_for_each(|entry| onnx::open(entry).map(drop))?;
         let vectors = data.load_vectors()?;
-        Ok(Arc::new(FakePrepared(Arc::new(Shared { data, vectors, costs }))))
+        Ok(Arc::new(FakePrepared(Arc::new(Shared { segments, data, vectors, costs }))))
     }
 }
 
 struct Shared {
+    /// Before the bytes of the plan, into which they look.
+    segments: Segments,
     data: Arc<PlanData>,
     vectors: Vec<Option<Vec<f32>>>,
     costs: Vec<Cost>,
@@ -130,6 +145,9 @@ impl State for FakeState {
 impl FakeState {
     fn step(&mut self, shared: &Shared, entry: &Entry, step: &Step, call: &Call<'_>) -> Result<()> {
         let malformed = || Error::new(ErrorKind::Plan, "its operands do not fit its op");
+        if let Op::Onnx(p) = &step.op {
+            return self.onnx(shared, (entry, step), p, call);
+        }
         let target = *step.outputs.first().ok_or_else(malformed)?;
         let shape = &entry.operands[target].fact.shape;
         let mut sizes = shape.iter().map(|d| call.size(d));
@@ -160,6 +178,35 @@ impl FakeState {
         }
         operands.compute(self.cache.blocks_mut(), &self.choices, &mut out)?;
         self.values[target] = out;
+        Ok(())
+    }
+}
+
+impl FakeState {
+    /// A segment of ONNX Runtime, whose outputs keep the sizes that it gives.
+    fn onnx(
+        &mut self,
+        shared: &Shared,
+        (entry, step): (&Entry, &Step),
+        params: &Onnx,
+        call: &Call<'_>,
+    ) -> Result<()> {
+        let (values, shapes) = (&self.values, &self.shapes);
+        let operands = Operands { shared, entry, call, step, values, shapes };
+        let segment = onnx::number(shared.data.plan.program(), step);
+        let inputs = (0..params.inputs.len()).map(|index| operands.given(index));
+        let inputs = inputs.collect::<Result<Vec<_>>>()?;
+        let mut found = Vec::new();
+        shared.segments.run(segment, &inputs, call, &mut |index, shape, data| {
+            found.push((index, shape.to_vec(), data.buffer().to_vec()));
+            Ok(())
+        })?;
+        for (index, shape, data) in found {
+            let id = step.outputs.get(index).copied();
+            let id = id.ok_or_else(|| Error::new(ErrorKind::Plan, "it gives too much"))?;
+            onnx::check(&entry.operands[id].fact, &shape, call)?;
+            (self.shapes[id], self.values[id]) = (shape, data);
+        }
         Ok(())
     }
 }
@@ -215,6 +262,20 @@ impl<'a> Operands<'a> {
         let cols = shape.last().and_then(Dim::as_const);
         cols.map(|c| c as usize)
             .ok_or_else(|| Error::new(ErrorKind::Plan, format!("input {index} has no columns")))
+    }
+
+    /// What a segment of ONNX Runtime takes: given by the caller, or computed.
+    fn given(&self, index: usize) -> Result<TensorArg<'a>> {
+        let id = self.id(index)?;
+        let operand = &self.entry.operands[id];
+        let data = match (operand.kind, operand.fact.dtype) {
+            (OperandKind::Input, DType::I32) => Elements::I32(self.ids(index)?),
+            (OperandKind::Input, DType::F32) if operand.fact.is_of_call() => {
+                Elements::F32(self.floats(index)?)
+            }
+            (_, dtype) => Elements::of(dtype, self.value(index)?),
+        };
+        Ok(TensorArg { shape: &self.shapes[id], data })
     }
 
     /// The rows of each image, where an input has as many for each.
@@ -475,6 +536,7 @@ impl<'a> Operands<'a> {
             | Op::Sizes(_)
             | Op::Range(_)
             | Op::Lstm(_) => self.tensor(out)?,
+            Op::Onnx(_) => return Err(Error::new(ErrorKind::Backend, "it is run by itself")),
             // They make choices.
             Op::Choose(_) | Op::Level(_) | Op::MoeMlp(_) => {}
             // It spends what it keeps.

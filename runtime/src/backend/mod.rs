@@ -5,6 +5,7 @@ pub(crate) mod cost;
 pub(crate) mod cpu;
 mod data;
 pub(crate) mod fake;
+pub(crate) mod onnx;
 mod sequences;
 
 use std::sync::Arc;

@@ -36,7 +36,7 @@ pub fn execute(args: TuneArgs) -> Result<(), Failure> {
     let start = Instant::now();
     let output = args.output.clone().unwrap_or_else(|| args.plan.clone());
     check(&args, &output)?;
-    let engine = engine(&args.backend, args.threads)?;
+    let engine = engine(&args.backend, args.threads, &args.onnx)?;
     if args.sparsity {
         return sparsity::execute(&args, &engine, &output);
     }

@@ -79,7 +79,7 @@ fn open(model: &ModelProto) -> Result<OnnxModel, String> {
 }
 
 fn read(bytes: &[u8]) -> Result<OnnxModel, String> {
-    let found = OnnxModel::read(bytes, &External::none(), "model".into(), &BTreeMap::new());
+    let found = OnnxModel::read(bytes, &External::none(), "model".into(), &OnnxChoices::default());
     found.map_err(|e| e.to_string())
 }
 

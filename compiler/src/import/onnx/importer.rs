@@ -63,6 +63,8 @@ pub(super) struct Importer<'a> {
     pub producers: HashMap<&'a str, &'a NodeProto>,
     /// Nodes that were imported with others.
     pub done: HashSet<*const NodeProto>,
+    /// Constants of types that are not read, and why.
+    pub unread: HashMap<&'a str, String>,
     /// Weights by the constants that they hold and their shapes.
     weights: HashMap<(usize, Vec<usize>), (Constant, ValueId)>,
     /// Elements of all that was computed.
@@ -79,6 +81,7 @@ impl<'a> Importer<'a> {
             readers: HashMap::new(),
             producers: HashMap::new(),
             done: HashSet::new(),
+            unread: HashMap::new(),
             folded: 0,
             weights: HashMap::new(),
         }

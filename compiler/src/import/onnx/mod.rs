@@ -9,32 +9,50 @@ mod importer;
 mod node;
 mod norm;
 mod ops;
+mod runtime_ops;
+mod segment;
 mod sizes;
+mod types;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use limbeck_models::{Description, Student};
-use limbeck_plan::{DType, Dim, Manifest, Map, MapStep, Op, Symbol, Task};
+use limbeck_plan::{DType, Dim, Fact, Manifest, Map, MapStep, Op, Symbol, Task};
 use prost::Message;
 
 use super::checkpoint::{Checkpoint, TextFiles};
 use super::map::FileBytes;
 use super::tensor::Tensor;
-use crate::error::{At, Error, Result};
+use crate::error::{At, Error, ErrorKind, Result};
 use crate::onnx::proto;
+use crate::segments::{self, Part, Prefer};
 use constant::Constant;
 use external::External;
 use importer::{Importer, Item, Laid, plain};
 use node::Node;
 use ops::Call;
 use proto::{DimensionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, dtype};
+use segment::{Chosen, Cut};
 use sizes::Sizes;
 
 /// Versions of ONNX's operator set that are read.
 const OPSETS: std::ops::RangeInclusive<i64> = 11..=21;
 /// Graphs within graphs.
 const MAX_DEPTH: usize = 16;
+/// Imports of a model, each with more of its nodes in segments.
+const MAX_ATTEMPTS: usize = 256;
+
+/// What is chosen of a model.
+#[derive(Clone, Debug, Default)]
+pub struct OnnxChoices {
+    /// Values of inputs, which become constants, and of sizes that have names.
+    pub fixed: BTreeMap<String, f64>,
+    /// Who computes its nodes.
+    pub prefer: Prefer,
+    /// Names of nodes for ONNX Runtime, in which `*` stands for any text.
+    pub onnx_for: Vec<String>,
+}
 
 /// An opened model, as a graph.
 pub struct OnnxModel {
@@ -43,40 +61,47 @@ pub struct OnnxModel {
     description: Description,
     text: TextFiles,
     graph: Student,
+    parts: Vec<Part>,
 }
 
 impl OnnxModel {
-    /// Opens a `.onnx` file and imports it. `fixed` gives values to inputs, which become constants, and to
-    /// sizes that have names.
+    /// Opens a `.onnx` file and imports it.
     ///
     /// # Errors
     /// A file that is not a model, data outside of its folder, operators that are not supported (all of
     /// them, with their nodes), a node that does not fit its inputs.
-    pub fn open(path: &Path, fixed: &BTreeMap<String, f64>) -> Result<OnnxModel> {
+    pub fn open(path: &Path, choices: &OnnxChoices) -> Result<OnnxModel> {
         let bytes = FileBytes::open(path).at(path.display())?;
         let external = External::beside(path).at(path.display())?;
         let student = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into());
-        OnnxModel::read(&bytes, &external, student, fixed).at(path.display())
+        OnnxModel::read(&bytes, &external, student, choices).at(path.display())
     }
 
     fn read(
         bytes: &[u8],
         external: &External,
         student: String,
-        fixed: &BTreeMap<String, f64>,
+        choices: &OnnxChoices,
     ) -> Result<OnnxModel> {
         let model = ModelProto::decode(bytes)
             .map_err(|e| Error::format(format!("not an ONNX model: {e}")))?;
-        let opset = opset(&model)?;
+        let opset = opset(&model, choices.prefer)?;
         let graph = model.graph.as_ref().ok_or_else(|| Error::format("it has no graph"))?;
-        check_operators(&model, graph, opset)?;
-        let graph = import(graph, external, opset, fixed)?;
+        let source = Source { model: &model, graph, external, opset, fixed: &choices.fixed };
+        let (graph, parts) = if choices.prefer == Prefer::Onnx {
+            source.whole()?
+        } else {
+            let mut chosen = without_native(&model, graph, opset)?;
+            chosen.extend(asked_for(graph, &choices.onnx_for)?);
+            source.import(chosen)?
+        };
         let licence = model.metadata_props.iter().find(|p| p.key.eq_ignore_ascii_case("license"));
         Ok(OnnxModel {
             student: student.clone(),
             licence: licence.map(|p| p.value.clone()),
             description: Description::default(),
             text: TextFiles::default(),
+            parts,
             graph: Student {
                 architecture: "onnx".into(),
                 task: Task::Tensors,
@@ -122,69 +147,162 @@ impl Checkpoint for OnnxModel {
     fn graph(&self) -> Option<&Student> {
         Some(&self.graph)
     }
+
+    fn parts(&self) -> &[Part] {
+        &self.parts
+    }
 }
 
-fn opset(model: &ModelProto) -> Result<i64> {
+fn opset(model: &ModelProto, prefer: Prefer) -> Result<i64> {
     let own = |domain: &str| matches!(domain, "" | "ai.onnx");
     let found = model.opset_import.iter().find(|o| own(&o.domain));
     let version = found.ok_or_else(|| Error::format("it names no operator set"))?.version;
-    if OPSETS.contains(&version) {
+    if OPSETS.contains(&version) || prefer == Prefer::Onnx {
         return Ok(version);
     }
     let (first, last) = (OPSETS.start(), OPSETS.end());
-    let message = format!("operator set {version}; those from {first} to {last} are read");
+    let message = format!(
+        "operator set {version}; those from {first} to {last} are read, others pass with --prefer onnx"
+    );
     Err(Error::unsupported(message))
 }
 
-/// Refuses a model with operators that are not known: all of them by name, with their nodes.
-fn check_operators(model: &ModelProto, graph: &GraphProto, opset: i64) -> Result<()> {
+/// The nodes that ONNX Runtime computes since they have no native operator. A model with operators that
+/// are not known at all is refused: all of them by name, with their nodes.
+fn without_native(model: &ModelProto, graph: &GraphProto, opset: i64) -> Result<Chosen> {
     let mut unknown: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    collect_unknown(graph, opset, 0, &mut unknown)?;
-    if unknown.is_empty() {
-        return Ok(());
+    let mut chosen = Chosen::new();
+    for (at, proto) in graph.node.iter().enumerate() {
+        let mut found = BTreeSet::new();
+        collect(model, proto, opset, 0, &mut found, &mut unknown)?;
+        if !found.is_empty() {
+            let found: Vec<String> = found.into_iter().collect();
+            chosen.insert(at, format!("no native operator {}", found.join(", ")));
+        }
     }
-    let functions: BTreeSet<&str> = model.functions.iter().map(|f| f.name.as_str()).collect();
+    if unknown.is_empty() {
+        return Ok(chosen);
+    }
     let listed: Vec<String> = unknown
         .into_iter()
         .map(|(operator, nodes)| {
-            let kind = operator.rsplit('.').next().unwrap_or_default();
-            let what = if functions.contains(kind) { " (a function of the model)" } else { "" };
             let more = nodes.len().saturating_sub(3);
             let named: Vec<String> = nodes.iter().take(3).map(|n| format!("{n:?}")).collect();
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            format!("{operator}{what} in {}{more}", named.join(", "))
+            format!("{operator} in {}{more}", named.join(", "))
         })
         .collect();
     Err(Error::unsupported(format!("operators that are not supported: {}", listed.join("; "))))
 }
 
-fn collect_unknown(
-    graph: &GraphProto,
+/// The operators of a node and of graphs within it that are not native, and those that are not known.
+fn collect(
+    model: &ModelProto,
+    proto: &NodeProto,
     opset: i64,
     depth: usize,
+    found: &mut BTreeSet<String>,
     unknown: &mut BTreeMap<String, Vec<String>>,
 ) -> Result<()> {
     if depth > MAX_DEPTH {
         return Err(Error::format("graphs nest too deep"));
     }
-    for proto in &graph.node {
-        let node = Node { proto, opset };
-        if ops::find(&node).is_none() {
+    let node = Node { proto, opset };
+    if ops::find(&node).is_none() {
+        let (domain, kind) = (proto.domain.as_str(), proto.op_type.as_str());
+        let is_function = model.functions.iter().any(|f| f.domain == domain && f.name == kind);
+        if is_function || runtime_ops::has(domain, kind) {
+            found.insert(node.operator());
+        } else {
             unknown.entry(node.operator()).or_default().push(node.name().to_owned());
         }
-        node.graphs().try_for_each(|g| collect_unknown(g, opset, depth + 1, unknown))?;
+    }
+    for graph in node.graphs() {
+        for inner in &graph.node {
+            collect(model, inner, opset, depth + 1, found, unknown)?;
+        }
     }
     Ok(())
 }
 
-fn import(
-    proto: &GraphProto,
-    external: &External,
+/// The nodes that are asked for, by name.
+fn asked_for(graph: &GraphProto, patterns: &[String]) -> Result<Chosen> {
+    let mut chosen = Chosen::new();
+    for pattern in patterns {
+        let before = chosen.len();
+        for (at, proto) in graph.node.iter().enumerate() {
+            if segments::matches(pattern, (Node { proto, opset: 0 }).name()) {
+                chosen.insert(at, format!("--onnx-for {pattern}"));
+            }
+        }
+        if chosen.len() == before {
+            return Err(Error::missing(format!("--onnx-for {pattern}: no node is called so")));
+        }
+    }
+    Ok(chosen)
+}
+
+/// An import that failed, and the nodes that ONNX Runtime would have to compute for it to succeed.
+struct Failed {
+    error: Error,
+    remedy: Chosen,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Failed {
+        Failed { error, remedy: Chosen::new() }
+    }
+}
+
+/// A model to import.
+struct Source<'a> {
+    model: &'a ModelProto,
+    graph: &'a GraphProto,
+    external: &'a External,
     opset: i64,
-    fixed: &BTreeMap<String, f64>,
-) -> Result<limbeck_graph::Graph> {
+    fixed: &'a BTreeMap<String, f64>,
+}
+
+impl Source<'_> {
+    /// Imports it with these nodes in segments, and with those too that turn out to have no native form.
+    fn import(&self, mut chosen: Chosen) -> Result<(limbeck_graph::Graph, Vec<Part>)> {
+        let known = HashMap::new();
+        for _ in 0..MAX_ATTEMPTS {
+            match import(self, &chosen, &known) {
+                Ok(found) => return Ok(found),
+                Err(failed) => {
+                    let before = chosen.len();
+                    chosen.extend(failed.remedy);
+                    if chosen.len() == before {
+                        return Err(failed.error);
+                    }
+                }
+            }
+        }
+        Err(Error::unsupported("too many nodes have no native form: compile with --prefer onnx"))
+    }
+
+    /// Imports it as one segment. What a native import would know of its outputs' sizes is kept.
+    fn whole(&self) -> Result<(limbeck_graph::Graph, Vec<Part>)> {
+        let native = OPSETS
+            .contains(&self.opset)
+            .then(|| import(self, &Chosen::new(), &HashMap::new()).ok())
+            .flatten();
+        let known = native.map_or_else(HashMap::new, |(graph, _)| segment::facts(&graph));
+        let all = 0..self.graph.node.len();
+        let chosen: Chosen = all.map(|at| (at, "--prefer onnx".to_owned())).collect();
+        import(self, &chosen, &known).map_err(|failed| failed.error)
+    }
+}
+
+fn import(
+    source: &Source<'_>,
+    chosen: &Chosen,
+    known: &HashMap<String, Fact>,
+) -> std::result::Result<(limbeck_graph::Graph, Vec<Part>), Failed> {
+    let Source { model, graph: proto, external, opset, fixed } = *source;
     if !proto.sparse_initializer.is_empty() {
-        return Err(Error::unsupported("sparse initialisers"));
+        return Err(Error::unsupported("sparse initialisers").into());
     }
     let mut importer = Importer::new(external);
     importer.initialise(proto)?;
@@ -199,9 +317,18 @@ fn import(
         importer.set(&info.name, item);
     }
     if let Some(name) = unused.first() {
-        return Err(Error::missing(format!("there is no input and no size {name:?} to fix")));
+        return Err(Error::missing(format!("there is no input and no size {name:?} to fix")).into());
     }
-    importer.run(proto, opset)?;
+    let mut cut = Cut::new(model, proto, chosen, known);
+    if let Err(error) = importer.run_cut(&mut cut, opset) {
+        let mut remedy = cut.tainted;
+        if let Some(at) =
+            cut.at.filter(|_| error.kind() == ErrorKind::Unsupported && remedy.is_empty())
+        {
+            remedy.insert(at, format!("no native form ({error})"));
+        }
+        return Err(Failed { error, remedy });
+    }
     let mut taken = BTreeSet::new();
     for info in &proto.output {
         let place = format!("output {:?}", info.name);
@@ -222,7 +349,7 @@ fn import(
     }
     let mut graph = importer.graph;
     graph.prune();
-    Ok(graph)
+    Ok((graph, cut.parts))
 }
 
 fn input(
@@ -298,22 +425,42 @@ fn size(dim: &DimensionProto, input: &str, at: usize, axis: usize) -> Result<Dim
 }
 
 impl<'a> Importer<'a> {
-    /// The constants of a graph.
+    /// The constants of a graph. Those of types that are not read are missed by the nodes that read them.
     fn initialise(&mut self, proto: &'a GraphProto) -> Result<()> {
         for tensor in &proto.initializer {
             let constant = Constant::read(tensor, self.external)
-                .at(format_args!("initialiser {:?}", tensor.name))?;
-            self.set(&tensor.name, Item::Constant(constant));
+                .at(format_args!("initialiser {:?}", tensor.name));
+            match constant {
+                Ok(constant) => self.set(&tensor.name, Item::Constant(constant)),
+                Err(e) if e.kind() == ErrorKind::Unsupported => {
+                    self.unread.insert(&tensor.name, e.to_string());
+                }
+                Err(e) => return Err(e),
+            }
         }
         Ok(())
     }
 
-    /// Imports the nodes of a graph, in their order.
+    /// Imports the nodes of the outermost graph, some of them as segments.
+    fn run_cut(&mut self, cut: &mut Cut<'a>, opset: i64) -> Result<()> {
+        (self.readers, self.producers) = (readers(cut.graph), producers(cut.graph));
+        for (is_segment, group) in cut.groups() {
+            let [first, ..] = group[..] else { continue };
+            cut.at = Some(first).filter(|_| !is_segment);
+            let node = Node { proto: &cut.graph.node[first], opset };
+            let imported =
+                if is_segment { self.segment(cut, &group) } else { self.import_node(&node) };
+            let place = || format!("node {:?} ({})", node.name(), node.operator());
+            imported.map_err(|e| e.at(place()))?;
+        }
+        cut.at = None;
+        Ok(())
+    }
+
+    /// Imports the nodes of a graph within another, in their order.
     fn run(&mut self, proto: &'a GraphProto, opset: i64) -> Result<()> {
         let outside = std::mem::replace(&mut self.readers, readers(proto));
-        let producers =
-            proto.node.iter().flat_map(|n| n.output.iter().map(move |o| (o.as_str(), n)));
-        let producers = std::mem::replace(&mut self.producers, producers.collect());
+        let producers = std::mem::replace(&mut self.producers, producers(proto));
         for node in &proto.node {
             let node = Node { proto: node, opset };
             let place = || format!("node {:?} ({})", node.name(), node.operator());
@@ -336,6 +483,9 @@ impl<'a> Importer<'a> {
             inputs.push(match name.as_str() {
                 "" => None,
                 name => Some(self.find(name).cloned().ok_or_else(|| {
+                    if let Some(why) = self.unread.get(name) {
+                        return Error::unsupported(why.clone());
+                    }
                     let message = format!(
                         "it reads {name:?}, which nothing before it gives: the nodes are not in \
                          order, or go round in a circle"
@@ -423,6 +573,11 @@ impl<'a> Importer<'a> {
             known.values.iter().eq(&sizes.iter().map(Into::into).collect::<Vec<_>>())
         })
     }
+}
+
+/// By name, the node that gives it.
+fn producers(proto: &GraphProto) -> HashMap<&str, &NodeProto> {
+    proto.node.iter().flat_map(|n| n.output.iter().map(move |o| (o.as_str(), n))).collect()
 }
 
 /// By name, the node that reads it; none where several do, or where it leaves the graph.

@@ -23,6 +23,8 @@ pub enum InputRole {
     Activation,
     /// An f32 value that the caller gives.
     Given,
+    /// Any value of the call, given or computed.
+    Value,
     /// A weight in a pack format made for matrix products (panels or quads) of which a part may be
     /// used: not one in wide blocks.
     Matrix,
@@ -79,6 +81,7 @@ impl Op {
             Op::DepthwiseConv2d(p) => {
                 [Activation, Rows].into_iter().chain(optional(p.bias, Vector)).collect()
             }
+            Op::Onnx(p) => vec![Value; p.inputs.len().min(Onnx::MAX_VALUES)],
             Op::Level(_) | Op::Sizes(_) | Op::Range(_) => Vec::new(),
             Op::Map(p) => vec![Tensor; p.inputs.min(Map::MAX_INPUTS)],
             Op::Concat(p) => vec![Tensor; p.inputs.min(tensors::MAX_PARTS)],
@@ -134,6 +137,9 @@ impl Op {
         let wanted = self.input_roles().len();
         if inputs.len() != wanted {
             return Err(format!("takes {wanted} inputs, has {}", inputs.len()));
+        }
+        if let Op::Onnx(p) = self {
+            return infer_onnx(p, inputs);
         }
         let fact = match self {
             Op::Embedding(p) => infer_embedding(p, inputs)?,
@@ -377,6 +383,23 @@ fn infer_attention(p: &Attention, inputs: &[Fact]) -> Result<Fact, String> {
         vector(fact, r / 2, "rope frequencies")?;
     }
     Ok(rows_of(Symbol::TOKENS, width(p.heads)))
+}
+
+fn infer_onnx(p: &Onnx, inputs: &[Fact]) -> Result<Vec<Fact>, String> {
+    let count = p.inputs.len().max(p.outputs.len());
+    if count > Onnx::MAX_VALUES || p.outputs.is_empty() {
+        return Err(format!(
+            "{count} inputs or outputs are none, or more than {}",
+            Onnx::MAX_VALUES
+        ));
+    }
+    for (wanted, given) in p.inputs.iter().zip(inputs) {
+        same(wanted, given)?;
+    }
+    match p.outputs.iter().find(|fact| fact.shape.len() > MAX_RANK) {
+        Some(fact) => Err(format!("{fact} has more than {MAX_RANK} axes")),
+        None => Ok(p.outputs.clone()),
+    }
 }
 
 #[cfg(test)]

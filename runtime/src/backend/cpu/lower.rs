@@ -4,13 +4,14 @@
 use std::collections::{HashMap, HashSet};
 
 use limbeck_plan::{
-    Activation, AdaptiveMlp, Attention, Choose, Conv2d, ConvTranspose2d, DepthwiseConv2d,
+    Activation, AdaptiveMlp, Attention, Choose, Conv2d, ConvTranspose2d, DType, DepthwiseConv2d,
     Embedding, Entry, Fact, Level, Linear, MaxPool2d, Mix, MoeMlp, Norm, Op, Operand, OperandId,
     OperandKind, Patches, Pixels, Pool, Program, SparseLinear, Step, Window,
 };
 
 use super::slots::{Slots, Value, tensors_given};
 use crate::backend::cost::{Cost, choice_sites};
+use crate::backend::onnx;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A norm's parameters and its vectors by weight id.
@@ -34,6 +35,18 @@ pub(super) enum Ids {
     /// Index of an input.
     Input(usize),
     Value(Value),
+}
+
+/// What a segment of ONNX Runtime takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Given {
+    /// Index of an input of integers.
+    Ids(usize),
+    /// Index of an input of floats.
+    Floats(usize),
+    Value(Value),
+    /// An operand that is open.
+    Open,
 }
 
 /// Where a tensor lies.
@@ -158,6 +171,14 @@ pub(super) enum Instruction {
         shape: OperandId,
         out: Value,
     },
+    /// A segment of ONNX Runtime.
+    Onnx {
+        /// Number of the segment.
+        segment: usize,
+        inputs: Vec<(Given, OperandId)>,
+        /// What is not open has a place.
+        outputs: Vec<(Option<Value>, OperandId)>,
+    },
     /// The result of a reshape, which lies where the value does.
     Reshape {
         x: Value,
@@ -239,6 +260,10 @@ pub(super) struct Lowered {
     pub outputs: Vec<Output>,
     /// Tensors that are given.
     pub tensors: Vec<Output>,
+    /// Outputs whose sizes segments give.
+    pub open_outputs: Vec<(String, OperandId)>,
+    /// By operand, whether a segment gives its sizes.
+    pub open: Vec<bool>,
     /// By operand, where instructions ask for shapes.
     pub facts: Vec<Fact>,
     pub slots: Slots,
@@ -248,25 +273,32 @@ pub(super) struct Lowered {
 }
 
 impl Lowered {
-    pub fn new(program: &Program, entry: &Entry) -> Result<Lowered> {
+    /// `segments` counts the ONNX segments of the plan as far as it is lowered.
+    pub fn new(program: &Program, entry: &Entry, segments: &mut usize) -> Result<Lowered> {
         let fused = fuse_norms(entry);
-        let (slots, values) = Slots::assign(&fused.entry)?;
         let entry = &fused.entry;
+        let open = onnx::open(entry)?;
+        let (slots, values) = Slots::assign(entry, &open)?;
         let inputs: Vec<OperandId> =
             entry.operands_of(OperandKind::Input).map(|(id, _)| id).collect();
         let input_index = inputs.iter().enumerate().map(|(index, id)| (*id, index)).collect();
         let sites = choice_sites(entry);
-        let context = Context { entry, values: &values, input_index, sites };
+        let context = Context { entry, values: &values, input_index, sites, open: &open };
         let mut instructions = Vec::new();
         for (step, norm) in entry.steps().zip(&fused.norms) {
-            let instruction =
-                context.lower(step, norm.clone()).ok_or_else(|| malformed(entry, step))?;
+            let lowered = match &step.op {
+                Op::Onnx(_) => context.onnx(step, segments),
+                _ => context.lower(step, norm.clone()),
+            };
+            let instruction = lowered.ok_or_else(|| malformed(entry, step))?;
             instructions.push(Named { step: step.name.clone(), instruction });
         }
         let outside = |(operand, o): (OperandId, &Operand)| {
             Some(Output { name: o.name.clone(), operand, value: values[operand]? })
         };
         let outputs = entry.operands_of(OperandKind::Output).filter_map(outside).collect();
+        let is_open = |(id, o): (OperandId, &Operand)| open[id].then(|| (o.name.clone(), id));
+        let open_outputs = entry.operands_of(OperandKind::Output).filter_map(is_open).collect();
         let tensors: Vec<Output> = tensors_given(entry).filter_map(outside).collect();
         let widest = instructions.iter().filter_map(|i| match &i.instruction {
             Instruction::Linear { x, .. } | Instruction::SparseLinear { x, .. } => Some(x.cols),
@@ -279,6 +311,8 @@ impl Lowered {
             inputs: inputs.iter().map(|id| entry.operands[*id].name.clone()).collect(),
             outputs,
             tensors,
+            open_outputs,
+            open,
             facts,
             widest: widest.max().unwrap_or(0),
             cost: Cost::new(program, entry),
@@ -294,6 +328,7 @@ impl Instruction {
         matches!(
             self,
             Instruction::Tensor { .. }
+                | Instruction::Onnx { .. }
                 | Instruction::ConvTranspose2d { .. }
                 | Instruction::Conv2d { sides: Some(_), .. }
                 | Instruction::DepthwiseConv2d { sides: Some(_), .. }
@@ -374,6 +409,7 @@ struct Context<'a> {
     input_index: HashMap<OperandId, usize>,
     /// By choice operand: its site.
     sites: HashMap<OperandId, usize>,
+    open: &'a [bool],
 }
 
 impl Context<'_> {
@@ -400,6 +436,28 @@ impl Context<'_> {
             Some(weight) => Some(Source::Weight(weight)),
             None => self.value(Some(id)).map(Source::Value),
         }
+    }
+
+    /// A segment of ONNX Runtime.
+    fn onnx(&self, step: &Step, segments: &mut usize) -> Option<Instruction> {
+        let given = |id: &OperandId| {
+            let operand = self.entry.operands.get(*id)?;
+            let given = match (self.value(Some(id)), self.input_index.get(id)) {
+                (Some(value), _) => Given::Value(value),
+                (None, Some(index)) if operand.fact.dtype == DType::I32 => Given::Ids(*index),
+                (None, Some(index)) => Given::Floats(*index),
+                (None, None) if self.open[*id] => Given::Open,
+                (None, None) => return None,
+            };
+            Some((given, *id))
+        };
+        let segment = *segments;
+        *segments += 1;
+        Some(Instruction::Onnx {
+            segment,
+            inputs: step.inputs.iter().map(given).collect::<Option<_>>()?,
+            outputs: step.outputs.iter().map(|id| (self.value(Some(id)), *id)).collect(),
+        })
     }
 
     /// The instruction of a step; `None` when its operands are not of the kinds that the op takes.
@@ -519,7 +577,7 @@ impl Context<'_> {
             Op::SoftCap(p) => {
                 Instruction::SoftCap { cap: p.cap, x: self.value(inputs.next())?, out }
             }
-            Op::Choose(_) | Op::Level(_) => return None,
+            Op::Choose(_) | Op::Level(_) | Op::Onnx(_) => return None,
             Op::ConvTranspose2d(params) => Instruction::ConvTranspose2d {
                 shapes: [*step.inputs.first()?, *step.outputs.first()?],
                 x: self.value(inputs.next())?,

@@ -1,6 +1,7 @@
 //! The CPU backend: plans lowered to a list of kernel calls over reused buffers.
 
 mod lower;
+mod onnx;
 mod run;
 mod slots;
 mod tensors;
@@ -9,9 +10,11 @@ use std::sync::Arc;
 
 use limbeck_kernels::{Kernels, Packed, Pool};
 
+use super::onnx::Segments;
 use super::{Backend, Bounds, PlanData, Prepared, State};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Account;
+use crate::onnx::OnnxOptions;
 use lower::Lowered;
 use run::CpuState;
 
@@ -19,17 +22,18 @@ use run::CpuState;
 pub(crate) struct CpuBackend {
     kernels: Kernels,
     pool: Arc<Pool>,
+    onnx: OnnxOptions,
 }
 
 impl CpuBackend {
     /// `isa` overrides the choice of instruction set by name.
-    pub fn new(threads: usize, isa: Option<&str>) -> Result<CpuBackend> {
+    pub fn new(threads: usize, isa: Option<&str>, onnx: OnnxOptions) -> Result<CpuBackend> {
         let kernels = match isa {
             None => Kernels::detect(),
             Some(name) => Kernels::with_isa(name)
                 .map_err(|e| Error::new(ErrorKind::InvalidInput, e.to_string()))?,
         };
-        Ok(CpuBackend { kernels, pool: Arc::new(Pool::new(threads)) })
+        Ok(CpuBackend { kernels, pool: Arc::new(Pool::new(threads)), onnx })
     }
 }
 
@@ -40,8 +44,10 @@ impl Backend for CpuBackend {
 
     fn prepare(&self, data: Arc<PlanData>) -> Result<Arc<dyn Prepared>> {
         let program = data.plan.program();
-        let entries = program.entries.iter().map(|e| Lowered::new(program, e));
+        let mut count = 0;
+        let entries = program.entries.iter().map(|e| Lowered::new(program, e, &mut count));
         let entries = entries.collect::<Result<Vec<_>>>()?;
+        let segments = Segments::prepare(&self.onnx, self.pool.threads(), &data)?;
         let vectors = data.load_vectors()?;
         Ok(Arc::new(CpuPrepared {
             shared: Arc::new(Shared {
@@ -49,6 +55,7 @@ impl Backend for CpuBackend {
                 pool: self.pool.clone(),
                 entries,
                 vectors,
+                segments,
                 data,
             }),
         }))
@@ -62,6 +69,8 @@ struct Shared {
     entries: Vec<Lowered>,
     /// By weight: the values of those that are read as vectors.
     vectors: Vec<Option<Vec<f32>>>,
+    /// Before the bytes of the plan, into which they look.
+    segments: Segments,
     data: Arc<PlanData>,
 }
 

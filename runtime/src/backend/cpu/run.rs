@@ -13,6 +13,7 @@ use limbeck_plan::{Conv2d, DepthwiseConv2d, Dim, Fact, MaxPool2d, OperandId};
 use super::Shared;
 use super::lower::{Instruction, Lowered, NormCall, Output, QkvValue};
 use super::slots::{Unit, Value};
+use crate::backend::onnx::Open;
 use crate::backend::{Bounds, Cache, Call, Choices, Matrix, Sequences, Spent, State, given};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Holding;
@@ -33,6 +34,7 @@ pub(super) struct CpuState {
     moe: MoeScratch,
     tensors: TensorScratch,
     choices: Choices,
+    open: Open,
     /// The entry and sizes of the last run.
     last: Option<(usize, Sizes)>,
 }
@@ -57,13 +59,16 @@ impl Sizes {
                 Error::new(ErrorKind::InvalidInput, format!("the size {dim} has no value here"))
             })
         };
-        let shape = |fact: &Fact| fact.shape.iter().map(size).collect();
+        let shape = |(fact, open): (&Fact, &bool)| match open {
+            true => Ok(Vec::new()),
+            false => fact.shape.iter().map(size).collect(),
+        };
         Ok(Sizes {
             tokens: call.tokens,
             outputs: call.output_rows.len(),
             sequences: call.sequences.len(),
             products: entry.slots.products.iter().map(size).collect::<Result<_>>()?,
-            shapes: entry.facts.iter().map(shape).collect::<Result<_>>()?,
+            shapes: entry.facts.iter().zip(&entry.open).map(shape).collect::<Result<_>>()?,
         })
     }
 
@@ -109,6 +114,7 @@ impl CpuState {
             moe: MoeScratch::default(),
             tensors: TensorScratch::default(),
             choices: Choices::default(),
+            open: Open::default(),
             last: None,
         }
     }
@@ -129,6 +135,7 @@ impl CpuState {
     fn scratch_bytes(&self) -> usize {
         let dense = self.linear.bytes() + self.conv.bytes() + self.attention.bytes();
         let tensors = self.tensors.bytes();
+        let tensors = tensors + self.open.bytes();
         dense + self.adaptive.bytes() + self.moe.bytes() + tensors + self.choices.bytes()
     }
 
@@ -184,6 +191,7 @@ impl State for CpuState {
             Error::new(ErrorKind::InvalidInput, format!("entry {} does not exist", call.entry))
         })?;
         let sizes = Sizes::of(entry, call)?;
+        self.open.clear();
         self.choices.begin(&shared.data.plan.program().sites, call)?;
         self.make_room(call.entry, entry, &sizes)?;
         // A precise row counts twice.
@@ -203,6 +211,7 @@ impl State for CpuState {
             moe: &mut self.moe,
             tensors: &mut self.tensors,
             choices: &mut self.choices,
+            open: &mut self.open,
         };
         runner.take_tensors(&entry.tensors)?;
         for named in &entry.instructions {
@@ -221,6 +230,12 @@ impl State for CpuState {
     }
 
     fn tensor(&self, name: &str) -> Option<TensorArg<'_>> {
+        if let Some((entry, _)) = &self.last
+            && let Some((_, id)) =
+                self.shared.entries.get(*entry)?.open_outputs.iter().find(|o| o.0 == name)
+        {
+            return self.open.get(*id);
+        }
         let (values, output) = self.written(name)?;
         let (entry, sizes) = self.last.as_ref()?;
         let fact = self.shared.entries.get(*entry)?.facts.get(output.operand)?;
@@ -248,7 +263,7 @@ pub(super) struct Runner<'a> {
     pub(super) slots: &'a mut Vec<Vec<f32>>,
     pub(super) sizes: &'a Sizes,
     pub(super) call: &'a Call<'a>,
-    inputs: &'a [String],
+    pub(super) inputs: &'a [String],
     /// By operand, where the entry asks for shapes.
     pub(super) facts: &'a [Fact],
     cache: &'a mut KvCache,
@@ -259,6 +274,7 @@ pub(super) struct Runner<'a> {
     moe: &'a mut MoeScratch,
     pub(super) tensors: &'a mut TensorScratch,
     choices: &'a mut Choices,
+    pub(super) open: &'a mut Open,
 }
 
 impl Runner<'_> {
@@ -291,6 +307,7 @@ impl Runner<'_> {
                 return self.choices.level(params, sites, self.call);
             }
             Instruction::Choose { .. } => return self.choose(instruction),
+            Instruction::Onnx { .. } => return self.onnx(instruction),
         };
         let len = self.sizes.len(out);
         // The output's buffer is taken out while the inputs' are read: no operand of a step shares
@@ -392,6 +409,7 @@ impl Runner<'_> {
             Instruction::ConvTranspose2d { .. } => self.conv_transpose2d(instruction, out)?,
             Instruction::Tensor { .. } => self.tensor(instruction, out)?,
             Instruction::Choose { .. }
+            | Instruction::Onnx { .. }
             | Instruction::Level { .. }
             | Instruction::Reshape { .. } => {}
         }

@@ -45,7 +45,8 @@ impl Slots {
     /// An operand is alive from the step that writes it to the last that reads it, outputs to the end;
     /// two that are alive in the same step never share a slot. What a reshape gives lies where what it
     /// takes does.
-    pub fn assign(entry: &Entry) -> Result<(Slots, Vec<Option<Value>>)> {
+    /// Values whose sizes are known only when a segment has run (`open`) have no place.
+    pub fn assign(entry: &Entry, open: &[bool]) -> Result<(Slots, Vec<Option<Value>>)> {
         let lives = Lives::of(entry);
         let mut slots = Slots::default();
         let mut values: Vec<Option<Value>> = vec![None; entry.operands.len()];
@@ -56,7 +57,7 @@ impl Slots {
         for (at, step) in entry.steps().enumerate() {
             // Choices are kept apart.
             let chooses = matches!(step.op, Op::Choose(_) | Op::Level(_));
-            for &id in step.outputs.iter().filter(|_| !chooses) {
+            for &id in step.outputs.iter().filter(|id| !chooses && !open[**id]) {
                 let root = lives.root[id];
                 let shared = if root == id { None } else { values[root].map(|v| v.slot) };
                 values[id] = Some(slots.value(entry, id, &mut free, shared)?);

@@ -1,0 +1,365 @@
+//! Nodes for ONNX Runtime: they stay as they are, in a model of their own within the plan.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use half::{bf16, f16};
+use limbeck_graph::ValueId;
+use limbeck_plan::{DType, Dim, Fact, Onnx};
+
+use super::constant::{Constant, Data};
+use super::importer::{Importer, Item, Laid, plain};
+use super::proto::{
+    DimensionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, dtype,
+};
+use super::types::{self, Types};
+use crate::error::{At, Error, Result};
+use crate::onnx::builder::{element_type, int, value_info};
+use crate::segments::{Part, order, stages};
+
+/// Which nodes of the outermost graph ONNX Runtime computes, by number, and why.
+pub(super) type Chosen = BTreeMap<usize, String>;
+
+/// What an import has to know of a model to cut it.
+pub(super) struct Cut<'a> {
+    pub model: &'a ModelProto,
+    pub graph: &'a GraphProto,
+    pub chosen: &'a Chosen,
+    pub types: Types,
+    /// Facts of outputs, where they are known from elsewhere.
+    pub known: &'a HashMap<String, Fact>,
+    /// Segments so far.
+    pub parts: Vec<Part>,
+    /// The node of the outermost graph that is imported.
+    pub at: Option<usize>,
+    /// Nodes that have to be computed by ONNX Runtime too, and why.
+    pub tainted: Chosen,
+}
+
+impl<'a> Cut<'a> {
+    pub fn new(
+        model: &'a ModelProto,
+        graph: &'a GraphProto,
+        chosen: &'a Chosen,
+        known: &'a HashMap<String, Fact>,
+    ) -> Cut<'a> {
+        Cut {
+            model,
+            graph,
+            chosen,
+            types: Types::of(graph),
+            known,
+            parts: Vec::new(),
+            at: None,
+            tainted: Chosen::new(),
+        }
+    }
+
+    /// Nodes in the order in which they are imported: by themselves, or several as a segment.
+    pub fn groups(&self) -> Vec<(bool, Vec<usize>)> {
+        let nodes = &self.graph.node;
+        let mut writer: HashMap<&str, usize> = HashMap::new();
+        for (at, node) in nodes.iter().enumerate() {
+            writer.extend(node.output.iter().map(|name| (name.as_str(), at)));
+        }
+        let written = |at: usize| {
+            let from = reads(&nodes[at]).into_iter().filter_map(|name| writer.get(name).copied());
+            from.filter(|from| *from < at).collect::<Vec<usize>>()
+        };
+        let stages = stages(nodes.len(), |at| self.chosen.contains_key(&at), written);
+        let mut groups: Vec<(bool, Vec<usize>)> = Vec::new();
+        let mut last = None;
+        for at in order(&stages) {
+            let is_segment = self.chosen.contains_key(&at);
+            match groups.last_mut() {
+                Some((true, group)) if is_segment && last == Some(stages[at]) => group.push(at),
+                _ => groups.push((is_segment, vec![at])),
+            }
+            last = Some(stages[at]);
+        }
+        groups
+    }
+}
+
+/// The names that a node reads, those of graphs within it too.
+fn reads(node: &NodeProto) -> BTreeSet<&str> {
+    fn free<'a>(graph: &'a GraphProto, found: &mut BTreeSet<&'a str>) {
+        let mut inner = BTreeSet::new();
+        graph.node.iter().for_each(|node| inner.extend(reads(node)));
+        inner.extend(graph.output.iter().map(|info| info.name.as_str()));
+        let own = graph.node.iter().flat_map(|n| &n.output).map(String::as_str);
+        let own = own.chain(graph.input.iter().map(|info| info.name.as_str()));
+        let own = own.chain(graph.initializer.iter().map(|t| t.name.as_str()));
+        let own: HashSet<&str> = own.collect();
+        found.extend(inner.into_iter().filter(|name| !own.contains(name)));
+    }
+    let mut found: BTreeSet<&str> = node.input.iter().map(String::as_str).collect();
+    for attribute in &node.attribute {
+        attribute
+            .g
+            .as_deref()
+            .into_iter()
+            .chain(&attribute.graphs)
+            .for_each(|g| free(g, &mut found));
+    }
+    found.remove("");
+    found
+}
+
+impl<'a> Importer<'a> {
+    /// Imports nodes as one segment.
+    pub(super) fn segment(&mut self, cut: &mut Cut<'a>, group: &[usize]) -> Result<()> {
+        let nodes: Vec<&NodeProto> = group.iter().map(|at| &cut.graph.node[*at]).collect();
+        let written: HashSet<&str> = nodes
+            .iter()
+            .flat_map(|n| &n.output)
+            .map(String::as_str)
+            .filter(|n| !n.is_empty())
+            .collect();
+        self.node = super::node::Node { proto: nodes[0], opset: 0 }.name().to_owned();
+        let mut graph = GraphProto { name: "segment".into(), ..GraphProto::default() };
+        let (mut inputs, mut facts) = (Vec::new(), Vec::new());
+        let read: BTreeSet<&str> = nodes.iter().flat_map(|node| reads(node)).collect();
+        for name in read.into_iter().filter(|name| !written.contains(name)) {
+            let place = || format!("{name:?}, which a segment reads");
+            if let Some(tensor) = cut.graph.initializer.iter().find(|t| t.name == name) {
+                graph.initializer.push(self.raw(tensor).at(place())?);
+                continue;
+            }
+            let item = self.find(name).cloned();
+            let item =
+                item.ok_or_else(|| Error::format("nothing before it gives it")).at(place())?;
+            if let Item::Constant(constant) = &item {
+                graph.initializer.push(stored(name, constant, cut.types.find(name)).at(place())?);
+                continue;
+            }
+            let value = self.plain_value(&item).at(place())?;
+            let fact = self.graph.value(value).fact.clone();
+            given(&mut graph, (inputs.len(), name), &fact, cut.types.find(name)).at(place())?;
+            inputs.push(value);
+            facts.push(fact);
+        }
+        graph.node.extend(nodes.iter().map(|node| (*node).clone()));
+        let outputs = self.outputs(cut, group, &mut graph)?;
+        let reason = reason(cut, group);
+        let names: Vec<String> = outputs.iter().map(|(name, _)| name.clone()).collect();
+        let gives = outputs.into_iter().map(|(_, fact)| fact).collect();
+        let op = Part::op(cut.parts.len(), facts, gives, reason);
+        let values = self.graph.nodes_of(&self.node.clone(), op, &inputs);
+        let values = values.map_err(|e| Error::mismatch(e.message()))?;
+        for (name, value) in names.iter().zip(values) {
+            let rank = self.graph.value(value).fact.shape.len();
+            self.set(name, Item::Value(Laid { value, order: plain(rank) }));
+        }
+        let model =
+            ModelProto { graph: Some(graph), metadata_props: Vec::new(), ..cut.model.clone() };
+        cut.parts.push(Part { model, nodes: group.len() });
+        Ok(())
+    }
+
+    /// What a segment gives: values that others read, with what is known of their sizes.
+    fn outputs(
+        &mut self,
+        cut: &mut Cut<'a>,
+        group: &[usize],
+        graph: &mut GraphProto,
+    ) -> Result<Vec<(String, Fact)>> {
+        let is_output = |name: &str| cut.graph.output.iter().any(|info| info.name == name);
+        let mut found = Vec::new();
+        let mut tainted = Vec::new();
+        for name in group.iter().flat_map(|at| &cut.graph.node[*at].output) {
+            let others = cut.graph.node.iter().enumerate().filter(|(at, _)| !group.contains(at));
+            let readers: Vec<usize> = others
+                .filter(|(_, n)| reads(n).contains(name.as_str()))
+                .map(|(at, _)| at)
+                .collect();
+            if name.is_empty() || readers.is_empty() && !is_output(name) {
+                continue;
+            }
+            let native: Vec<usize> =
+                readers.into_iter().filter(|at| !cut.chosen.contains_key(at)).collect();
+            let of = cut.types.find(name);
+            let Some(float) = types::is_float(of) else {
+                if native.is_empty() && is_output(name) {
+                    let message = format!("the output {name:?} is not of numbers");
+                    return Err(Error::unsupported(message));
+                }
+                tainted.extend(native.into_iter().map(|at| (at, name.clone())));
+                continue;
+            };
+            let dtype = if float { DType::F32 } else { DType::I32 };
+            let shape = self.sizes_of(cut, name);
+            let bound = |dim: &Dim| {
+                let mut symbols = Vec::new();
+                dim.symbols(&mut symbols);
+                symbols.iter().all(|name| self.binds(name))
+            };
+            if !native.is_empty() && !shape.iter().all(bound) {
+                tainted.extend(native.into_iter().map(|at| (at, name.clone())));
+                continue;
+            }
+            let fact = Fact::new(dtype, shape);
+            given_out(graph, (found.len(), name), &fact, of);
+            found.push((name.clone(), fact));
+        }
+        if tainted.is_empty() {
+            return Ok(found);
+        }
+        for (at, name) in tainted {
+            let why = format!("it reads {name:?}, of which only ONNX Runtime knows the sizes");
+            cut.tainted.insert(at, why);
+        }
+        Err(Error::unsupported("a value has sizes that are not known"))
+    }
+
+    /// The sizes of a value, as far as the model says.
+    fn sizes_of(&self, cut: &Cut<'a>, name: &str) -> Vec<Dim> {
+        if let Some(fact) = cut.known.get(name) {
+            return fact.shape.clone();
+        }
+        let infos = cut.graph.value_info.iter().chain(&cut.graph.output);
+        let info = infos.into_iter().find(|info| info.name == name);
+        let tensor = info.and_then(|info| info.r#type.as_ref()?.tensor_type.as_ref());
+        match tensor.and_then(|tensor| tensor.shape.as_ref()) {
+            Some(shape) if shape.dim.len() <= limbeck_plan::MAX_RANK => {
+                let dim = |(axis, dim): (usize, &DimensionProto)| self.size_of(dim, name, axis);
+                shape.dim.iter().enumerate().map(dim).collect()
+            }
+            _ => vec![Dim::symbol(Onnx::ANY)],
+        }
+    }
+
+    fn size_of(&self, dim: &DimensionProto, name: &str, axis: usize) -> Dim {
+        match (dim.dim_value, dim.dim_param.as_deref()) {
+            (Some(n), _) if (1..1 << 31).contains(&n) => Dim::Const(n as u64),
+            (_, Some(symbol)) if self.binds(symbol) => Dim::symbol(symbol),
+            _ => Dim::symbol(&format!("{name}.{axis}")),
+        }
+    }
+
+    /// Whether an input has a size of this name.
+    fn binds(&self, symbol: &str) -> bool {
+        let given = |v: &&limbeck_graph::Value| v.source == limbeck_graph::ValueSource::Input;
+        let mut sizes = self.graph.values().iter().filter(given).flat_map(|v| &v.fact.shape);
+        sizes.any(|dim| *dim == Dim::symbol(symbol))
+    }
+
+    /// A tensor with its elements as bytes.
+    fn raw(&self, tensor: &TensorProto) -> Result<TensorProto> {
+        let mut tensor = tensor.clone();
+        if tensor.data_location == 1 {
+            tensor.raw_data = self.external.read(&tensor)?;
+            tensor.data_location = 0;
+            tensor.external_data.clear();
+        }
+        if tensor.raw_data.is_empty() && tensor.data_type == dtype::FLOAT {
+            let floats = std::mem::take(&mut tensor.float_data);
+            tensor.raw_data = floats.iter().flat_map(|v| v.to_le_bytes()).collect();
+        }
+        Ok(tensor)
+    }
+}
+
+/// Why nodes are in a segment: reasons with the nodes that they are for.
+fn reason(cut: &Cut<'_>, group: &[usize]) -> String {
+    /// Nodes that are named for a reason.
+    const NAMED: usize = 4;
+    let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for at in group {
+        let node = super::node::Node { proto: &cut.graph.node[*at], opset: 0 };
+        let why = cut.chosen.get(at).map_or("", String::as_str);
+        reasons.entry(why).or_default().push(format!("{:?} ({})", node.name(), node.operator()));
+    }
+    let listed = reasons.into_iter().map(|(why, nodes)| {
+        let more = nodes.len().saturating_sub(NAMED);
+        let named = nodes[..nodes.len().min(NAMED)].join(", ");
+        if more > 0 { format!("{why}: {named} and {more} more") } else { format!("{why}: {named}") }
+    });
+    listed.collect::<Vec<_>>().join("; ")
+}
+
+/// An input of a segment: a value of the plan as the type that the model has.
+fn given(graph: &mut GraphProto, (index, name): (usize, &str), fact: &Fact, of: i32) -> Result<()> {
+    if types::is_float(of).is_none() {
+        return Err(Error::unsupported(format!("values of the type {of}")));
+    }
+    let input = Onnx::input(index);
+    graph.input.push(value_info(&input, element_type(fact.dtype), &fact.shape));
+    graph.node.push(cast(&input, name, of, element_type(fact.dtype)));
+    Ok(())
+}
+
+/// An output of a segment: a value of the model as the plan has it.
+fn given_out(graph: &mut GraphProto, (index, name): (usize, &str), fact: &Fact, of: i32) {
+    let output = Onnx::output(index);
+    let to = element_type(fact.dtype);
+    graph.node.push(cast(name, &output, to, of));
+    let info = match fact.shape.as_slice() {
+        [any] if *any == Dim::symbol(Onnx::ANY) => {
+            let mut info = value_info(&output, to, &[]);
+            forget_shape(&mut info);
+            info
+        }
+        shape => value_info(&output, to, shape),
+    };
+    graph.output.push(info);
+}
+
+fn forget_shape(info: &mut ValueInfoProto) {
+    if let Some(tensor) = info.r#type.as_mut().and_then(|t| t.tensor_type.as_mut()) {
+        tensor.shape = None;
+    }
+}
+
+fn cast(from: &str, to: &str, of: i32, have: i32) -> NodeProto {
+    let (op_type, attribute) = match of == have {
+        true => ("Identity", Vec::new()),
+        false => ("Cast", vec![int("to", of.into())]),
+    };
+    NodeProto {
+        input: vec![from.into()],
+        output: vec![to.into()],
+        name: format!("{from} to {to}"),
+        op_type: op_type.into(),
+        attribute,
+        ..NodeProto::default()
+    }
+}
+
+/// A constant that was computed, as an initialiser of the model's type.
+fn stored(name: &str, constant: &Constant, of: i32) -> Result<TensorProto> {
+    let of = if of == 0 { constant.dtype } else { of };
+    let raw_data: Vec<u8> = match (&constant.data, of) {
+        (Data::F32(v), dtype::FLOAT) => v.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        (Data::F32(v), dtype::DOUBLE) => {
+            v.iter().flat_map(|v| f64::from(*v).to_le_bytes()).collect()
+        }
+        (Data::F32(v), dtype::FLOAT16) => {
+            v.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect()
+        }
+        (Data::F32(v), dtype::BFLOAT16) => {
+            v.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect()
+        }
+        (Data::I64(v), dtype::INT64) => v.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        (Data::I64(v), dtype::INT32) => v.iter().flat_map(|v| (*v as i32).to_le_bytes()).collect(),
+        (Data::I64(v), dtype::INT16 | dtype::UINT16) => {
+            v.iter().flat_map(|v| (*v as u16).to_le_bytes()).collect()
+        }
+        (Data::I64(v), dtype::BOOL | dtype::UINT8 | dtype::INT8) => {
+            v.iter().map(|v| *v as u8).collect()
+        }
+        _ => return Err(Error::unsupported(format!("a constant of the type {of}"))),
+    };
+    Ok(TensorProto {
+        name: name.into(),
+        dims: constant.shape.iter().map(|n| *n as i64).collect(),
+        data_type: of,
+        raw_data,
+        ..TensorProto::default()
+    })
+}
+
+/// The values of the graph that stand for these names, for what is known of them.
+pub(super) fn facts(importer_graph: &limbeck_graph::Graph) -> HashMap<String, Fact> {
+    let fact = |value: ValueId| importer_graph.value(value).fact.clone();
+    importer_graph.outputs().iter().map(|(name, value)| (name.clone(), fact(*value))).collect()
+}

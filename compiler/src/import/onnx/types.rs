@@ -1,0 +1,94 @@
+//! Types of elements by name, as far as a segment has to know them: the plan has f32 and i32 alone.
+
+use std::collections::HashMap;
+
+use super::proto::{GraphProto, NodeProto, ValueInfoProto, dtype};
+
+/// By name, the number of its type of elements; 0 where it holds no tensor.
+pub(super) struct Types(HashMap<String, i32>);
+
+impl Types {
+    /// Of all values of a graph: as the model says, or else by the operators that give them.
+    pub fn of(graph: &GraphProto) -> Types {
+        let mut found = HashMap::new();
+        for tensor in &graph.initializer {
+            found.insert(tensor.name.clone(), tensor.data_type);
+        }
+        for info in graph.input.iter().chain(&graph.output).chain(&graph.value_info) {
+            if let Some(of) = declared(info) {
+                found.insert(info.name.clone(), of);
+            }
+        }
+        let mut types = Types(found);
+        for node in &graph.node {
+            for (index, name) in node.output.iter().enumerate() {
+                if !name.is_empty() && !types.0.contains_key(name) {
+                    let of = types.given(node, index);
+                    types.0.insert(name.clone(), of);
+                }
+            }
+        }
+        types
+    }
+
+    /// That of a value.
+    pub fn find(&self, name: &str) -> i32 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    /// What a node gives at a place.
+    fn given(&self, node: &NodeProto, index: usize) -> i32 {
+        let input = |at: usize| node.input.get(at).map_or(0, |name| self.find(name));
+        let int = |name: &str| node.attribute.iter().find(|a| a.name == name).map(|a| a.i as i32);
+        let tensor = || {
+            let value = node.attribute.iter().find(|a| a.name == "value");
+            value.and_then(|a| a.t.as_deref()).map(|t| t.data_type)
+        };
+        match node.op_type.as_str() {
+            "Cast" => int("to").unwrap_or(0),
+            "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" | "Not" | "And"
+            | "Or" | "Xor" | "IsNaN" | "IsInf" => dtype::BOOL,
+            "Shape" | "Size" | "ArgMax" | "ArgMin" | "NonZero" | "NonMaxSuppression" => {
+                dtype::INT64
+            }
+            "TopK" if index == 1 => dtype::INT64,
+            "Unique" if index > 0 => dtype::INT64,
+            "MaxPool" if index == 1 => dtype::INT64,
+            "Constant" => match node.attribute.first().map(|a| a.name.as_str()) {
+                Some("value_float" | "value_floats") => dtype::FLOAT,
+                Some("value_int" | "value_ints") => dtype::INT64,
+                _ => tensor().unwrap_or(0),
+            },
+            "ConstantOfShape" => tensor().unwrap_or(dtype::FLOAT),
+            "RandomNormal" | "RandomUniform" | "DequantizeLinear" => dtype::FLOAT,
+            "MatMulInteger" | "ConvInteger" => dtype::INT32,
+            "DynamicQuantizeLinear" if index == 1 => dtype::FLOAT,
+            "DynamicQuantizeLinear" => dtype::UINT8,
+            "QuantizeLinear" => node.input.get(2).map_or(dtype::UINT8, |name| self.find(name)),
+            "QLinearConv" | "QLinearMatMul" => input(7),
+            "Where" | "CastLike" | "OneHot" => input(if node.op_type == "OneHot" { 2 } else { 1 }),
+            "EyeLike" => int("dtype").unwrap_or_else(|| input(0)),
+            _ => input(0),
+        }
+    }
+}
+
+fn declared(info: &ValueInfoProto) -> Option<i32> {
+    let tensor = info.r#type.as_ref()?.tensor_type.as_ref();
+    Some(tensor.map_or(0, |tensor| tensor.elem_type))
+}
+
+/// Whether elements of this type are floats in a plan; `None` where a plan has no such elements.
+pub(super) fn is_float(of: i32) -> Option<bool> {
+    match of {
+        dtype::FLOAT | dtype::DOUBLE | dtype::FLOAT16 | dtype::BFLOAT16 => Some(true),
+        dtype::INT64
+        | dtype::INT32
+        | dtype::BOOL
+        | dtype::UINT8
+        | dtype::INT8
+        | dtype::INT16
+        | dtype::UINT16 => Some(false),
+        _ => None,
+    }
+}

@@ -457,6 +457,90 @@ def branches():
     m.save("branches", [call(2, 16), call(3, 8)])
 
 
+def ordered():
+    """Operators in which the order of elements counts, and repeats."""
+    m = Model(18, 32)
+    x = m.input("x", ["n", 5, 4])
+    for exclusive, reverse in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        m.give(m.op("CumSum", x, m.const(np.int64(1)), exclusive=exclusive, reverse=reverse), f"sum_{exclusive}{reverse}")
+    m.give(m.op("CumSum", x, m.const(np.int64(-1))), "sum_last")
+    for largest in (0, 1):
+        value, index = m.op("TopK", x, m.const(np.array([1])), outputs=2, axis=1, largest=largest)
+        m.give(value, f"value_{largest}")
+        m.give(index, f"index_{largest}", "i64")
+    m.give(m.op("Tile", x, m.const(np.array([2, 1, 3]))), "tiled")
+    count = m.op("Shape", x, start=0, end=1)
+    m.give(m.op("Tile", m.random(1, 3), m.op("Concat", count, m.const(np.array([2])), axis=0)), "by_size")
+    m.save("ordered", [dict(x=floats(42, n, 5, 4)) for n in (2, 3)])
+
+
+def gated():
+    """Gated recurrent units over known steps."""
+    m = Model(18, 33)
+    x, h = m.input("x", [4, "n", 6]), m.input("h", [2, "n", 5])
+    weights = lambda d: (m.random(d, 15, 6, scale=0.5), m.random(d, 15, 5, scale=0.5), m.random(d, 30, scale=0.3))
+    one = m.op("Slice", h, m.const([0]), m.const([1]), m.const([0]))
+    for after in (0, 1):
+        for name, value in zip(("y", "h"), m.op("GRU", x, *weights(1), "", one, outputs=2, hidden_size=5, linear_before_reset=after)):
+            m.give(value, f"{name}_{after}")
+        both = m.op("GRU", x, *weights(2), "", h, outputs=2, hidden_size=5, direction="bidirectional", linear_before_reset=after)
+        for name, value in zip(("y", "h"), both):
+            m.give(value, f"{name}_both_{after}")
+        m.give(m.op("GRU", x, *weights(1), outputs=2, hidden_size=5, direction="reverse", linear_before_reset=after)[0], f"bare_{after}")
+    m.save("gated", [dict(x=floats(43, 4, n, 6), h=floats(44, 2, n, 5)) for n in (3, 1)])
+
+
+def quantised_linear():
+    """Operators from quantised values to such."""
+    m = Model(18, 34)
+    x, rows = m.input("x", ["n", 3, 6, 5]), m.input("rows", ["n", 8])
+    ms = dict(domain="com.microsoft")
+    scale = lambda v: m.const(np.float32(v))
+    u8 = lambda *shape: m.const(m.rng.integers(0, 256, shape).astype(np.uint8))
+    i8 = lambda *shape: m.const(m.rng.integers(-127, 128, shape).astype(np.int8))
+    zero = m.const(np.uint8(120))
+    q = m.op("QuantizeLinear", x, scale(0.02), zero)
+    narrow = lambda value: m.op("Cast", value, to=T.INT64)
+    w, w_zero = u8(4, 3, 3, 3), m.const(np.uint8(131))
+    m.give(narrow(m.op("ConvInteger", q, w, zero, w_zero, pads=[1, 1, 1, 1])), "integer", "i64")
+    m.give(narrow(m.op("ConvInteger", q, u8(4, 3, 2, 2))), "integer_plain", "i64")
+    out = m.const(np.uint8(90))
+    bias = m.const(m.rng.integers(-2000, 2000, 4).astype(np.int32))
+    scales = m.const(np.array([0.01, 0.02, 0.015, 0.005], np.float32))
+    zeros = m.const(np.zeros(4, np.int8))
+    y = m.op("QLinearConv", q, scale(0.02), zero, i8(4, 3, 3, 3), scales, zeros, scale(0.3), out, bias, strides=[2, 1])
+    m.give(narrow(y), "conv", "i64")
+    m.give(m.op("DequantizeLinear", m.op("QLinearConv", q, scale(0.02), zero, w, scale(0.01), w_zero, scale(0.4), out), scale(0.4), out), "conv_one")
+    a = m.op("QuantizeLinear", rows, scale(0.03), zero)
+    b, b_zero = u8(8, 6), m.const(np.uint8(128))
+    y = m.op("QLinearMatMul", a, scale(0.03), zero, b, scale(0.01), b_zero, scale(0.1), out)
+    m.give(narrow(y), "product", "i64")
+    float_scale = m.const(np.float32(0.03))
+    m.give(m.op("MatMulIntegerToFloat", a, b, float_scale, scale(0.01), zero, b_zero, m.random(6), **ms), "to_float")
+    m.give(narrow(m.op("QLinearAdd", a, scale(0.03), zero, u8(8), scale(0.02), b_zero, scale(0.05), out, **ms)), "add", "i64")
+    m.give(narrow(m.op("QLinearMul", a, scale(0.03), zero, u8(8), scale(0.02), b_zero, scale(0.05), out, **ms)), "mul", "i64")
+    m.save("quantised_linear", [dict(x=floats(45, n, 3, 6, 5), rows=floats(46, n, 8)) for n in (2, 1)])
+
+
+def rotary():
+    """Rotary embeddings as ONNX Runtime has them."""
+    m = Model(18, 35)
+    x, y, ids = m.input("x", ["n", "t", 24]), m.input("y", ["n", 3, "t", 8]), m.input("ids", ["n", "t"], "i64")
+    first = m.input("first", [1], "i64")
+    ms = dict(domain="com.microsoft")
+    angles = np.outer(np.arange(12), 0.3 ** np.arange(4)).astype(np.float32)
+    cos, sin = m.const(np.cos(angles)), m.const(np.sin(angles))
+    small = m.const(np.cos(angles[:, :3])), m.const(np.sin(angles[:, :3]))
+    for interleaved in (0, 1):
+        m.give(m.op("RotaryEmbedding", x, ids, cos, sin, interleaved=interleaved, **ms), f"tokens_{interleaved}")
+        m.give(m.op("RotaryEmbedding", y, first, cos, sin, interleaved=interleaved, **ms), f"heads_{interleaved}")
+        m.give(m.op("RotaryEmbedding", y, ids, cos, sin, interleaved=interleaved, **ms), f"heads_ids_{interleaved}")
+    m.give(m.op("RotaryEmbedding", x, first, *small, num_heads=3, rotary_embedding_dim=6, **ms), "part")
+    call = lambda n, t: dict(x=floats(47, n, t, 24), y=floats(48, n, 3, t, 8), first=np.array([2]),
+                             ids=(np.arange(t)[None] + np.arange(n)[:, None]).astype(np.int64))
+    m.save("rotary", [call(2, 5), call(1, 3)])
+
+
 def segments():
     """Nodes without a native form among others: ONNX Runtime computes them within a plan."""
     m = Model(18, 31)
@@ -483,5 +567,5 @@ def segments():
 if __name__ == "__main__":
     OUT.mkdir(exist_ok=True)
     for case in [elementwise, integers, layout, gather, products, conv, images, norms, reductions, recurrent,
-                 quantised, contrib, every_op, branches, segments]:
+                 quantised, contrib, every_op, branches, ordered, gated, quantised_linear, rotary, segments]:
         case()

@@ -78,9 +78,9 @@ def calls():
     yield "silero/silero_vad_16k_sequence.onnx", [sequence]
 
 
-def streamed(students):
-    """The model for single steps: its state goes from call to call."""
-    session = ort.InferenceSession(str(students / "silero/silero_vad_16k_op15.onnx"))
+def streamed(students, model):
+    """A model for single steps: its state goes from call to call."""
+    session = ort.InferenceSession(str(students / "silero" / model))
     state = np.zeros((2, 1, 128), np.float32)
     for step in range(4):
         call = dict(input=floats(1, 576, seed=step, low=-0.3, high=0.3), state=state, sr=np.array(16000))
@@ -105,8 +105,11 @@ def main():
         for number, call in enumerate(inputs):
             student = path.split("/")[0] + "/" + Path(path).stem
             keep(student.replace(".", "_"), number, dict(zip(names, session.run(None, call))))
-    for step, outputs in enumerate(streamed(students)):
+    for step, outputs in enumerate(streamed(students, "silero_vad_16k_op15.onnx")):
         keep("silero/streamed", step, outputs)
+    # The package's own, which chooses its branch by the rate.
+    for step, outputs in enumerate(streamed(students, "silero_vad.onnx")):
+        keep("silero/main", step, outputs)
     for name, all_sides in (("det", DET), ("rec", REC)):
         for number, sides in enumerate(all_sides):
             tensors[f"image.{name}.{number}"] = word(*sides)

@@ -18,6 +18,7 @@ const CASES: &[&str] = &[
     "conv",
     "elementwise",
     "every_op",
+    "gated",
     "gather",
     "images",
     "images_known",
@@ -25,11 +26,14 @@ const CASES: &[&str] = &[
     "layout",
     "norms",
     "norms_21",
+    "ordered",
     "products",
     "quantised",
+    "quantised_linear",
     "recurrent",
     "reductions",
     "reductions_11",
+    "rotary",
 ];
 
 const BACKENDS: &[BackendKind] = &[BackendKind::Fake, BackendKind::Cpu];

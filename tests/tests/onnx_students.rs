@@ -9,7 +9,7 @@ use limbeck::{
     TensorView,
 };
 use limbeck_compiler::{Options, Quant, compile};
-use limbeck_tests::{Npz, cosine, golden, relative_error, student};
+use limbeck_tests::{Npz, cosine, golden, onnx_runtime, relative_error, student};
 
 /// Every so many-th value of a large output is kept.
 const STRIDE: usize = 101;
@@ -189,17 +189,40 @@ fn a_listener_whose_state_goes_from_call_to_call() {
     ];
     check("silero/silero_vad_16k_sequence.onnx", &[sequence]);
     let fixed = [("sr", 16000.0), ("batch", 1.0), ("sequence", 576.0)];
-    let Some(mut student) = Student::open("silero/silero_vad_16k_op15.onnx", &fixed) else {
+    stream("silero/silero_vad_16k_op15.onnx", &fixed, "silero/streamed");
+}
+
+/// The model that the package itself uses: the rate is known, so that its branch is, and so are sizes.
+#[test]
+fn a_listener_that_chooses_its_branch_by_the_rate() {
+    let fixed = [("sr", 16000.0), ("input.0", 1.0), ("input.1", 576.0), ("state.1", 1.0)];
+    stream("silero/silero_vad.onnx", &fixed, "silero/main");
+}
+
+/// The same without a rate: the branches are a segment, which ONNX Runtime computes.
+#[test]
+fn a_listener_whose_branches_are_a_segment() {
+    if onnx_runtime().is_none() {
         return;
-    };
+    }
+    stream("silero/silero_vad.onnx", &[], "silero/main");
+}
+
+/// Four steps, each with the state of the one before.
+fn stream(path: &str, fixed: &[(&str, f64)], golden: &str) {
+    let Some(mut student) = Student::open(path, fixed) else { return };
     let mut npz = expected();
     let mut state = vec![0.0; 2 * 128];
     for step in 0..4 {
-        let outputs = student.run(&[
+        let mut inputs = vec![
             floats("input", &[1, 576], step, (-0.3, 0.3)),
             Input { name: "state", shape: vec![2, 1, 128], values: Values::Floats(state) },
-        ]);
-        let error = compare(&mut npz, &format!("silero/streamed.{step}"), &outputs);
+        ];
+        if fixed.is_empty() {
+            inputs.push(constant("sr", &[], 16000));
+        }
+        let outputs = student.run(&inputs);
+        let error = compare(&mut npz, &format!("{golden}.{step}"), &outputs);
         assert!(error <= 1e-4, "step {step}: relative error {error:.2e}");
         let next = outputs.into_iter().find(|o| o.name == "stateN").expect("a state");
         let TensorValues::F32(values) = next.values else { panic!("integers") };

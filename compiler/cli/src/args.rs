@@ -9,6 +9,7 @@ use limbeck::{
     MAX_THREADS, Model, OnnxOptions, Session, SessionOptions, Unmet, Usage,
 };
 use limbeck_compiler::Quant;
+use limbeck_plan::Op;
 
 use crate::output::{Failure, note};
 use crate::score::LEAST_CONTEXT;
@@ -448,7 +449,13 @@ impl RunnerArgs {
     /// Opens a plan with the backend that was asked for.
     pub fn open(&self, plan: &Path) -> Result<Model, Failure> {
         self.budget()?;
-        Ok(engine(&self.backend, self.threads, &self.onnx)?.open(plan)?)
+        let model = engine(&self.backend, self.threads, &self.onnx)?.open(plan)?;
+        let mut steps = model.plan().program().entries.iter().flat_map(|entry| entry.steps());
+        if !self.onnx.ep.is_empty() && !steps.any(|step| matches!(step.op, Op::Onnx(_))) {
+            note("the plan has no ONNX segments, for which --ep is");
+        }
+        drop(steps);
+        Ok(model)
     }
 
     /// The budget with its limits, checked.

@@ -10,6 +10,7 @@ mod dist;
 mod fetch;
 mod golden;
 mod limbeck;
+mod onnx;
 mod process;
 mod table;
 mod test;

@@ -16,6 +16,7 @@ use crate::debian;
 use crate::dist;
 use crate::fetch;
 use crate::limbeck;
+use crate::onnx::Onnx;
 use crate::process::{self, Doing, Failure, Result};
 use crate::venv::Venv;
 use crate::workspace::Workspace;
@@ -38,8 +39,8 @@ pub struct Options {
     cargo: Vec<String>,
 }
 
-/// Runs the tests. The tests find the students through `LIMBECK_STUDENTS`; with
-/// `LIMBECK_REQUIRE=1` they fail rather than skip when something is missing.
+/// Runs the tests. The tests find the students through `LIMBECK_STUDENTS`, ONNX Runtime through `LIMBECK_ORT`
+/// and a Python with it through `LIMBECK_PYTHON`; with `LIMBECK_REQUIRE=1` they fail rather than skip when something is missing.
 ///
 /// # Errors
 /// When a test failed, a test program died or did not build, or, with `--require-all`, when
@@ -52,6 +53,14 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         Err(failure) => {
             eprintln!("warning: {failure}\nwarning: tests that need it will be skipped");
             Some(failure)
+        }
+    };
+    let onnx = match Onnx::open(workspace) {
+        Ok(onnx) => Some(onnx),
+        Err(failure) if options.require_all => return Err(failure),
+        Err(failure) => {
+            eprintln!("warning: {failure}\nwarning: tests of ONNX segments will be skipped");
+            None
         }
     };
     let arm = if options.cargo.is_empty() { Arm::new(workspace) } else { Ok(None) };
@@ -76,7 +85,11 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         chosen => cargo.args(chosen),
     };
     cargo.env("LIMBECK_STUDENTS", workspace.target("students"));
-    cargo.env("LIMBECK_REQUIRE", if missing.is_some() { "0" } else { "1" });
+    if let Some(onnx) = &onnx {
+        cargo.env("LIMBECK_ORT", &onnx.library).env("LIMBECK_PYTHON", &onnx.python);
+    }
+    let all = missing.is_none() && onnx.is_some();
+    cargo.env("LIMBECK_REQUIRE", if all { "1" } else { "0" });
 
     let mut whole = read_tests(workspace, &mut cargo, &mut totals)?;
     if let Some(Arm { mut kernels, mut library, mut programs }) = arm {

@@ -1,11 +1,11 @@
-//! The Python environment `target/venv`, made when a task first needs it. Only `golden` and
-//! `bench` do; each asks for its own pinned packages.
+//! The Python environment `target/venv`, made when a task first needs it; each asks for its own pinned
+//! packages.
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::process::{self, Doing, Result};
+use crate::process::{self, Doing, Failure, Result};
 use crate::workspace::Workspace;
 
 /// A virtual environment in which pinned packages can be installed.
@@ -55,6 +55,18 @@ impl Venv {
     /// A program that a package installed, such as `cmake`.
     pub fn program(&self, name: &str) -> Command {
         Command::new(self.tool(name))
+    }
+
+    /// The folder of installed packages.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn packages(&self) -> Result<PathBuf> {
+        let lib = self.folder.join("lib");
+        let entries = fs::read_dir(&lib).doing("read the folder", &lib)?;
+        let mut found = entries.flatten().map(|entry| entry.path().join("site-packages"));
+        let missing = || Failure::new(format!("{} holds no packages", lib.display()));
+        found.find(|path| path.is_dir()).ok_or_else(missing)
     }
 
     /// The path of such a program.

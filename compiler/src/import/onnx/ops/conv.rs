@@ -122,7 +122,7 @@ fn weights(call: &Call<'_>, line: bool) -> Result<Weights> {
     Ok(Weights { weight: weight.reshaped(shape)?, bias })
 }
 
-fn conv(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
+pub(super) fn conv(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     let (x, line) = images(importer, call.get(0)?)?;
     let mut weights = weights(call, line)?;
     let norm = folded_norm(importer, call, &mut weights)?;

@@ -15,6 +15,7 @@ pub(super) const TABLE: &[(&str, Operator)] = &[
     ("Unsqueeze", unsqueeze),
     ("Transpose", transpose),
     ("Expand", expand),
+    ("Tile", tile),
 ];
 
 fn transpose(_: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
@@ -224,6 +225,28 @@ pub(super) fn with_axes(importer: &mut Importer<'_>, item: &Item, new: &[usize])
     let dims = order.iter().map(dim).collect();
     let operand = importer.operand(item, &before)?;
     importer.reshaped(operand, dims, order)
+}
+
+/// Repeats along axes: each becomes two, of which the first repeats.
+fn tile(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
+    let item = call.get(0)?;
+    let times = call.sizes(1)?.ok_or_else(|| Error::format("it has no repeats"))?;
+    let times: Option<Vec<Dim>> = times.iter().map(Size::dim).collect();
+    let times = times.ok_or_else(|| Error::format("a repeat is negative"))?;
+    let shape = importer.shape(item);
+    if times.len() != shape.len() {
+        return Err(Error::format(format!("{} repeats of {} axes", times.len(), shape.len())));
+    }
+    check_rank(2 * shape.len())?;
+    let pairs = |first: &dyn Fn(usize) -> Dim| -> Vec<Dim> {
+        shape.iter().enumerate().flat_map(|(axis, size)| [first(axis), size.clone()]).collect()
+    };
+    let apart = into_shape(importer, item, pairs(&|_| Dim::Const(1)))?;
+    let apart = importer.plain(&apart)?;
+    let op = Op::Expand(Expand { shape: pairs(&|axis| times[axis].clone()) });
+    let repeated = importer.apply(op, vec![apart], plain(2 * shape.len()))?;
+    let whole = times.into_iter().zip(shape).map(|(times, size)| times.times(size));
+    Ok(vec![into_shape(importer, &repeated, whole.collect())?])
 }
 
 fn expand(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {

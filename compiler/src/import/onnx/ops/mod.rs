@@ -7,11 +7,14 @@ mod elementwise;
 mod images;
 mod layout;
 mod norm;
+mod order;
 mod parts;
 mod products;
 mod quant;
+mod quant_linear;
 mod recurrent;
 mod reduce;
+mod rope;
 mod shape;
 
 use super::importer::{Importer, Item};
@@ -33,7 +36,13 @@ pub(super) fn find(node: &Node<'_>) -> Option<Operator> {
     let tables: &[&[(&str, Operator)]] = match node.proto.domain.as_str() {
         "" | "ai.onnx" => OWN,
         // Older exporters put quantised operators there too.
-        "com.microsoft" => &[contrib::TABLE, quant::TABLE],
+        "com.microsoft" => &[
+            contrib::TABLE,
+            quant::TABLE,
+            quant_linear::TABLE,
+            quant_linear::MICROSOFT,
+            rope::TABLE,
+        ],
         _ => return None,
     };
     let mut rows = tables.iter().copied().flatten();
@@ -48,9 +57,11 @@ const OWN: &[&[(&str, Operator)]] = &[
     images::TABLE,
     layout::TABLE,
     norm::TABLE,
+    order::TABLE,
     parts::TABLE,
     products::TABLE,
     quant::TABLE,
+    quant_linear::TABLE,
     recurrent::TABLE,
     reduce::TABLE,
     shape::TABLE,

@@ -62,7 +62,7 @@ fn dequantise(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>>
 }
 
 /// The bounds of a zero point's type.
-fn bounds(zero: Option<&Item>) -> Result<(f32, f32)> {
+pub(super) fn bounds(zero: Option<&Item>) -> Result<(f32, f32)> {
     match zero {
         None => Ok((0.0, 255.0)),
         Some(Item::Constant(Constant { dtype: dtype::UINT8, .. })) => Ok((0.0, 255.0)),
@@ -141,7 +141,12 @@ fn dynamic(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
 }
 
 /// Integers less their zero point, as floats.
-fn centred(importer: &mut Importer<'_>, x: &Item, zero: Option<&Item>, rows: bool) -> Result<Item> {
+pub(super) fn centred(
+    importer: &mut Importer<'_>,
+    x: &Item,
+    zero: Option<&Item>,
+    rows: bool,
+) -> Result<Item> {
     let Some(zero) = zero else {
         let steps = vec![MapStep::Input(0), MapStep::Unary(Unary::ToFloat, 0)];
         return map(importer, &[x], steps);

@@ -1,0 +1,127 @@
+//! Plans with segments of ONNX Runtime: how its library is found, and what is said where it is not.
+
+mod common;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use common::{Run, golden, run};
+use serde_json::Value;
+
+/// ONNX Runtime's library, or `None`, with the reason printed, where it is missing.
+fn library() -> Option<PathBuf> {
+    limbeck_tests::onnx_runtime()
+}
+
+/// Runs `limbeck` with `LIMBECK_ORT` as given, and nothing else that names a library.
+fn limbeck(args: &[&str], variable: Option<&str>) -> Run {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_limbeck"));
+    command.args(args).env_remove("LIMBECK_ORT").env_remove("ORT_DYLIB_PATH");
+    if let Some(path) = variable {
+        command.env("LIMBECK_ORT", path);
+    }
+    run(command, b"")
+}
+
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Place {
+        Place(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+
+    /// A classifier, whose images need no tokenizer, and inputs for it.
+    fn classifier(&self, prefer: &str) -> (String, Value) {
+        let (source, plan) = (golden("resnet/basic").display().to_string(), self.path(prefer));
+        let args =
+            ["compile", &source, "-o", &plan, "--quant", "f32", "--prefer", prefer, "--json"];
+        let report = limbeck(&args, None).json();
+        (plan, report)
+    }
+}
+
+fn bench<'a>(plan: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["bench", plan, "-r", "1", "--threads", "1", "--json"], more].concat()
+}
+
+#[test]
+fn segments_are_reported_and_inspected() {
+    let place = Place::new();
+    let (plan, report) = place.classifier("onnx");
+    let segments = report["onnx_segments"].as_array().expect("segments");
+    assert_eq!(segments.len(), 1, "{report}");
+    assert_eq!(segments[0]["reason"], "--prefer onnx");
+    let inspected = limbeck(&["inspect", &plan, "--json", "--verify"], None).json();
+    assert_eq!(inspected["onnx_segments"].as_array().map(Vec::len), Some(1), "{inspected}");
+    assert!(
+        inspected["sections"].as_array().expect("sections").iter().any(|s| s["kind"] == "onnx")
+    );
+    assert!(limbeck(&["inspect", &plan], None).ok().contains("onnx segments"));
+}
+
+#[test]
+fn a_missing_or_wrong_library_is_one_sentence() {
+    let place = Place::new();
+    let (plan, _) = place.classifier("onnx");
+    let text = golden("text.txt").display().to_string();
+    let none = place.path("none.so");
+    limbeck(&bench(&plan, &[]), None).fails(&["no ONNX Runtime library was found", "LIMBECK_ORT"]);
+    limbeck(&bench(&plan, &[]), Some(&none)).fails(&["none.so", "cannot be read"]);
+    limbeck(&bench(&plan, &["--ort-library", &none]), None).fails(&["none.so", "cannot be read"]);
+    let wrong = bench(&plan, &["--ort-library", &text]);
+    limbeck(&wrong, None).fails(&["text.txt", "not ONNX Runtime"]);
+    let folder = place.path("");
+    limbeck(&bench(&plan, &["--ort-library", &folder]), None).fails(&["not ONNX Runtime"]);
+    limbeck(&["devices", "--ort-library", &text], None).fails(&["not ONNX Runtime"]);
+    // Some other library.
+    let libraries = ["/usr/lib/x86_64-linux-gnu/libm.so.6", "/lib64/libm.so.6"];
+    if let Some(other) = libraries.into_iter().find(|path| std::path::Path::new(path).is_file()) {
+        limbeck(&bench(&plan, &["--ort-library", other]), None).fails(&["not ONNX Runtime"]);
+    }
+}
+
+#[test]
+fn a_plan_without_segments_never_loads_it() {
+    let place = Place::new();
+    let (plan, report) = place.classifier("native");
+    assert_eq!(report["onnx_segments"].as_array().map(Vec::len), Some(0), "{report}");
+    limbeck(&bench(&plan, &[]), Some("/nowhere/libonnxruntime.so")).ok();
+    let run = limbeck(&bench(&plan, &["--ep", "coreml"]), None);
+    assert!(run.stderr.contains("no ONNX segments"), "{run:?}");
+    run.ok();
+}
+
+#[test]
+fn the_library_is_found_and_its_providers_are_listed() {
+    let Some(library) = library() else { return };
+    let library = library.display().to_string();
+    let place = Place::new();
+    let (plan, _) = place.classifier("onnx");
+    limbeck(&bench(&plan, &["--ort-library", &library]), None).json();
+    limbeck(&bench(&plan, &[]), Some(&library)).json();
+    limbeck(&bench(&plan, &["--ep", "cpu"]), Some(&library)).json();
+    limbeck(&bench(&plan, &["--ep", "npu"]), Some(&library)).fails(&["\"npu\"", "cpu"]);
+    let devices = limbeck(&["devices", "--json"], Some(&library)).json();
+    let devices = devices["devices"].as_array().expect("devices");
+    let onnx = devices.iter().find(|d| d["backend"] == "onnx").expect("ONNX Runtime");
+    assert!(onnx["providers"].as_array().expect("providers").contains(&"cpu".into()), "{onnx}");
+    assert!(onnx["version"].as_str().expect("a version").starts_with("1."), "{onnx}");
+    let devices = limbeck(&["devices", "--json"], None).json();
+    let devices = devices["devices"].as_array().expect("devices");
+    assert!(devices.iter().all(|d| d["backend"] != "onnx"));
+    // Beside the program: a copy of the command with a link to the library.
+    let beside = Place::new();
+    let program = beside.path("limbeck");
+    std::fs::copy(env!("CARGO_BIN_EXE_limbeck"), &program).expect("a copy");
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(&library, beside.path("libonnxruntime.so")).expect("a link");
+        let mut command = Command::new(&program);
+        command.args(bench(&plan, &[])).env_remove("LIMBECK_ORT").env_remove("ORT_DYLIB_PATH");
+        run(command, b"").json();
+    }
+}

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use limbeck_models::{Student, TensorIndex, TensorInfo};
-use limbeck_plan::{Manifest, Op, Provenance};
+use limbeck_plan::{Manifest, Op, Provenance, Sampler, Site, Task};
 
 use crate::emit::{Emitted, Packing, emit};
 use crate::error::{At, Error, Result};
 use crate::import::{self, Checkpoint, OnnxChoices};
 use crate::pack::Quant;
 use crate::segments::{self, Choice, Prefer, SegmentReport};
+use crate::steps::Declaration;
 use crate::write::{Metadata, check_output, replace_plan};
 use crate::{passes, tokenizer};
 
@@ -38,6 +39,8 @@ pub struct Options {
     pub prefer: Prefer,
     /// Names of nodes for ONNX Runtime, in which `*` stands for any text.
     pub onnx_for: Vec<String>,
+    /// How samples are made, in a file of its own; else what the checkpoint says.
+    pub sampler: Option<PathBuf>,
     /// Whether the passes run; without them the plan is the imported graph.
     pub passes: bool,
     /// Whether gates of several linears are folded to one, which may change choices that are
@@ -59,6 +62,7 @@ impl Options {
             fixed: BTreeMap::new(),
             prefer: Prefer::Native,
             onnx_for: Vec::new(),
+            sampler: None,
             passes: true,
             fold_gates: false,
         }
@@ -104,6 +108,7 @@ pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
     let checkpoint = import::open_with(&options.source, &options.overlays, &onnx)?;
     let place = options.source.display();
     let mut student = build(checkpoint.as_ref(), options).at(&place)?;
+    let sampler = sampler(checkpoint.as_ref(), options, &mut student).at(&place)?;
     if options.fold_gates {
         let fold = |(_, graph): &mut (_, _)| passes::FOLD_GATES.run(graph).map(drop);
         student.entries.iter_mut().try_for_each(fold)?;
@@ -121,8 +126,12 @@ pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
     let choices = choices(&student, options, checkpoint.as_ref()).at(&place)?;
     student.notes.extend(segment_notes(&choices, options.quant));
     let (packing, segments) = replace_plan(&options.output, |writer| {
-        let Emitted { program, packing, models, segments } =
+        let Emitted { mut program, packing, models, segments } =
             emit(&student.entries, &choices, options.quant, checkpoint.as_ref(), writer, progress)?;
+        if let Some((sampler, site)) = sampler {
+            program.sampler = Some(sampler);
+            program.sites.push(site);
+        }
         let tokenizer = checkpoint.text().tokenizer.as_deref().map(str::as_bytes);
         let manifest = manifest(&student, options, checkpoint.as_ref());
         let models = models.into();
@@ -204,6 +213,25 @@ fn build(checkpoint: &dyn Checkpoint, options: &Options) -> Result<Student> {
         return Err(Error::unsupported(message));
     }
     Ok(student)
+}
+
+/// Makes the student one that is sampled, where something says how.
+fn sampler(
+    checkpoint: &dyn Checkpoint,
+    options: &Options,
+    student: &mut Student,
+) -> Result<Option<(Sampler, Site)>> {
+    let given = options.sampler.as_deref().map(import::sampler::of_file).transpose()?;
+    let Some(declared) = given.as_ref().or(checkpoint.sampler()) else {
+        if student.task == Task::Diffuse {
+            let message =
+                "the student denoises, and nothing says how it is sampled: give --sampler";
+            return Err(Error::missing(message));
+        }
+        return Ok(None);
+    };
+    let read = Declaration::read(declared, &options.ignored_keys);
+    read.and_then(|declaration| declaration.lay_on(student)).at("sampler").map(Some)
 }
 
 fn manifest(student: &Student, options: &Options, checkpoint: &dyn Checkpoint) -> Manifest {

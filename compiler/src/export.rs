@@ -83,6 +83,18 @@ fn entry(plan: &Plan) -> Result<&Entry> {
         Task::Embed => Manifest::EMBED_ENTRY,
         Task::Classify => Manifest::CLASSIFY_ENTRY,
         Task::Tensors => Manifest::TENSORS_ENTRY,
+        // What each step runs.
+        Task::Diffuse => {
+            let sampler = plan.program().sampler.as_ref();
+            let rows = sampler.into_iter().flat_map(|s| &s.tables).flat_map(|t| &t.rows);
+            let mut names = rows.map(|row| row.entry.as_str());
+            let first = names.next().ok_or_else(|| Error::missing("the plan has no sampler"))?;
+            if names.any(|name| name != first) {
+                let message = "its steps run several entries, and a model of ONNX has one";
+                return Err(Error::unsupported(message));
+            }
+            first
+        }
     };
     let found = plan.program().entry(name);
     found.ok_or_else(|| Error::missing(format!("the plan has no entry {name:?}")))
@@ -114,7 +126,7 @@ fn graph(
     }
     b.step = "inputs".into();
     let mut lowering = match plan.manifest().task {
-        Task::Tensors => tensors(b, entry, weights),
+        Task::Tensors | Task::Diffuse => tensors(b, entry, weights),
         Task::Classify => images(b, plan, entry, weights)?,
         Task::Text | Task::Embed => tokens(b, plan, entry, weights)?,
     };

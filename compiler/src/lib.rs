@@ -13,6 +13,7 @@ pub mod pack;
 pub mod passes;
 mod segments;
 mod sparsify;
+mod steps;
 mod tokenizer;
 mod write;
 

@@ -18,6 +18,7 @@ pub fn execute(args: CompileArgs) -> Result<(), Failure> {
         fixed: args.fix.into_iter().collect(),
         prefer: if args.prefer == "onnx" { Prefer::Onnx } else { Prefer::Native },
         onnx_for: args.onnx_for,
+        sampler: args.sampler,
         passes: !args.no_passes,
         fold_gates: args.fold_gates,
         ..Options::new(args.source, args.output, args.quant)

@@ -13,6 +13,8 @@ mod devices;
 mod embed;
 mod export;
 mod forward;
+mod generate;
+mod image;
 mod inspect;
 mod lines;
 mod memory;
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Embed(args) => embed::execute(args),
         Command::Perplexity(args) => perplexity::execute(args),
         Command::Forward(args) => forward::execute(args),
+        Command::Generate(args) => generate::execute(args),
         Command::Bench(args) => bench::execute(args),
         Command::Tune(args) => tune::execute(args),
         Command::Devices(args) => devices::execute(args),

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use limbeck_models::{Description, Student};
 use limbeck_plan::{GenerationDefaults, SpecialTokens};
+use serde_json::Value;
 
 use super::gguf_student::GgufStudent;
 use super::onnx::{OnnxChoices, OnnxModel};
@@ -52,6 +53,10 @@ pub trait Checkpoint {
     /// The models of that graph's ONNX segments.
     fn parts(&self) -> &[Part] {
         &[]
+    }
+    /// How samples are made with the student, where the checkpoint says it (`docs/samplers.md`).
+    fn sampler(&self) -> Option<&Value> {
+        None
     }
 }
 

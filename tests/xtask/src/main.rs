@@ -13,6 +13,7 @@ mod limbeck;
 mod onnx;
 mod process;
 mod table;
+mod terrain;
 mod test;
 mod venv;
 mod workspace;

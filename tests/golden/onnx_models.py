@@ -564,8 +564,33 @@ def segments():
     m.save("segments", [call(2, 1), call(3, 0)], infer=True)
 
 
+def runtimes_own():
+    """Operators of ONNX Runtime's own that have no native form: attention over a cache, and mixtures of experts."""
+    m = Model(18, 36)
+    ms = dict(domain="com.microsoft")
+    q, k, v = (m.input(name, ["n", "t", size]) for name, size in (("q", 32), ("k", 16), ("v", 16)))
+    past = [m.input(name, ["n", 2, "p", 8]) for name in ("past_k", "past_v")]
+    lengths, total = m.input("lengths", ["n"], "i64"), m.input("total", [1], "i64")
+    narrow = lambda value: m.op("Cast", value, to=T.INT32)
+    total = m.op("Squeeze", narrow(total), m.const(np.array([0])))
+    attended = m.op("GroupQueryAttention", m.op("Tanh", q), k, v, *past, narrow(lengths), total,
+                    outputs=3, num_heads=4, kv_num_heads=2, **ms)
+    for name, value in zip(("attended", "next_k", "next_v"), attended):
+        m.give(value, name)
+    x = m.input("x", ["n", 16])
+    router = m.op("MatMul", x, m.random(16, 4))
+    mixed = m.op("MoE", x, router, m.random(4, 8, 16), "", m.random(4, 16, 8), "", k=2, activation_type="relu",
+                 normalize_routing_weights=1, **ms)
+    m.give(mixed, "mixed")
+    call = lambda n, t, p: dict(q=floats(51, n, t, 32), k=floats(52, n, t, 16), v=floats(53, n, t, 16),
+                                past_k=floats(54, n, 2, p, 8), past_v=floats(55, n, 2, p, 8), x=floats(56, n, 16),
+                                lengths=np.full(n, p + t - 1), total=np.array([p + t]))
+    m.save("runtimes_own", [call(2, 1, 3), call(1, 1, 5)])
+
+
 if __name__ == "__main__":
     OUT.mkdir(exist_ok=True)
     for case in [elementwise, integers, layout, gather, products, conv, images, norms, reductions, recurrent,
-                 quantised, contrib, every_op, branches, ordered, gated, quantised_linear, rotary, segments]:
+                 quantised, contrib, every_op, branches, ordered, gated, quantised_linear, rotary, segments,
+                 runtimes_own]:
         case()

@@ -306,13 +306,34 @@ fn nodes_without_a_native_form_are_segments() {
     }
 }
 
+/// Operators that only ONNX Runtime has, which no shape rule is known for.
+#[test]
+fn attention_over_a_cache_and_mixtures_are_segments() {
+    if onnx_runtime().is_none() {
+        return;
+    }
+    let (plan, segments) = Plan::with("runtimes_own", |_| ());
+    let reasons: Vec<&str> = segments.iter().map(|s| s.reason.as_str()).collect();
+    let reasons = reasons.join("; ");
+    for words in ["com.microsoft.GroupQueryAttention", "com.microsoft.MoE"] {
+        assert!(reasons.contains(words), "{words:?} is not in {reasons}");
+    }
+    for native in ["(Tanh)", "(MatMul)"] {
+        assert!(!reasons.contains(native), "{native:?} is in {reasons}");
+    }
+    let model = plan.open(BackendKind::Cpu, 2);
+    for (inputs, outputs) in &calls("runtimes_own") {
+        compare(&model, inputs, outputs, "runtimes_own");
+    }
+}
+
 /// A model that passes as it is gives the bits that ONNX Runtime gives by itself.
 #[test]
 fn whole_models_in_onnx_runtime_give_its_bits() {
     if onnx_runtime().is_none() {
         return;
     }
-    for case in CASES.iter().chain(&["branches", "segments"]) {
+    for case in CASES.iter().chain(&["branches", "runtimes_own", "segments"]) {
         let (plan, segments) = Plan::with(case, |options| options.prefer = Prefer::Onnx);
         assert_eq!(segments.len(), 1, "{case}");
         let Some(expected) = run_onnx_runtime(&path(case, "onnx"), &path(case, "npz"), 2) else {

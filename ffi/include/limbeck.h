@@ -4,7 +4,8 @@
  * Rules that hold for every function, where it does not say otherwise:
  *
  * - A function that can fail returns an error that the caller owns, or NULL for success. Results are
- *   written through pointers, on success alone. No panic and no exception leaves the library.
+ *   written through pointers, on success alone. No panic and no exception leaves the library;
+ *   what Rust tells of a panic, which is LBK_INTERNAL, goes to the standard error.
  * - A handle that a function writes is the caller's, who frees it once by its `_free`; freeing NULL is
  *   fine. What was opened from a handle keeps it alive: handles may be freed in any order.
  * - A pointer to `const` handle may be shared between threads. Other handles serve one call at a time,
@@ -116,7 +117,8 @@ typedef struct lbk_tensors lbk_tensors;
 typedef struct lbk_tokens lbk_tokens;
 
 /**
- * What calls spent: each call that is given it adds to it, also where it fails. One thread at a time
+ * What calls spent: each call that is given it adds to it; steps of a session and generations also where
+ * they fail, what their chunks took until then. One thread at a time
  * may use it, `LBK_BUSY` otherwise; it belongs to no session.
  */
 typedef struct lbk_usage lbk_usage;
@@ -445,8 +447,8 @@ typedef struct lbk_session_options {
      */
     size_t context;
     /**
-     * Positions that all sequences together may keep, shared ones counted once; 0 takes 8 times the
-     * context. Memory is taken as it is used.
+     * Positions that all sequences together may keep, shared ones counted once, in blocks of 32 of one
+     * sequence; 0 takes 8 times the context. Memory is taken as it is used.
      */
     size_t cache_tokens;
     /**
@@ -475,7 +477,7 @@ typedef struct lbk_session_options {
  */
 typedef struct lbk_status {
     /**
-     * The fraction that is aimed at.
+     * The fraction that is aimed at; under a price that which it is expected to lead to.
      */
     double target;
     /**
@@ -700,12 +702,14 @@ typedef int32_t lbk_finish;
  */
 typedef struct lbk_progress {
     /**
-     * The sequence that holds the prompt and all tokens but the last one, which was not fed back and
-     * belongs before the next prompt.
+     * The sequence that holds the prompt and the tokens: all of them, or all but the last one, which is
+     * fed back only when another is wanted. `lbk_session_position` tells; what it does not hold belongs
+     * before the next prompt.
      */
     lbk_sequence sequence;
     /**
-     * Tokens that are committed; one that ended the continuation is not among them.
+     * Tokens that are committed. A token that ends texts is not among them; that which completed a stop
+     * string is, and that at which the callback ended the continuation.
      */
     const uint32_t *tokens;
     /**
@@ -814,7 +818,9 @@ typedef struct lbk_tensor {
 #define LBK_CAPACITY 5
 
 /**
- * More memory than a limit allows, or than the system has.
+ * More memory than a limit allows, or than the system has for caches, buffers and snapshots. Where it has
+ * none left for smaller things (scratch of kernels, a tokenizer's tables) the process is ended: a limit
+ * makes an error come before that.
  */
 #define LBK_MEMORY 6
 
@@ -895,6 +901,11 @@ typedef struct lbk_tensor {
 #define LBK_TASK_TENSORS 3
 
 /**
+ * It makes samples of noise; `lbk_forward_new` runs one call of it.
+ */
+#define LBK_TASK_DIFFUSE 4
+
+/**
  * The student's name.
  */
 #define LBK_TEXT_STUDENT 0
@@ -948,6 +959,11 @@ typedef struct lbk_tensor {
  * Another kind, of a later version.
  */
 #define LBK_SITE_OTHER 4
+
+/**
+ * How many steps a sampler takes.
+ */
+#define LBK_SITE_STEPS 5
 
 /**
  * Everything that the student was trained with.
@@ -1451,8 +1467,10 @@ struct lbk_error *lbk_session_snapshot(struct lbk_session *session,
                                        struct lbk_bytes **snapshot);
 
 /**
- * A new sequence from a snapshot, whose bytes need not be trusted. `LBK_INVALID` for bytes that are
- * none, or one of another plan, format of keys and values, or longer than the context.
+ * A new sequence from a snapshot, whose bytes need not be trusted: a checksum finds damage, and bytes that
+ * somebody made up may hold any keys and values, and do no other harm. `LBK_INVALID` for bytes that are
+ * none or damaged, or of another plan, format of keys and values, or longer than the context;
+ * `LBK_CAPACITY` where the cache has no room for it, `LBK_MEMORY`.
  */
 LBK_API
 struct lbk_error *lbk_session_restore(struct lbk_session *session,
@@ -1544,8 +1562,9 @@ struct lbk_error *lbk_model_detokenise(const struct lbk_model *model,
                                        struct lbk_bytes **text);
 
 /**
- * Messages through the student's chat template; with `answer` not 0 up to the student's turn. The
- * caller owns `*text`: tokenise it by `LBK_TOKENISE_RENDERED`. `LBK_UNSUPPORTED` where the plan has
+ * Messages through the student's chat template; with `answer` not 0 up to the student's turn. A
+ * conversation is rendered as a whole each time: rewind the sequence to the tokens that it has in common
+ * with the last time, and continue with the rest (`examples/chat.cpp`). The caller owns `*text`: tokenise it by `LBK_TOKENISE_RENDERED`. `LBK_UNSUPPORTED` where the plan has
  * no template, `LBK_INVALID` for messages that the template refuses.
  */
 LBK_API
@@ -1620,8 +1639,9 @@ struct lbk_error *lbk_generation_new(struct lbk_session *session,
  * on after them as if nothing had happened: `lbk_generation_committed` and
  * `lbk_generation_get_progress` tell where it stands. `session` is the one that it was made with.
  *
- * Fails as `lbk_session_step`, and with `LBK_INVALID` for another session or for sequences that were
- * changed in between. After `LBK_INTERNAL` the session goes on, and the generation cannot.
+ * Fails as `lbk_session_step`, and with `LBK_INVALID` for another session or for sequences that have
+ * another length than it left them with. One whose tokens were replaced by as many others is continued as
+ * it is then: leave a generation's sequences alone until it has ended. After `LBK_INTERNAL` the session goes on, and the generation cannot.
  */
 LBK_API
 struct lbk_error *lbk_generation_run(struct lbk_generation *generation,

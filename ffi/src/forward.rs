@@ -132,15 +132,25 @@ pub unsafe extern "C" fn lbk_forward_run(
         let (forward, out) = (arg::shared(forward, "forward")?, arg::out(outputs, "outputs")?);
         let inputs = arg::slice(inputs, input_count, "inputs")?;
         let inputs = inputs.iter().map(to_view).collect::<Outcome<Vec<_>>>()?;
+        let usage = usage::enter(usage)?;
         let (tensors, spent) = forward.forward.enter("forward")?.run(&inputs)?;
-        usage::add(usage, &spent)?;
+        if let Some(mut usage) = usage {
+            usage.total.add(&spent);
+        }
         let tensors = tensors.into_iter().map(|t| (c_string(&t.name), t)).collect();
         out.give(lbk_tensors { tensors });
         Ok(())
     })
 }
 
+/// More axes than any student's tensors have.
+const MAX_RANK: usize = 64;
+
 fn to_view(given: &lbk_tensor) -> Outcome<TensorView<'_>> {
+    if given.rank > MAX_RANK {
+        let message = format!("rank: {} axes are more than {MAX_RANK}", given.rank);
+        return Err(lbk_error::argument("rank", &message));
+    }
     let shape = arg::slice(given.shape, given.rank, "shape")?;
     let (data, count) = (given.data, given.count);
     let data = match given.dtype {

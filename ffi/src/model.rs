@@ -220,6 +220,10 @@ pub unsafe extern "C" fn lbk_model_open_fd(
     })
 }
 
+/// EBADF, the same on all systems with file descriptors.
+#[cfg(unix)]
+const BAD_DESCRIPTOR: i32 = 9;
+
 #[cfg(unix)]
 fn file(fd: i32) -> Outcome<File> {
     use std::os::fd::BorrowedFd;
@@ -230,7 +234,10 @@ fn file(fd: i32) -> Outcome<File> {
     // is refused by the system when it is duplicated.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     let owned = borrowed.try_clone_to_owned();
-    owned.map(File::from).map_err(|e| lbk_error::argument("fd", &format!("fd {fd}: {e}")))
+    owned.map(File::from).map_err(|e| match e.raw_os_error() {
+        Some(BAD_DESCRIPTOR) => lbk_error::argument("fd", &format!("fd {fd}: {e}")),
+        _ => lbk_error::new(crate::error::LBK_IO, &format!("fd {fd}: {e}")),
+    })
 }
 
 #[cfg(not(unix))]

@@ -60,6 +60,12 @@ pub struct lbk_tensors {
     tensors: Vec<(CString, Tensor)>,
 }
 
+impl lbk_tensors {
+    pub(crate) fn of(tensors: Vec<Tensor>) -> lbk_tensors {
+        lbk_tensors { tensors: tensors.into_iter().map(|t| (c_string(&t.name), t)).collect() }
+    }
+}
+
 /// For a model of any task. Of the options (NULL for the defaults) all but the memory limit matter to
 /// text students alone. The caller owns `*forward`, which keeps the model.
 #[unsafe(no_mangle)]
@@ -134,13 +140,12 @@ pub unsafe extern "C" fn lbk_forward_run(
         let inputs = inputs.iter().map(to_view).collect::<Outcome<Vec<_>>>()?;
         let (tensors, spent) = forward.forward.enter("forward")?.run(&inputs)?;
         usage::add(usage, &spent)?;
-        let tensors = tensors.into_iter().map(|t| (c_string(&t.name), t)).collect();
-        out.give(lbk_tensors { tensors });
+        out.give(lbk_tensors::of(tensors));
         Ok(())
     })
 }
 
-fn to_view(given: &lbk_tensor) -> Outcome<TensorView<'_>> {
+pub(crate) fn to_view(given: &lbk_tensor) -> Outcome<TensorView<'_>> {
     let shape = arg::slice(given.shape, given.rank, "shape")?;
     let (data, count) = (given.data, given.count);
     let data = match given.dtype {

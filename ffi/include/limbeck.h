@@ -60,6 +60,11 @@ typedef struct lbk_control lbk_control;
 typedef struct lbk_detokenizer lbk_detokenizer;
 
 /**
+ * Makes samples of noise. One call at a time may use it, from any thread: `LBK_BUSY` otherwise.
+ */
+typedef struct lbk_diffuser lbk_diffuser;
+
+/**
  * Turns texts into vectors. One call at a time may use it, from any thread: `LBK_BUSY` otherwise.
  */
 typedef struct lbk_encoder lbk_encoder;
@@ -788,6 +793,101 @@ typedef struct lbk_tensor {
 } lbk_tensor;
 
 /**
+ * Options of a diffuser, from `lbk_diffuser_options_init`.
+ */
+typedef struct lbk_diffuser_options {
+    /**
+     * The size of this struct.
+     */
+    size_t struct_size;
+    /**
+     * As that of `lbk_session_options`.
+     */
+    uint64_t memory_limit;
+} lbk_diffuser_options;
+
+/**
+ * A condition that is one number for all samples.
+ */
+typedef struct lbk_condition {
+    /**
+     * Its name, which ends in a 0 byte.
+     */
+    const char *name;
+    /**
+     * Its value.
+     */
+    double value;
+} lbk_condition;
+
+/**
+ * What is to be made, from `lbk_diffuse_options_init`.
+ */
+typedef struct lbk_diffuse_options {
+    /**
+     * The size of this struct.
+     */
+    size_t struct_size;
+    /**
+     * How many samples, made side by side; 1 by default.
+     */
+    size_t samples;
+    /**
+     * Seed of the first; each other has the next one's. A seed gives the same noise on every platform.
+     */
+    uint64_t seed;
+    /**
+     * Steps, of those that the plan has tables for; 0, the default, leaves them to the budget.
+     */
+    size_t steps;
+    /**
+     * Conditions that are numbers; those that are not given have the plan's defaults.
+     */
+    const struct lbk_condition *numbers;
+    /**
+     * How many.
+     */
+    size_t number_count;
+    /**
+     * Conditions that are tensors.
+     */
+    const struct lbk_tensor *tensors;
+    /**
+     * How many.
+     */
+    size_t tensor_count;
+} lbk_diffuse_options;
+
+/**
+ * A call after one of its steps.
+ */
+typedef struct lbk_diffuse_progress {
+    /**
+     * Steps done.
+     */
+    size_t done;
+    /**
+     * Steps of the call.
+     */
+    size_t steps;
+    /**
+     * The samples as they are now, noise included; they live until the callback returns.
+     */
+    const float *values;
+    /**
+     * How many floats.
+     */
+    size_t count;
+} lbk_diffuse_progress;
+
+/**
+ * Hears of each step. 0 goes on, anything else ends the call, which fails with `LBK_CANCELLED`. The thread
+ * that called `lbk_diffuser_run` calls it. It must not throw or jump out; what it calls of the same diffuser
+ * fails with `LBK_BUSY`.
+ */
+typedef int32_t (*lbk_diffuse_fn)(const struct lbk_diffuse_progress *progress, void *user_data);
+
+/**
  * Nothing went wrong.
  */
 #define LBK_OK 0
@@ -901,7 +1001,7 @@ typedef struct lbk_tensor {
 #define LBK_TASK_TENSORS 3
 
 /**
- * It makes samples of noise; `lbk_forward_new` runs one call of it.
+ * It makes samples of noise: `lbk_diffuser_new`; `lbk_forward_new` runs one call of the student.
  */
 #define LBK_TASK_DIFFUSE 4
 
@@ -1810,6 +1910,63 @@ struct lbk_error *lbk_tensors_find(const struct lbk_tensors *tensors,
  * Frees tensors; NULL is fine.
  */
 LBK_API void lbk_tensors_free(struct lbk_tensors *tensors);
+
+/**
+ * Fills options with the defaults. `struct_size` is `sizeof *options`.
+ */
+LBK_API void lbk_diffuser_options_init(struct lbk_diffuser_options *options, size_t struct_size);
+
+/**
+ * Fills options with the defaults. `struct_size` is `sizeof *options`.
+ */
+LBK_API void lbk_diffuse_options_init(struct lbk_diffuse_options *options, size_t struct_size);
+
+/**
+ * A diffuser over a model that makes samples of noise. `options` may be NULL for the defaults. The caller
+ * owns `*diffuser`, which keeps the model. `LBK_UNSUPPORTED` for a model of another task.
+ */
+LBK_API
+struct lbk_error *lbk_diffuser_new(const struct lbk_model *model,
+                                   const struct lbk_diffuser_options *options,
+                                   struct lbk_diffuser **diffuser);
+
+/**
+ * The handle that cancels the diffuser's calls and sets their budget, as `lbk_session_control`. A budget
+ * chooses the number of steps of each call that begins after it was set.
+ */
+LBK_API
+struct lbk_error *lbk_diffuser_control(const struct lbk_diffuser *diffuser,
+                                       struct lbk_control **control);
+
+/**
+ * How the budget fares, as `lbk_session_get_status`.
+ */
+LBK_API
+struct lbk_error *lbk_diffuser_get_status(struct lbk_diffuser *diffuser,
+                                          struct lbk_status *status,
+                                          size_t size);
+
+/**
+ * Makes samples: `*outputs`, which the caller owns, has one tensor `samples` `[samples, ...]` of f32. `options`
+ * may be NULL for the defaults, and `on_step` where no one listens; `*steps` (NULL if it is not wanted) is how
+ * many steps were taken. What was spent is added to `usage` (NULL if it is not wanted).
+ *
+ * `LBK_INVALID` for a condition that is missing, unknown or out of range, and for a number of steps without
+ * a table; `LBK_MEMORY`, `LBK_CANCELLED`.
+ */
+LBK_API
+struct lbk_error *lbk_diffuser_run(struct lbk_diffuser *diffuser,
+                                   const struct lbk_diffuse_options *options,
+                                   lbk_diffuse_fn on_step,
+                                   void *user_data,
+                                   struct lbk_usage *usage,
+                                   size_t *steps,
+                                   struct lbk_tensors **outputs);
+
+/**
+ * Frees a diffuser; NULL is fine. No call of it may be in progress.
+ */
+LBK_API void lbk_diffuser_free(struct lbk_diffuser *diffuser);
 
 #if defined(LBK_TEST_HOOKS)
 /**

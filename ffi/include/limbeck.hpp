@@ -638,6 +638,48 @@ private:
     detail::Owned<lbk_forward, lbk_forward_free> handle_;
 };
 
+// Samples, and the steps that they took.
+struct Samples {
+    Tensors tensors;
+    std::size_t steps;
+};
+
+// What is to be made of noise, with the defaults.
+inline lbk_diffuse_options diffuse_options() {
+    lbk_diffuse_options options;
+    lbk_diffuse_options_init(&options, sizeof options);
+    return options;
+}
+
+// Makes samples of noise.
+class Diffuser {
+public:
+    static Result<Diffuser> make(const Model &model, std::uint64_t memory_limit = 0) {
+        lbk_diffuser_options options;
+        lbk_diffuser_options_init(&options, sizeof options);
+        options.memory_limit = memory_limit;
+        lbk_diffuser *diffuser = nullptr;
+        lbk_error *error = lbk_diffuser_new(model.handle(), &options, &diffuser);
+        return detail::result(error, [&] { return Diffuser(diffuser); });
+    }
+    Result<Control> control() const {
+        lbk_control *control = nullptr;
+        lbk_error *error = lbk_diffuser_control(handle_.get(), &control);
+        return detail::result(error, [&] { return Control(control); });
+    }
+    Result<Samples> run(const lbk_diffuse_options &options = diffuse_options(), Usage *usage = nullptr) {
+        lbk_tensors *tensors = nullptr;
+        std::size_t steps = 0;
+        lbk_error *error = lbk_diffuser_run(handle_.get(), &options, nullptr, nullptr,
+                                            usage ? usage->handle() : nullptr, &steps, &tensors);
+        return detail::result(error, [&] { return Samples{Tensors(tensors), steps}; });
+    }
+
+private:
+    explicit Diffuser(lbk_diffuser *handle) : handle_(handle) {}
+    detail::Owned<lbk_diffuser, lbk_diffuser_free> handle_;
+};
+
 // A tensor of floats that is borrowed.
 inline lbk_tensor tensor(const char *name, Span<const std::size_t> shape, Span<const float> values) {
     return {name, LBK_DTYPE_F32, 0, shape.data(), shape.size(), values.data(), values.size()};

@@ -60,6 +60,12 @@ pub struct lbk_tensors {
     tensors: Vec<(CString, Tensor)>,
 }
 
+impl lbk_tensors {
+    pub(crate) fn of(tensors: Vec<Tensor>) -> lbk_tensors {
+        lbk_tensors { tensors: tensors.into_iter().map(|t| (c_string(&t.name), t)).collect() }
+    }
+}
+
 /// For a model of any task. Of the options (NULL for the defaults) all but the memory limit matter to
 /// text students alone. The caller owns `*forward`, which keeps the model.
 #[unsafe(no_mangle)]
@@ -137,8 +143,7 @@ pub unsafe extern "C" fn lbk_forward_run(
         if let Some(mut usage) = usage {
             usage.total.add(&spent);
         }
-        let tensors = tensors.into_iter().map(|t| (c_string(&t.name), t)).collect();
-        out.give(lbk_tensors { tensors });
+        out.give(lbk_tensors::of(tensors));
         Ok(())
     })
 }
@@ -146,7 +151,7 @@ pub unsafe extern "C" fn lbk_forward_run(
 /// More axes than any student's tensors have.
 const MAX_RANK: usize = 64;
 
-fn to_view(given: &lbk_tensor) -> Outcome<TensorView<'_>> {
+pub(crate) fn to_view(given: &lbk_tensor) -> Outcome<TensorView<'_>> {
     if given.rank > MAX_RANK {
         let message = format!("rank: {} axes are more than {MAX_RANK}", given.rank);
         return Err(lbk_error::argument("rank", &message));

@@ -23,7 +23,7 @@ pub const LBK_TASK_EMBED: lbk_task = 1;
 pub const LBK_TASK_CLASSIFY: lbk_task = 2;
 /// It makes tensors of tensors, with names of its own: `lbk_forward_new`.
 pub const LBK_TASK_TENSORS: lbk_task = 3;
-/// It makes samples of noise; `lbk_forward_new` runs one call of it.
+/// It makes samples of noise: `lbk_diffuser_new`; `lbk_forward_new` runs one call of the student.
 pub const LBK_TASK_DIFFUSE: lbk_task = 4;
 
 /// An opened plan, shared by what is opened from it. All functions take it as `const`: any number of

@@ -14,6 +14,9 @@ use crate::onnx::OnnxOptions;
 #[cfg(feature = "ort")]
 use crate::onnx::Session;
 
+/// Takes an output of a segment: its number, sizes and elements.
+pub(crate) type Sink<'a> = &'a mut dyn FnMut(usize, &[usize], Elements<'_>) -> Result<()>;
+
 /// The ONNX segments of a plan, ready to run, by number: in the order of entries and their steps.
 pub(crate) struct Segments {
     #[cfg(feature = "ort")]
@@ -67,7 +70,7 @@ impl Segments {
         segment: usize,
         inputs: &[TensorArg<'_>],
         call: &Call<'_>,
-        sink: &mut dyn FnMut(usize, &[usize], Elements<'_>) -> Result<()>,
+        sink: Sink<'_>,
     ) -> Result<()> {
         #[cfg(not(feature = "ort"))]
         {
@@ -171,11 +174,11 @@ pub(crate) fn number(program: &Program, step: &Step) -> usize {
 pub(crate) fn open(entry: &Entry) -> Result<Vec<bool>> {
     let mut bound: HashSet<&str> = Symbol::OF_CALLS.into_iter().collect();
     for (_, operand) in entry.operands_of(OperandKind::Input) {
-        let symbol = |dim| match dim {
-            &Dim::Symbol(ref s) => Some(s.name()),
-            _ => None,
-        };
-        bound.extend(operand.fact.shape.iter().filter_map(symbol));
+        for dim in &operand.fact.shape {
+            if let Dim::Symbol(s) = dim {
+                bound.insert(s.name());
+            }
+        }
     }
     let mut open = vec![false; entry.operands.len()];
     for step in entry.steps() {

@@ -11,6 +11,7 @@ use ort::value::{DynValue, TensorElementType, TensorRef};
 
 use super::library::{self, Loaded};
 use super::{OnnxOptions, guard, providers};
+use crate::backend::onnx::Sink;
 use crate::bytes::PlanBytes;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -24,9 +25,6 @@ pub(crate) struct Session {
     outputs: usize,
     _bytes: PlanBytes,
 }
-
-/// Gives an output: its number, sizes and elements.
-pub(crate) type Sink<'a> = &'a mut dyn FnMut(usize, &[usize], Elements<'_>) -> Result<()>;
 
 impl Session {
     /// Makes a segment's model ready; `weights` is a part of `bytes`.

@@ -38,7 +38,7 @@ impl Lowering<'_> {
     }
 
     /// The way back.
-    fn to_rows(&mut self, x: &str, cols: i64) -> Result<String> {
+    fn in_rows(&mut self, x: &str, cols: i64) -> Result<String> {
         let flat = self.reshaped(x, &[-1, cols]);
         match &self.rows {
             Rows::Listed { places, .. } => {
@@ -129,7 +129,7 @@ impl Lowering<'_> {
             y = self.b.op("Reshape", &[&y, &shape], Vec::new());
         }
         let y = self.turned(&y, &[0, 2, 1, 3]);
-        self.to_rows(&y, heads * dim)
+        self.in_rows(&y, heads * dim)
     }
 
     /// Rows `[T, heads dim]` to `[sequences, heads, longest, dim]`.

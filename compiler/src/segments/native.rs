@@ -118,8 +118,10 @@ fn segment(
     let model = crate::onnx::model(lowering.b.finish("segment"), &[]);
     let offset = models.len() as u64;
     models.extend_from_slice(&model);
+    // Of a table that is looked up few rows are read.
     let weights: HashSet<usize> = part
         .iter()
+        .filter(|step| !matches!(step.op, Op::Embedding(_)))
         .flat_map(|s| &s.inputs)
         .filter_map(|id| match entry.operands[*id].kind {
             OperandKind::Weight(weight) => Some(weight),

@@ -4,9 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use limbeck_kernels::{Elements, TensorArg};
-use limbeck_plan::{
-    DType, Dim, Entry, Fact, Onnx, Op, OperandId, OperandKind, Program, Step, Symbol,
-};
+use limbeck_plan::{DType, Dim, Entry, Fact, Onnx, Op, OperandId, OperandKind, Step, Symbol};
 
 use super::{Call, PlanData};
 use crate::error::{Error, ErrorKind, Result};
@@ -160,7 +158,8 @@ impl Open {
 }
 
 /// The number of an ONNX step of a program.
-pub(crate) fn number(program: &Program, step: &Step) -> usize {
+#[cfg(feature = "fake")]
+pub(crate) fn number(program: &limbeck_plan::Program, step: &Step) -> usize {
     let steps = program.entries.iter().flat_map(Entry::steps);
     let mut segments = steps.filter(|step| matches!(step.op, Op::Onnx(_)));
     segments.position(|other| std::ptr::eq(other, step)).unwrap_or(usize::MAX)

@@ -1,11 +1,11 @@
-"""Trains the classifier: python classifier.py FOLDER (about 5 minutes)."""
+"""Trains the classifier: python classifier.py FOLDER."""
 
 import torch
 from torch.nn import functional as F
 
 import data
 from networks import Classifier
-from run import Clock, arguments, rate_at
+from run import arguments, start
 
 BATCH = 128
 
@@ -17,26 +17,21 @@ def accuracy(network, images, labels):
     return torch.cat(right).float().mean().item()
 
 
-def main():
-    args = arguments(__doc__, steps=2400, rate=2e-3)
+def main(args, group):
     images, labels = data.load("train")
-    generator = torch.Generator().manual_seed(args.seed)
-    network = Classifier().to(memory_format=torch.channels_last)
+    network = Classifier()
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
-    clock = Clock(args.minutes)
-    for step, (x, y) in enumerate(data.batches(images, labels, BATCH, args.steps, generator)):
-        optimiser.param_groups[0]["lr"] = rate_at(step, args.steps, args.rate)
-        logits = network(x.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(logits, y, label_smoothing=0.05)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        clock.tick(step, loss)
-        if clock.over():
+    batches = data.batches(images, labels, group.part(BATCH), args.steps, group.generator)
+    for step, (x, y) in enumerate(batches):
+        loss = F.cross_entropy(network(x), y, label_smoothing=0.05)
+        over = group.step(network, optimiser, loss, step)
+        if group.due(step, over):
+            torch.save(network.state_dict(), args.folder / "classifier.pt")
+        if over:
             break
-    print(f"accuracy on the 10,000 test images: {accuracy(network, *data.load('t10k')):.4f}")
-    torch.save(network.state_dict(), args.folder / "classifier.pt")
+    if group.first:
+        print(f"accuracy on the test images: {accuracy(network, *data.load('t10k')):.4f}")
 
 
 if __name__ == "__main__":
-    main()
+    start(main, arguments(__doc__, steps=1500, rate=3e-3))

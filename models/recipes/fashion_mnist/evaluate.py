@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 import data
-from networks import NO_CLASS, Classifier, UNet
+from networks import Classifier
 from sampling import TEACHER_STEPS, student_samples, teacher_samples
-from student import load_teacher
+from student import load_student, load_teacher
 
 BATCH = 250
 
@@ -31,7 +31,7 @@ def frechet(a, b):
     first, second = np.cov(a.T), np.cov(b.T)
     half = root(first)
     both = root(half @ second @ half)
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(first + second - 2 * both))
+    return max(0.0, float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(first + second - 2 * both)))
 
 
 class Judge:
@@ -90,9 +90,7 @@ def main():
         make = lambda c, generator: teacher_samples(teacher, c, generator, args.guidance)
         report(f"teacher-{TEACHER_STEPS}", make)
     if args.only in (None, "student"):
-        student = UNet(NO_CLASS).to(memory_format=torch.channels_last)
-        student.load_state_dict(torch.load(args.folder / "student.pt")["average"])
-        student.eval()
+        student = load_student(args.folder)
         for steps in (1, 2, 4):
             report(f"student-{steps}", lambda c, generator: student_samples(student, c, generator, steps))
 

@@ -37,7 +37,7 @@ class UNet(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Images [n, 1, 32, 32] in -1..1 -> logits [n, 10]; `features` [n, 96] are what its last layer reads."""
+    """Images [n, 1, 32, 32] in -1..1 -> logits [n, 10]; `features` [n, 64] are what its last layer reads."""
 
     def __init__(self):
         super().__init__()
@@ -47,9 +47,9 @@ class Classifier(nn.Module):
             return [layer, nn.BatchNorm2d(outputs), nn.ReLU()]
 
         self.body = nn.Sequential(
-            *conv(1, 24, 1), *conv(24, 48, 2), *conv(48, 48, 1), *conv(48, 96, 2), *conv(96, 96, 1)
+            *conv(1, 16, 2), *conv(16, 32, 1), *conv(32, 64, 2), *conv(64, 64, 1)
         )
-        self.head = nn.Linear(96, CLASSES)
+        self.head = nn.Linear(64, CLASSES)
 
     def features(self, images):
         return self.body(images).mean((2, 3))

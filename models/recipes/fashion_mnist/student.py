@@ -9,7 +9,7 @@ import torch
 
 import data
 from networks import NO_CLASS, Average, UNet
-from run import Clock, arguments, rate_at
+from run import arguments, start
 from sampling import LEVELS, TEACHER_STEPS, guided
 
 BATCH = 128
@@ -26,6 +26,13 @@ def load_teacher(folder):
     return network.eval().requires_grad_(False)
 
 
+def load_student(folder):
+    """With the weights that are kept, in f16."""
+    network = UNet(NO_CLASS).to(memory_format=torch.channels_last)
+    network.load_state_dict(torch.load(folder / "student.pt")["average"])
+    return network.half().float().eval().requires_grad_(False)
+
+
 def beginning(teacher):
     """A student with the teacher's weights, without the class for no class."""
     network = UNet(NO_CLASS).to(memory_format=torch.channels_last)
@@ -36,46 +43,45 @@ def beginning(teacher):
     return network
 
 
-def main():
-    args = arguments(__doc__, steps=3000, rate=4e-4, guidance=True)
+def wide(values):
+    """One number for each image."""
+    return values[:, None, None, None]
+
+
+@torch.no_grad()
+def seen(teacher, average, x, classes, high, low, guidance):
+    """What the running mean sees where the teacher's small steps lead from level `high` to `low`."""
+    steps = TEACHER_STEPS // len(LEVELS)
+    for step in range(steps):
+        level = high + (low - high) * step / steps
+        x = x + wide((low - high) / steps) * guided(teacher, x, level, classes, guidance)
+    return x - wide(low) * average(x, 1000 * low, classes)
+
+
+def main(args, group):
     images, labels = data.load("train")
-    generator = torch.Generator().manual_seed(args.seed)
     teacher = load_teacher(args.folder)
     network = beginning(teacher)
     average = Average(network, beginning(teacher), DECAY)
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.0, betas=(0.9, 0.99))
     levels = torch.tensor(LEVELS + [0.0])
-    small = TEACHER_STEPS // len(LEVELS)
-    clock = Clock(args.minutes)
-    for step, (x0, y) in enumerate(data.batches(images, labels, BATCH, args.steps, generator)):
-        optimiser.param_groups[0]["lr"] = rate_at(step, args.steps, args.rate)
-        at = torch.multinomial(SHARES, BATCH, replacement=True, generator=generator)
-        noise = torch.randn(x0.shape, generator=generator)
-        wide = lambda v: v[:, None, None, None]
+    count, generator = group.part(BATCH), group.generator
+    for step, (x0, y) in enumerate(data.batches(images, labels, count, args.steps, generator)):
+        at = torch.multinomial(SHARES, count, replacement=True, generator=generator)
         high, low = levels[at], levels[at + 1]
+        noise = torch.randn(x0.shape, generator=generator)
         x = wide(1 - high) * x0 + wide(high) * noise
-        with torch.no_grad():
-            target = x
-            for part in range(small):
-                now = high + (low - high) * part / small
-                velocity = guided(teacher, target, now, y, args.guidance)
-                target = target + wide((low - high) / small) * velocity
-            seen = target - wide(low) * average.copy(target, 1000 * low, y)
-            target = seen.where(wide(low) > 0, target)
-        out = network(x, 1000 * high, y)
-        error = (x - wide(high) * out - target).square().mean((1, 2, 3))
+        target = seen(teacher, average.copy, x, y, high, low, args.guidance)
+        found = x - wide(high) * network(x, 1000 * high, y)
+        error = (found - target).square().mean((1, 2, 3))
         loss = ((error + SMOOTH**2).sqrt() - SMOOTH).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
+        over = group.step(network, optimiser, loss, step)
         average.update()
-        if clock.tick(step, loss) or clock.over() or step + 1 == args.steps:
-            saved = {"average": average.copy.state_dict(), "steps": step + 1, "guidance": args.guidance}
-            torch.save(saved, args.folder / "student.pt")
-        if clock.over():
+        if group.due(step, over):
+            torch.save({"average": average.copy.state_dict(), "steps": step + 1}, args.folder / "student.pt")
+        if over:
             break
 
 
 if __name__ == "__main__":
-    main()
+    start(main, arguments(__doc__, steps=3000, rate=4e-4, guidance=True))

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::backend::Backend;
 use crate::backend::cpu::CpuBackend;
+#[cfg(feature = "fake")]
 use crate::backend::fake::FakeBackend;
 use crate::bytes::{PlanBytes, SharedBytes};
 use crate::error::{Error, ErrorKind, Result};
@@ -29,7 +30,7 @@ pub enum BackendKind {
     /// The kernels of this CPU.
     #[default]
     Cpu,
-    /// Slow reference kernels, for tests.
+    /// Slow reference kernels, for tests; in builds with the feature `fake`.
     Fake,
 }
 
@@ -40,13 +41,18 @@ impl FromStr for BackendKind {
         match s {
             "cpu" => Ok(BackendKind::Cpu),
             "fake" => Ok(BackendKind::Fake),
-            "wgpu" => Err(Error::new(ErrorKind::Unsupported, "this build has no wgpu backend")),
+            "wgpu" => Err(not_built("wgpu")),
             _ => {
                 let message = format!("backend {s:?} is none of cpu, wgpu, fake");
                 Err(Error::new(ErrorKind::InvalidInput, message))
             }
         }
     }
+}
+
+/// The error of a backend that a build leaves out.
+fn not_built(backend: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("this build has no {backend} backend"))
 }
 
 /// Options of an engine.
@@ -87,7 +93,8 @@ impl Engine {
     /// Starts the threads.
     ///
     /// # Errors
-    /// Too many threads, or [`ISA_VARIABLE`] naming an instruction set that is not there.
+    /// Too many threads, a backend that this build leaves out, or [`ISA_VARIABLE`] naming an instruction
+    /// set that is not there.
     pub fn new(options: EngineOptions) -> Result<Engine> {
         let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = match options.threads {
@@ -105,7 +112,10 @@ impl Engine {
                     .map_err(|e| e.at(format!("environment variable {ISA_VARIABLE}")))?;
                 Arc::new(backend)
             }
+            #[cfg(feature = "fake")]
             BackendKind::Fake => Arc::new(FakeBackend),
+            #[cfg(not(feature = "fake"))]
+            BackendKind::Fake => return Err(not_built("fake")),
         };
         let memory = Memory::new(options.memory_limit);
         let shared = Shared { backend, logger: options.logger, memory };

@@ -4,6 +4,7 @@ mod choices;
 pub(crate) mod cost;
 pub(crate) mod cpu;
 mod data;
+#[cfg(feature = "fake")]
 pub(crate) mod fake;
 mod sequences;
 

@@ -34,4 +34,4 @@ def main(args, group):
 
 
 if __name__ == "__main__":
-    start(main, arguments(__doc__, steps=1500, rate=3e-3))
+    start(main, arguments(__doc__, steps=1500, rate=3e-3).parse_args())

@@ -8,7 +8,7 @@ import torch
 from torch import distributed, multiprocessing
 
 
-def arguments(description, steps, rate, guidance=False):
+def arguments(description, steps, rate):
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("folder", type=Path, help="where checkpoints lie")
     parser.add_argument("--steps", type=int, default=steps)
@@ -16,9 +16,7 @@ def arguments(description, steps, rate, guidance=False):
     parser.add_argument("--rate", type=float, default=rate, help="learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2, help="of one thread each, which share a batch")
-    if guidance:
-        parser.add_argument("--guidance", type=float, default=1.0, help="the teacher's")
-    return parser.parse_args()
+    return parser
 
 
 def start(main, args):

@@ -14,8 +14,6 @@ from sampling import LEVELS, TEACHER_STEPS, guided
 
 BATCH = 128
 DECAY = 0.99
-# How often a batch has each level: one step alone makes the image at the first.
-SHARES = torch.tensor([0.4, 0.2, 0.2, 0.2])
 # Where the loss turns from squares to magnitudes, for each pixel.
 SMOOTH = 0.03
 
@@ -61,13 +59,16 @@ def seen(teacher, average, x, classes, high, low, guidance):
 def main(args, group):
     images, labels = data.load("train")
     teacher = load_teacher(args.folder)
-    network = beginning(teacher)
+    network = load_student(args.folder) if args.resume else beginning(teacher)
+    network.train().requires_grad_(True)
     average = Average(network, beginning(teacher), DECAY)
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.0, betas=(0.9, 0.99))
     levels = torch.tensor(LEVELS + [0.0])
+    others = (1 - args.first) / (len(LEVELS) - 1)
+    shares = torch.tensor([args.first] + [others] * (len(LEVELS) - 1))
     count, generator = group.part(BATCH), group.generator
     for step, (x0, y) in enumerate(data.batches(images, labels, count, args.steps, generator)):
-        at = torch.multinomial(SHARES, count, replacement=True, generator=generator)
+        at = torch.multinomial(shares, count, replacement=True, generator=generator)
         high, low = levels[at], levels[at + 1]
         noise = torch.randn(x0.shape, generator=generator)
         x = wide(1 - high) * x0 + wide(high) * noise
@@ -84,4 +85,8 @@ def main(args, group):
 
 
 if __name__ == "__main__":
-    start(main, arguments(__doc__, steps=3000, rate=4e-4, guidance=True))
+    parser = arguments(__doc__, steps=3000, rate=4e-4)
+    parser.add_argument("--guidance", type=float, default=1.0, help="the teacher's")
+    parser.add_argument("--first", type=float, default=0.4, help="how much of a batch is noise alone")
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's student")
+    start(main, parser.parse_args())

@@ -37,4 +37,4 @@ def main(args, group):
 
 
 if __name__ == "__main__":
-    start(main, arguments(__doc__, steps=6000, rate=1.5e-3))
+    start(main, arguments(__doc__, steps=6000, rate=1.5e-3).parse_args())

@@ -16,6 +16,7 @@ use super::slots::{Unit, Value};
 use crate::backend::{Bounds, Cache, Call, Choices, Matrix, Sequences, Spent, State, given};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Holding;
+use crate::pace::check_cancelled;
 
 /// Buffers, scratch and cache of one session.
 pub(super) struct CpuState {
@@ -206,6 +207,7 @@ impl State for CpuState {
         };
         runner.take_tensors(&entry.tensors)?;
         for named in &entry.instructions {
+            call.control.map_or(Ok(()), check_cancelled)?;
             runner
                 .execute(&named.instruction)
                 .map_err(|e| e.at(format!("entry {:?}, step {:?}", entry.name, named.step)))?;

@@ -15,7 +15,7 @@ const CLASSES: usize = 10;
 const SEED: u64 = 7;
 const STEPS: [usize; 3] = [1, 2, 4];
 /// Of 2,000 images in PyTorch, by number of steps: the recipe's README.
-const ACCURACIES: [f64; 3] = [0.742, 0.758, 0.771];
+const ACCURACIES: [f64; 3] = [0.751, 0.789, 0.7785];
 /// Three standard deviations of the difference of 400 images from 2,000.
 const TOLERANCE: f64 = 0.07;
 /// Channels and sides of an image.

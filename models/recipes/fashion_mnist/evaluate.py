@@ -66,7 +66,7 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--guidance", type=float, default=1.0, help="the teacher's")
-    parser.add_argument("--seed", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=271828)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", choices=["real", "teacher", "student"])
     args = parser.parse_args()

@@ -19,6 +19,7 @@ mod qwen_moe;
 mod resnet;
 mod rope;
 mod tensors;
+mod unet;
 mod vit;
 
 use std::collections::BTreeSet;
@@ -76,8 +77,9 @@ pub struct Student {
 
 type Builder = fn(&mut Config, &TensorIndex, &Description) -> Result<Student, Error>;
 
-/// The architectures by `model_type`.
+/// The architectures by `model_type`, or diffusers' `_class_name`.
 const ARCHITECTURES: &[(&str, Builder)] = &[
+    ("UNet2DModel", unet::build),
     ("acm_vit", vit::build),
     ("bert", bert::build),
     ("llama", llama::build),
@@ -103,7 +105,10 @@ pub fn architectures() -> impl Iterator<Item = &'static str> {
 /// missing, unknown or of the wrong shape.
 pub fn build(description: &Description, tensors: &TensorIndex) -> Result<Student, Error> {
     let mut config = Config::new(&description.config)?;
-    let model_type: String = config.require("model_type")?;
+    let model_type: String = match config.get("_class_name")? {
+        Some(class) => class,
+        None => config.require("model_type")?,
+    };
     let builder = ARCHITECTURES.iter().find(|(name, _)| *name == model_type);
     let Some((_, builder)) = builder else {
         let known: Vec<&str> = architectures().collect();

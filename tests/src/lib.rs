@@ -58,6 +58,11 @@ pub fn smollm2_levels() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("students/smollm2-sparsity/levels.json")
 }
 
+/// The few-step student of `models/recipes/fashion_mnist` and its classifier.
+pub fn fashion_mnist() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("students/fashion-mnist")
+}
+
 /// Sentences of English, from docstrings of Python's library.
 ///
 /// # Panics

@@ -185,18 +185,26 @@ fn open_tensors(folder: &Path) -> Result<(Vec<FileBytes>, BTreeMap<String, Entry
     Ok((files, entries))
 }
 
-/// The files that hold the tensors. An index names them; names with a path in them are refused.
+/// The files that hold the tensors, as transformers or diffusers name them. An index names them; names with a
+/// path in them are refused.
 fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
-    let index_path = folder.join("model.safetensors.index.json");
-    let Some(index) = read_file(&index_path, MAX_TEXT)? else {
-        let single = folder.join("model.safetensors");
+    for name in ["model", "diffusion_pytorch_model"] {
+        let index_path = folder.join(format!("{name}.safetensors.index.json"));
+        if let Some(index) = read_file(&index_path, MAX_TEXT)? {
+            return indexed(folder, &index_path, &index);
+        }
+        let single = folder.join(format!("{name}.safetensors"));
         if single.exists() {
             return Ok(vec![single]);
         }
-        let message = "the folder has no model.safetensors and no model.safetensors.index.json";
-        return Err(Error::missing(message).at(folder.display()));
-    };
-    let index: Index = parse(&index_path, &index)?;
+    }
+    let message = "the folder has no model.safetensors and no model.safetensors.index.json";
+    Err(Error::missing(message).at(folder.display()))
+}
+
+/// The files that an index names.
+fn indexed(folder: &Path, index_path: &Path, index: &[u8]) -> Result<Vec<PathBuf>> {
+    let index: Index = parse(index_path, index)?;
     let mut names = BTreeSet::new();
     for (tensor, name) in index.weight_map {
         if Path::new(&name).file_name() != Some(name.as_ref()) {

@@ -31,6 +31,9 @@ pub enum BackendKind {
     Cpu,
     /// Slow reference kernels, for tests.
     Fake,
+    /// A GPU, through Vulkan, Metal or Direct3D 12 (feature `wgpu`).
+    #[cfg(feature = "wgpu")]
+    Wgpu,
 }
 
 impl FromStr for BackendKind {
@@ -40,6 +43,9 @@ impl FromStr for BackendKind {
         match s {
             "cpu" => Ok(BackendKind::Cpu),
             "fake" => Ok(BackendKind::Fake),
+            #[cfg(feature = "wgpu")]
+            "wgpu" => Ok(BackendKind::Wgpu),
+            #[cfg(not(feature = "wgpu"))]
             "wgpu" => Err(Error::new(ErrorKind::Unsupported, "this build has no wgpu backend")),
             _ => {
                 let message = format!("backend {s:?} is none of cpu, wgpu, fake");
@@ -87,7 +93,8 @@ impl Engine {
     /// Starts the threads.
     ///
     /// # Errors
-    /// Too many threads, or [`ISA_VARIABLE`] naming an instruction set that is not there.
+    /// Too many threads, [`ISA_VARIABLE`] naming an instruction set that is not there, or a device that is not
+    /// there or does not open.
     pub fn new(options: EngineOptions) -> Result<Engine> {
         let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = match options.threads {
@@ -105,7 +112,9 @@ impl Engine {
                     .map_err(|e| e.at(format!("environment variable {ISA_VARIABLE}")))?;
                 Arc::new(backend)
             }
-            BackendKind::Fake => Arc::new(FakeBackend),
+            BackendKind::Fake => Arc::new(FakeBackend::default()),
+            #[cfg(feature = "wgpu")]
+            BackendKind::Wgpu => Arc::new(crate::backend::wgpu::WgpuBackend::new()?),
         };
         let memory = Memory::new(options.memory_limit);
         let shared = Shared { backend, logger: options.logger, memory };

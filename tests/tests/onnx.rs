@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use limbeck::{
-    BackendKind, Engine, EngineOptions, Forward, Model, SessionOptions, Tensor, TensorData,
-    TensorValues, TensorView,
+    BackendKind, Engine, EngineOptions, ErrorKind, Forward, Model, SessionOptions, Tensor,
+    TensorData, TensorValues, TensorView,
 };
 use limbeck_compiler::{Options, Quant, compile};
-use limbeck_tests::{Npz, golden, relative_error};
+use limbeck_tests::{Npz, adapter, golden, relative_error};
 
 const CASES: &[&str] = &[
     "contrib",
@@ -151,6 +151,37 @@ fn operators_give_what_onnx_runtime_does() {
                     let case = format!("{case}, call {number}, passes {passes}, {backend:?}");
                     compare(&model, inputs, outputs, &case);
                 }
+            }
+        }
+    }
+}
+
+/// Cases with ops that the backend of GPUs lacks.
+const NOT_ON_GPUS: &[&str] = &["every_op", "gather", "recurrent"];
+
+#[test]
+fn operators_give_the_same_on_gpus_or_are_refused_by_name() {
+    if !adapter() {
+        return;
+    }
+    let options = EngineOptions { backend: BackendKind::Wgpu, ..EngineOptions::default() };
+    let engine = Engine::new(options).expect("an engine");
+    for case in CASES {
+        for passes in [false, true] {
+            let plan = Plan::new(case, passes, &[]);
+            let model = match engine.open(plan.path()) {
+                Ok(model) => model,
+                Err(e) => {
+                    assert_eq!(e.kind(), ErrorKind::Unsupported, "{case}: {e}");
+                    assert!(e.to_string().contains("use the backend cpu"), "{case}: {e}");
+                    assert!(NOT_ON_GPUS.contains(case), "{case}: {e}");
+                    continue;
+                }
+            };
+            assert!(!NOT_ON_GPUS.contains(case), "{case} runs");
+            for (number, (inputs, outputs)) in calls(case).iter().enumerate() {
+                let case = format!("{case}, call {number}, passes {passes}, a GPU");
+                compare(&model, inputs, outputs, &case);
             }
         }
     }

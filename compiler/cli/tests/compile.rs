@@ -57,14 +57,13 @@ fn what_this_build_lacks_is_said_in_help_and_refused() {
     let (path, source) = (plan.plan(), plan.arg("student"));
     let run = |more: [&str; 2]| limbeck([&["run", &path, "--prompt", "a"][..], &more].concat());
     run(["--ep", "cuda"]).fails(&["--ep cuda", "no ONNX Runtime"]);
-    run(["--backend", "wgpu"]).fails(&["no wgpu"]);
     run(["--image", "x.png"]).fails(&["--image x.png"]);
     limbeck(["compile", &source, "-o", &path, "--prefer", "onnx"]).fails(&["ONNX Runtime"]);
     let lacking = |command: &str| {
         let help = limbeck([command, "--help"]).ok().replace('\n', " ");
         help.matches("Not available in this build").count()
     };
-    for (command, count) in [("run", 3), ("embed", 2), ("tune", 1), ("compile", 1)] {
+    for (command, count) in [("run", 2), ("embed", 1), ("tune", 0), ("compile", 1)] {
         assert_eq!(lacking(command), count, "{command}");
     }
 }

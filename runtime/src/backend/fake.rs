@@ -23,7 +23,17 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{self, Account, Holding};
 
 /// Runs native segments with the reference kernels.
-pub(crate) struct FakeBackend;
+pub(crate) struct FakeBackend {
+    /// What activations are when they meet quantised weights.
+    pub products: Products,
+}
+
+impl Default for FakeBackend {
+    /// As the kernels have it.
+    fn default() -> FakeBackend {
+        FakeBackend { products: Products::Quantised }
+    }
+}
 
 impl Backend for FakeBackend {
     fn description(&self) -> String {
@@ -34,7 +44,8 @@ impl Backend for FakeBackend {
         let program = data.plan.program();
         let costs = program.entries.iter().map(|e| Cost::new(program, e)).collect();
         let vectors = data.load_vectors()?;
-        Ok(Arc::new(FakePrepared(Arc::new(Shared { data, vectors, costs }))))
+        let products = self.products;
+        Ok(Arc::new(FakePrepared(Arc::new(Shared { data, vectors, costs, products }))))
     }
 }
 
@@ -42,6 +53,7 @@ struct Shared {
     data: Arc<PlanData>,
     vectors: Vec<Option<Vec<f32>>>,
     costs: Vec<Cost>,
+    products: Products,
 }
 
 struct FakePrepared(Arc<Shared>);
@@ -297,7 +309,7 @@ impl<'a> Operands<'a> {
             choice,
             out,
         };
-        let used = reference::moe_mlp(args, Products::Quantised)?;
+        let used = reference::moe_mlp(args, self.shared.products)?;
         choices.set_experts(params.site, used);
         Ok(())
     }
@@ -332,7 +344,7 @@ impl<'a> Operands<'a> {
             thresholds: &params.thresholds,
             choice: choices.of(site),
         };
-        let read = reference::sparse_linear(args, Products::Quantised, &sparsity)?;
+        let read = reference::sparse_linear(args, self.shared.products, &sparsity)?;
         Ok((read.channels.saturating_mul(w.rows() as u64), read.bytes))
     }
 
@@ -358,7 +370,7 @@ impl<'a> Operands<'a> {
                     precise: p.precise,
                     out,
                 };
-                reference::linear(args, Products::Quantised)?;
+                reference::linear(args, self.shared.products)?;
             }
             Op::Norm(p) => {
                 let args = NormArgs {
@@ -390,7 +402,7 @@ impl<'a> Operands<'a> {
                     residual: if p.residual { Some(self.value(residual)?) } else { None },
                     out,
                 };
-                reference::conv2d(args, Products::Quantised)?;
+                reference::conv2d(args, self.shared.products)?;
             }
             Op::DepthwiseConv2d(p) => {
                 let args = DepthwiseConv2dArgs {
@@ -501,7 +513,7 @@ impl<'a> Operands<'a> {
                     gated: p.gated,
                     out,
                 };
-                reference::adaptive_mlp(args, Products::Quantised)?;
+                reference::adaptive_mlp(args, self.shared.products)?;
             }
         }
         Ok(())

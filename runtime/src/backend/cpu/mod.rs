@@ -1,18 +1,16 @@
 //! The CPU backend: plans lowered to a list of kernel calls over reused buffers.
 
-mod lower;
 mod run;
-mod slots;
 mod tensors;
 
 use std::sync::Arc;
 
 use limbeck_kernels::{Kernels, Packed, Pool};
 
+use super::lower::Lowered;
 use super::{Backend, Bounds, PlanData, Prepared, State};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Account;
-use lower::Lowered;
 use run::CpuState;
 
 /// Runs native segments with the kernels of this CPU.
@@ -40,7 +38,7 @@ impl Backend for CpuBackend {
 
     fn prepare(&self, data: Arc<PlanData>) -> Result<Arc<dyn Prepared>> {
         let program = data.plan.program();
-        let entries = program.entries.iter().map(|e| Lowered::new(program, e));
+        let entries = program.entries.iter().map(|e| Lowered::new(program, e, true));
         let entries = entries.collect::<Result<Vec<_>>>()?;
         let vectors = data.load_vectors()?;
         Ok(Arc::new(CpuPrepared {

@@ -1,5 +1,5 @@
-//! Lowering an entry to instructions: operands become buffers and weights, and a norm that only
-//! one linear reads becomes that linear's prologue.
+//! Lowering an entry to instructions: operands become buffers and weights, and, where a backend wants it, a
+//! norm that only one linear reads becomes that linear's prologue.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,8 +9,8 @@ use limbeck_plan::{
     OperandKind, Patches, Pixels, Pool, Program, SparseLinear, Step, Window,
 };
 
+use super::cost::{Cost, choice_sites};
 use super::slots::{Slots, Value, tensors_given};
-use crate::backend::cost::{Cost, choice_sites};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A norm's parameters and its vectors by weight id.
@@ -248,8 +248,9 @@ pub(super) struct Lowered {
 }
 
 impl Lowered {
-    pub fn new(program: &Program, entry: &Entry) -> Result<Lowered> {
-        let fused = fuse_norms(entry);
+    /// `prologues` says whether linears take norms as prologues.
+    pub fn new(program: &Program, entry: &Entry, prologues: bool) -> Result<Lowered> {
+        let fused = fuse_norms(entry, prologues);
         let (slots, values) = Slots::assign(&fused.entry)?;
         let entry = &fused.entry;
         let inputs: Vec<OperandId> =
@@ -318,7 +319,7 @@ struct Fused {
     norms: Vec<Option<NormCall>>,
 }
 
-fn fuse_norms(entry: &Entry) -> Fused {
+fn fuse_norms(entry: &Entry, prologues: bool) -> Fused {
     let steps: Vec<&Step> = entry.steps().collect();
     let mut reads = vec![0usize; entry.operands.len()];
     steps.iter().flat_map(|s| &s.inputs).for_each(|id| reads[*id] += 1);
@@ -328,6 +329,7 @@ fn fuse_norms(entry: &Entry) -> Fused {
     let mut prologue_of = HashMap::new();
     for step in &steps {
         if let (Op::Norm(_), Some(&out)) = (&step.op, step.outputs.first())
+            && prologues
             && entry.operands[out].kind == OperandKind::Scratch
             && reads[out] == 1
             && linear_inputs.contains(&out)

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use limbeck_models::{Student, TensorIndex, TensorInfo};
-use limbeck_plan::{Manifest, Op, Provenance};
+use limbeck_plan::{Manifest, Op, Provenance, Sampler, Site, Task};
 
 use crate::emit::{Packing, emit};
 use crate::error::{At, Error, Result};
 use crate::import::{self, Checkpoint};
 use crate::pack::Quant;
+use crate::steps::Declaration;
 use crate::write::{Metadata, check_output, replace_plan};
 use crate::{passes, tokenizer};
 
@@ -33,6 +34,8 @@ pub struct Options {
     pub image_size: Option<[usize; 2]>,
     /// Values of an ONNX model's inputs, which become constants.
     pub fixed: BTreeMap<String, f64>,
+    /// How samples are made, in a file of its own; else what the checkpoint says.
+    pub sampler: Option<PathBuf>,
     /// Whether the passes run; without them the plan is the imported graph.
     pub passes: bool,
     /// Whether gates of several linears are folded to one, which may change choices that are
@@ -52,6 +55,7 @@ impl Options {
             moe_capacity: false,
             image_size: None,
             fixed: BTreeMap::new(),
+            sampler: None,
             passes: true,
             fold_gates: false,
         }
@@ -90,6 +94,7 @@ pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
     let checkpoint = import::open_with(&options.source, &options.overlays, &options.fixed)?;
     let place = options.source.display();
     let mut student = build(checkpoint.as_ref(), options).at(&place)?;
+    let sampler = sampler(checkpoint.as_ref(), options, &mut student).at(&place)?;
     if options.fold_gates {
         let fold = |(_, graph): &mut (_, _)| passes::FOLD_GATES.run(graph).map(drop);
         student.entries.iter_mut().try_for_each(fold)?;
@@ -105,8 +110,12 @@ pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
         tokenizer::check(tokenizer, student.vocab_size).at("tokenizer").at(&place)?;
     }
     let packing = replace_plan(&options.output, |writer| {
-        let (program, packing) =
+        let (mut program, packing) =
             emit(&student.entries, options.quant, checkpoint.as_ref(), writer, progress)?;
+        if let Some((sampler, site)) = sampler {
+            program.sampler = Some(sampler);
+            program.sites.push(site);
+        }
         let tokenizer = checkpoint.text().tokenizer.as_deref().map(str::as_bytes);
         let manifest = manifest(&student, options, checkpoint.as_ref());
         Ok((Metadata { manifest, program, tokenizer, calibration: None }, packing))
@@ -153,6 +162,25 @@ fn build(checkpoint: &dyn Checkpoint, options: &Options) -> Result<Student> {
         return Err(Error::unsupported(message));
     }
     Ok(student)
+}
+
+/// Makes the student one that is sampled, where something says how.
+fn sampler(
+    checkpoint: &dyn Checkpoint,
+    options: &Options,
+    student: &mut Student,
+) -> Result<Option<(Sampler, Site)>> {
+    let given = options.sampler.as_deref().map(import::sampler::of_file).transpose()?;
+    let Some(declared) = given.as_ref().or(checkpoint.sampler()) else {
+        if student.task == Task::Diffuse {
+            let message =
+                "the student denoises, and nothing says how it is sampled: give --sampler";
+            return Err(Error::missing(message));
+        }
+        return Ok(None);
+    };
+    let read = Declaration::read(declared, &options.ignored_keys);
+    read.and_then(|declaration| declaration.lay_on(student)).at("sampler").map(Some)
 }
 
 fn manifest(student: &Student, options: &Options, checkpoint: &dyn Checkpoint) -> Manifest {

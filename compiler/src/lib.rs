@@ -10,6 +10,7 @@ pub mod import;
 pub mod pack;
 pub mod passes;
 mod sparsify;
+mod steps;
 mod tokenizer;
 mod write;
 

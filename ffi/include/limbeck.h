@@ -869,7 +869,8 @@ typedef struct lbk_tensor {
 #define LBK_BACKEND_CPU 0
 
 /**
- * Slow reference kernels, for tests.
+ * Slow reference kernels, for tests; the installed library is built without them, and an engine of them is
+ * `LBK_UNSUPPORTED` there.
  */
 #define LBK_BACKEND_FAKE 1
 
@@ -1166,8 +1167,9 @@ LBK_API void lbk_engine_options_init(struct lbk_engine_options *options, size_t 
  * Starts an engine and its threads. `abi_version` is `LBK_ABI_VERSION`; `options` may be NULL for
  * the defaults. The caller owns `*engine`, which is written on success alone.
  *
- * Fails with `LBK_VERSION` where header and library do not fit each other, and with `LBK_INVALID`
- * for options out of range. `log_release` is called on failure too, once the options could be read.
+ * Fails with `LBK_VERSION` where header and library do not fit each other, with `LBK_INVALID` for
+ * options out of range, and with `LBK_UNSUPPORTED` for a backend that the library was built without.
+ * `log_release` is called on failure too, once the options could be read.
  */
 LBK_API
 struct lbk_error *lbk_engine_new(uint32_t abi_version,

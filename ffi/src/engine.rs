@@ -17,7 +17,8 @@ pub type lbk_backend = i32;
 
 /// The kernels of this CPU.
 pub const LBK_BACKEND_CPU: lbk_backend = 0;
-/// Slow reference kernels, for tests.
+/// Slow reference kernels, for tests; the installed library is built without them, and an engine of them is
+/// `LBK_UNSUPPORTED` there.
 pub const LBK_BACKEND_FAKE: lbk_backend = 1;
 
 /// Threads, kernels and options that models share. All functions take it as `const`: any number of
@@ -94,8 +95,9 @@ pub unsafe extern "C" fn lbk_engine_options_init(
 /// Starts an engine and its threads. `abi_version` is `LBK_ABI_VERSION`; `options` may be NULL for
 /// the defaults. The caller owns `*engine`, which is written on success alone.
 ///
-/// Fails with `LBK_VERSION` where header and library do not fit each other, and with `LBK_INVALID`
-/// for options out of range. `log_release` is called on failure too, once the options could be read.
+/// Fails with `LBK_VERSION` where header and library do not fit each other, with `LBK_INVALID` for
+/// options out of range, and with `LBK_UNSUPPORTED` for a backend that the library was built without.
+/// `log_release` is called on failure too, once the options could be read.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lbk_engine_new(
     abi_version: u32,

@@ -23,6 +23,8 @@ pub const LBK_TASK_EMBED: lbk_task = 1;
 pub const LBK_TASK_CLASSIFY: lbk_task = 2;
 /// It makes tensors of tensors, with names of its own: `lbk_forward_new`.
 pub const LBK_TASK_TENSORS: lbk_task = 3;
+/// It makes samples of noise; `lbk_forward_new` runs one call of it.
+pub const LBK_TASK_DIFFUSE: lbk_task = 4;
 
 /// An opened plan, shared by what is opened from it. All functions take it as `const`: any number of
 /// threads may use one at once.
@@ -92,6 +94,8 @@ pub const LBK_SITE_SPARSITY: lbk_site_kind = 2;
 pub const LBK_SITE_WIDTH: lbk_site_kind = 3;
 /// Another kind, of a later version.
 pub const LBK_SITE_OTHER: lbk_site_kind = 4;
+/// How many steps a sampler takes.
+pub const LBK_SITE_STEPS: lbk_site_kind = 5;
 
 /// A place where compute can vary per token.
 #[repr(C)]
@@ -158,6 +162,7 @@ impl lbk_model {
                 (LBK_TASK_CLASSIFY, classifier.image(), classifier.classes())
             }
             Task::Tensors => (LBK_TASK_TENSORS, [0; 3], 0),
+            Task::Diffuse => (LBK_TASK_DIFFUSE, [0; 3], 0),
         };
         Ok(lbk_model_info {
             task,
@@ -316,6 +321,7 @@ pub unsafe extern "C" fn lbk_model_get_site(
             SiteKind::Experts => LBK_SITE_EXPERTS,
             SiteKind::Sparsity => LBK_SITE_SPARSITY,
             SiteKind::Width => LBK_SITE_WIDTH,
+            SiteKind::Steps => LBK_SITE_STEPS,
             _ => LBK_SITE_OTHER,
         };
         let (first, last) = (choice(found.first), choice(found.last()));

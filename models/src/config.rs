@@ -76,7 +76,11 @@ impl Config {
         Config::nested(value, "")
     }
 
-    pub(crate) fn nested(value: &Value, path: &str) -> Result<Config, Error> {
+    /// [`Config::new`] of a value at this key of another configuration, for messages.
+    ///
+    /// # Errors
+    /// A value that is not an object.
+    pub fn nested(value: &Value, path: &str) -> Result<Config, Error> {
         let Value::Object(values) = value else {
             let what = if path.is_empty() { "the configuration" } else { path };
             return Err(Error::new(ErrorKind::Mismatch, format!("{what} is not a JSON object")));
@@ -93,7 +97,10 @@ impl Config {
     }
 
     /// The value of a key; `None` when it is absent or null.
-    pub(crate) fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Error> {
+    ///
+    /// # Errors
+    /// A value of another type.
+    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Error> {
         self.seen.borrow_mut().insert(key.into());
         match self.values.get(key) {
             None | Some(Value::Null) => Ok(None),
@@ -149,19 +156,22 @@ impl Config {
     }
 
     /// Marks keys as known and of no use here.
-    pub(crate) fn discard(&self, such: impl Fn(&str) -> bool) {
+    pub fn discard(&self, such: impl Fn(&str) -> bool) {
         let keys = self.values.keys().filter(|key| such(key)).cloned();
         self.seen.borrow_mut().extend(keys);
     }
 
     /// Refuses a value by name.
-    pub(crate) fn unsupported(&self, key: &str, value: &str) -> Error {
+    pub fn unsupported(&self, key: &str, value: &str) -> Error {
         let message = format!("{} has the value {value}, which is not supported", self.place(key));
         Error::new(ErrorKind::Unsupported, message)
     }
 
     /// Refuses the first key that no one read, unless it is harmless.
-    pub(crate) fn finish(&self, ignored: &BTreeSet<String>) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// That key.
+    pub fn finish(&self, ignored: &BTreeSet<String>) -> Result<(), Error> {
         let seen = self.seen.borrow();
         let says_nothing = |v: &Value| match v {
             Value::Null | Value::Bool(false) => true,

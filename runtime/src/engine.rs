@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use crate::backend::Backend;
 use crate::backend::cpu::CpuBackend;
+#[cfg(feature = "fake")]
 use crate::backend::fake::FakeBackend;
+#[cfg(feature = "wgpu")]
+use crate::backend::wgpu::WgpuBackend;
 use crate::bytes::{PlanBytes, SharedBytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Level, Logger};
@@ -29,10 +32,9 @@ pub enum BackendKind {
     /// The kernels of this CPU.
     #[default]
     Cpu,
-    /// Slow reference kernels, for tests.
+    /// Slow reference kernels, for tests; in builds with the feature `fake`.
     Fake,
-    /// A GPU, through Vulkan, Metal or Direct3D 12 (feature `wgpu`).
-    #[cfg(feature = "wgpu")]
+    /// A GPU, through Vulkan, Metal or Direct3D 12; in builds with the feature `wgpu`.
     Wgpu,
 }
 
@@ -43,16 +45,18 @@ impl FromStr for BackendKind {
         match s {
             "cpu" => Ok(BackendKind::Cpu),
             "fake" => Ok(BackendKind::Fake),
-            #[cfg(feature = "wgpu")]
             "wgpu" => Ok(BackendKind::Wgpu),
-            #[cfg(not(feature = "wgpu"))]
-            "wgpu" => Err(Error::new(ErrorKind::Unsupported, "this build has no wgpu backend")),
             _ => {
                 let message = format!("backend {s:?} is none of cpu, wgpu, fake");
                 Err(Error::new(ErrorKind::InvalidInput, message))
             }
         }
     }
+}
+
+/// The error of a backend that a build leaves out.
+fn not_built(backend: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("this build has no {backend} backend"))
 }
 
 /// Options of an engine.
@@ -93,8 +97,8 @@ impl Engine {
     /// Starts the threads.
     ///
     /// # Errors
-    /// Too many threads, [`ISA_VARIABLE`] naming an instruction set that is not there, or a device that is not
-    /// there or does not open.
+    /// Too many threads, a backend that this build leaves out, [`ISA_VARIABLE`] naming an instruction
+    /// set that is not there, or a device that is not there or does not open.
     pub fn new(options: EngineOptions) -> Result<Engine> {
         let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = match options.threads {
@@ -112,9 +116,14 @@ impl Engine {
                     .map_err(|e| e.at(format!("environment variable {ISA_VARIABLE}")))?;
                 Arc::new(backend)
             }
+            #[cfg(feature = "fake")]
             BackendKind::Fake => Arc::new(FakeBackend::default()),
+            #[cfg(not(feature = "fake"))]
+            BackendKind::Fake => return Err(not_built("fake")),
             #[cfg(feature = "wgpu")]
-            BackendKind::Wgpu => Arc::new(crate::backend::wgpu::WgpuBackend::new()?),
+            BackendKind::Wgpu => Arc::new(WgpuBackend::new()?),
+            #[cfg(not(feature = "wgpu"))]
+            BackendKind::Wgpu => return Err(not_built("wgpu")),
         };
         let memory = Memory::new(options.memory_limit);
         let shared = Shared { backend, logger: options.logger, memory };

@@ -2,7 +2,7 @@
 //!
 //! An [`Engine`] opens plan files as [`Model`]s. A [`Session`] advances sequences of tokens through
 //! a text student, [`text::generate`] drives it; an [`Encoder`] turns texts into vectors, a
-//! [`Classifier`] images into logits.
+//! [`Classifier`] images into logits, a [`Diffuser`] noise into samples.
 #![deny(unsafe_code)]
 
 mod backend;
@@ -11,6 +11,7 @@ mod bytes;
 mod classify;
 mod control;
 pub mod controller;
+mod diffuse;
 mod embed;
 mod engine;
 mod error;
@@ -34,6 +35,7 @@ pub use bytes::SharedBytes;
 pub use classify::Classifier;
 pub use control::{Control, Settings};
 pub use controller::{Status, Unmet};
+pub use diffuse::{DiffuseOptions, DiffuseProgress, Diffuser, Diffusion};
 pub use embed::{Encoded, Encoder, EncoderInput};
 pub use engine::{BackendKind, Engine, EngineOptions, ISA_VARIABLE, MAX_THREADS};
 pub use error::{Error, ErrorKind, Result};

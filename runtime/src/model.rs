@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use limbeck_plan::{
-    Calibration, DType, Dim, Manifest, Op, Operand, OperandKind, Plan, Program, Symbol, Task,
+    Calibration, DType, Dim, Manifest, Op, Operand, OperandKind, Plan, Program, Site, SiteKind,
+    Symbol, Task,
 };
 
 use crate::backend::cost::Cost;
@@ -214,6 +215,8 @@ impl Model {
             Task::Embed => Manifest::EMBED_ENTRY,
             Task::Classify => Manifest::CLASSIFY_ENTRY,
             Task::Tensors => Manifest::TENSORS_ENTRY,
+            // Its one site is chosen for a call, and no price of a token moves it.
+            Task::Diffuse => return None,
         };
         let lowest = Cost::new(program, program.entry(name)?).lowest_fraction(program);
         let measured = self.calibration().and_then(|c| Curve::calibrated(c, lowest).ok());
@@ -229,6 +232,7 @@ impl Model {
                 Task::Embed => "makes embeddings",
                 Task::Classify => "classifies images",
                 Task::Tensors => "makes tensors of tensors",
+                Task::Diffuse => "makes samples of noise",
             };
             let message = format!("the plan has no entry {name:?}; it {task}");
             Error::new(ErrorKind::Unsupported, message)
@@ -265,9 +269,15 @@ fn check_interface(plan: &Plan) -> Result<()> {
             &[classify::PIXELS, "positions"],
             &[("logits", Symbol::SEQUENCES, None)],
         ),
-        Task::Tensors => return check_tensors(plan),
+        Task::Tensors => {
+            return check_tensors(plan, Manifest::TENSORS_ENTRY, plan.program().sites.first());
+        }
+        Task::Diffuse => return check_sampler(plan),
     };
     let fail = |message: String| Err(Error::new(ErrorKind::Plan, message));
+    if plan.program().sampler.is_some() {
+        return fail("the plan has a sampler, which its task has no use for".into());
+    }
     let Some(entry) = plan.program().entry(name) else {
         return fail(format!("the plan has no entry {name:?}"));
     };
@@ -322,14 +332,26 @@ fn check_interface(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// A call of tensors has neither tokens nor sequences, and no choices.
-fn check_tensors(plan: &Plan) -> Result<()> {
-    let name = Manifest::TENSORS_ENTRY;
+/// A student that denoises has a sampler, whose entries are of tensors, and no other site.
+fn check_sampler(plan: &Plan) -> Result<()> {
+    let program = plan.program();
+    let Some(sampler) = &program.sampler else {
+        return Err(Error::new(ErrorKind::Plan, "the plan does not say how samples are made"));
+    };
+    let others = program.sites.iter().find(|site| site.kind != SiteKind::Steps);
+    check_tensors(plan, Manifest::DENOISE_ENTRY, others)?;
+    let rows = sampler.tables.iter().flat_map(|table| &table.rows);
+    let names: HashSet<&str> = rows.map(|row| row.entry.as_str()).collect();
+    names.into_iter().try_for_each(|name| check_tensors(plan, name, others))
+}
+
+/// A call of tensors has neither tokens nor sequences, and no choices: `site` is one that it would have.
+fn check_tensors(plan: &Plan, name: &str, site: Option<&Site>) -> Result<()> {
     let fail = |message: String| Err(Error::new(ErrorKind::Plan, message));
     let Some(entry) = plan.program().entry(name) else {
         return fail(format!("the plan has no entry {name:?}"));
     };
-    if let Some(site) = plan.program().sites.first() {
+    if let Some(site) = site {
         return fail(format!("site {:?} chooses for tokens, which tensors have not", site.name));
     }
     let mut seen = HashSet::new();

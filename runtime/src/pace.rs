@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::backend::Spent;
+use crate::budget::Budget;
 use crate::control::{Control, Settings};
 use crate::controller::{Ahead, Controller, Curve, Observation, Status, Unmet};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,11 +17,55 @@ pub(crate) struct Pace {
     origin: Instant,
     in_call: bool,
     chunk: Ahead,
+    teller: Teller,
+}
+
+/// Tells other threads and the logger how a budget fares.
+pub(crate) struct Teller {
     logger: Logger,
     /// The status that other threads read.
     published: Option<Status>,
     /// What was last told of the budget.
     told: Option<Unmet>,
+}
+
+impl Teller {
+    pub fn new(logger: &Logger) -> Teller {
+        Teller { logger: logger.clone(), published: None, told: None }
+    }
+
+    /// Lets other threads read the status, where it is another one.
+    pub fn publish(&mut self, control: &Control, status: Status) {
+        if self.published != Some(status) {
+            self.published = Some(status);
+            control.set_status(status);
+        }
+    }
+
+    /// Tells the logger when a budget begins or ceases to be kept.
+    pub fn tell(&mut self, budget: Budget, unmet: Option<Unmet>) {
+        if unmet == self.told {
+            return;
+        }
+        self.told = unmet;
+        match unmet {
+            Some(reason) => self
+                .logger
+                .tell(Level::Warn, || format!("the budget {budget} is not met: {reason}")),
+            None => self.logger.tell(Level::Info, || format!("the budget {budget} is met")),
+        }
+    }
+}
+
+/// Whether a control lets a call go on.
+///
+/// # Errors
+/// Cancellation.
+pub(crate) fn check_cancelled(control: &Control) -> Result<()> {
+    if control.is_cancelled() {
+        return Err(Error::new(ErrorKind::Cancelled, "the call was cancelled"));
+    }
+    Ok(())
 }
 
 impl Pace {
@@ -42,9 +87,7 @@ impl Pace {
             origin: Instant::now(),
             in_call: false,
             chunk: Ahead { now: 0.0, tokens: 1, steps: 1 },
-            logger: logger.clone(),
-            published: None,
-            told: None,
+            teller: Teller::new(logger),
         }
     }
 
@@ -77,13 +120,11 @@ impl Pace {
     /// # Errors
     /// Cancellation.
     pub fn next(&mut self, tokens: usize, steps: usize) -> Result<f32> {
-        if self.control.is_cancelled() {
-            return Err(Error::new(ErrorKind::Cancelled, "the call was cancelled"));
-        }
+        check_cancelled(&self.control)?;
         self.control.refresh(&mut self.settings);
         self.chunk = Ahead { now: self.now(), tokens, steps };
         let price = self.controller.next_price(&self.settings, self.chunk);
-        self.publish();
+        self.teller.publish(&self.control, self.controller.status());
         Ok(price)
     }
 
@@ -94,33 +135,9 @@ impl Pace {
         let (macs, full_macs) = (spent.macs, spent.full_macs);
         let seconds = now - before;
         self.controller.observe(Observation { tokens, steps, macs, full_macs, seconds, now });
-        self.publish();
-        self.tell();
-    }
-
-    /// Lets other threads read the status, where it is another one.
-    fn publish(&mut self) {
         let status = self.controller.status();
-        if self.published != Some(status) {
-            self.published = Some(status);
-            self.control.set_status(status);
-        }
-    }
-
-    /// Tells the logger when a budget begins or ceases to be kept.
-    fn tell(&mut self) {
-        let unmet = self.controller.status().unmet;
-        if unmet == self.told {
-            return;
-        }
-        self.told = unmet;
-        let budget = self.settings.budget;
-        match unmet {
-            Some(reason) => self
-                .logger
-                .tell(Level::Warn, || format!("the budget {budget} is not met: {reason}")),
-            None => self.logger.tell(Level::Info, || format!("the budget {budget} is met")),
-        }
+        self.teller.publish(&self.control, status);
+        self.teller.tell(self.settings.budget, status.unmet);
     }
 
     /// Seconds since the pace was made.
@@ -132,7 +149,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::budget::{Budget, Limits};
+    use crate::budget::Limits;
     use crate::controller::Unmet;
 
     fn adaptive() -> Pace {

@@ -65,6 +65,68 @@ impl Philox {
     }
 }
 
+/// Last counter word of the blocks that normal numbers are made of.
+const NORMALS: u32 = 2;
+
+/// Numbers of mean 0 and variance 1 (Box and Muller, 1958): those of this draw of a seed. Made of additions,
+/// multiplications, divisions and square roots alone, which round alike everywhere.
+pub(crate) fn normals(seed: u64, draw: u32) -> impl Iterator<Item = f32> {
+    let key = words(seed);
+    (0u64..).flat_map(move |block| {
+        let [low, high] = words(block);
+        let [a, b, c, d] = philox4x32([low, high, draw, NORMALS], key);
+        let ([x, y], [z, w]) = (normal_pair(a, b), normal_pair(c, d));
+        [x, y, z, w]
+    })
+}
+
+fn normal_pair(a: u32, b: u32) -> [f32; 2] {
+    let unit = (f64::from(a) + 1.0) * UNIT;
+    let radius = (-2.0 * ln(unit)).sqrt();
+    let (sin, cos) = sin_cos_turn(b);
+    [(radius * cos) as f32, (radius * sin) as f32]
+}
+
+/// 2^-32.
+const UNIT: f64 = 1.0 / (1u64 << 32) as f64;
+
+/// Natural logarithm of a normal number above 0.
+fn ln(x: f64) -> f64 {
+    let bits = x.to_bits();
+    let exponent = (bits >> 52) as i64 - 1023;
+    let mantissa = f64::from_bits(bits & ((1 << 52) - 1) | 1023 << 52);
+    let large = mantissa > std::f64::consts::SQRT_2;
+    let (mantissa, exponent) =
+        if large { (mantissa * 0.5, exponent + 1) } else { (mantissa, exponent) };
+    // 2 artanh(s), whose terms fall by 30 or more.
+    let s = (mantissa - 1.0) / (mantissa + 1.0);
+    let square = s * s;
+    let series = (0..14).rev().fold(0.0, |sum, k| sum * square + 1.0 / f64::from(2 * k + 1));
+    2.0 * s * series + exponent as f64 * std::f64::consts::LN_2
+}
+
+/// Sine and cosine of so many parts of 2^-32 of a turn.
+fn sin_cos_turn(turn: u32) -> (f64, f64) {
+    // To the nearest quarter, and from there an eighth of a turn at most.
+    let quarter = turn.wrapping_add(1 << 29) >> 30;
+    let rest = turn.wrapping_sub(quarter << 30) as i32;
+    let x = f64::from(rest) * UNIT * std::f64::consts::TAU;
+    let square = x * x;
+    let series = |first: u32| {
+        (0..9).rev().fold(1.0, |sum, k| {
+            let next = f64::from((2 * k + first) * (2 * k + first + 1));
+            1.0 - square / next * sum
+        })
+    };
+    let (sin, cos) = (x * series(2), series(1));
+    match quarter {
+        0 => (sin, cos),
+        1 => (cos, -sin),
+        2 => (-sin, -cos),
+        _ => (-cos, sin),
+    }
+}
+
 /// Low and high word.
 fn words(value: u64) -> [u32; 2] {
     [value as u32, (value >> 32) as u32]
@@ -104,6 +166,55 @@ mod tests {
         let variance = draws.iter().map(|u| (u - mean).powi(2)).sum::<f64>() / draws.len() as f64;
         assert!((mean - 0.5).abs() < 0.01, "{mean}");
         assert!((variance - 1.0 / 12.0).abs() < 0.002, "{variance}");
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Draw {
+        seed: u64,
+        draw: u32,
+        values: Vec<f64>,
+    }
+
+    /// `tests/golden/noise.py`.
+    #[test]
+    fn normal_numbers_are_those_of_numpy() {
+        let draws: Vec<Draw> =
+            serde_json::from_str(include_str!("../../tests/golden/noise.json")).unwrap();
+        assert!(draws.len() > 3);
+        for Draw { seed, draw, values } in draws {
+            for (at, (found, expected)) in normals(seed, draw).zip(&values).enumerate() {
+                let error = (f64::from(found) - expected).abs();
+                let most = 1e-7 * expected.abs().max(1e-3);
+                assert!(error <= most, "seed {seed}, draw {draw}, {at}: {found} not {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn normal_numbers_have_their_moments() {
+        let count = 100_000;
+        let moment =
+            |power| normals(3, 1).take(count).map(|z| f64::from(z).powi(power)).sum::<f64>();
+        for (power, expected, most) in
+            [(1, 0.0, 0.01), (2, 1.0, 0.02), (3, 0.0, 0.05), (4, 3.0, 0.1)]
+        {
+            let found = moment(power) / count as f64;
+            assert!((found - expected).abs() < most, "moment {power} is {found}");
+        }
+        let extreme = [normal_pair(0, 0), normal_pair(u32::MAX, u32::MAX)];
+        assert!(extreme.iter().flatten().all(|z| z.is_finite() && z.abs() < 7.0), "{extreme:?}");
+    }
+
+    #[test]
+    fn elementary_functions_are_right() {
+        for i in 1..4000u32 {
+            let x = f64::from(i) * 2.5e-4;
+            assert!((ln(x) - x.ln()).abs() <= 4e-16 * x.ln().abs().max(1.0), "ln {x}");
+            let turn = i.wrapping_mul(1_073_807);
+            let (sin, cos) = (f64::from(turn) * UNIT * std::f64::consts::TAU).sin_cos();
+            let (s, c) = sin_cos_turn(turn);
+            assert!((s - sin).abs() < 2e-15 && (c - cos).abs() < 2e-15, "turn {turn}");
+        }
     }
 
     #[test]

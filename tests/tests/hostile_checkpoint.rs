@@ -103,7 +103,9 @@ impl Folder {
                 let pixels = vec![0.5; classifier.image().iter().product()];
                 classifier.classify(&pixels).map_err(|e| e.to_string())?;
             }
-            Task::Tensors => return Err("a checkpoint became a plan of tensors".into()),
+            Task::Tensors | Task::Diffuse => {
+                return Err("a checkpoint became a plan of tensors".into());
+            }
         }
         Ok(())
     }

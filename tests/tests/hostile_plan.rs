@@ -10,8 +10,9 @@ use std::sync::{Arc, LazyLock};
 use limbeck::plan::{DType, Dim, OperandKind, Task};
 use limbeck::text::{ChatMessage, ChatOptions, GenerateOptions, SamplerOptions, generate};
 use limbeck::{
-    BackendKind, Classifier, Encoder, EncoderInput, Engine, EngineOptions, ErrorKind, Forward,
-    Model, SessionOptions, TensorData, TensorValues, TensorView, Wanted, Work,
+    BackendKind, Classifier, DiffuseOptions, Diffuser, Encoder, EncoderInput, Engine,
+    EngineOptions, ErrorKind, Forward, Model, SessionOptions, TensorData, TensorValues, TensorView,
+    Wanted, Work,
 };
 use limbeck_compiler::{Options, Quant, compile};
 use limbeck_tests::hostile::{Noise, Tally, each_mutation, mutate};
@@ -119,7 +120,7 @@ struct Tiny {
 }
 
 /// One plan in each kind of pack format.
-static TINY: LazyLock<[Tiny; 7]> = LazyLock::new(|| {
+static TINY: LazyLock<[Tiny; 8]> = LazyLock::new(|| {
     let of = |name: &str, quant| Compiled::new(&golden().join(name), quant, true);
     let sparse = Compiled::sparse(&golden().join("tiny/llama"), Quant::Q4, &[0.2, 0.1]);
     [
@@ -130,6 +131,7 @@ static TINY: LazyLock<[Tiny; 7]> = LazyLock::new(|| {
         ("sparse", sparse, TEXT_TOKENIZER),
         ("resnet/odd", of("resnet/odd", Quant::Q8), ""),
         ("onnx/every_op", of("onnx/every_op.onnx", Quant::F32), ""),
+        ("diffusion/denoiser", of("diffusion/denoiser.onnx", Quant::F32), ""),
     ]
     .map(|(name, compiled, tokenizer)| {
         let mut parts = Parts::of(&std::fs::read(compiled.path()).expect("the plan"));
@@ -200,6 +202,7 @@ fn open_and_run(engine: &Engine, plan: &Arc<[u8]>) -> Result<(), String> {
         Task::Embed => run_encoder(&model),
         Task::Classify => run_classifier(&model),
         Task::Tensors => run_tensors(&model),
+        Task::Diffuse => run_diffuser(&model),
     };
     run.map_err(|e| e.to_string())
 }
@@ -291,6 +294,19 @@ fn run_tensors(model: &Model) -> Result<(), limbeck::Error> {
             TensorValues::I32(values) => values.len(),
         };
         assert_eq!(count, output.shape.iter().product::<usize>());
+    }
+    Ok(())
+}
+
+fn run_diffuser(model: &Model) -> Result<(), limbeck::Error> {
+    let mut diffuser = Diffuser::new(model)?;
+    let names: Vec<String> = diffuser.conditions().iter().map(|c| c.name.clone()).collect();
+    let numbers: Vec<(&str, f64)> = names.iter().map(|name| (name.as_str(), 0.5)).collect();
+    let most = diffuser.counts().last().copied();
+    for steps in [None, most] {
+        let options = DiffuseOptions { steps, numbers: &numbers, ..DiffuseOptions::default() };
+        let found = diffuser.diffuse(&options, |_| ControlFlow::Continue(()))?;
+        assert_eq!(found.values.len(), found.shape.iter().product::<usize>());
     }
     Ok(())
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 use limbeck::text::SamplerOptions;
 use limbeck::{
-    Budget, Classifier, Encoder, Engine, EngineOptions, Forward, KvFormat, Limits, MAX_CHUNK,
-    MAX_THREADS, Model, Session, SessionOptions, Unmet, Usage,
+    Budget, Classifier, Diffuser, Encoder, Engine, EngineOptions, Forward, KvFormat, Limits,
+    MAX_CHUNK, MAX_THREADS, Model, Session, SessionOptions, Unmet, Usage,
 };
 use limbeck_compiler::Quant;
 
@@ -44,6 +44,8 @@ pub enum Command {
     Perplexity(PerplexityArgs),
     /// Run an entry on tensors from an .npz file.
     Forward(ForwardArgs),
+    /// Make samples of noise with a student that denoises: a picture, or tensors.
+    Generate(GenerateArgs),
     /// Measure speed and memory.
     Bench(BenchArgs),
     /// Measure what prices of compute lead to on data, and store the table in the plan.
@@ -85,8 +87,12 @@ pub struct CompileArgs {
     pub image_size: Option<ImageSize>,
     /// Make an input of an ONNX model, a single number, a constant of this value, or give a named size of
     /// its inputs this value; may be repeated.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = fixed_input)]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = named_number)]
     pub fix: Vec<(String, f64)>,
+    /// How samples are made with a student that denoises: a sampler.json, or diffusers'
+    /// scheduler_config.json (default: the one beside the model, or what the model says; docs/samplers.md).
+    #[arg(long, value_name = "FILE.json")]
+    pub sampler: Option<PathBuf>,
     /// Leave out the passes that make a graph cheaper to run, to look for a defect in them.
     #[arg(long)]
     pub no_passes: bool,
@@ -105,7 +111,7 @@ fn image_size(text: &str) -> Result<ImageSize, String> {
     sides.ok_or_else(|| "it is not HEIGHTxWIDTH, as 224x224".into())
 }
 
-fn fixed_input(text: &str) -> Result<(String, f64), String> {
+fn named_number(text: &str) -> Result<(String, f64), String> {
     let parts = text.rsplit_once('=').filter(|(name, _)| !name.is_empty());
     let parts = parts.and_then(|(name, value)| Some((name.to_owned(), value.parse().ok()?)));
     parts
@@ -274,6 +280,31 @@ pub struct ForwardArgs {
     /// Tokens computed at a time.
     #[arg(long, default_value_t = 256, value_parser = within(1..=MAX_CHUNK))]
     pub chunk: usize,
+}
+
+#[derive(Args)]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    pub plan: PlanArgs,
+    /// Where the sample goes: a picture (OUT.png; of one channel in 16 bits, of three in 8), or its values as
+    /// they are (OUT.npz, a tensor `samples`).
+    #[arg(short, long, value_name = "OUT.png|OUT.npz")]
+    pub output: PathBuf,
+    /// Draw the sample too as heights in the light, as of a terrain.
+    #[arg(long, value_name = "OUT.png")]
+    pub preview: Option<PathBuf>,
+    /// Steps to take, of those that the plan has tables for [default: what the budget allows].
+    #[arg(long, value_name = "N", value_parser = at_least(1))]
+    pub steps: Option<usize>,
+    /// Seed of the noise.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// What the sample is to be: a condition of the student, by its name; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = named_number)]
+    pub set: Vec<(String, f64)>,
+    /// Samples to make together, each with the next seed.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = within(1..=MAX_BATCH))]
+    pub samples: usize,
 }
 
 #[derive(Args)]
@@ -447,6 +478,14 @@ impl RunnerArgs {
         let (budget, limits) = self.budget()?;
         forward.control().set_budget(budget, limits)?;
         Ok(forward)
+    }
+
+    /// A diffuser with the budget that was asked for.
+    pub fn diffuser(&self, model: &Model) -> Result<Diffuser, Failure> {
+        let diffuser = Diffuser::new(model)?;
+        let (budget, limits) = self.budget()?;
+        diffuser.control().set_budget(budget, limits)?;
+        Ok(diffuser)
     }
 
     /// An encoder with the budget that was asked for.

@@ -19,6 +19,7 @@ pub fn execute(args: CompileArgs) -> Result<(), Failure> {
         moe_capacity: args.moe_capacity,
         image_size: args.image_size,
         fixed: args.fix.into_iter().collect(),
+        sampler: args.sampler,
         passes: !args.no_passes,
         fold_gates: args.fold_gates,
         ..Options::new(args.source, args.output, args.quant)

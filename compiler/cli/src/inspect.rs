@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use indicatif::HumanBytes;
 use limbeck::Interface;
-use limbeck::plan::{OperandKind, Plan, Task};
+use limbeck::plan::{Condition, OperandKind, Plan, Task};
 use serde_json::{Value, json};
 
 use crate::args::InspectArgs;
@@ -78,7 +78,7 @@ fn write_text(plan: &Plan, verified: bool, out: &mut String) -> std::fmt::Result
     )?;
     match m.task {
         Task::Classify => writeln!(out, "image         {} tokens", m.context_length)?,
-        Task::Tensors => {}
+        Task::Tensors | Task::Diffuse => {}
         _ => {
             writeln!(out, "context       {} tokens, vocabulary {}", m.context_length, m.vocab_size)?
         }
@@ -147,6 +147,16 @@ fn write_text(plan: &Plan, verified: bool, out: &mut String) -> std::fmt::Result
     for site in sites {
         let (name, first, last) = (&site.name, site.first, site.last());
         writeln!(out, "  {name:24} choices {first}..={last}, weight {:.3}", site.weight)?;
+    }
+    if let Some(sampler) = &plan.program().sampler {
+        let steps: Vec<String> = sampler.counts().map(|n| n.to_string()).collect();
+        writeln!(out, "\nsampler {}: {} steps", sampler.rule, steps.join(", "))?;
+        for Condition { name, default, least, most } in &sampler.conditions {
+            let bound = |v: &Option<f64>, open: &str| v.map_or(open.into(), |v| v.to_string());
+            let (least, most) = (bound(least, "-inf"), bound(most, "inf"));
+            let default = default.map_or("must be set".into(), |v| format!("{v} where not set"));
+            writeln!(out, "  --set {name}: {least} to {most}, {default}")?;
+        }
     }
     if let Some(table) = plan.calibration() {
         write!(out, "\ncalibration\n{}", calibration::table(table))?;

@@ -12,6 +12,8 @@ mod compile;
 mod devices;
 mod embed;
 mod forward;
+mod generate;
+mod image;
 mod inspect;
 mod lines;
 mod memory;
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Command::Embed(args) => embed::execute(args),
         Command::Perplexity(args) => perplexity::execute(args),
         Command::Forward(args) => forward::execute(args),
+        Command::Generate(args) => generate::execute(args),
         Command::Bench(args) => bench::execute(args),
         Command::Tune(args) => tune::execute(args),
         Command::Devices(args) => devices::execute(args),

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use limbeck_models::{Description, Student};
 use limbeck_plan::{GenerationDefaults, SpecialTokens};
+use serde_json::Value;
 
 use super::gguf_student::GgufStudent;
 use super::onnx::OnnxModel;
@@ -47,6 +48,10 @@ pub trait Checkpoint {
     fn tensor(&self, name: &str) -> Option<Tensor<'_>>;
     /// The student as graphs, where the checkpoint holds these and not a configuration.
     fn graph(&self) -> Option<&Student> {
+        None
+    }
+    /// How samples are made with the student, where the checkpoint says it (`docs/samplers.md`).
+    fn sampler(&self) -> Option<&Value> {
         None
     }
 }

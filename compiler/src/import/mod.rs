@@ -7,6 +7,7 @@ pub mod map;
 mod onnx;
 mod overlay;
 mod safetensors;
+pub(crate) mod sampler;
 pub mod tensor;
 
 pub use checkpoint::{Checkpoint, TextFiles, open};

@@ -100,6 +100,10 @@ impl Checkpoint for Overlaid {
         self.base.licence()
     }
 
+    fn sampler(&self) -> Option<&Value> {
+        self.base.sampler()
+    }
+
     fn tensors(&self) -> Vec<Tensor<'_>> {
         let mut tensors = self.base.tensors();
         tensors.extend(self.overlays.iter().flat_map(SafetensorsFiles::tensors));

@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::checkpoint::{Checkpoint, TextFiles};
 use super::gguf::BlockType;
 use super::map::FileBytes;
+use super::sampler;
 use super::tensor::{RowOrder, Tensor};
 use crate::error::{At, Error, Result};
 
@@ -98,6 +99,7 @@ pub struct SafetensorsCheckpoint {
     description: Description,
     text: TextFiles,
     files: SafetensorsFiles,
+    sampler: Option<Value>,
 }
 
 impl SafetensorsCheckpoint {
@@ -122,6 +124,7 @@ impl SafetensorsCheckpoint {
             description: Description { config, pooling, image, ..Description::default() },
             text,
             files,
+            sampler: sampler::in_folder(folder, "model")?,
         })
     }
 }
@@ -137,6 +140,10 @@ impl Checkpoint for SafetensorsCheckpoint {
 
     fn text(&self) -> &TextFiles {
         &self.text
+    }
+
+    fn sampler(&self) -> Option<&Value> {
+        self.sampler.as_ref()
     }
 
     fn student(&self) -> &str {

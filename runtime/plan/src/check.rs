@@ -42,7 +42,8 @@ impl Program {
             check_row(entry, weight_bytes)?;
         }
         self.check_states_are_used()?;
-        self.check_sites()
+        self.check_sites()?;
+        self.check_sampler(weight_bytes)
     }
 
     fn check_entry(&self, entry: &Entry) -> Result<(), Error> {

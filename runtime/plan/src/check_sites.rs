@@ -21,7 +21,8 @@ impl Program {
                 })?;
             }
         }
-        match self.sites.iter().zip(chosen).find(|(_, chosen)| !chosen) {
+        let unchosen = |(site, chosen): &(&Site, bool)| !chosen && site.kind != SiteKind::Steps;
+        match self.sites.iter().zip(chosen).find(unchosen) {
             Some((s, _)) => Err(invalid(format!("site {:?}", s.name), "no step chooses there")),
             None => Ok(()),
         }
@@ -84,6 +85,7 @@ impl Program {
         if count != Some(site.costs.len() as u64)
             || first != site.first
             || (level && site.kind != SiteKind::Sparsity)
+            || site.kind == SiteKind::Steps
         {
             return Err(format!("its choices are not those of site {:?}", site.name));
         }
@@ -178,7 +180,8 @@ mod tests {
             weight: 1.0,
         };
         let entry = Entry { name: "text".into(), operands, segments: vec![Segment { steps }] };
-        Program { entries: vec![entry], states: Vec::new(), weights, sites: vec![site] }
+        let (entries, sites) = (vec![entry], vec![site]);
+        Program { entries, weights, sites, ..Program::default() }
     }
 
     fn error(change: impl FnOnce(&mut Program)) -> String {

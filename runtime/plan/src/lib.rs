@@ -16,6 +16,7 @@ mod manifest;
 mod ops;
 mod program;
 mod reader;
+mod sampler;
 mod writer;
 
 pub use calibration::{Calibration, CalibrationPoint, QualityKind};
@@ -35,4 +36,5 @@ pub use program::{
     StateKind, Step, Weight,
 };
 pub use reader::Plan;
+pub use sampler::{Condition, Sampler, StepRow, StepTable};
 pub use writer::PlanWriter;

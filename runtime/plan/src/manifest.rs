@@ -14,6 +14,8 @@ pub enum Task {
     Classify,
     /// Makes tensors of tensors, entry [`Manifest::TENSORS_ENTRY`].
     Tensors,
+    /// Makes samples of noise, as [`crate::Program::sampler`] says.
+    Diffuse,
 }
 
 /// Token ids with a meaning of their own.
@@ -103,6 +105,8 @@ impl Manifest {
     pub const CLASSIFY_ENTRY: &'static str = "classify";
     /// Entry of tensors, with names and sizes of its own; a call binds the symbols of its inputs.
     pub const TENSORS_ENTRY: &'static str = "tensors";
+    /// Entry of a student that denoises, where its sampler has one: tensors with names of their own.
+    pub const DENOISE_ENTRY: &'static str = "denoise";
     /// Largest [`Manifest::context_length`].
     pub const MAX_CONTEXT: usize = 1 << 24;
 }

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Dim, MAX_RANK, Op, PackFormat, Symbol};
+use crate::{Dim, MAX_RANK, Op, PackFormat, Sampler, Symbol};
 
 /// Element type of an operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -201,10 +201,13 @@ pub enum SiteKind {
     Experts,
     /// Input channels that linears leave out.
     Sparsity,
+    /// How many steps a sampler takes.
+    Steps,
 }
 
 /// A place where compute can vary per token. One step chooses there ([`crate::Choose`] or
-/// [`crate::MoeMlp`]); others compute as it chose.
+/// [`crate::MoeMlp`]); others compute as it chose. How many steps a sampler takes is chosen for each
+/// call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Site {
     /// Name, for reports.
@@ -238,6 +241,9 @@ pub struct Program {
     /// Places where compute can vary.
     #[serde(default)]
     pub sites: Vec<Site>,
+    /// How samples are made, of a student that denoises.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampler: Option<Sampler>,
 }
 
 impl Program {

@@ -4,6 +4,7 @@ mod choices;
 pub(crate) mod cost;
 pub(crate) mod cpu;
 mod data;
+#[cfg(any(feature = "fake", all(test, feature = "wgpu")))]
 pub(crate) mod fake;
 mod lower;
 mod sequences;

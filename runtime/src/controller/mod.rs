@@ -9,6 +9,7 @@ mod curve;
 mod judge;
 #[cfg(test)]
 mod simulation;
+pub(crate) mod steps;
 mod timing;
 mod tracker;
 

@@ -58,7 +58,8 @@ impl Interface {
                     &[("logits", "[batch, classes]")],
                     "[sites, batch * tokens]",
                 ),
-                Task::Tensors => return Interface::of_tensors(plan),
+                Task::Tensors => return Interface::of_tensors(plan, Manifest::TENSORS_ENTRY),
+                Task::Diffuse => return Interface::of_tensors(plan, Manifest::DENOISE_ENTRY),
             };
         let choices = (!plan.program().sites.is_empty()).then_some((CHOICES, choices));
         let with_choices = |tensors: &[Tensor]| {
@@ -68,14 +69,14 @@ impl Interface {
         Interface { entry, inputs: with_choices(inputs), outputs: with_choices(outputs) }
     }
 
-    fn of_tensors(plan: &Plan) -> Interface {
-        let entry = plan.program().entry(Manifest::TENSORS_ENTRY);
+    fn of_tensors(plan: &Plan, entry: &'static str) -> Interface {
+        let found = plan.program().entry(entry);
         let named = |kind| {
-            let operands = entry.into_iter().flat_map(|entry| entry.operands_of(kind));
+            let operands = found.into_iter().flat_map(|entry| entry.operands_of(kind));
             operands.map(|(_, o)| (o.name.clone(), o.fact.to_string())).collect()
         };
         let (inputs, outputs) = (named(OperandKind::Input), named(OperandKind::Output));
-        Interface { entry: Manifest::TENSORS_ENTRY, inputs, outputs }
+        Interface { entry, inputs, outputs }
     }
 }
 

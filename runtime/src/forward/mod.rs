@@ -3,8 +3,8 @@
 //! Text decoders take `input_ids` `[tokens]` and give `logits` `[tokens, vocab]`. Encoders take
 //! `input_ids` and `attention_mask` `[batch, tokens]` and give `last_hidden_state`
 //! `[batch, tokens, hidden]` and `embedding` `[batch, embedding]`. Classifiers take `pixel_values`
-//! `[batch, channels, height, width]` and give `logits` `[batch, classes]`. Plans of tensors have names and
-//! shapes of their own.
+//! `[batch, channels, height, width]` and give `logits` `[batch, classes]`. Plans of tensors, and students that
+//! denoise, have names and shapes of their own.
 //!
 //! Where a plan has sites, `choices` `[sites, tokens]` (`[sites, batch * tokens]` of an encoder or a
 //! classifier, an image's class token being its first; -1 for padding) is given too, and forces them
@@ -30,6 +30,8 @@ use padded::Padded;
 use tensors::Tensors;
 
 pub use interface::Interface;
+pub(crate) use tensors::EntryRunner;
+
 pub use tensor::{Tensor, TensorData, TensorValues, TensorView};
 
 /// Runs a plan on named tensors, each call by itself.
@@ -59,7 +61,10 @@ impl Forward {
             Task::Classify => {
                 Runner::Classify(Classifier::with_limit(model, options.memory_limit)?)
             }
-            Task::Tensors => Runner::Tensors(Tensors::new(model, options.memory_limit)?),
+            Task::Tensors | Task::Diffuse => {
+                let entry = Interface::of(model.plan()).entry;
+                Runner::Tensors(Tensors::new(model, entry, options.memory_limit)?)
+            }
         };
         let sites = model.plan().program().sites.len();
         Ok(Forward { interface: Interface::of(model.plan()), sites, task })

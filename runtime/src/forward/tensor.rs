@@ -77,7 +77,7 @@ impl<'a> TensorView<'a> {
     }
 
     /// Checks that there are as many elements as the shape says.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let count = self.shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
         if count == Some(self.data.len()) {
             return Ok(());

@@ -4,24 +4,30 @@
 use std::time::Instant;
 
 use limbeck_kernels::{Elements, KvType, TensorArg};
-use limbeck_plan::{DType, Dim, Entry, Fact, Manifest, OperandKind};
+use limbeck_plan::{DType, Dim, Entry, Fact, OperandKind, Program};
 
 use super::Inputs;
 use super::tensor::{Tensor, TensorData, TensorValues, TensorView};
-use crate::backend::{Bounds, Call, State};
+use crate::backend::{Bounds, Call, Spent, State};
 use crate::control::Control;
 use crate::controller::Status;
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory::Account;
 use crate::model::Model;
 use crate::pace::Pace;
 use crate::usage::Usage;
 
-/// Runs the entry of tensors.
+/// Runs an entry of tensors within a budget.
 pub(super) struct Tensors {
-    model: Model,
+    runner: EntryRunner,
     entry: usize,
-    state: Box<dyn State>,
     pace: Pace,
+}
+
+/// Runs entries of tensors.
+pub(crate) struct EntryRunner {
+    model: Model,
+    state: Box<dyn State>,
 }
 
 /// A tensor's elements as the plan takes them.
@@ -32,13 +38,12 @@ enum Taken<'a> {
 }
 
 impl Tensors {
-    /// Over a plan of tensors, with a limit on its memory; 0 for none.
-    pub fn new(model: &Model, memory_limit: usize) -> Result<Tensors> {
-        let entry = model.entry(Manifest::TENSORS_ENTRY)?;
-        let bounds = Bounds { tokens: 0, cache_tokens: 0, kv: KvType::F32 };
-        let state = model.state(&bounds, &model.account("forward", memory_limit))?;
+    /// Over an entry of a plan, with a limit on its memory; 0 for none.
+    pub fn new(model: &Model, entry: &str, memory_limit: usize) -> Result<Tensors> {
+        let entry = model.entry(entry)?;
+        let runner = EntryRunner::new(model, &model.account("forward", memory_limit))?;
         let pace = Pace::per_call(model.curve(), model.logger());
-        Ok(Tensors { model: model.clone(), entry, state, pace })
+        Ok(Tensors { runner, entry, pace })
     }
 
     pub fn control(&self) -> Control {
@@ -55,14 +60,51 @@ impl Tensors {
     /// A tensor that is missing, or not of its type, shape or range; cancellation.
     pub fn run(&mut self, given: &Inputs<'_>) -> Result<(Vec<Tensor>, Usage)> {
         let start = Instant::now();
+        self.pace.begin_call(1);
+        let ran = self.run_once(given);
+        self.pace.end_call();
+        let mut usage = ran?;
+        usage.ms = start.elapsed().as_secs_f64() * 1e3;
+        usage.unmet = self.pace.status().unmet;
+        Ok((self.runner.outputs(self.entry)?, usage))
+    }
+
+    fn run_once(&mut self, given: &Inputs<'_>) -> Result<Usage> {
+        let mut usage = Usage { fraction: 1.0, ..Usage::default() };
+        let price = self.pace.next(1, 1)?;
+        let spent = self.runner.run(self.entry, &|name| given.required(name).copied(), price)?;
+        self.pace.observe(spent);
+        let sites = &self.runner.model.plan().program().sites;
+        usage.count(1, spent, sites, self.runner.state.choices());
+        Ok(usage)
+    }
+}
+
+impl EntryRunner {
+    /// Over a plan, with what grows charged to the account.
+    pub fn new(model: &Model, account: &Account) -> Result<EntryRunner> {
+        let bounds = Bounds { tokens: 0, cache_tokens: 0, kv: KvType::F32 };
+        let state = model.state(&bounds, account)?;
+        Ok(EntryRunner { model: model.clone(), state })
+    }
+
+    /// Runs an entry once, on the tensors that `given` has for the names of its inputs.
+    ///
+    /// # Errors
+    /// A tensor that is not of its type, shape or range, or that `given` lacks.
+    pub fn run<'a>(
+        &mut self,
+        entry: usize,
+        given: &dyn Fn(&str) -> Result<TensorView<'a>>,
+        price: f32,
+    ) -> Result<Spent> {
         let model = self.model.clone();
-        let entry = model.plan().program().entries.get(self.entry);
-        let entry = entry.ok_or_else(|| Error::new(ErrorKind::Plan, "the entry is not there"))?;
+        let program = model.plan().program();
         let (mut tensors, mut sizes) = (Vec::new(), Vec::new());
-        for (_, operand) in entry.operands_of(OperandKind::Input) {
-            let view = given.required(&operand.name)?;
-            bind(view, &operand.fact, &mut sizes)?;
-            tensors.push((operand.name.as_str(), view.shape, take(view, operand.fact.dtype)?));
+        for (_, operand) in self::entry(program, entry)?.operands_of(OperandKind::Input) {
+            let view = given(&operand.name)?;
+            bind(&view, &operand.fact, &mut sizes)?;
+            tensors.push((operand.name.as_str(), view.shape, take(&view, operand.fact.dtype)?));
         }
         let arguments: Vec<(&str, TensorArg<'_>)> = tensors
             .iter()
@@ -74,53 +116,45 @@ impl Tensors {
                 (*name, TensorArg { shape, data })
             })
             .collect();
-        self.pace.begin_call(1);
-        let ran = self.run_once(&arguments, &sizes);
-        self.pace.end_call();
-        let mut usage = ran?;
-        usage.ms = start.elapsed().as_secs_f64() * 1e3;
-        usage.unmet = self.pace.status().unmet;
-        Ok((self.outputs(entry)?, usage))
-    }
-
-    fn run_once(
-        &mut self,
-        tensors: &[(&str, TensorArg<'_>)],
-        sizes: &[(&str, u64)],
-    ) -> Result<Usage> {
-        let mut usage = Usage { fraction: 1.0, ..Usage::default() };
-        let call = Call {
-            entry: self.entry,
+        self.state.run(&Call {
+            entry,
             inputs: &[],
             floats: &[],
-            tensors,
-            sizes,
+            tensors: &arguments,
+            sizes: &sizes,
             tokens: 0,
             spans: &[],
             sequences: &[],
             output_rows: &[],
-            price: self.pace.next(1, 1)?,
+            price,
             forced: None,
-        };
-        let spent = self.state.run(&call)?;
-        self.pace.observe(spent);
-        usage.count(1, spent, &self.model.plan().program().sites, self.state.choices());
-        Ok(usage)
+        })
     }
 
-    fn outputs(&self, entry: &Entry) -> Result<Vec<Tensor>> {
+    /// An output of the last run.
+    pub fn output(&self, name: &str) -> Result<TensorArg<'_>> {
+        self.state.tensor(name).ok_or_else(|| {
+            Error::new(ErrorKind::Plan, format!("the entry gave no output {name:?}"))
+        })
+    }
+
+    fn outputs(&self, entry: usize) -> Result<Vec<Tensor>> {
         let output = |name: &str| {
-            let found = self.state.tensor(name).ok_or_else(|| {
-                Error::new(ErrorKind::Plan, format!("the entry gave no output {name:?}"))
-            })?;
+            let found = self.output(name)?;
             let values = match found.data {
                 Elements::F32(values) => TensorValues::F32(values.to_vec()),
                 Elements::I32(values) => TensorValues::I32(values.to_vec()),
             };
             Ok(Tensor { name: name.to_owned().into(), shape: found.shape.to_vec(), values })
         };
+        let entry = self::entry(self.model.plan().program(), entry)?;
         entry.operands_of(OperandKind::Output).map(|(_, o)| output(&o.name)).collect()
     }
+}
+
+fn entry(program: &Program, index: usize) -> Result<&Entry> {
+    let found = program.entries.get(index);
+    found.ok_or_else(|| Error::new(ErrorKind::Plan, "the entry is not there"))
 }
 
 /// Binds the symbols of a shape to what is given.

@@ -9,6 +9,7 @@ use crate::fetch;
 use crate::limbeck::{self, Limbeck};
 use crate::process::{self, Doing, Failure, Result};
 use crate::table::Table;
+use crate::terrain;
 use crate::workspace::Workspace;
 
 const PROMPT: &str = "Explain in three sentences how a still makes spirit from wine.";
@@ -72,6 +73,9 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     process::run(&mut tune)?;
     println!();
     println!("{}", dial(&limbeck, &adaptive, &text)?);
+
+    heading("Make terrain of noise, in one step (a consistency UNet of 10M parameters)");
+    println!("{}", terrain::run(workspace, &limbeck, &fetch::terrain(&students))?);
     Ok(())
 }
 

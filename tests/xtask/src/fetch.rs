@@ -181,6 +181,11 @@ pub fn minilm(students: &Path) -> PathBuf {
     students.join("minilm")
 }
 
+/// The consistency UNet that makes terrain, inside a folder of students.
+pub fn terrain(students: &Path) -> PathBuf {
+    students.join("terrain/terrain_consistency_unet_difficulty100.onnx")
+}
+
 /// Makes sure that every student is in place and gives their folder.
 ///
 /// # Errors

@@ -12,6 +12,7 @@ mod golden;
 mod limbeck;
 mod process;
 mod table;
+mod terrain;
 mod test;
 mod venv;
 mod workspace;

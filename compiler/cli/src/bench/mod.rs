@@ -32,6 +32,10 @@ pub fn execute(args: BenchArgs) -> Result<(), Failure> {
                 "a plan of tensors is timed on its inputs: `forward --json` tells the time";
             return Err(Failure::new(message));
         }
+        Task::Diffuse => {
+            let message = "a student that denoises is timed by `generate --json`";
+            return Err(Failure::new(message));
+        }
     };
     let weights: u64 = model.plan().program().weights.iter().map(|w| w.bytes).sum();
     let peak = memory::resident().map(|m| m.1);

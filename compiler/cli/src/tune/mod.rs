@@ -52,6 +52,11 @@ pub fn execute(args: TuneArgs) -> Result<(), Failure> {
         Task::Tensors => {
             return Err(Failure::new("a plan of tensors has no sites to tune"));
         }
+        Task::Diffuse => {
+            return Err(Failure::new(
+                "the steps of a sampler are chosen by their number, not tuned",
+            ));
+        }
     };
     let measure = measure.as_mut();
     let mut progress = Progress::new();

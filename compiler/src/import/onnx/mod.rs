@@ -15,12 +15,15 @@ mod sizes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
+use limbeck_graph::ValueSource;
 use limbeck_models::{Description, Student};
 use limbeck_plan::{DType, Dim, Manifest, Map, MapStep, Op, Symbol, Task};
 use prost::Message;
+use serde_json::{Value, json};
 
 use super::checkpoint::{Checkpoint, TextFiles};
 use super::map::FileBytes;
+use super::sampler;
 use super::tensor::Tensor;
 use crate::error::{At, Error, Result};
 use constant::Constant;
@@ -28,7 +31,10 @@ use external::External;
 use importer::{Importer, Item, Laid, plain};
 use node::Node;
 use ops::Call;
-use proto::{DimensionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, dtype};
+use proto::{
+    DimensionProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, ValueInfoProto,
+    dtype,
+};
 use sizes::Sizes;
 
 /// Versions of ONNX's operator set that are read.
@@ -43,6 +49,7 @@ pub struct OnnxModel {
     description: Description,
     text: TextFiles,
     graph: Student,
+    sampler: Option<Value>,
 }
 
 impl OnnxModel {
@@ -56,7 +63,12 @@ impl OnnxModel {
         let bytes = FileBytes::open(path).at(path.display())?;
         let external = External::beside(path).at(path.display())?;
         let student = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into());
-        OnnxModel::read(&bytes, &external, student, fixed).at(path.display())
+        let mut model = OnnxModel::read(&bytes, &external, student, fixed).at(path.display())?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        if let Some(beside) = sampler::in_folder(folder, &model.student)? {
+            model.sampler = Some(beside);
+        }
+        Ok(model)
     }
 
     fn read(
@@ -71,6 +83,15 @@ impl OnnxModel {
         let graph = model.graph.as_ref().ok_or_else(|| Error::format("it has no graph"))?;
         check_operators(&model, graph, opset)?;
         let graph = import(graph, external, opset, fixed)?;
+        let metadata = |key: &str| model.metadata_props.iter().find(|p| p.key == key);
+        let (sampler, note) = match metadata("sampler") {
+            Some(p) => {
+                let parsed = serde_json::from_str(&p.value);
+                let parsed = parsed.map_err(|e| Error::format(e.to_string()));
+                (Some(parsed.at("metadata \"sampler\"")?), None)
+            }
+            None => consistency(metadata("architecture"), &graph).unzip(),
+        };
         let licence = model.metadata_props.iter().find(|p| p.key.eq_ignore_ascii_case("license"));
         Ok(OnnxModel {
             student: student.clone(),
@@ -84,10 +105,28 @@ impl OnnxModel {
                 vocab_size: 0,
                 embedding_size: 0,
                 entries: vec![(Manifest::TENSORS_ENTRY.into(), graph)],
-                notes: Vec::new(),
+                notes: note.into_iter().collect(),
             },
+            sampler,
         })
     }
+}
+
+/// The sampler of a model that says it is a consistency model and takes noise levels, with the constants
+/// of the paper; and a note of it.
+fn consistency(
+    architecture: Option<&StringStringEntryProto>,
+    graph: &limbeck_graph::Graph,
+) -> Option<(Value, String)> {
+    architecture.filter(|p| p.value.starts_with("consistency"))?;
+    let sigma =
+        |value: &limbeck_graph::Value| value.source == ValueSource::Input && value.name == "sigma";
+    graph.values().iter().find(|value| sigma(value))?;
+    graph.outputs().iter().find(|(name, _)| name == "denoised")?;
+    let rule = json!({"rule": "consistency", "output": "denoised", "time": "sigma"});
+    let note = "the model says that it is a consistency model and not how it is sampled: noise levels from \
+                0.002 to 80 are taken for it";
+    Some((json!({"scheduler": rule, "output": "denoised", "time": "sigma"}), note.into()))
 }
 
 impl Checkpoint for OnnxModel {
@@ -121,6 +160,10 @@ impl Checkpoint for OnnxModel {
 
     fn graph(&self) -> Option<&Student> {
         Some(&self.graph)
+    }
+
+    fn sampler(&self) -> Option<&Value> {
+        self.sampler.as_ref()
     }
 }
 

@@ -55,6 +55,7 @@ impl FromStr for BackendKind {
 }
 
 /// The error of a backend that a build leaves out.
+#[cfg(not(all(feature = "fake", feature = "wgpu")))]
 fn not_built(backend: &str) -> Error {
     Error::new(ErrorKind::Unsupported, format!("this build has no {backend} backend"))
 }

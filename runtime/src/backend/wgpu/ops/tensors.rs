@@ -86,6 +86,18 @@ pub(super) fn tensor(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
             windows(rec, what, (&p.window, Some(*id)), *x, value)
         }
         Op::Resize(p) => resize(rec, p, first()?, &out),
+        Op::Sizes(p) => {
+            let size = |dim| (rec.size)(dim).and_then(|size| i32::try_from(size).ok());
+            let sizes: Option<Vec<i32>> = p.sizes.iter().map(size).collect();
+            let sizes = sizes.ok_or_else(|| {
+                Error::new(ErrorKind::InvalidInput, "a size is unknown or beyond 2^31")
+            })?;
+            known(rec, &sizes, &out)
+        }
+        Op::Range(p) => {
+            let at = |i| p.start.wrapping_add(p.step.wrapping_mul(i as i32));
+            known(rec, &(0..count(out.shape)).map(at).collect::<Vec<_>>(), &out)
+        }
         op => Err(lacks(format_args!("the op {}", op.name()))),
     }
 }
@@ -105,7 +117,9 @@ pub(super) fn has(op: &Op) -> bool {
         | Op::Softmax(_)
         | Op::GroupNorm(_)
         | Op::AveragePool2d(_)
-        | Op::Resize(_) => true,
+        | Op::Resize(_)
+        | Op::Sizes(_)
+        | Op::Range(_) => true,
         _ => false,
     }
 }
@@ -174,6 +188,16 @@ fn copy(
     let head = [count as u32, begin[0] as u32, begin[1] as u32, 0];
     let words = [&head[..], &sizes(shape), &words(from), &words(to)].concat();
     rec.dispatch(Shader::Moves, &words, &[&x.slice, &out.slice], count.div_ceil(LANES))
+}
+
+/// Integers that the sizes of a call decide.
+fn known(rec: &mut Recorder<'_>, values: &[i32], out: &Operand<'_>) -> Result<()> {
+    if values.len() != count(out.shape) {
+        return Err(wrong("a tensor of sizes is of another size"));
+    }
+    let slice = rec.constants(bytemuck::cast_slice(values))?;
+    let x = Operand { slice, shape: out.shape, dtype: DType::I32 };
+    copy(rec, &x, out, &[values.len()], &[1], &[1], [0, 0])
 }
 
 fn pad(rec: &mut Recorder<'_>, p: &Pad, x: &Operand<'_>, out: &Operand<'_>) -> Result<()> {

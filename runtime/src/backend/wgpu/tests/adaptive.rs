@@ -8,8 +8,9 @@ use limbeck_plan::{
     MoeMlp, Op, PackFormat, Site, SiteKind, Values,
 };
 
-use super::harness::{Ask, Builder, Random, compare, tokens};
+use super::harness::{Ask, Builder, Random, compare, compare_on, gpu, tokens};
 use crate::backend::PlanData;
+use crate::backend::wgpu::WgpuBackend;
 
 const FORMATS: [Values; 5] = [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m];
 
@@ -128,6 +129,27 @@ fn mixtures_route_as_the_reference() {
             }
         }
     }
+}
+
+#[test]
+fn experts_beyond_a_binding_are_cut_into_shards() {
+    if gpu().is_none() {
+        return;
+    }
+    let limits =
+        wgpu::Limits { max_storage_buffer_binding_size: 80 << 10, ..wgpu::Limits::default() };
+    let backend = WgpuBackend::with_limits(Some(limits)).expect("a device");
+    let p = MoeMlp {
+        site: 0,
+        experts: 9,
+        top_k: 3,
+        activation: Activation::Silu,
+        gated: true,
+        weights: ExpertWeights::Renormalised,
+        capacity: None,
+        residual: true,
+    };
+    compare_on(&backend, &moe(Values::F32, &p), &asks(1..=3), KvType::F32, 1e-5, "shards");
 }
 
 #[test]

@@ -189,8 +189,13 @@ impl Builder {
             operands: self.operands,
             segments: vec![Segment { steps: self.steps }],
         };
-        let program =
-            Program { entries: vec![entry], states: self.states, weights, sites: self.sites };
+        let program = Program {
+            entries: vec![entry],
+            states: self.states,
+            weights,
+            sites: self.sites,
+            ..Program::default()
+        };
         let manifest = Manifest {
             student: "test".into(),
             architecture: "test".into(),
@@ -323,7 +328,20 @@ pub fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
 
 /// Runs calls in turn on both backends and compares the output `y`.
 pub fn compare(data: &Arc<PlanData>, asks: &[Ask], kv: KvType, tolerance: f64, case: &str) {
-    let Some(gpu) = gpu() else { return };
+    if let Some(gpu) = gpu() {
+        compare_on(gpu, data, asks, kv, tolerance, case);
+    }
+}
+
+/// [`compare`] on this backend.
+pub fn compare_on(
+    gpu: &WgpuBackend,
+    data: &Arc<PlanData>,
+    asks: &[Ask],
+    kv: KvType,
+    tolerance: f64,
+    case: &str,
+) {
     let keeps = !data.plan.program().states.is_empty();
     let mut expected = Running::new(&exact(), data, kv);
     let mut found = Running::new(gpu, data, kv);

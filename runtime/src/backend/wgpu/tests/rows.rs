@@ -7,7 +7,8 @@ use limbeck_plan::{
 };
 use proptest::prelude::*;
 
-use super::harness::{Ask, Builder, Part, Random, VOCABULARY, compare, tokens};
+use super::harness::{Ask, Builder, Part, Random, VOCABULARY, compare, compare_on, gpu, tokens};
+use crate::backend::wgpu::WgpuBackend;
 
 const ACTIVATIONS: [Activation; 10] = [
     Activation::Identity,
@@ -136,6 +137,36 @@ fn embeddings_of_every_format_match_the_reference() {
             let mut random = Random::new(3);
             let asks = [Ask::of(&mut random, &[1]), Ask::of(&mut random, &[70])];
             compare(&b.plan(), &asks, KvType::F32, 1e-6, &format!("{format}, {cols} columns"));
+        }
+    }
+}
+
+/// A device that can bind a part of these weights at a time.
+#[test]
+fn weights_beyond_a_binding_are_cut_into_shards() {
+    if gpu().is_none() {
+        return;
+    }
+    let limits =
+        wgpu::Limits { max_storage_buffer_binding_size: 80 << 10, ..wgpu::Limits::default() };
+    let backend = WgpuBackend::with_limits(Some(limits)).expect("a device");
+    for (values, cols) in [(Values::F32, 100), (Values::F16, 200), (Values::Q8, 400)] {
+        for gated in [false, true] {
+            let rows = 320;
+            let mut b = Builder::new(cols as u64);
+            let table = b.matrix(PackFormat::linear(values), VOCABULARY * 8, cols);
+            let op = Op::Embedding(Embedding { scale: 1.0 });
+            let x = b.step(op, vec![0, table], vec![tokens(), Dim::from(cols)]);
+            let weight = b.matrix(PackFormat::linear(values), rows, cols);
+            let params = Linear { gated, bias: true, activation: Activation::Silu, ..plain() };
+            let inputs = vec![x, weight, b.vector(rows)];
+            let outputs = if gated { rows / 2 } else { rows };
+            b.output("y", Op::Linear(params), inputs, vec![tokens(), Dim::from(outputs)]);
+            let mut random = Random::new(3);
+            let mut asks = [1, 5, 19].map(|n| Ask::of(&mut random, &[n]));
+            asks.iter_mut().flat_map(|ask| &mut ask.ids).for_each(|id| *id *= 8);
+            let case = format!("{values:?}, gated {gated}");
+            compare_on(&backend, &b.plan(), &asks, KvType::F32, 1e-5, &case);
         }
     }
 }

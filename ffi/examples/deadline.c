@@ -20,7 +20,7 @@ static void check(lbk_error *error)
     }
 }
 
-/* Tells budgets that are not kept. */
+/* Tells budgets that are not kept, and why: a student without sites, for one, takes what it takes. */
 static void on_message(lbk_log_level level, const char *message, void *user_data)
 {
     (void)level;
@@ -74,7 +74,7 @@ int main(int argc, char **argv)
         check(lbk_generation_add_usage(generation, usage, usage));
         check(lbk_usage_get_totals(usage, &totals, sizeof totals));
         printf("deadline %8.3f ms: took %8.3f ms, fraction %.3f%s\n", seconds * 1e3, totals.ms,
-               totals.fraction, totals.unmet == LBK_UNMET_NOT ? "" : ", not kept");
+               totals.fraction, totals.unmet == LBK_UNMET_NOT ? "" : " (see above)");
         lbk_generation_free(generation);
         check(lbk_session_end_sequence(session, sequence));
         seconds /= 2;

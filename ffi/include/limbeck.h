@@ -4,7 +4,8 @@
  * Rules that hold for every function, where it does not say otherwise:
  *
  * - A function that can fail returns an error that the caller owns, or NULL for success. Results are
- *   written through pointers, on success alone. No panic and no exception leaves the library.
+ *   written through pointers, on success alone. No panic and no exception leaves the library;
+ *   what Rust tells of a panic, which is LBK_INTERNAL, goes to the standard error.
  * - A handle that a function writes is the caller's, who frees it once by its `_free`; freeing NULL is
  *   fine. What was opened from a handle keeps it alive: handles may be freed in any order.
  * - A pointer to `const` handle may be shared between threads. Other handles serve one call at a time,
@@ -57,6 +58,11 @@ typedef struct lbk_control lbk_control;
  * Turns token ids that arrive one by one into text. One call at a time may use it.
  */
 typedef struct lbk_detokenizer lbk_detokenizer;
+
+/**
+ * Makes samples of noise. One call at a time may use it, from any thread: `LBK_BUSY` otherwise.
+ */
+typedef struct lbk_diffuser lbk_diffuser;
 
 /**
  * Turns texts into vectors. One call at a time may use it, from any thread: `LBK_BUSY` otherwise.
@@ -116,7 +122,8 @@ typedef struct lbk_tensors lbk_tensors;
 typedef struct lbk_tokens lbk_tokens;
 
 /**
- * What calls spent: each call that is given it adds to it, also where it fails. One thread at a time
+ * What calls spent: each call that is given it adds to it; steps of a session and generations also where
+ * they fail, what their chunks took until then. One thread at a time
  * may use it, `LBK_BUSY` otherwise; it belongs to no session.
  */
 typedef struct lbk_usage lbk_usage;
@@ -445,8 +452,8 @@ typedef struct lbk_session_options {
      */
     size_t context;
     /**
-     * Positions that all sequences together may keep, shared ones counted once; 0 takes 8 times the
-     * context. Memory is taken as it is used.
+     * Positions that all sequences together may keep, shared ones counted once, in blocks of 32 of one
+     * sequence; 0 takes 8 times the context. Memory is taken as it is used.
      */
     size_t cache_tokens;
     /**
@@ -475,7 +482,7 @@ typedef struct lbk_session_options {
  */
 typedef struct lbk_status {
     /**
-     * The fraction that is aimed at.
+     * The fraction that is aimed at; under a price that which it is expected to lead to.
      */
     double target;
     /**
@@ -700,12 +707,14 @@ typedef int32_t lbk_finish;
  */
 typedef struct lbk_progress {
     /**
-     * The sequence that holds the prompt and all tokens but the last one, which was not fed back and
-     * belongs before the next prompt.
+     * The sequence that holds the prompt and the tokens: all of them, or all but the last one, which is
+     * fed back only when another is wanted. `lbk_session_position` tells; what it does not hold belongs
+     * before the next prompt.
      */
     lbk_sequence sequence;
     /**
-     * Tokens that are committed; one that ended the continuation is not among them.
+     * Tokens that are committed. A token that ends texts is not among them; that which completed a stop
+     * string is, and that at which the callback ended the continuation.
      */
     const uint32_t *tokens;
     /**
@@ -784,6 +793,101 @@ typedef struct lbk_tensor {
 } lbk_tensor;
 
 /**
+ * Options of a diffuser, from `lbk_diffuser_options_init`.
+ */
+typedef struct lbk_diffuser_options {
+    /**
+     * The size of this struct.
+     */
+    size_t struct_size;
+    /**
+     * As that of `lbk_session_options`.
+     */
+    uint64_t memory_limit;
+} lbk_diffuser_options;
+
+/**
+ * A condition that is one number for all samples.
+ */
+typedef struct lbk_condition {
+    /**
+     * Its name, which ends in a 0 byte.
+     */
+    const char *name;
+    /**
+     * Its value.
+     */
+    double value;
+} lbk_condition;
+
+/**
+ * What is to be made, from `lbk_diffuse_options_init`.
+ */
+typedef struct lbk_diffuse_options {
+    /**
+     * The size of this struct.
+     */
+    size_t struct_size;
+    /**
+     * How many samples, made side by side; 1 by default.
+     */
+    size_t samples;
+    /**
+     * Seed of the first; each other has the next one's. A seed gives the same noise on every platform.
+     */
+    uint64_t seed;
+    /**
+     * Steps, of those that the plan has tables for; 0, the default, leaves them to the budget.
+     */
+    size_t steps;
+    /**
+     * Conditions that are numbers; those that are not given have the plan's defaults.
+     */
+    const struct lbk_condition *numbers;
+    /**
+     * How many.
+     */
+    size_t number_count;
+    /**
+     * Conditions that are tensors.
+     */
+    const struct lbk_tensor *tensors;
+    /**
+     * How many.
+     */
+    size_t tensor_count;
+} lbk_diffuse_options;
+
+/**
+ * A call after one of its steps.
+ */
+typedef struct lbk_diffuse_progress {
+    /**
+     * Steps done.
+     */
+    size_t done;
+    /**
+     * Steps of the call.
+     */
+    size_t steps;
+    /**
+     * The samples as they are now, noise included; they live until the callback returns.
+     */
+    const float *values;
+    /**
+     * How many floats.
+     */
+    size_t count;
+} lbk_diffuse_progress;
+
+/**
+ * Hears of each step. 0 goes on, anything else ends the call, which fails with `LBK_CANCELLED`. The thread
+ * that called `lbk_diffuser_run` calls it. It must not throw or jump out; what it calls of the same diffuser
+ * fails with `LBK_BUSY`.
+ */
+typedef int32_t (*lbk_diffuse_fn)(const struct lbk_diffuse_progress *progress, void *user_data);
+
+/**
  * Nothing went wrong.
  */
 #define LBK_OK 0
@@ -814,7 +918,9 @@ typedef struct lbk_tensor {
 #define LBK_CAPACITY 5
 
 /**
- * More memory than a limit allows, or than the system has.
+ * More memory than a limit allows, or than the system has for caches, buffers and snapshots. Where it has
+ * none left for smaller things (scratch of kernels, a tokenizer's tables) the process is ended: a limit
+ * makes an error come before that.
  */
 #define LBK_MEMORY 6
 
@@ -895,6 +1001,11 @@ typedef struct lbk_tensor {
 #define LBK_TASK_TENSORS 3
 
 /**
+ * It makes samples of noise: `lbk_diffuser_new`; `lbk_forward_new` runs one call of the student.
+ */
+#define LBK_TASK_DIFFUSE 4
+
+/**
  * The student's name.
  */
 #define LBK_TEXT_STUDENT 0
@@ -948,6 +1059,11 @@ typedef struct lbk_tensor {
  * Another kind, of a later version.
  */
 #define LBK_SITE_OTHER 4
+
+/**
+ * How many steps a sampler takes.
+ */
+#define LBK_SITE_STEPS 5
 
 /**
  * Everything that the student was trained with.
@@ -1451,8 +1567,10 @@ struct lbk_error *lbk_session_snapshot(struct lbk_session *session,
                                        struct lbk_bytes **snapshot);
 
 /**
- * A new sequence from a snapshot, whose bytes need not be trusted. `LBK_INVALID` for bytes that are
- * none, or one of another plan, format of keys and values, or longer than the context.
+ * A new sequence from a snapshot, whose bytes need not be trusted: a checksum finds damage, and bytes that
+ * somebody made up may hold any keys and values, and do no other harm. `LBK_INVALID` for bytes that are
+ * none or damaged, or of another plan, format of keys and values, or longer than the context;
+ * `LBK_CAPACITY` where the cache has no room for it, `LBK_MEMORY`.
  */
 LBK_API
 struct lbk_error *lbk_session_restore(struct lbk_session *session,
@@ -1544,8 +1662,9 @@ struct lbk_error *lbk_model_detokenise(const struct lbk_model *model,
                                        struct lbk_bytes **text);
 
 /**
- * Messages through the student's chat template; with `answer` not 0 up to the student's turn. The
- * caller owns `*text`: tokenise it by `LBK_TOKENISE_RENDERED`. `LBK_UNSUPPORTED` where the plan has
+ * Messages through the student's chat template; with `answer` not 0 up to the student's turn. A
+ * conversation is rendered as a whole each time: rewind the sequence to the tokens that it has in common
+ * with the last time, and continue with the rest (`examples/chat.cpp`). The caller owns `*text`: tokenise it by `LBK_TOKENISE_RENDERED`. `LBK_UNSUPPORTED` where the plan has
  * no template, `LBK_INVALID` for messages that the template refuses.
  */
 LBK_API
@@ -1620,8 +1739,9 @@ struct lbk_error *lbk_generation_new(struct lbk_session *session,
  * on after them as if nothing had happened: `lbk_generation_committed` and
  * `lbk_generation_get_progress` tell where it stands. `session` is the one that it was made with.
  *
- * Fails as `lbk_session_step`, and with `LBK_INVALID` for another session or for sequences that were
- * changed in between. After `LBK_INTERNAL` the session goes on, and the generation cannot.
+ * Fails as `lbk_session_step`, and with `LBK_INVALID` for another session or for sequences that have
+ * another length than it left them with. One whose tokens were replaced by as many others is continued as
+ * it is then: leave a generation's sequences alone until it has ended. After `LBK_INTERNAL` the session goes on, and the generation cannot.
  */
 LBK_API
 struct lbk_error *lbk_generation_run(struct lbk_generation *generation,
@@ -1790,6 +1910,63 @@ struct lbk_error *lbk_tensors_find(const struct lbk_tensors *tensors,
  * Frees tensors; NULL is fine.
  */
 LBK_API void lbk_tensors_free(struct lbk_tensors *tensors);
+
+/**
+ * Fills options with the defaults. `struct_size` is `sizeof *options`.
+ */
+LBK_API void lbk_diffuser_options_init(struct lbk_diffuser_options *options, size_t struct_size);
+
+/**
+ * Fills options with the defaults. `struct_size` is `sizeof *options`.
+ */
+LBK_API void lbk_diffuse_options_init(struct lbk_diffuse_options *options, size_t struct_size);
+
+/**
+ * A diffuser over a model that makes samples of noise. `options` may be NULL for the defaults. The caller
+ * owns `*diffuser`, which keeps the model. `LBK_UNSUPPORTED` for a model of another task.
+ */
+LBK_API
+struct lbk_error *lbk_diffuser_new(const struct lbk_model *model,
+                                   const struct lbk_diffuser_options *options,
+                                   struct lbk_diffuser **diffuser);
+
+/**
+ * The handle that cancels the diffuser's calls and sets their budget, as `lbk_session_control`. A budget
+ * chooses the number of steps of each call that begins after it was set.
+ */
+LBK_API
+struct lbk_error *lbk_diffuser_control(const struct lbk_diffuser *diffuser,
+                                       struct lbk_control **control);
+
+/**
+ * How the budget fares, as `lbk_session_get_status`.
+ */
+LBK_API
+struct lbk_error *lbk_diffuser_get_status(struct lbk_diffuser *diffuser,
+                                          struct lbk_status *status,
+                                          size_t size);
+
+/**
+ * Makes samples: `*outputs`, which the caller owns, has one tensor `samples` `[samples, ...]` of f32. `options`
+ * may be NULL for the defaults, and `on_step` where no one listens; `*steps` (NULL if it is not wanted) is how
+ * many steps were taken. What was spent is added to `usage` (NULL if it is not wanted).
+ *
+ * `LBK_INVALID` for a condition that is missing, unknown or out of range, and for a number of steps without
+ * a table; `LBK_MEMORY`, `LBK_CANCELLED`.
+ */
+LBK_API
+struct lbk_error *lbk_diffuser_run(struct lbk_diffuser *diffuser,
+                                   const struct lbk_diffuse_options *options,
+                                   lbk_diffuse_fn on_step,
+                                   void *user_data,
+                                   struct lbk_usage *usage,
+                                   size_t *steps,
+                                   struct lbk_tensors **outputs);
+
+/**
+ * Frees a diffuser; NULL is fine. No call of it may be in progress.
+ */
+LBK_API void lbk_diffuser_free(struct lbk_diffuser *diffuser);
 
 #if defined(LBK_TEST_HOOKS)
 /**

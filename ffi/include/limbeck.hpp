@@ -8,6 +8,7 @@
 #define LIMBECK_HPP
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <new>
 #include <optional>
@@ -459,6 +460,13 @@ public:
         callback.rethrow(error);
         return detail::result(error, [&] { return committed; });
     }
+    // The same without logits.
+    Result<std::size_t> step(Span<const lbk_work> work, Usage *usage = nullptr) {
+        std::size_t committed = 0;
+        lbk_usage *spent = usage ? usage->handle() : nullptr;
+        lbk_error *error = lbk_session_step(handle_.get(), work.data(), work.size(), nullptr, nullptr, spent, &committed);
+        return detail::result(error, [&] { return committed; });
+    }
     Result<void> force_route(Span<const std::int32_t> choices) {
         return detail::done(lbk_session_force_route(handle_.get(), choices.data(), choices.size()));
     }
@@ -506,6 +514,7 @@ public:
     // `on_piece(Piece)` hears each token and answers whether to go on. What it throws ends the
     // continuations and comes out here.
     template <class F> Result<void> run(Session &session, F &&on_piece) {
+        static_assert(std::is_invocable_r_v<bool, F &, const Piece &>, "on_piece answers whether to go on");
         detail::Callback<F> callback{on_piece};
         auto trampoline = [](const lbk_piece *piece, void *data) -> std::int32_t {
             Piece heard{piece->sample, detail::view(piece->text), std::nullopt, piece->logprob};
@@ -518,6 +527,10 @@ public:
         lbk_error *error = lbk_generation_run(handle_.get(), session.handle(), trampoline, &callback);
         callback.rethrow(error);
         return detail::done(error);
+    }
+    // Runs to the end; `progress` has the text.
+    Result<void> run(Session &session) {
+        return detail::done(lbk_generation_run(handle_.get(), session.handle(), nullptr, nullptr));
     }
     Result<std::size_t> committed() {
         std::size_t tokens = 0;
@@ -566,6 +579,13 @@ public:
         lbk_error *error = lbk_encoder_embed(handle_.get(), given.data(), given.size(), found.data(), found.size(),
                                              usage ? usage->handle() : nullptr, nullptr);
         return detail::result(error, [&] { return std::move(found); });
+    }
+    Result<std::vector<float>> embed(std::initializer_list<std::string_view> texts, Usage *usage = nullptr) {
+        return embed(Span<const std::string_view>(texts.begin(), texts.size()), usage);
+    }
+    Result<std::vector<float>> embed(const std::vector<std::string> &texts, Usage *usage = nullptr) {
+        std::vector<std::string_view> views(texts.begin(), texts.end());
+        return embed(Span<const std::string_view>(views), usage);
     }
     // Elements of an embedding.
     std::size_t size() const noexcept { return size_; }
@@ -616,6 +636,48 @@ public:
 private:
     explicit Forward(lbk_forward *handle) : handle_(handle) {}
     detail::Owned<lbk_forward, lbk_forward_free> handle_;
+};
+
+// Samples, and the steps that they took.
+struct Samples {
+    Tensors tensors;
+    std::size_t steps;
+};
+
+// What is to be made of noise, with the defaults.
+inline lbk_diffuse_options diffuse_options() {
+    lbk_diffuse_options options;
+    lbk_diffuse_options_init(&options, sizeof options);
+    return options;
+}
+
+// Makes samples of noise.
+class Diffuser {
+public:
+    static Result<Diffuser> make(const Model &model, std::uint64_t memory_limit = 0) {
+        lbk_diffuser_options options;
+        lbk_diffuser_options_init(&options, sizeof options);
+        options.memory_limit = memory_limit;
+        lbk_diffuser *diffuser = nullptr;
+        lbk_error *error = lbk_diffuser_new(model.handle(), &options, &diffuser);
+        return detail::result(error, [&] { return Diffuser(diffuser); });
+    }
+    Result<Control> control() const {
+        lbk_control *control = nullptr;
+        lbk_error *error = lbk_diffuser_control(handle_.get(), &control);
+        return detail::result(error, [&] { return Control(control); });
+    }
+    Result<Samples> run(const lbk_diffuse_options &options = diffuse_options(), Usage *usage = nullptr) {
+        lbk_tensors *tensors = nullptr;
+        std::size_t steps = 0;
+        lbk_error *error = lbk_diffuser_run(handle_.get(), &options, nullptr, nullptr,
+                                            usage ? usage->handle() : nullptr, &steps, &tensors);
+        return detail::result(error, [&] { return Samples{Tensors(tensors), steps}; });
+    }
+
+private:
+    explicit Diffuser(lbk_diffuser *handle) : handle_(handle) {}
+    detail::Owned<lbk_diffuser, lbk_diffuser_free> handle_;
 };
 
 // A tensor of floats that is borrowed.

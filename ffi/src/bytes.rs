@@ -1,7 +1,8 @@
 use std::ffi::c_char;
 
 use crate::arg;
-use crate::guard::guard_value;
+use crate::error::lbk_error;
+use crate::guard::{Outcome, guard_value};
 
 /// Bytes or a text that the caller owns. Any number of threads may read one at once.
 pub struct lbk_bytes {
@@ -10,9 +11,12 @@ pub struct lbk_bytes {
 }
 
 impl lbk_bytes {
-    pub(crate) fn new(mut data: Vec<u8>) -> lbk_bytes {
+    /// `LBK_MEMORY` where there is none for one more byte.
+    pub(crate) fn new(mut data: Vec<u8>) -> Outcome<lbk_bytes> {
+        let room = data.try_reserve_exact(1);
+        room.map_err(|_| lbk_error::memory("there is no memory for the result"))?;
         data.push(0);
-        lbk_bytes { data }
+        Ok(lbk_bytes { data })
     }
 }
 

@@ -91,7 +91,7 @@ impl Default for lbk_budget {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct lbk_status {
-    /// The fraction that is aimed at.
+    /// The fraction that is aimed at; under a price that which it is expected to lead to.
     pub target: f64,
     /// The price last given.
     pub price: f64,

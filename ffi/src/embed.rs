@@ -113,9 +113,12 @@ pub unsafe extern "C" fn lbk_encoder_embed(
         }
         let texts = texts.iter().map(|t| arg::text(t.data, t.length, "texts"));
         let texts = texts.collect::<Outcome<Vec<&str>>>()?;
+        let usage = usage::enter(usage)?;
         let mut encoder = handle.encoder.enter("encoder")?;
         let (found, spent) = encoder.embed(&texts)?;
-        usage::add(usage, &spent)?;
+        if let Some(mut usage) = usage {
+            usage.total.add(&spent);
+        }
         for (target, embedding) in out.chunks_exact_mut(size.max(1)).zip(&found) {
             target.copy_from_slice(embedding);
         }

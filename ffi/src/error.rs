@@ -18,7 +18,9 @@ pub const LBK_UNSUPPORTED: lbk_code = 3;
 pub const LBK_INVALID: lbk_code = 4;
 /// More tokens than the context or the cache may hold.
 pub const LBK_CAPACITY: lbk_code = 5;
-/// More memory than a limit allows, or than the system has.
+/// More memory than a limit allows, or than the system has for caches, buffers and snapshots. Where it has
+/// none left for smaller things (scratch of kernels, a tokenizer's tables) the process is ended: a limit
+/// makes an error come before that.
 pub const LBK_MEMORY: lbk_code = 6;
 /// The call was cancelled.
 pub const LBK_CANCELLED: lbk_code = 7;

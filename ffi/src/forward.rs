@@ -60,6 +60,12 @@ pub struct lbk_tensors {
     tensors: Vec<(CString, Tensor)>,
 }
 
+impl lbk_tensors {
+    pub(crate) fn of(tensors: Vec<Tensor>) -> lbk_tensors {
+        lbk_tensors { tensors: tensors.into_iter().map(|t| (c_string(&t.name), t)).collect() }
+    }
+}
+
 /// For a model of any task. Of the options (NULL for the defaults) all but the memory limit matter to
 /// text students alone. The caller owns `*forward`, which keeps the model.
 #[unsafe(no_mangle)]
@@ -132,15 +138,24 @@ pub unsafe extern "C" fn lbk_forward_run(
         let (forward, out) = (arg::shared(forward, "forward")?, arg::out(outputs, "outputs")?);
         let inputs = arg::slice(inputs, input_count, "inputs")?;
         let inputs = inputs.iter().map(to_view).collect::<Outcome<Vec<_>>>()?;
+        let usage = usage::enter(usage)?;
         let (tensors, spent) = forward.forward.enter("forward")?.run(&inputs)?;
-        usage::add(usage, &spent)?;
-        let tensors = tensors.into_iter().map(|t| (c_string(&t.name), t)).collect();
-        out.give(lbk_tensors { tensors });
+        if let Some(mut usage) = usage {
+            usage.total.add(&spent);
+        }
+        out.give(lbk_tensors::of(tensors));
         Ok(())
     })
 }
 
-fn to_view(given: &lbk_tensor) -> Outcome<TensorView<'_>> {
+/// More axes than any student's tensors have.
+const MAX_RANK: usize = 64;
+
+pub(crate) fn to_view(given: &lbk_tensor) -> Outcome<TensorView<'_>> {
+    if given.rank > MAX_RANK {
+        let message = format!("rank: {} axes are more than {MAX_RANK}", given.rank);
+        return Err(lbk_error::argument("rank", &message));
+    }
     let shape = arg::slice(given.shape, given.rank, "shape")?;
     let (data, count) = (given.data, given.count);
     let data = match given.dtype {

@@ -163,10 +163,12 @@ pub struct lbk_generation {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct lbk_progress {
-    /// The sequence that holds the prompt and all tokens but the last one, which was not fed back and
-    /// belongs before the next prompt.
+    /// The sequence that holds the prompt and the tokens: all of them, or all but the last one, which is
+    /// fed back only when another is wanted. `lbk_session_position` tells; what it does not hold belongs
+    /// before the next prompt.
     pub sequence: lbk_sequence,
-    /// Tokens that are committed; one that ended the continuation is not among them.
+    /// Tokens that are committed. A token that ends texts is not among them; that which completed a stop
+    /// string is, and that at which the callback ended the continuation.
     pub tokens: *const u32,
     /// The log-probability of each.
     pub logprobs: *const f32,
@@ -239,8 +241,9 @@ pub unsafe extern "C" fn lbk_generation_new(
 /// on after them as if nothing had happened: `lbk_generation_committed` and
 /// `lbk_generation_get_progress` tell where it stands. `session` is the one that it was made with.
 ///
-/// Fails as `lbk_session_step`, and with `LBK_INVALID` for another session or for sequences that were
-/// changed in between. After `LBK_INTERNAL` the session goes on, and the generation cannot.
+/// Fails as `lbk_session_step`, and with `LBK_INVALID` for another session or for sequences that have
+/// another length than it left them with. One whose tokens were replaced by as many others is continued as
+/// it is then: leave a generation's sequences alone until it has ended. After `LBK_INTERNAL` the session goes on, and the generation cannot.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lbk_generation_run(
     generation: *mut lbk_generation,

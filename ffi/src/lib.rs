@@ -10,6 +10,7 @@
 mod arg;
 mod bytes;
 mod control;
+mod diffuse;
 mod embed;
 mod engine;
 mod error;
@@ -27,6 +28,7 @@ mod usage;
 // Rust's face is for tests: programs in Rust use the crate `limbeck`.
 pub use bytes::*;
 pub use control::*;
+pub use diffuse::*;
 pub use embed::*;
 pub use engine::*;
 pub use error::*;
@@ -46,6 +48,7 @@ const fn any_thread<T: Send + Sync>() {}
 const _: () = {
     any_thread::<bytes::lbk_bytes>();
     any_thread::<control::lbk_control>();
+    any_thread::<diffuse::lbk_diffuser>();
     any_thread::<embed::lbk_encoder>();
     any_thread::<engine::lbk_engine>();
     any_thread::<error::lbk_error>();

@@ -60,7 +60,16 @@ pub(crate) fn logger(log: lbk_log_fn, level: lbk_log_level, user: UserData) -> O
             return Err(lbk_error::argument("log_level", &message));
         }
     };
-    let (Some(log), Some(most)) = (log, most) else { return Ok(Logger::default()) };
+    let (log, most) = match (log, most) {
+        (Some(log), Some(most)) => (log, most),
+        _ if user.release.is_none() => return Ok(Logger::default()),
+        // Nobody hears anything, but what is released with the logger lives as long.
+        _ => {
+            return Ok(Logger::new(Level::Warn, move |_, _| {
+                let _keeps = &user;
+            }));
+        }
+    };
     Ok(Logger::new(most, move |level, message| {
         let level = match level {
             Level::Warn => LBK_LOG_WARN,

@@ -23,7 +23,7 @@ pub const LBK_TASK_EMBED: lbk_task = 1;
 pub const LBK_TASK_CLASSIFY: lbk_task = 2;
 /// It makes tensors of tensors, with names of its own: `lbk_forward_new`.
 pub const LBK_TASK_TENSORS: lbk_task = 3;
-/// It makes samples of noise; `lbk_forward_new` runs one call of it.
+/// It makes samples of noise: `lbk_diffuser_new`; `lbk_forward_new` runs one call of the student.
 pub const LBK_TASK_DIFFUSE: lbk_task = 4;
 
 /// An opened plan, shared by what is opened from it. All functions take it as `const`: any number of
@@ -220,6 +220,10 @@ pub unsafe extern "C" fn lbk_model_open_fd(
     })
 }
 
+/// EBADF, the same on all systems with file descriptors.
+#[cfg(unix)]
+const BAD_DESCRIPTOR: i32 = 9;
+
 #[cfg(unix)]
 fn file(fd: i32) -> Outcome<File> {
     use std::os::fd::BorrowedFd;
@@ -230,7 +234,10 @@ fn file(fd: i32) -> Outcome<File> {
     // is refused by the system when it is duplicated.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     let owned = borrowed.try_clone_to_owned();
-    owned.map(File::from).map_err(|e| lbk_error::argument("fd", &format!("fd {fd}: {e}")))
+    owned.map(File::from).map_err(|e| match e.raw_os_error() {
+        Some(BAD_DESCRIPTOR) => lbk_error::argument("fd", &format!("fd {fd}: {e}")),
+        _ => lbk_error::new(crate::error::LBK_IO, &format!("fd {fd}: {e}")),
+    })
 }
 
 #[cfg(not(unix))]

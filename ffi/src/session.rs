@@ -14,7 +14,7 @@ use crate::guard::{Exclusive, Outcome, guard, guard_value};
 use crate::hooks::Hooks;
 use crate::model::lbk_model;
 use crate::options::{self, options};
-use crate::usage::lbk_usage;
+use crate::usage::{self, lbk_usage};
 
 /// How keys and values are kept; one of the `LBK_KV_*` numbers.
 pub type lbk_kv = i32;
@@ -56,8 +56,8 @@ pub struct lbk_session_options {
     pub struct_size: usize,
     /// Positions that a sequence may have; 0 takes the student's context length.
     pub context: usize,
-    /// Positions that all sequences together may keep, shared ones counted once; 0 takes 8 times the
-    /// context. Memory is taken as it is used.
+    /// Positions that all sequences together may keep, shared ones counted once, in blocks of 32 of one
+    /// sequence; 0 takes 8 times the context. Memory is taken as it is used.
     pub cache_tokens: usize,
     /// Tokens that are computed at a time; longer calls are split, which changes no result. 256 by
     /// default.
@@ -274,13 +274,15 @@ pub unsafe extern "C" fn lbk_session_snapshot(
 ) -> *mut lbk_error {
     with(session, |s| {
         let out = arg::out(snapshot, "snapshot")?;
-        out.give(lbk_bytes::new(s.snapshot(Sequence::from_bits(sequence))?));
+        out.give(lbk_bytes::new(s.snapshot(Sequence::from_bits(sequence))?)?);
         Ok(())
     })
 }
 
-/// A new sequence from a snapshot, whose bytes need not be trusted. `LBK_INVALID` for bytes that are
-/// none, or one of another plan, format of keys and values, or longer than the context.
+/// A new sequence from a snapshot, whose bytes need not be trusted: a checksum finds damage, and bytes that
+/// somebody made up may hold any keys and values, and do no other harm. `LBK_INVALID` for bytes that are
+/// none or damaged, or of another plan, format of keys and values, or longer than the context;
+/// `LBK_CAPACITY` where the cache has no room for it, `LBK_MEMORY`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lbk_session_restore(
     session: *mut lbk_session,
@@ -328,12 +330,9 @@ pub unsafe extern "C" fn lbk_session_step(
         }
         let work = given.iter().map(to_work).collect::<Outcome<Vec<_>>>()?;
         let mut session = handle.session.enter("session")?;
-        let mut own = None;
-        let mut theirs = None;
-        let spent: &mut Usage = match arg::maybe(usage) {
-            Some(usage) => &mut theirs.insert(usage.usage.enter("usage")?).total,
-            None => own.insert(Usage::default()),
-        };
+        let mut own = Usage::default();
+        let mut theirs = usage::enter(usage)?;
+        let spent = theirs.as_mut().map_or(&mut own, |usage| &mut usage.total);
         let before = spent.tokens;
         let sink = |row, logits: &[f32]| {
             handle.hooks.trip();

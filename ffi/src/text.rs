@@ -83,7 +83,7 @@ pub unsafe extern "C" fn lbk_model_detokenise(
         let (model, out) = (arg::shared(model, "model")?, arg::out(text, "text")?);
         let ids = arg::slice(tokens, count, "tokens")?;
         let text = model.model.tokenizer()?.decode(ids, skip_special != 0)?;
-        out.give(lbk_bytes::new(text.into_bytes()));
+        out.give(lbk_bytes::new(text.into_bytes())?);
         Ok(())
     })
 }
@@ -98,8 +98,9 @@ pub struct lbk_message {
     pub content: lbk_text,
 }
 
-/// Messages through the student's chat template; with `answer` not 0 up to the student's turn. The
-/// caller owns `*text`: tokenise it by `LBK_TOKENISE_RENDERED`. `LBK_UNSUPPORTED` where the plan has
+/// Messages through the student's chat template; with `answer` not 0 up to the student's turn. A
+/// conversation is rendered as a whole each time: rewind the sequence to the tokens that it has in common
+/// with the last time, and continue with the rest (`examples/chat.cpp`). The caller owns `*text`: tokenise it by `LBK_TOKENISE_RENDERED`. `LBK_UNSUPPORTED` where the plan has
 /// no template, `LBK_INVALID` for messages that the template refuses.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lbk_model_render_chat(
@@ -114,7 +115,7 @@ pub unsafe extern "C" fn lbk_model_render_chat(
         let messages = arg::slice(messages, count, "messages")?;
         let messages = messages.iter().map(to_message).collect::<Outcome<Vec<_>>>()?;
         let text = model.model.render_chat(&messages, answer != 0)?;
-        out.give(lbk_bytes::new(text.into_bytes()));
+        out.give(lbk_bytes::new(text.into_bytes())?);
         Ok(())
     })
 }

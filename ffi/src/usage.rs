@@ -1,4 +1,5 @@
 use std::ffi::{CString, c_char};
+use std::sync::MutexGuard;
 
 use runtime::Usage;
 
@@ -8,7 +9,8 @@ use crate::error::{c_string, lbk_error};
 use crate::guard::{Exclusive, Outcome, guard};
 use crate::options::{self, growing};
 
-/// What calls spent: each call that is given it adds to it, also where it fails. One thread at a time
+/// What calls spent: each call that is given it adds to it; steps of a session and generations also where
+/// they fail, what their chunks took until then. One thread at a time
 /// may use it, `LBK_BUSY` otherwise; it belongs to no session.
 pub struct lbk_usage {
     pub(crate) usage: Exclusive<Spent>,
@@ -154,8 +156,17 @@ pub unsafe extern "C" fn lbk_usage_free(usage: *mut lbk_usage) {
 
 /// Adds a call's usage to what the caller gave, if anything.
 pub(crate) fn add(usage: *mut lbk_usage, spent: &Usage) -> Outcome {
-    if let Some(usage) = arg::maybe(usage) {
-        usage.usage.enter("usage")?.total.add(spent);
+    if let Some(mut usage) = enter(usage)? {
+        usage.total.add(spent);
     }
     Ok(())
+}
+
+/// Takes a usage, which may be NULL, for a call: before it computes, so that no work is lost to one that is
+/// in use.
+pub(crate) fn enter<'a>(usage: *mut lbk_usage) -> Outcome<Option<MutexGuard<'a, Spent>>> {
+    if usage.is_null() {
+        return Ok(None);
+    }
+    arg::shared(usage, "usage")?.usage.enter("usage").map(Some)
 }

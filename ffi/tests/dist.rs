@@ -16,7 +16,7 @@ project(newcomer C CXX)
 set(CMAKE_CXX_STANDARD 17)
 find_package(limbeck REQUIRED)
 find_package(Threads REQUIRED)
-foreach(example search.c deadline.c stream.cpp)
+foreach(example search.c deadline.c stream.cpp chat.cpp)
   add_executable(${example}-shared ${SOURCES}/${example})
   target_link_libraries(${example}-shared limbeck::limbeck Threads::Threads)
   add_executable(${example}-static ${SOURCES}/${example})
@@ -84,7 +84,7 @@ impl Students {
         Some(Students { encoder, text: Compiled::new(&text, Quant::Keep, true) })
     }
 
-    /// Runs the three examples; `program` gives the program of a source.
+    /// Runs the examples; `program` gives the program of a source.
     fn check(&self, folder: &Path, program: &dyn Fn(&str) -> PathBuf) {
         let sentences =
             "The stock market fell.\nA cheetah runs across the plain.\nBread is baked.\n";
@@ -97,6 +97,9 @@ impl Students {
         let args = [&*self.text.path(), Path::new("The capital of France is")];
         let found = example(&program("stream.cpp"), &args, folder, "0.5\nfull\n");
         assert!(found.contains("Paris") && found.contains("tokens, fraction"), "{found}");
+        let lines = "My name is Ada.\nWhat is my name?\n";
+        let found = example(&program("chat.cpp"), &[&self.text.path()], folder, lines);
+        assert!(found.contains("Ada") && found.lines().count() >= 2, "{found}");
     }
 }
 

@@ -5,9 +5,9 @@
 use std::path::{Path, PathBuf};
 
 /// The concepts, in the order in which a reader meets them.
-const SOURCES: [&str; 13] = [
+const SOURCES: [&str; 14] = [
     "error", "log", "bytes", "engine", "model", "control", "usage", "session", "text", "generate",
-    "embed", "forward", "hooks",
+    "embed", "forward", "diffuse", "hooks",
 ];
 
 fn folder() -> PathBuf {

@@ -172,6 +172,17 @@ fn embeddings_and_named_tensors_have_the_values_of_pytorch() {
 }
 
 #[test]
+fn samples_are_made_of_noise_within_budgets() {
+    let denoiser = Compiled::new(&golden().join("diffusion/denoiser.onnx"), Quant::F32, true);
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut golden = Npz::open(&golden().join("diffusion/denoiser.npz"));
+    let samples = floats(&folder, "samples", golden.floats("2").1);
+    let text = text();
+    let args = [&*denoiser.path(), &text.path(), &samples];
+    everywhere("tests/c/diffuse.c", &ALL, &args, "");
+}
+
+#[test]
 fn the_layer_of_cpp_frees_throws_and_carries_exceptions_through() {
     everywhere("tests/c/wrapper.cpp", &ALL, &[&text().path()], "");
 }

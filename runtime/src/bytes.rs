@@ -31,7 +31,7 @@ impl PlanBytes {
         // Looked at before it is opened: opening a pipe waits for a writer.
         let metadata = std::fs::metadata(path).map_err(|e| named(io(e)))?;
         if !metadata.is_file() {
-            return Err(named(Error::new(ErrorKind::Plan, "this is not a file")));
+            return Err(named(Error::new(ErrorKind::Io, "this is not a file")));
         }
         let file = File::open(path).map_err(|e| named(io(e)))?;
         PlanBytes::map_range(&file, 0, metadata.len()).map_err(named)
@@ -45,7 +45,7 @@ impl PlanBytes {
         }
         let metadata = file.metadata().map_err(io)?;
         if !metadata.is_file() {
-            return Err(Error::new(ErrorKind::Plan, "this is not a file"));
+            return Err(Error::new(ErrorKind::Io, "this is not a file"));
         }
         let have = metadata.len();
         if offset.checked_add(len).is_none_or(|end| end > have) {

@@ -206,6 +206,7 @@ impl Classifier {
             output_rows: &[],
             price,
             forced: self.route.part(rows),
+            control: None,
         };
         let spent = self.state.run(&call)?;
         self.pace.observe(spent);

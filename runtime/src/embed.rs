@@ -239,6 +239,7 @@ impl Encoder {
             output_rows: &[],
             price,
             forced: self.route.part(ids.len()),
+            control: None,
         };
         let spent = self.state.run(&call)?;
         self.pace.observe(spent);

@@ -175,7 +175,7 @@ mod tests {
             pace.observe(Spent { macs: 10, full_macs: 10, ..Spent::default() });
             pace.next(1, 1).unwrap();
         }
-        assert_eq!(pace.status().unmet, Some(Unmet::OffTarget));
+        assert_eq!(pace.status().unmet, Some(Unmet::Reach));
         assert_eq!(pace.status().price, 2.0);
     }
 

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use limbeck_kernels::{KvType, Rows, SeqId, Span};
 use limbeck_plan::Manifest;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::backend::{Bounds, Call, DeviceUse, State};
 use crate::control::Control;
@@ -74,8 +75,8 @@ impl From<KvFormat> for KvType {
 pub struct SessionOptions {
     /// Positions that a sequence may have; 0 takes the student's context length.
     pub context: usize,
-    /// Positions that all sequences together may keep, shared ones counted once; 0 takes 8 times
-    /// the context. Memory is taken as it is used.
+    /// Positions that all sequences together may keep, shared ones counted once, in blocks of 32 of one
+    /// sequence; 0 takes 8 times the context. Memory is taken as it is used.
     pub cache_tokens: usize,
     /// Tokens that are computed at a time; longer calls are split. The split changes no result.
     pub chunk: usize,
@@ -164,8 +165,9 @@ struct Buffers {
     outputs: Vec<LogitsRow>,
 }
 
-/// Snapshots begin with this and a format version.
-const SNAPSHOT_MAGIC: [u8; 8] = *b"LBKSEQ\0\x01";
+/// Snapshots begin with this and a format version; the plan's hash and the checksum of all that follows
+/// come next.
+const SNAPSHOT_MAGIC: [u8; 8] = *b"LBKSEQ\0\x02";
 
 impl Session {
     pub(crate) fn new(model: Model, options: SessionOptions) -> Result<Session> {
@@ -320,24 +322,36 @@ impl Session {
     pub fn snapshot(&self, sequence: Sequence) -> Result<Vec<u8>> {
         let mut bytes = SNAPSHOT_MAGIC.to_vec();
         bytes.extend(self.model.plan().hash().to_le_bytes());
+        let start = bytes.len() + size_of::<u64>();
+        bytes.resize(start, 0);
         self.state.sequences().save(sequence.0, &mut bytes)?;
+        if let Some((head, body)) = bytes.split_at_mut_checked(start)
+            && let Some(checksum) = head.last_chunk_mut()
+        {
+            *checksum = xxh3_64(body).to_le_bytes();
+        }
         Ok(bytes)
     }
 
-    /// A new sequence from a snapshot.
+    /// A new sequence from a snapshot. Its checksum finds damage, not intent: bytes that somebody made up may
+    /// hold any keys and values, and do no other harm.
     ///
     /// # Errors
-    /// Bytes that are no snapshot, or one of another plan, KV format or a longer context.
+    /// Bytes that are no snapshot or a damaged one, or one of another plan, KV format or a longer context.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<Sequence> {
         let invalid = |message: &str| Err(Error::new(ErrorKind::InvalidInput, message));
         let Some(rest) = bytes.strip_prefix(&SNAPSHOT_MAGIC) else {
             return invalid("this is not a snapshot of a sequence");
         };
-        let Some((hash, body)) = rest.split_first_chunk::<8>() else {
+        let (hash, rest) = rest.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
+        let Some((checksum, body)) = rest.split_first_chunk::<8>() else {
             return invalid("the snapshot is cut off");
         };
         if u64::from_le_bytes(*hash) != self.model.plan().hash() {
             return invalid("the snapshot is of another plan");
+        }
+        if u64::from_le_bytes(*checksum) != xxh3_64(body) {
+            return invalid("the snapshot is damaged: its checksum does not match");
         }
         let sequence = Sequence(self.state.sequences_mut().load(body)?);
         if self.position(sequence)? > self.context {
@@ -399,7 +413,7 @@ impl Session {
             let tokens = self.buffers.ids.len();
             let steps = self.buffers.spans.iter().map(|s| s.rows).max().unwrap_or(0);
             let price = self.pace.next(tokens, steps)?;
-            let spent = self.run_chunk(price)?;
+            let spent = self.run_chunk(price).inspect_err(|_| self.give_up_chunk())?;
             self.pace.observe(spent);
             let sites = &self.model.plan().program().sites;
             usage.count(tokens, spent, sites, self.state.choices());
@@ -472,6 +486,15 @@ impl Session {
         Ok((item, done))
     }
 
+    /// Gives back what was reserved for the buffered chunk.
+    fn give_up_chunk(&mut self) {
+        let sequences = self.state.sequences_mut();
+        for sequence in self.buffers.spans.iter().filter_map(|span| span.sequence) {
+            // A sequence that is not there has nothing reserved.
+            let _ = sequences.len(sequence).and_then(|len| sequences.truncate(sequence, len));
+        }
+    }
+
     /// Runs the buffered chunk at this price and commits its positions.
     fn run_chunk(&mut self, price: f32) -> Result<crate::backend::Spent> {
         let b = &self.buffers;
@@ -492,6 +515,7 @@ impl Session {
             output_rows: &b.output_rows,
             price,
             forced: self.route.part(b.ids.len()),
+            control: None,
         };
         let spent = self.state.run(&call)?;
         self.route.record(self.state.choices(), b.ids.len());

@@ -14,7 +14,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (batch, runs): (u64, usize) = (batch.parse()?, runs.parse()?);
     let options = EngineOptions { threads: threads.parse()?, ..EngineOptions::default() };
     let model = Engine::new(options)?.open(plan)?;
-    let entry = model.plan().program().entry("tensors").ok_or("no plan of tensors")?;
+    let mut forward = Forward::new(&model, SessionOptions::default())?;
+    let entry = model.plan().program().entry(forward.interface().entry).ok_or("no entry")?;
     let inputs = entry.operands_of(OperandKind::Input).map(|(_, operand)| {
         let size = |dim: &Dim| dim.as_const().unwrap_or(batch) as usize;
         let shape: Vec<usize> = operand.fact.shape.iter().map(size).collect();
@@ -27,7 +28,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .iter()
         .map(|(name, shape, values)| TensorView { name, shape, data: TensorData::F32(values) })
         .collect();
-    let mut forward = Forward::new(&model, SessionOptions::default())?;
     for run in 0..runs + 2 {
         let (_, usage) = forward.run(&views)?;
         if run > 1 {

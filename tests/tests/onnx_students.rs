@@ -5,8 +5,8 @@
 use std::path::Path;
 
 use limbeck::{
-    BackendKind, Engine, EngineOptions, Forward, SessionOptions, Tensor, TensorData, TensorValues,
-    TensorView,
+    BackendKind, Engine, EngineOptions, ErrorKind, Forward, SessionOptions, Tensor, TensorData,
+    TensorValues, TensorView,
 };
 use limbeck_compiler::{Options, Quant, compile};
 use limbeck_tests::{Npz, adapter, cosine, golden, relative_error, student};
@@ -233,4 +233,26 @@ fn a_listener_whose_state_goes_from_call_to_call() {
         let TensorValues::F32(values) = next.values else { panic!("integers") };
         state = values;
     }
+}
+
+#[test]
+fn a_long_call_is_cancelled_between_its_steps() {
+    let path = "terrain/terrain_consistency_unet_difficulty100.onnx";
+    let Some(mut student) = Student::open(path, &[]) else { return };
+    // Seconds of work, where the cancelling thread waits for hundredths.
+    let batch = 16;
+    let inputs = [
+        floats("noisy", &[batch, 1, 128, 128], 1, (-1.0, 1.0)),
+        floats("sigma", &[batch], 2, (0.1, 1.0)),
+        floats("difficulty", &[batch], 3, (0.0, 1.0)),
+    ];
+    let views: Vec<TensorView<'_>> = inputs.iter().map(Input::view).collect();
+    let control = student.forward.control();
+    let canceller = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        control.cancel();
+    });
+    let ran = student.forward.run(&views);
+    canceller.join().expect("the other thread");
+    assert_eq!(ran.expect_err("cancelled").kind(), ErrorKind::Cancelled);
 }

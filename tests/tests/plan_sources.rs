@@ -57,7 +57,7 @@ fn a_plan_within_another_file_runs_where_it_lies() {
         assert_eq!(logits(&model, &ids), expected, "offset {offset}");
     }
     let folder = File::open(golden()).expect("a folder");
-    assert_eq!(engine().open_file(&folder, 0, 64).unwrap_err().kind(), ErrorKind::Plan);
+    assert_eq!(engine().open_file(&folder, 0, 64).unwrap_err().kind(), ErrorKind::Io);
 }
 
 /// Bytes whose letting go is counted.

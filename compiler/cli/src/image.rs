@@ -7,7 +7,7 @@ use crate::output::{Failure, write_result};
 /// Pixels of a preview for one of the sample, each way.
 const ZOOM: usize = 3;
 /// How steep the heights are drawn: the whole range over so many pixels of the sample.
-const RELIEF: f32 = 24.0;
+const RELIEF: f32 = 40.0;
 /// Where the light comes from: left, above, and up. Of length 1.
 const LIGHT: [f32; 3] = [-0.5, -0.5, std::f32::consts::FRAC_1_SQRT_2];
 /// Colours of heights from 0 to 1.

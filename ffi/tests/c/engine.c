@@ -86,6 +86,16 @@ int main(int argc, char **argv)
     lbk_session_free(session);
     CHECK(releases == 5);
 
+    /* Also where nobody hears messages. */
+    for (int silent = 0; silent < 2; silent++) {
+        options.log = silent ? NULL : on_message;
+        options.log_level = silent ? LBK_LOG_DEBUG : LBK_LOG_NONE;
+        OK(lbk_engine_new(LBK_ABI_VERSION, &options, &engine));
+        CHECK(releases == 5 + silent && messages == 3);
+        lbk_engine_free(engine);
+        CHECK(releases == 6 + silent);
+    }
+
     /* NULL. */
     FAILS(LBK_INVALID, lbk_engine_new(LBK_ABI_VERSION, NULL, NULL));
     CHECK(*lbk_engine_backend(NULL) == 0 && lbk_engine_memory(NULL) == 0);

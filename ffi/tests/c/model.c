@@ -90,7 +90,7 @@ int main(int argc, char **argv)
     FAILS(LBK_INVALID, lbk_model_open_bytes(engine, bytes, size, on_release, &releases, NULL));
     CHECK(releases == 9 && !other);
     FAILS(LBK_INVALID, lbk_model_open(engine, "\xff\xfe", &other));
-    FAILS(LBK_PLAN, lbk_model_open(engine, "/", &other));
+    FAILS(LBK_IO, lbk_model_open(engine, "/", &other));
 
     /* Sites of an adaptive student. */
     OK(lbk_model_open(engine, argv[3], &other));

@@ -122,6 +122,13 @@ int main(int argc, char **argv)
     FAILS(LBK_INVALID, lbk_forward_run(forward, NULL, 1, NULL, (lbk_tensors **)&any));
     FAILS(LBK_INVALID, lbk_forward_run(forward, NULL, 0, NULL, NULL));
     CHECK(!*lbk_forward_inputs(NULL) && !*lbk_forward_outputs(NULL));
+    lbk_diffuser_options_init(NULL, sizeof(lbk_diffuser_options));
+    lbk_diffuse_options_init(NULL, sizeof(lbk_diffuse_options));
+    FAILS(LBK_INVALID, lbk_diffuser_new(NULL, NULL, (lbk_diffuser **)&any));
+    FAILS(LBK_INVALID, lbk_diffuser_new(model, NULL, NULL));
+    FAILS(LBK_INVALID, lbk_diffuser_control(NULL, (lbk_control **)&any));
+    FAILS(LBK_INVALID, lbk_diffuser_get_status(NULL, NULL, 0));
+    FAILS(LBK_INVALID, lbk_diffuser_run(NULL, NULL, NULL, NULL, NULL, NULL, (lbk_tensors **)&any));
     lbk_tensor tensor;
     FAILS(LBK_INVALID, lbk_tensors_get(NULL, 0, &tensor));
     FAILS(LBK_INVALID, lbk_tensors_find(NULL, "a", &tensor));
@@ -139,6 +146,7 @@ int main(int argc, char **argv)
         lbk_usage_free(NULL);
         lbk_control_free(NULL);
         lbk_encoder_free(NULL);
+        lbk_diffuser_free(NULL);
         lbk_forward_free(NULL);
         lbk_tensors_free(NULL);
         lbk_tokens_free(NULL);

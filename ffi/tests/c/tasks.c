@@ -164,13 +164,13 @@ static void classify(const char *path, const char *pixels_path, const char *logi
     FAILS(LBK_INVALID, lbk_forward_run(forward, inputs, 2, NULL, &again));
     FAILS(LBK_INVALID, lbk_forward_run(forward, inputs, 0, NULL, &again));
     FAILS(LBK_INVALID, lbk_forward_run(forward, inputs, HUGE_LENGTH, NULL, &again));
-    for (int field = 0; field < 9; field++) {
+    for (int field = 0; field < 10; field++) {
         lbk_tensor bad = inputs[0];
         size_t large[4] = {HUGE_LENGTH, HUGE_LENGTH, 2, 2};
         bad.name = field == 0 ? "pixels" : field == 1 ? NULL : bad.name;
         bad.dtype = field == 2 ? LBK_DTYPE_I32 : field == 3 ? 77 : bad.dtype;
         bad.shape = field == 4 ? large : field == 5 ? NULL : bad.shape;
-        bad.rank = field == 6 ? 3 : bad.rank;
+        bad.rank = field == 6 ? 3 : field == 9 ? HUGE_LENGTH / 64 : bad.rank;
         bad.count = field == 7 ? HUGE_LENGTH : field == 8 ? count - 1 : bad.count;
         FAILS(LBK_INVALID, lbk_forward_run(forward, &bad, 1, NULL, &again));
     }

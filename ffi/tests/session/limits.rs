@@ -10,6 +10,7 @@ use crate::{both, fails, logits, open, session, step, tiny, work};
 both!(
     work_that_does_not_fit_changes_nothing,
     a_full_cache_is_an_error_and_the_session_goes_on,
+    work_that_is_refused_keeps_no_part_of_the_cache,
     options_out_of_range_are_refused,
     every_limit_below_what_a_call_takes_is_an_error_and_changes_nothing,
     sessions_share_the_limit_of_their_engine_and_give_back_what_they_held,
@@ -48,6 +49,16 @@ fn a_full_cache_is_an_error_and_the_session_goes_on<M: ModelApi>() {
     fails(logits(&mut session, &given), ErrorKind::Capacity);
     session.end(a).expect("ended");
     logits(&mut session, &given).expect("room again");
+}
+
+fn work_that_is_refused_keeps_no_part_of_the_cache<M: ModelApi>() {
+    let (plan, ids) = tiny();
+    let options = SessionOptions { cache_tokens: 64, ..SessionOptions::default() };
+    let mut session = open::<M>(&plan, 1).session(&options).expect("a session");
+    let (a, b, c) = (session.add(), session.add(), session.add());
+    let both = [work(a, &ids[..20], Wanted::Last)[0], work(b, &ids[..40], Wanted::Last)[0]];
+    fails(logits(&mut session, &both), ErrorKind::Capacity);
+    logits(&mut session, &work(c, &ids[..40], Wanted::Last)).expect("all of the cache");
 }
 
 fn options_out_of_range_are_refused<M: ModelApi>() {

@@ -3,6 +3,7 @@
 use limbeck_compiler::Quant;
 use limbeck_tests::{Compiled, golden};
 use runtime::{ErrorKind, KvFormat, SessionOptions};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::api::{ModelApi, SessionApi};
 use crate::{both, fails, open, session, step, tiny};
@@ -37,12 +38,23 @@ fn snapshots_restore_in_another_session_and_nowhere_else<M: ModelApi>() {
         refused(&mut other, &snapshot[..cut]);
     }
     refused(&mut other, &[&snapshot[..], &[0]].concat());
+    for place in (0..64).chain((64..snapshot.len()).step_by(977)) {
+        let mut damaged = snapshot.clone();
+        damaged[place] ^= 0x10;
+        refused(&mut other, &damaged);
+    }
     let options = SessionOptions { kv: KvFormat::Q8, ..SessionOptions::default() };
     refused(&mut model.session(&options).expect("a session"), &snapshot);
     let options = SessionOptions { context: 36, ..SessionOptions::default() };
     refused(&mut model.session(&options).expect("a session"), &snapshot);
     let qwen = Compiled::new(&golden().join("tiny/qwen2"), Quant::F32, true);
     refused(&mut session(&open::<M>(&qwen, 1)), &snapshot);
+}
+
+/// The bytes with the checksum of what follows it.
+fn with_checksum(bytes: &[u8]) -> Vec<u8> {
+    let (head, body) = bytes.split_at(24);
+    [&head[..16], &xxh3_64(body).to_le_bytes(), body].concat()
 }
 
 fn snapshots_of_any_bytes_are_refused_or_used<M: ModelApi>() {
@@ -55,7 +67,8 @@ fn snapshots_of_any_bytes_are_refused_or_used<M: ModelApi>() {
     let places = (0..64).chain((64..bytes.len()).step_by(977));
     for (place, change) in places.flat_map(|place| [0x01, 0x80, 0xff].map(|c| (place, c))) {
         bytes[place] ^= change;
-        match session.restore(&bytes) {
+        let made_up = with_checksum(&bytes);
+        match session.restore(&made_up) {
             Ok(sequence) => {
                 let position = session.position(sequence).expect("a position");
                 assert!(position <= 37, "byte {place}: {position} tokens");

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{self, Account, Holding};
+use crate::pace::check_cancelled;
 
 /// Runs native segments with the reference kernels.
 pub(crate) struct FakeBackend {
@@ -104,6 +105,7 @@ impl State for FakeState {
             }
         }
         for step in entry.steps() {
+            call.control.map_or(Ok(()), check_cancelled)?;
             self.step(&shared, entry, step, call)
                 .map_err(|e| e.at(format!("entry {:?}, step {:?}", entry.name, step.name)))?;
         }

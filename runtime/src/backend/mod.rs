@@ -18,6 +18,7 @@ use std::sync::Arc;
 use limbeck_kernels::{KvType, Rows, Span, TensorArg};
 use limbeck_plan::{Dim, Symbol};
 
+use crate::control::Control;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Account;
 
@@ -76,6 +77,8 @@ pub(crate) struct Call<'a> {
     pub price: f32,
     /// Choices to follow in the place of the gates', `[sites, tokens]`; -1 leaves one free.
     pub forced: Option<&'a [i32]>,
+    /// What cancels the call between two steps of the entry, where calls are long.
+    pub control: Option<&'a Control>,
 }
 
 impl<'a> Call<'a> {

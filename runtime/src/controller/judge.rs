@@ -73,7 +73,17 @@ impl Controller {
         let (spent, tolerance) = self.since.all.fraction()?;
         let off = spent / self.status.target - 1.0;
         let spares = off < 0.0 && self.status.price == 0.0;
-        (off.abs() > tolerance && !spares).then_some(Unmet::OffTarget)
+        let why = if off > 0.0 && self.exhausted() { Unmet::Reach } else { Unmet::OffTarget };
+        (off.abs() > tolerance && !spares).then_some(why)
+    }
+
+    /// Whether the highest price was given and led to more than the target: the plan's data does not reach
+    /// what its curve says.
+    fn exhausted(&self) -> bool {
+        let highest = self.tracker.as_ref().map(|tracker| tracker.curve().max_price());
+        let given = highest.is_some_and(|price| self.status.price >= price as f32);
+        let above = |fraction: f64| fraction > self.status.target * (1.0 + FRACTION_TOLERANCE);
+        given && self.since.last.is_some_and(above)
     }
 
     /// Seconds since the call began, or since the deadline was set where that was later.

@@ -75,7 +75,7 @@ pub struct Status {
     /// price 0 keeps a budget, unless it is less than the floor, and so does being early. A plan
     /// without sites keeps no fraction below 1 and no time, however fast it is: nothing can be turned.
     pub unmet: Option<Unmet>,
-    /// The fraction that is aimed at.
+    /// The fraction that is aimed at; under a price that which it is expected to lead to.
     pub target: f64,
     /// The price last given.
     pub price: f32,
@@ -150,6 +150,8 @@ struct Since {
     all: Sum,
     /// Of what ran at price 0.
     unpriced: Sum,
+    /// The last chunk's fraction.
+    last: Option<f64>,
     /// Seconds per step of the last chunk.
     seconds: Option<f64>,
 }
@@ -295,6 +297,7 @@ impl Controller {
             let leaky = matches!(budget, Budget::Latency(_) | Budget::Deadline(_));
             tracker.observe(f64::from(self.status.price), tokens, macs, full, target, leaky);
             self.since.all.add(tokens, macs, full);
+            self.since.last = Some(macs / full);
             if self.status.price == 0.0 {
                 self.since.unpriced.add(tokens, macs, full);
             }

@@ -503,6 +503,19 @@ fn a_raw_price_is_given_as_it_is() {
 }
 
 #[test]
+fn a_student_that_reaches_less_than_its_curve_says_so() {
+    // The curve goes down to 0.3, the student to 0.5.
+    let truth = |p| student_curve().fraction(p).max(0.5);
+    for (fraction, unmet) in [(0.4, Some(Unmet::Reach)), (0.5, None), (0.6, None)] {
+        let mut s = Simulation::new(3, student_curve(), truth);
+        s.jitter = 0.0;
+        s.set(Budget::Fraction(fraction));
+        s.run(200);
+        assert_eq!(s.controller.status().unmet, unmet, "{fraction}");
+    }
+}
+
+#[test]
 fn a_dense_plan_meets_full_alone() {
     let low_ceiling = Limits { floor: 0.0, ceiling: 0.5 };
     for (budget, limits, met) in [

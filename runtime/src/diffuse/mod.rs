@@ -299,7 +299,7 @@ impl Diffuser {
             let tensor = || options.tensors.iter().find(|t| t.name == name).copied();
             own.or_else(tensor).ok_or_else(|| missing(name))
         };
-        let spent = self.runner.run(entry, &given, 0.0)?;
+        let spent = self.runner.run(entry, &given, 0.0, &self.control)?;
         run.spent.macs = run.spent.macs.saturating_add(spent.macs);
         run.spent.bytes = run.spent.bytes.saturating_add(spent.bytes);
         Ok(())

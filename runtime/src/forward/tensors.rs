@@ -72,7 +72,10 @@ impl Tensors {
     fn run_once(&mut self, given: &Inputs<'_>) -> Result<Usage> {
         let mut usage = Usage { fraction: 1.0, ..Usage::default() };
         let price = self.pace.next(1, 1)?;
-        let spent = self.runner.run(self.entry, &|name| given.required(name).copied(), price)?;
+        let spent = {
+            let given = |name: &str| given.required(name).copied();
+            self.runner.run(self.entry, &given, price, self.pace.control())?
+        };
         self.pace.observe(spent);
         let sites = &self.runner.model.plan().program().sites;
         usage.count(1, spent, sites, self.runner.state.choices());
@@ -91,12 +94,13 @@ impl EntryRunner {
     /// Runs an entry once, on the tensors that `given` has for the names of its inputs.
     ///
     /// # Errors
-    /// A tensor that is not of its type, shape or range, or that `given` lacks.
+    /// A tensor that is not of its type, shape or range, or that `given` lacks; cancellation.
     pub fn run<'a>(
         &mut self,
         entry: usize,
         given: &dyn Fn(&str) -> Result<TensorView<'a>>,
         price: f32,
+        control: &Control,
     ) -> Result<Spent> {
         let model = self.model.clone();
         let program = model.plan().program();
@@ -128,6 +132,7 @@ impl EntryRunner {
             output_rows: &[],
             price,
             forced: None,
+            control: Some(control),
         })
     }
 

@@ -17,6 +17,7 @@ use crate::backend::slots::{Unit, Value};
 use crate::backend::{Bounds, Cache, Call, Choices, Matrix, Sequences, Spent, State, given};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Holding;
+use crate::pace::check_cancelled;
 
 /// Buffers, scratch and cache of one session.
 pub(super) struct CpuState {
@@ -137,6 +138,7 @@ impl State for CpuState {
         };
         runner.take_tensors(&entry.tensors)?;
         for named in &entry.instructions {
+            call.control.map_or(Ok(()), check_cancelled)?;
             runner
                 .execute(&named.instruction)
                 .map_err(|e| e.at(format!("entry {:?}, step {:?}", entry.name, named.step)))?;

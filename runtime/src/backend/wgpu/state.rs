@@ -17,6 +17,7 @@ use crate::backend::slots::{Unit, Value};
 use crate::backend::{Bounds, Call, Choices, DeviceUse, Matrix, Sequences, Spent, State};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Holding;
+use crate::pace::check_cancelled;
 
 /// Recordings that an entry keeps: one for decoding, a few for longer calls.
 const RECORDINGS: usize = 8;
@@ -364,6 +365,8 @@ fn needed(
 impl State for WgpuState {
     fn run(&mut self, call: &Call<'_>) -> Result<Spent> {
         self.last = None;
+        // A step is one submission: it is not cancelled on its way.
+        call.control.map_or(Ok(()), check_cancelled)?;
         self.bounds.check(call)?;
         let shared = self.shared.clone();
         let entry = shared.entries.get(call.entry).ok_or_else(|| {

@@ -37,6 +37,7 @@ fn a_limit_on_memory_holds_and_ids_beyond_a_table_are_refused() {
             output_rows: &[],
             price: 0.0,
             forced: None,
+            control: None,
         };
         state.run(&call).map(|_| ())
     };
@@ -73,6 +74,7 @@ fn a_device_that_is_lost_is_an_error_of_every_call_and_another_one_opens() {
             output_rows: &[],
             price: 0.0,
             forced: None,
+            control: None,
         };
         let e = running.state.run(&call).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Backend, "{e}");

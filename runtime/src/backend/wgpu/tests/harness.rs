@@ -297,6 +297,7 @@ impl Running {
             output_rows: &ask.outputs,
             price: ask.price,
             forced: ask.forced.as_deref(),
+            control: None,
         };
         self.state.run(&call).unwrap_or_else(|e| panic!("{e}"));
         for span in &spans {

@@ -10,6 +10,8 @@ use crate::backend::Backend;
 use crate::backend::cpu::CpuBackend;
 #[cfg(feature = "fake")]
 use crate::backend::fake::FakeBackend;
+#[cfg(feature = "wgpu")]
+use crate::backend::wgpu::WgpuBackend;
 use crate::bytes::{PlanBytes, SharedBytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Level, Logger};
@@ -33,6 +35,8 @@ pub enum BackendKind {
     Cpu,
     /// Slow reference kernels, for tests; in builds with the feature `fake`.
     Fake,
+    /// A GPU, through Vulkan, Metal or Direct3D 12; in builds with the feature `wgpu`.
+    Wgpu,
 }
 
 impl FromStr for BackendKind {
@@ -42,7 +46,7 @@ impl FromStr for BackendKind {
         match s {
             "cpu" => Ok(BackendKind::Cpu),
             "fake" => Ok(BackendKind::Fake),
-            "wgpu" => Err(not_built("wgpu")),
+            "wgpu" => Ok(BackendKind::Wgpu),
             _ => {
                 let message = format!("backend {s:?} is none of cpu, wgpu, fake");
                 Err(Error::new(ErrorKind::InvalidInput, message))
@@ -52,6 +56,7 @@ impl FromStr for BackendKind {
 }
 
 /// The error of a backend that a build leaves out.
+#[cfg(not(all(feature = "fake", feature = "wgpu")))]
 fn not_built(backend: &str) -> Error {
     Error::new(ErrorKind::Unsupported, format!("this build has no {backend} backend"))
 }
@@ -96,8 +101,8 @@ impl Engine {
     /// Starts the threads.
     ///
     /// # Errors
-    /// Too many threads, a backend that this build leaves out, or [`ISA_VARIABLE`] naming an instruction
-    /// set that is not there.
+    /// Too many threads, a backend that this build leaves out, [`ISA_VARIABLE`] naming an instruction
+    /// set that is not there, or a device that is not there or does not open.
     pub fn new(options: EngineOptions) -> Result<Engine> {
         let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = match options.threads {
@@ -116,9 +121,13 @@ impl Engine {
                 Arc::new(backend)
             }
             #[cfg(feature = "fake")]
-            BackendKind::Fake => Arc::new(FakeBackend::new(options.onnx)),
+            BackendKind::Fake => Arc::new(FakeBackend { onnx: options.onnx, ..Default::default() }),
             #[cfg(not(feature = "fake"))]
             BackendKind::Fake => return Err(not_built("fake")),
+            #[cfg(feature = "wgpu")]
+            BackendKind::Wgpu => Arc::new(WgpuBackend::new()?),
+            #[cfg(not(feature = "wgpu"))]
+            BackendKind::Wgpu => return Err(not_built("wgpu")),
         };
         let memory = Memory::new(options.memory_limit);
         let shared = Shared { backend, logger: options.logger, memory };

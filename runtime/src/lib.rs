@@ -28,6 +28,9 @@ mod sync;
 pub mod text;
 mod usage;
 
+pub use backend::DeviceUse;
+#[cfg(feature = "wgpu")]
+pub use backend::wgpu::{ADAPTER_VARIABLE, Adapter, adapters};
 pub use budget::{Budget, Limits};
 pub use bytes::SharedBytes;
 pub use classify::Classifier;

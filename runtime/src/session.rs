@@ -7,7 +7,7 @@ use limbeck_kernels::{KvType, Rows, SeqId, Span};
 use limbeck_plan::Manifest;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::backend::{Bounds, Call, State};
+use crate::backend::{Bounds, Call, DeviceUse, State};
 use crate::control::Control;
 use crate::controller::Status;
 use crate::error::{Error, ErrorKind, Result};
@@ -265,6 +265,11 @@ impl Session {
     /// Bytes that the cache, buffers and scratch take now, freed blocks of the cache included.
     pub fn memory_bytes(&self) -> usize {
         self.account.used()
+    }
+
+    /// What the last chunk of the last step took of a device; `None` on a backend that has none.
+    pub fn device_use(&self) -> Option<DeviceUse> {
+        self.state.device_use()
     }
 
     /// A new, empty sequence.

@@ -43,6 +43,30 @@ pub fn student(path: &str) -> Option<PathBuf> {
     None
 }
 
+/// Whether there is an adapter for the backend `wgpu`; the reason is printed where there is none.
+///
+/// # Panics
+/// When there is none and `LIMBECK_REQUIRE=1`.
+pub fn adapter() -> bool {
+    let found = limbeck::adapters().iter().any(|adapter| adapter.chosen);
+    if !found {
+        let reason = "there is no adapter for the backend wgpu: install Mesa's llvmpipe";
+        let required = std::env::var("LIMBECK_REQUIRE").is_ok_and(|v| v == "1");
+        assert!(!required, "{reason}");
+        println!("skipped: {reason}");
+    }
+    found
+}
+
+/// Every backend, that of GPUs where there is an adapter.
+///
+/// # Panics
+/// As [`adapter`].
+pub fn backends() -> Vec<BackendKind> {
+    let gpu = adapter().then_some(BackendKind::Wgpu);
+    [BackendKind::Fake, BackendKind::Cpu].into_iter().chain(gpu).collect()
+}
+
 /// The GGUF file of SmolLM2-135M-Instruct.
 pub const SMOLLM2: &str = "smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 /// The folder of all-MiniLM-L6-v2.

@@ -10,7 +10,7 @@ use limbeck::{
     KvFormat, Limits, Model, SessionOptions, Wanted, Work,
 };
 use limbeck_compiler::{Options, Quant, compile};
-use limbeck_tests::{Compiled, Npz, golden, relative_error};
+use limbeck_tests::{Compiled, Npz, backends, golden, relative_error};
 
 const BACKENDS: &[BackendKind] = &[BackendKind::Fake, BackendKind::Cpu];
 /// Scores that are nearer to one another than this may change places.
@@ -84,7 +84,7 @@ fn encode(model: &Model, rows: &[Vec<u32>], price: f32, route: Option<Vec<i32>>)
 fn check(name: &str, run: impl Fn(&Model, f32, Option<Vec<i32>>) -> Found) {
     for passes in [false, true] {
         let plan = compiled(name, Quant::F32, passes);
-        for &backend in BACKENDS {
+        for backend in backends() {
             let model = plan.open(backend, 2);
             let (mut other, mut all) = (0, 0);
             for want in expected(name) {

@@ -10,7 +10,7 @@ use limbeck::{
     Wanted, Work,
 };
 use limbeck_compiler::{Options, Quant, compile};
-use limbeck_tests::{Npz, all_logits, golden, relative_error};
+use limbeck_tests::{Npz, all_logits, backends, golden, relative_error};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ fn each_plan(student: &str, moe_capacity: bool, check: impl Fn(&str, Model)) {
         let options =
             Options { passes, moe_capacity, ..Options::new(source, plan.clone(), Quant::F32) };
         compile(&options, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{student}: {e}"));
-        for backend in [BackendKind::Fake, BackendKind::Cpu] {
+        for backend in backends() {
             let engine =
                 Engine::new(EngineOptions { backend, threads: 2, ..EngineOptions::default() })
                     .expect("an engine");

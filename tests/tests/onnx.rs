@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use limbeck::{
-    BackendKind, Engine, EngineOptions, Forward, Model, SessionOptions, Tensor, TensorData,
-    TensorValues, TensorView,
+    BackendKind, Engine, EngineOptions, ErrorKind, Forward, Model, SessionOptions, Tensor,
+    TensorData, TensorValues, TensorView,
 };
 use limbeck_compiler::{Options, Prefer, Quant, SegmentReport, compile, export};
-use limbeck_tests::{Npz, golden, onnx_check, onnx_runtime, relative_error, run_onnx_runtime};
+use limbeck_tests::{
+    Npz, adapter, golden, onnx_check, onnx_runtime, relative_error, run_onnx_runtime,
+};
 
 const CASES: &[&str] = &[
     "contrib",
@@ -167,6 +169,37 @@ fn operators_give_what_onnx_runtime_does() {
                     let case = format!("{case}, call {number}, passes {passes}, {backend:?}");
                     compare(&model, inputs, outputs, &case);
                 }
+            }
+        }
+    }
+}
+
+/// Cases with ops that the backend of GPUs lacks.
+const NOT_ON_GPUS: &[&str] = &["every_op", "gather", "recurrent"];
+
+#[test]
+fn operators_give_the_same_on_gpus_or_are_refused_by_name() {
+    if !adapter() {
+        return;
+    }
+    let options = EngineOptions { backend: BackendKind::Wgpu, ..EngineOptions::default() };
+    let engine = Engine::new(options).expect("an engine");
+    for case in CASES {
+        for passes in [false, true] {
+            let plan = Plan::new(case, passes, &[]);
+            let model = match engine.open(plan.path()) {
+                Ok(model) => model,
+                Err(e) => {
+                    assert_eq!(e.kind(), ErrorKind::Unsupported, "{case}: {e}");
+                    assert!(e.to_string().contains("use the backend cpu"), "{case}: {e}");
+                    assert!(NOT_ON_GPUS.contains(case), "{case}: {e}");
+                    continue;
+                }
+            };
+            assert!(!NOT_ON_GPUS.contains(case), "{case} runs");
+            for (number, (inputs, outputs)) in calls(case).iter().enumerate() {
+                let case = format!("{case}, call {number}, passes {passes}, a GPU");
+                compare(&model, inputs, outputs, &case);
             }
         }
     }

@@ -9,7 +9,7 @@ use limbeck::{
     TensorValues, TensorView,
 };
 use limbeck_compiler::{Options, Quant, compile};
-use limbeck_tests::{Npz, cosine, golden, onnx_runtime, relative_error, student};
+use limbeck_tests::{Npz, adapter, cosine, golden, onnx_runtime, relative_error, student};
 
 /// Every so many-th value of a large output is kept.
 const STRIDE: usize = 101;
@@ -71,13 +71,17 @@ struct Student {
 impl Student {
     /// `None`, with the reason printed, where it is missing.
     fn open(path: &str, fixed: &[(&str, f64)]) -> Option<Student> {
+        Student::open_on(BackendKind::Cpu, path, fixed)
+    }
+
+    fn open_on(backend: BackendKind, path: &str, fixed: &[(&str, f64)]) -> Option<Student> {
         let source = student(path)?;
         let folder = tempfile::tempdir().expect("a temporary folder");
         let plan = folder.path().join("student.lbk");
         let fixed = fixed.iter().map(|(name, v)| ((*name).to_owned(), *v)).collect();
         let options = Options { fixed, ..Options::new(source, &plan, Quant::Keep) };
         compile(&options, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{e}"));
-        let options = EngineOptions { backend: BackendKind::Cpu, threads: 2, ..Default::default() };
+        let options = EngineOptions { backend, threads: 2, ..Default::default() };
         let model = Engine::new(options).expect("an engine").open(&plan).expect("a model");
         let forward = Forward::new(&model, SessionOptions::default()).expect("a runner");
         Some(Student { _folder: folder, forward })
@@ -112,7 +116,11 @@ fn compare(npz: &mut Npz, call: &str, outputs: &[Tensor]) -> f64 {
 
 /// Runs each call of a student and compares it.
 fn check(path: &str, calls: &[Vec<Input>]) {
-    let Some(mut student) = Student::open(path, &[]) else { return };
+    check_on(BackendKind::Cpu, path, calls);
+}
+
+fn check_on(backend: BackendKind, path: &str, calls: &[Vec<Input>]) {
+    let Some(mut student) = Student::open_on(backend, path, &[]) else { return };
     let mut npz = expected();
     for (number, inputs) in calls.iter().enumerate() {
         let outputs = student.run(inputs);
@@ -145,6 +153,26 @@ fn a_denoising_unet() {
         ]
     };
     check("terrain/terrain_consistency_unet_difficulty100.onnx", &[call(1), call(2)]);
+}
+
+#[test]
+fn a_classifier_and_a_unet_on_a_gpu() {
+    if !adapter() {
+        return;
+    }
+    let pixels = floats("pixels", &[1, 3, 224, 224], 1, (-1.0, 1.0));
+    let mut npz = expected();
+    let path = "efficientnet/model.onnx";
+    let Some(mut student) = Student::open_on(BackendKind::Wgpu, path, &[]) else { return };
+    let error = compare(&mut npz, "efficientnet/model.1", &student.run(&[pixels]));
+    assert!(error <= 1e-4, "efficientnet: relative error {error:.2e}");
+    let terrain = vec![
+        floats("noisy", &[1, 1, 128, 128], 1, (-80.0, 80.0)),
+        floats("sigma", &[1], 0, (80.0, 80.0)),
+        floats("difficulty", &[1], 3, (0.0, 1.0)),
+    ];
+    let path = "terrain/terrain_consistency_unet_difficulty100.onnx";
+    check_on(BackendKind::Wgpu, path, &[terrain]);
 }
 
 /// A golden's image as readers of text take it.

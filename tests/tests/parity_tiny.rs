@@ -5,17 +5,18 @@
 use limbeck::plan::{Op, OperandKind, Values};
 use limbeck::{BackendKind, Encoder, EncoderInput, KvFormat, SessionOptions};
 use limbeck_compiler::Quant;
-use limbeck_tests::{Compiled, Npz, all_logits, golden, relative_error};
+use limbeck_tests::{Compiled, Npz, all_logits, backends, golden, relative_error};
 
 const DECODERS: &[&str] = &["llama", "llama_bias", "llama_linear", "llama_yarn", "qwen2", "qwen3"];
 const ENCODERS: &[&str] = &["bert", "bert_cls"];
+/// Those that quantise activations alike.
 const BACKENDS: &[BackendKind] = &[BackendKind::Fake, BackendKind::Cpu];
 
 fn each_plan(name: &str, check: impl Fn(&str, limbeck::Model)) {
     let source = golden().join("tiny").join(name);
     for passes in [false, true] {
         let plan = Compiled::new(&source, Quant::F32, passes);
-        for &backend in BACKENDS {
+        for backend in backends() {
             check(&format!("{name}, passes {passes}, {backend:?}"), plan.open(backend, 2));
         }
     }

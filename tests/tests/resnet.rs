@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 use limbeck::plan::{Op, Values};
 use limbeck::{BackendKind, Classifier, Model};
 use limbeck_compiler::{Options, Quant, compile};
-use limbeck_tests::{Compiled, Npz, golden, relative_error};
+use limbeck_tests::{Compiled, Npz, backends, golden, relative_error};
 use serde_json::{Value, json};
 
 const NAMES: &[&str] = &["basic", "bottleneck", "odd"];
-const BACKENDS: &[BackendKind] = &[BackendKind::Fake, BackendKind::Cpu];
 
 fn source(name: &str) -> PathBuf {
     golden().join("resnet").join(name)
@@ -32,7 +31,7 @@ fn classifiers_give_the_logits_of_transformers() {
         let (pixels, logits) = expected(name);
         for passes in [false, true] {
             let plan = Compiled::new(&source(name), Quant::F32, passes);
-            for &backend in BACKENDS {
+            for backend in backends() {
                 let error = relative_error(&classify(&plan.open(backend, 2), &pixels), &logits);
                 let case = format!("{name}, passes {passes}, {backend:?}");
                 assert!(error <= 1e-4, "{case}: relative error {error:.2e}");

@@ -1,7 +1,7 @@
 //! `limbeck devices`.
 
 use limbeck::{BackendKind, Engine, EngineOptions, OnnxOptions, OnnxRuntime};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::DevicesArgs;
 use crate::output::{Failure, note, print_json, print_line};
@@ -12,6 +12,7 @@ pub fn execute(args: DevicesArgs) -> Result<(), Failure> {
         let engine = Engine::new(EngineOptions { backend, ..EngineOptions::default() })?;
         devices.push(json!({"backend": name, "description": engine.backend()}));
     }
+    devices.extend(adapters());
     let named = args.ort_library.is_some();
     let options = OnnxOptions { library: args.ort_library, ..OnnxOptions::default() };
     match OnnxRuntime::load(&options) {
@@ -36,4 +37,47 @@ pub fn execute(args: DevicesArgs) -> Result<(), Failure> {
         let text = |key: &str| d[key].as_str().unwrap_or("").to_owned();
         print_line(format!("{:5} {}", text("backend"), text("description")))
     })
+}
+
+/// What the backend `wgpu` may run on.
+#[cfg(feature = "wgpu")]
+fn adapters() -> Vec<Value> {
+    let describe = |adapter: limbeck::Adapter| {
+        let known = |has: bool| if has { "" } else { "no " };
+        let mib = |bytes: u64| bytes >> 20;
+        let taken = if adapter.chosen { "chosen" } else { "not chosen" };
+        let description = format!(
+            "{} ({}, {}, {}; {}f16, {}subgroups; {} MiB a binding, {} MiB a buffer), {taken}: {}",
+            adapter.name,
+            adapter.kind,
+            adapter.interface,
+            adapter.driver,
+            known(adapter.f16),
+            known(adapter.subgroups),
+            mib(adapter.max_binding),
+            mib(adapter.max_buffer),
+            adapter.reason,
+        );
+        json!({
+            "backend": "wgpu",
+            "description": description,
+            "name": adapter.name,
+            "kind": adapter.kind,
+            "driver": adapter.driver,
+            "interface": adapter.interface,
+            "f16": adapter.f16,
+            "subgroups": adapter.subgroups,
+            "max_binding": adapter.max_binding,
+            "max_buffer": adapter.max_buffer,
+            "chosen": adapter.chosen,
+            "reason": adapter.reason,
+        })
+    };
+    limbeck::adapters().into_iter().map(describe).collect()
+}
+
+/// What the backend `wgpu` may run on: this build lacks it.
+#[cfg(not(feature = "wgpu"))]
+fn adapters() -> Vec<Value> {
+    Vec::new()
 }

@@ -54,7 +54,7 @@ fn prompts_that_cannot_be_run_are_refused() {
     run(&place, &["--prompt", ""]).fails(&["prompt is empty"]);
     run(&place, &["--prompt", &"a b ".repeat(200)]).fails(&["beyond the context of 128"]);
     run(&place, &["--prompt", "a", "--image", "x.png"]).fails(&["--image x.png"]);
-    run(&place, &["--prompt", "a", "--backend", "wgpu"]).fails(&["wgpu"]);
+    run(&place, &["--prompt", "a", "--backend", "abacus"]).usage(&["abacus"]);
     run(&place, &["--prompt", "a", "--chat"]).fails(&["chat template"]);
     run(&place, &[]).usage(&["--prompt"]);
     let huge = usize::MAX.to_string();

@@ -356,6 +356,13 @@ fn devices_are_listed() {
     assert!(devices.iter().any(|d| d["backend"] == "cpu"));
     assert!(devices.iter().all(|d| d["description"].as_str().is_some_and(|t| !t.is_empty())));
     assert!(matches!(report, Value::Object(_)));
+    let adapters: Vec<_> = devices.iter().filter(|d| d["backend"] == "wgpu").collect();
+    let chosen: Vec<_> = adapters.iter().filter(|d| d["chosen"] == true).collect();
+    assert_eq!(chosen.len(), usize::from(!adapters.is_empty()), "{adapters:?}");
+    let software = |d: &Value| d["kind"] == "software";
+    let others = adapters.iter().any(|d| !software(d));
+    assert!(!chosen.iter().any(|d| software(d) && others), "software goes before: {adapters:?}");
+    assert!(adapters.iter().all(|d| d["reason"].as_str().is_some_and(|t| !t.is_empty())));
 }
 
 #[test]

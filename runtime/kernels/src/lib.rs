@@ -53,7 +53,7 @@ pub use isa::Avx2;
 pub use isa::{Isa, Portable};
 #[cfg(target_arch = "aarch64")]
 pub use isa::{Neon, NeonDotprod, NeonI8mm};
-pub use kv::{KV_BLOCK, KvCache, KvConfig, KvLayer, KvType, SeqId};
+pub use kv::{BlockMemory, BlockTable, KV_BLOCK, KvCache, KvConfig, KvLayer, KvType, SeqId};
 pub use linear::{LinearArgs, LinearScratch, Sparsity, SparsityRead, linear, sparse_linear};
 pub use norm::{NormArgs, norm};
 pub use packed::{Packed, pack_quant_rows, pack_rows};
@@ -63,8 +63,8 @@ pub use quantise::{QuantRows, quantise_rows};
 pub use rows::{Rows, embedding, pool_sequences, select_rows};
 pub use table::{KernelOp, KernelRow, Kernels, kernel_table};
 pub use tensors::{
-    ConvTranspose2dArgs, Elements, ElementsMut, TensorArg, TensorOut, TensorScratch,
-    conv_transpose2d, tensor,
+    ConvTranspose2dArgs, Elements, ElementsMut, Place as ResizePlace, TensorArg, TensorOut,
+    TensorScratch, conv_transpose2d, place as resize_place, tensor,
 };
 
 /// Bytes that a vector has taken from the system.

@@ -271,6 +271,15 @@ pub struct Capacity {
     pub min: usize,
 }
 
+impl Capacity {
+    /// Tokens that an expert takes of a call of so many, as DeepSpeed computes it: in f32.
+    pub fn room(self, tokens: usize, experts: usize, top_k: usize) -> usize {
+        let share = (tokens as f64 / experts as f64) as f32;
+        let room = (share * (self.factor * top_k as f64) as f32).ceil();
+        (room as usize).max(self.min)
+    }
+}
+
 /// A mixture of experts, MLPs of which each token uses a few.
 ///
 /// `x [T, K], logits [T, experts], w1 [experts H1, K], w2 [experts M, H], (residual [T, M])? ->

@@ -27,13 +27,16 @@ use crate::pace::check_cancelled;
 
 /// Runs native segments with the reference kernels.
 pub(crate) struct FakeBackend {
-    onnx: OnnxOptions,
+    /// What computes ONNX segments.
+    pub onnx: OnnxOptions,
+    /// What activations are when they meet quantised weights.
+    pub products: Products,
 }
 
-impl FakeBackend {
-    /// With what computes ONNX segments.
-    pub fn new(onnx: OnnxOptions) -> FakeBackend {
-        FakeBackend { onnx }
+impl Default for FakeBackend {
+    /// As the kernels have it.
+    fn default() -> FakeBackend {
+        FakeBackend { onnx: OnnxOptions::default(), products: Products::Quantised }
     }
 }
 
@@ -48,7 +51,8 @@ impl Backend for FakeBackend {
         let segments = Segments::prepare(&self.onnx, 1, &data)?;
         program.entries.iter().try_for_each(|entry| onnx::open(entry).map(drop))?;
         let vectors = data.load_vectors()?;
-        Ok(Arc::new(FakePrepared(Arc::new(Shared { segments, data, vectors, costs }))))
+        let products = self.products;
+        Ok(Arc::new(FakePrepared(Arc::new(Shared { segments, data, vectors, costs, products }))))
     }
 }
 
@@ -58,6 +62,7 @@ struct Shared {
     data: Arc<PlanData>,
     vectors: Vec<Option<Vec<f32>>>,
     costs: Vec<Cost>,
+    products: Products,
 }
 
 struct FakePrepared(Arc<Shared>);
@@ -360,7 +365,7 @@ impl<'a> Operands<'a> {
             choice,
             out,
         };
-        let used = reference::moe_mlp(args, Products::Quantised)?;
+        let used = reference::moe_mlp(args, self.shared.products)?;
         choices.set_experts(params.site, used);
         Ok(())
     }
@@ -395,7 +400,7 @@ impl<'a> Operands<'a> {
             thresholds: &params.thresholds,
             choice: choices.of(site),
         };
-        let read = reference::sparse_linear(args, Products::Quantised, &sparsity)?;
+        let read = reference::sparse_linear(args, self.shared.products, &sparsity)?;
         Ok((read.channels.saturating_mul(w.rows() as u64), read.bytes))
     }
 
@@ -421,7 +426,7 @@ impl<'a> Operands<'a> {
                     precise: p.precise,
                     out,
                 };
-                reference::linear(args, Products::Quantised)?;
+                reference::linear(args, self.shared.products)?;
             }
             Op::Norm(p) => {
                 let args = NormArgs {
@@ -453,7 +458,7 @@ impl<'a> Operands<'a> {
                     residual: if p.residual { Some(self.value(residual)?) } else { None },
                     out,
                 };
-                reference::conv2d(args, Products::Quantised)?;
+                reference::conv2d(args, self.shared.products)?;
             }
             Op::DepthwiseConv2d(p) => {
                 let args = DepthwiseConv2dArgs {
@@ -565,7 +570,7 @@ impl<'a> Operands<'a> {
                     gated: p.gated,
                     out,
                 };
-                reference::adaptive_mlp(args, Products::Quantised)?;
+                reference::adaptive_mlp(args, self.shared.products)?;
             }
         }
         Ok(())

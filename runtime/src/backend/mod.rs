@@ -4,10 +4,15 @@ mod choices;
 pub(crate) mod cost;
 pub(crate) mod cpu;
 mod data;
-#[cfg(feature = "fake")]
+#[cfg(any(feature = "fake", all(test, feature = "wgpu")))]
 pub(crate) mod fake;
+mod lower;
 pub(crate) mod onnx;
 mod sequences;
+mod sizes;
+mod slots;
+#[cfg(feature = "wgpu")]
+pub(crate) mod wgpu;
 
 use std::sync::Arc;
 
@@ -31,6 +36,22 @@ pub(crate) struct Bounds {
     pub cache_tokens: usize,
     /// How keys and values are kept.
     pub kv: KvType,
+}
+
+impl Bounds {
+    /// Refuses a call that is larger, or whose inputs are not of its tokens.
+    fn check(&self, call: &Call<'_>) -> Result<()> {
+        let most = self.tokens;
+        let fits = call.tokens <= most
+            && call.output_rows.len() <= most
+            && call.sequences.len() <= most
+            && call.inputs.iter().all(|(_, values)| values.len() == call.tokens);
+        if fits {
+            return Ok(());
+        }
+        let message = format!("a call of {} tokens does not fit the bound {most}", call.tokens);
+        Err(Error::new(ErrorKind::InvalidInput, message))
+    }
 }
 
 /// One run of an entry.
@@ -114,6 +135,22 @@ pub(crate) struct Spent {
     pub bytes: u64,
 }
 
+/// What the last step took of a device: counted, where time would tell of one machine alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceUse {
+    /// Runs of a shader.
+    pub dispatches: usize,
+    /// Submissions to the device's queue.
+    pub submissions: usize,
+    /// Bytes of weights that dispatches bound, each time that one did.
+    pub weight_bytes_bound: usize,
+    /// Bytes read back.
+    pub bytes_read_back: usize,
+    /// Bytes of weights that lie on the device.
+    pub weight_bytes_held: usize,
+}
+
 /// Makes plans ready to run.
 pub(crate) trait Backend: Send + Sync {
     /// What it is and what it chose, for people.
@@ -139,6 +176,10 @@ pub(crate) trait State: Send {
     fn tensor(&self, name: &str) -> Option<TensorArg<'_>>;
     /// The choices of the last run, `[sites, tokens]`; -1 at the sites of other entries.
     fn choices(&self) -> &[i32];
+    /// What the last run took of a device, where there is one.
+    fn device_use(&self) -> Option<DeviceUse> {
+        None
+    }
     /// The cached sequences.
     fn sequences(&self) -> &dyn Sequences;
     /// The cached sequences, to change.

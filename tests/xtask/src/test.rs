@@ -25,6 +25,9 @@ use crate::workspace::Workspace;
 /// themselves what they did without.
 const C_TOOLS: [(&str, &str); 4] =
     [("c++", "g++"), ("valgrind", "valgrind"), ("pkg-config", "pkg-config"), ("nm", "binutils")];
+/// A Vulkan device in software, for the backend of GPUs on machines that have none, and Debian's packages of it.
+const SOFTWARE_GPU: (&str, &[&str]) =
+    ("/usr/share/vulkan/icd.d", &["libvulkan1", "mesa-vulkan-drivers"]);
 /// Builds the examples against the installed library.
 const CMAKE: &str = "cmake==4.4.4\n";
 
@@ -75,6 +78,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let mut cargo = limbeck::cargo(workspace);
     if options.cargo.is_empty() {
         install_c_tools();
+        install_software_gpu();
         let tree = workspace.target("install");
         dist::tree(workspace, &tree)?;
         cargo.env("LIMBECK_DIST", tree).env("LIMBECK_CMAKE", cmake(workspace)?);
@@ -127,6 +131,19 @@ fn install_c_tools() {
         {
             eprintln!("warning: {failure}");
         }
+    }
+}
+
+/// Installs a Vulkan device in software where no driver is there and it can be. The tests say themselves
+/// what they did without.
+fn install_software_gpu() {
+    let (drivers, packages) = SOFTWARE_GPU;
+    let found = std::fs::read_dir(drivers).is_ok_and(|mut folder| folder.next().is_some());
+    if cfg!(target_os = "linux")
+        && !found
+        && let Err(failure) = debian::install("the backend of GPUs is tested", packages)
+    {
+        eprintln!("warning: {failure}");
     }
 }
 

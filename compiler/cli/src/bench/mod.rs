@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use limbeck::plan::Task;
-use limbeck::{EncoderInput, Model, SessionOptions, Status, Usage, Wanted, Work};
+use limbeck::{DeviceUse, EncoderInput, Model, SessionOptions, Status, Usage, Wanted, Work};
 use limbeck_kernels::rates::Ceilings;
 use serde_json::{Value, json};
 
@@ -80,6 +80,16 @@ fn print_report(args: &BenchArgs, report: &Value) -> Result<(), Failure> {
             args.batch,
             number(&decode["median_ms"]),
             number(&decode["p95_ms"]),
+        ))?;
+    }
+    let device = &decode["device"];
+    if device.is_object() {
+        print_line(format!(
+            "device   a step: {} dispatches, {} submission, {:.1} MiB of weights bound, {} bytes read back",
+            device["dispatches"],
+            device["submissions"],
+            mib(&device["weight_bytes_bound"]),
+            device["bytes_read_back"],
         ))?;
     }
     let ceilings = &report["ceilings"];
@@ -208,6 +218,7 @@ fn text(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
     if let Some(path) = &args.trace {
         write_trace(path, &trace)?;
     }
+    let device = session.device_use().filter(|_| args.decode > 0).map(device_json);
     let mut ms: Vec<f64> = trace.iter().map(|step| step.ms).collect();
     let decode_seconds = median(&mut decode);
     let report = json!({
@@ -219,10 +230,22 @@ fn text(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
             "median_ms": quantile(&mut ms, 0.5),
             "p95_ms": quantile(&mut ms, 0.95),
             "bytes_per_second": decode_bytes as f64 / decode_seconds,
+            "device": device,
         },
         "memory": {"kv_cache_bytes": kv_bytes, "kv": args.runner.kv.name()},
     });
     Ok((report, usage))
+}
+
+/// What a decoded step took of a device.
+fn device_json(used: DeviceUse) -> Value {
+    json!({
+        "dispatches": used.dispatches,
+        "submissions": used.submissions,
+        "weight_bytes_bound": used.weight_bytes_bound,
+        "bytes_read_back": used.bytes_read_back,
+        "weight_bytes_held": used.weight_bytes_held,
+    })
 }
 
 fn encoder(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {

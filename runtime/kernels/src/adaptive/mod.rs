@@ -20,7 +20,6 @@ pub(crate) use gains::{Gate, gains_row};
 pub use mix::{MixArgs, mix};
 pub use mlp::{AdaptiveMlpArgs, adaptive_mlp};
 pub use moe::{MoeMlpArgs, MoeScratch, moe_mlp};
-pub(crate) use route::room;
 
 use crate::linear::LinearScratch;
 use crate::packed::Packed;

@@ -1,6 +1,6 @@
 //! Which experts each token uses, and what their results weigh.
 
-use limbeck_plan::{Capacity, ExpertWeights, MoeMlp};
+use limbeck_plan::{ExpertWeights, MoeMlp};
 
 /// What the router decides for a call; see [`limbeck_plan::MoeMlp`] for the rule.
 pub(super) struct Routing<'a> {
@@ -38,7 +38,7 @@ impl Routing<'_> {
             expert[*choice as usize..].fill(experts as i32);
         }
         if let Some(capacity) = self.params.capacity {
-            let room = room(capacity, tokens, self.params);
+            let room = capacity.room(tokens, self.params.experts, self.params.top_k);
             drop_beyond(room, to.expert, top_k, load);
         }
         if self.params.weights == ExpertWeights::Renormalised {
@@ -98,13 +98,6 @@ fn rank(logits: &[f32], taken: &mut [bool], ranked: &mut [i32]) {
     }
 }
 
-/// Tokens that an expert takes, as DeepSpeed computes it: in f32.
-pub(crate) fn room(capacity: Capacity, tokens: usize, params: &MoeMlp) -> usize {
-    let share = (tokens as f64 / params.experts as f64) as f32;
-    let room = (share * (capacity.factor * params.top_k as f64) as f32).ceil();
-    (room as usize).max(capacity.min)
-}
-
 /// Takes away the experts that have no room: rank by rank, token by token.
 fn drop_beyond(room: usize, expert: &mut [i32], top_k: usize, load: &mut [usize]) {
     load.fill(0);
@@ -132,7 +125,7 @@ fn renormalise(expert: &[i32], weight: &mut [f32], experts: i32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use limbeck_plan::Activation;
+    use limbeck_plan::{Activation, Capacity};
 
     fn params(experts: usize, top_k: usize, weights: ExpertWeights) -> MoeMlp {
         MoeMlp {

@@ -36,19 +36,19 @@ impl KvCache {
         let (len, table) = (self.len(seq)?, self.table(seq)?);
         let blocks = len.div_ceil(KV_BLOCK);
         let header = self.snapshot_header();
-        let bytes = header.len() + size_of::<u64>() + blocks * self.block_bytes;
+        let bytes = header.len() + size_of::<u64>() + blocks * self.block_bytes();
         out.try_reserve_exact(bytes)
             .map_err(|_| Error::new(ErrorKind::Memory, "no memory for a snapshot"))?;
         out.extend_from_slice(&header);
         out.extend_from_slice(&(len as u64).to_le_bytes());
         for (b, id) in table.iter().take(blocks).enumerate() {
             let valid = len - b * KV_BLOCK;
-            let block = &self.blocks[*id as usize];
+            let block = &self.memory.blocks[*id as usize];
             if valid >= KV_BLOCK {
-                out.extend_from_slice(&block.bytes()[..self.block_bytes]);
+                out.extend_from_slice(&block.bytes()[..self.block_bytes()]);
                 continue;
             }
-            let mut copy = super::Block::new(self.block_bytes)
+            let mut copy = super::Block::new(self.block_bytes())
                 .ok_or_else(|| Error::new(ErrorKind::Memory, "no memory for a snapshot"))?;
             copy.bytes_mut().copy_from_slice(block.bytes());
             for layout in &self.layouts {
@@ -57,7 +57,7 @@ impl KvCache {
                     unsafe { layout.head(copy.as_ptr(), head).clear_from(valid) };
                 }
             }
-            out.extend_from_slice(&copy.bytes()[..self.block_bytes]);
+            out.extend_from_slice(&copy.bytes()[..self.block_bytes()]);
         }
         Ok(())
     }
@@ -75,12 +75,12 @@ impl KvCache {
             .ok_or_else(|| bad("made by another version or for other layers"))?;
         let (len, data) = rest.split_first_chunk().ok_or_else(|| bad("it ends early"))?;
         let len = usize::try_from(u64::from_le_bytes(*len)).map_err(|_| bad("too long"))?;
-        let want = len.div_ceil(KV_BLOCK).checked_mul(self.block_bytes);
+        let want = len.div_ceil(KV_BLOCK).checked_mul(self.block_bytes());
         if want != Some(data.len()) {
             return Err(bad("its length is not that of its positions"));
         }
         // With no layers a block has no bytes, and the length would be anything.
-        if self.block_bytes == 0 && len > 0 {
+        if self.block_bytes() == 0 && len > 0 {
             return Err(bad("positions without layers"));
         }
         let seq = self.create();
@@ -89,8 +89,8 @@ impl KvCache {
             return Err(error);
         }
         let table = self.table(seq)?.to_vec();
-        for (id, data) in table.iter().zip(data.chunks_exact(self.block_bytes.max(1))) {
-            self.blocks[*id as usize].bytes_mut()[..data.len()].copy_from_slice(data);
+        for (id, data) in table.iter().zip(data.chunks_exact(self.block_bytes().max(1))) {
+            self.memory.blocks[*id as usize].bytes_mut()[..data.len()].copy_from_slice(data);
         }
         Ok(seq)
     }

@@ -1,7 +1,7 @@
 //! Mixtures of experts and weighted sums, row by row.
 
 use super::linear::{Products, linear};
-use crate::adaptive::{MixArgs, MoeMlpArgs, room};
+use crate::adaptive::{MixArgs, MoeMlpArgs};
 use crate::error::Error;
 use crate::linear::LinearArgs;
 use limbeck_plan::{Activation, ExpertWeights, MixRule};
@@ -31,7 +31,8 @@ pub fn moe_mlp(args: MoeMlpArgs<'_>, products: Products) -> Result<usize, Error>
         kept.push(ranked);
     }
     if let Some(capacity) = params.capacity {
-        drop_beyond(room(capacity, kept.len(), params), &mut kept, params.top_k);
+        let room = capacity.room(kept.len(), params.experts, params.top_k);
+        drop_beyond(room, &mut kept, params.top_k);
     }
     let used: BTreeSet<usize> = kept.iter().flatten().map(|(expert, _)| *expert).collect();
     let m = args.expert_rows().1;

@@ -24,7 +24,7 @@ pub(crate) use mat_mul::Products;
 pub use mat_mul::TensorScratch;
 pub(crate) use moves::{Layout, run as run_moves};
 pub(crate) use reduce::{Parts, to_index as reduce_to_index};
-pub(crate) use resize::place;
+pub use resize::{Place, place};
 pub(crate) use softmax::softmax_row;
 
 use crate::error::{Error, ErrorKind, check_len};

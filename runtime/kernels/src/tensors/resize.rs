@@ -8,14 +8,17 @@ use limbeck_plan::{Coordinates, Interpolation, Resize};
 
 /// Two pixels of an axis and the share of the second.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub struct Place {
+    /// The pixel before, or the only one.
     pub first: usize,
+    /// The pixel after.
     pub second: usize,
+    /// In 0..1.
     pub share: f32,
 }
 
 /// Where pixel `at` of `to` lies among `from`, both at least 1 (ONNX, `Resize`).
-pub(crate) fn place(p: &Resize, axis: usize, at: usize, from: usize, to: usize) -> Place {
+pub fn place(p: &Resize, axis: usize, at: usize, from: usize, to: usize) -> Place {
     let scale = p.scales.map_or(to as f32 / from as f32, |scales| scales[axis]);
     let at = at as f32;
     let x = match p.coordinates {

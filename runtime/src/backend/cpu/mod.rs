@@ -1,21 +1,19 @@
 //! The CPU backend: plans lowered to a list of kernel calls over reused buffers.
 
-mod lower;
 mod onnx;
 mod run;
-mod slots;
 mod tensors;
 
 use std::sync::Arc;
 
 use limbeck_kernels::{Kernels, Packed, Pool};
 
+use super::lower::Lowered;
 use super::onnx::Segments;
 use super::{Backend, Bounds, PlanData, Prepared, State};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Account;
 use crate::onnx::OnnxOptions;
-use lower::Lowered;
 use run::CpuState;
 
 /// Runs native segments with the kernels of this CPU.
@@ -45,7 +43,8 @@ impl Backend for CpuBackend {
     fn prepare(&self, data: Arc<PlanData>) -> Result<Arc<dyn Prepared>> {
         let program = data.plan.program();
         let mut count = 0;
-        let entries = program.entries.iter().map(|e| Lowered::new(program, e, &mut count));
+        let lower = |e| Lowered::new(program, e, true, &mut count);
+        let entries = program.entries.iter().map(lower);
         let entries = entries.collect::<Result<Vec<_>>>()?;
         let segments = Segments::prepare(&self.onnx, self.pool.threads(), &data)?;
         let vectors = data.load_vectors()?;

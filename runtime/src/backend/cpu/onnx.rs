@@ -3,8 +3,8 @@
 use limbeck_kernels::{Elements, TensorArg};
 use limbeck_plan::{DType, OperandId};
 
-use super::lower::{Given, Instruction};
 use super::run::Runner;
+use crate::backend::lower::{Given, Instruction};
 use crate::backend::{given, onnx};
 use crate::error::{Error, ErrorKind, Result};
 

@@ -8,12 +8,13 @@ use limbeck_kernels::{
     ConvScratch, DepthwiseConv2dArgs, Elements, KvCache, LinearArgs, LinearScratch, MixArgs,
     MoeMlpArgs, MoeScratch, NormArgs, Qkv, Rows, Sparsity, TensorArg, TensorScratch,
 };
-use limbeck_plan::{Conv2d, DepthwiseConv2d, Dim, Fact, MaxPool2d, OperandId};
+use limbeck_plan::{Conv2d, DepthwiseConv2d, Fact, MaxPool2d};
 
 use super::Shared;
-use super::lower::{Instruction, Lowered, NormCall, Output, QkvValue};
-use super::slots::{Unit, Value};
+use crate::backend::lower::{Instruction, Lowered, NormCall, Output, QkvValue};
 use crate::backend::onnx::Open;
+use crate::backend::sizes::Sizes;
+use crate::backend::slots::{Unit, Value};
 use crate::backend::{Bounds, Cache, Call, Choices, Matrix, Sequences, Spent, State, given};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Holding;
@@ -40,66 +41,6 @@ pub(super) struct CpuState {
     last: Option<(usize, Sizes)>,
 }
 
-/// The sizes of a call.
-pub(super) struct Sizes {
-    tokens: usize,
-    outputs: usize,
-    sequences: usize,
-    /// What tensors' sizes are multiples of.
-    products: Vec<usize>,
-    /// By operand, where the entry asks for shapes.
-    shapes: Vec<Vec<usize>>,
-}
-
-impl Sizes {
-    /// Of a call of an entry.
-    fn of(entry: &Lowered, call: &Call<'_>) -> Result<Sizes> {
-        let size = |dim: &Dim| {
-            let found = call.size(dim).and_then(|n| usize::try_from(n).ok());
-            found.ok_or_else(|| {
-                Error::new(ErrorKind::InvalidInput, format!("the size {dim} has no value here"))
-            })
-        };
-        let shape = |(fact, open): (&Fact, &bool)| match open {
-            true => Ok(Vec::new()),
-            false => fact.shape.iter().map(size).collect(),
-        };
-        Ok(Sizes {
-            tokens: call.tokens,
-            outputs: call.output_rows.len(),
-            sequences: call.sequences.len(),
-            products: entry.slots.products.iter().map(size).collect::<Result<_>>()?,
-            shapes: entry.facts.iter().zip(&entry.open).map(shape).collect::<Result<_>>()?,
-        })
-    }
-
-    fn units(&self, unit: Unit) -> usize {
-        match unit {
-            Unit::Tokens => self.tokens,
-            Unit::Outputs => self.outputs,
-            Unit::Sequences => self.sequences,
-            Unit::One => 1,
-            Unit::Product(index) => self.products.get(index).copied().unwrap_or(0),
-        }
-    }
-
-    pub(super) fn len(&self, value: Value) -> usize {
-        self.units(value.unit).saturating_mul(value.rows).saturating_mul(value.cols)
-    }
-
-    pub(super) fn shape(&self, operand: OperandId) -> &[usize] {
-        self.shapes.get(operand).map_or(&[], Vec::as_slice)
-    }
-
-    /// Height and width of a tensor of images.
-    pub(super) fn sides(&self, operand: OperandId) -> [usize; 2] {
-        match self.shape(operand) {
-            &[_, height, width, _] => [height, width],
-            _ => [0, 0],
-        }
-    }
-}
-
 impl CpuState {
     pub fn new(shared: Arc<Shared>, cache: Cache, bounds: Bounds, held: Holding) -> CpuState {
         CpuState {
@@ -118,19 +59,6 @@ impl CpuState {
             open: Open::default(),
             last: None,
         }
-    }
-
-    fn check(&self, call: &Call<'_>) -> Result<()> {
-        let most = self.bounds.tokens;
-        let fits = call.tokens <= most
-            && call.output_rows.len() <= most
-            && call.sequences.len() <= most
-            && call.inputs.iter().all(|(_, values)| values.len() == call.tokens);
-        if fits {
-            return Ok(());
-        }
-        let message = format!("a call of {} tokens does not fit the bound {most}", call.tokens);
-        Err(Error::new(ErrorKind::InvalidInput, message))
     }
 
     fn scratch_bytes(&self) -> usize {
@@ -186,7 +114,7 @@ impl CpuState {
 impl State for CpuState {
     fn run(&mut self, call: &Call<'_>) -> Result<Spent> {
         self.last = None;
-        self.check(call)?;
+        self.bounds.check(call)?;
         let shared = self.shared.clone();
         let entry = shared.entries.get(call.entry).ok_or_else(|| {
             Error::new(ErrorKind::InvalidInput, format!("entry {} does not exist", call.entry))
@@ -421,7 +349,11 @@ impl Runner<'_> {
     /// The rows of each image, where `x` has as many for each.
     fn images(&self, x: Value) -> Option<Vec<Rows>> {
         let count = (x.unit == Unit::Sequences).then_some(x.rows)?;
-        Some((0..self.sizes.sequences).map(|i| Rows { first: i * count, count }).collect())
+        Some(
+            (0..self.sizes.units(Unit::Sequences))
+                .map(|i| Rows { first: i * count, count })
+                .collect(),
+        )
     }
 
     fn conv2d(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {

@@ -4,9 +4,9 @@ use limbeck_kernels as kernels;
 use limbeck_kernels::{ConvTranspose2dArgs, Elements, ElementsMut, TensorArg, TensorOut};
 use limbeck_plan::{DType, Dim, OperandId, Window};
 
-use super::lower::{Ids, Instruction, Output, Source};
 use super::run::Runner;
-use super::slots::Value;
+use crate::backend::lower::{Ids, Instruction, Output, Source};
+use crate::backend::slots::Value;
 use crate::error::{Error, ErrorKind, Result};
 
 impl Runner<'_> {

@@ -145,6 +145,12 @@ impl Slots {
         }))
     }
 
+    /// By slot, the unit that its size is a multiple of, and the factor.
+    #[cfg(feature = "wgpu")]
+    pub fn sizes(&self) -> &[(Unit, usize)] {
+        &self.shapes
+    }
+
     /// Makes the buffers large enough for a call; `units` gives its sizes. Buffers only grow, so
     /// memory follows what callers ask for, and a call no larger than one before allocates
     /// nothing.

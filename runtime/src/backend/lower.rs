@@ -1,5 +1,5 @@
-//! Lowering an entry to instructions: operands become buffers and weights, and a norm that only
-//! one linear reads becomes that linear's prologue.
+//! Lowering an entry to instructions: operands become buffers and weights, and, where a backend wants it, a
+//! norm that only one linear reads becomes that linear's prologue.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,9 +9,9 @@ use limbeck_plan::{
     OperandKind, Patches, Pixels, Pool, Program, SparseLinear, Step, Window,
 };
 
+use super::cost::{Cost, choice_sites};
+use super::onnx;
 use super::slots::{Slots, Value, tensors_given};
-use crate::backend::cost::{Cost, choice_sites};
-use crate::backend::onnx;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A norm's parameters and its vectors by weight id.
@@ -273,9 +273,15 @@ pub(super) struct Lowered {
 }
 
 impl Lowered {
-    /// `segments` counts the ONNX segments of the plan as far as it is lowered.
-    pub fn new(program: &Program, entry: &Entry, segments: &mut usize) -> Result<Lowered> {
-        let fused = fuse_norms(entry);
+    /// `prologues` says whether linears take norms as prologues; `segments` counts the ONNX segments of the
+    /// plan as far as it is lowered.
+    pub fn new(
+        program: &Program,
+        entry: &Entry,
+        prologues: bool,
+        segments: &mut usize,
+    ) -> Result<Lowered> {
+        let fused = fuse_norms(entry, prologues);
         let entry = &fused.entry;
         let open = onnx::open(entry)?;
         let (slots, values) = Slots::assign(entry, &open)?;
@@ -353,7 +359,7 @@ struct Fused {
     norms: Vec<Option<NormCall>>,
 }
 
-fn fuse_norms(entry: &Entry) -> Fused {
+fn fuse_norms(entry: &Entry, prologues: bool) -> Fused {
     let steps: Vec<&Step> = entry.steps().collect();
     let mut reads = vec![0usize; entry.operands.len()];
     steps.iter().flat_map(|s| &s.inputs).for_each(|id| reads[*id] += 1);
@@ -363,6 +369,7 @@ fn fuse_norms(entry: &Entry) -> Fused {
     let mut prologue_of = HashMap::new();
     for step in &steps {
         if let (Op::Norm(_), Some(&out)) = (&step.op, step.outputs.first())
+            && prologues
             && entry.operands[out].kind == OperandKind::Scratch
             && reads[out] == 1
             && linear_inputs.contains(&out)

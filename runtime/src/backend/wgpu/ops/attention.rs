@@ -1,0 +1,91 @@
+//! The attention op: queries, keys and values made ready, then attention.
+
+use limbeck_plan::{Attention, RopeStyle};
+
+use super::flag;
+use crate::backend::lower::{Instruction, QkvValue};
+use crate::backend::slots::Unit;
+use crate::backend::wgpu::buffers::Slice;
+use crate::backend::wgpu::lacks;
+use crate::backend::wgpu::pipelines::Shader;
+use crate::backend::wgpu::record::Recorder;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Elements of a head that shaders have room for.
+const MOST: usize = 256;
+
+/// Refuses what shaders lack.
+pub(super) fn check(params: &Attention) -> Result<()> {
+    if params.head_dim > MOST {
+        let found = params.head_dim;
+        return Err(lacks(format_args!("attention heads of {found} elements, more than {MOST}")));
+    }
+    if !params.causal && params.state.is_some() {
+        return Err(lacks("attention that keeps keys and is not causal"));
+    }
+    Ok(())
+}
+
+pub(super) fn attention(rec: &mut Recorder<'_>, instruction: &Instruction) -> Result<()> {
+    let Instruction::Attention { params: p, qkv, q_norm, k_norm, inv_freq, out } = instruction
+    else {
+        return Ok(());
+    };
+    let tokens = rec.sizes.units(Unit::Tokens);
+    let (layout, cache) = rec.buffers.keys_and_values(p.state, p.kv_heads, p.head_dim)?;
+    let queries = Slice::whole(rec.buffers.queries);
+    let turns = rec.entry.turns.iter().position(|turns| {
+        Some(turns.weight) == *inv_freq && p.rope.as_ref().is_some_and(|r| r.factor == turns.factor)
+    });
+    let turns = turns.and_then(|index| rec.layout.turns.get(index)).copied();
+    if turns.is_none() && p.rope.is_some() {
+        return Err(Error::new(ErrorKind::Backend, "its frequencies were not prepared"));
+    }
+    let neighbours = p.rope.as_ref().is_some_and(|r| r.style == RopeStyle::Interleaved);
+    let flags = flag(p.qk_norm_eps.is_some(), 1)
+        | flag(p.rope.is_some(), 2)
+        | flag(neighbours, 4)
+        | flag(p.fused, 8);
+    let prepare = [
+        tokens as u32,
+        p.heads as u32,
+        p.kv_heads as u32,
+        p.head_dim as u32,
+        layout.padded as u32,
+        p.qk_norm_eps.unwrap_or(0.0).to_bits(),
+        flags,
+        p.rope.as_ref().map_or(0, |r| r.rotary_dim) as u32,
+        turns.unwrap_or(0) as u32,
+        rec.layout.rows as u32,
+        layout.head_words as u32,
+        layout.key_words as u32,
+    ];
+    let [q, k, v] = match qkv {
+        QkvValue::Fused(value) => [*value; 3],
+        QkvValue::Separate(values) => *values,
+    };
+    let (q, k, v) = (rec.value(q)?, rec.value(k)?, rec.value(v)?);
+    let (q_norm, k_norm) = (rec.vector_or_none(*q_norm)?, rec.vector_or_none(*k_norm)?);
+    let call = rec.call();
+    let bindings = [&call, &q, &k, &v, &q_norm, &k_norm, &queries, &cache];
+    let groups = tokens * (p.heads + 2 * p.kv_heads);
+    rec.dispatch(Shader::Prepare(layout.kv), &prepare, &bindings, groups)?;
+
+    let attend = [
+        tokens as u32,
+        p.heads as u32,
+        p.kv_heads as u32,
+        p.head_dim as u32,
+        layout.padded as u32,
+        p.scale.to_bits(),
+        p.softcap.unwrap_or(0.0).to_bits(),
+        p.window.unwrap_or(0).try_into().unwrap_or(u32::MAX),
+        flag(p.causal, 1),
+        rec.layout.rows as u32,
+        layout.head_words as u32,
+        layout.key_words as u32,
+    ];
+    let out = rec.value(*out)?;
+    let bindings = [&call, &queries, &cache, &out];
+    rec.dispatch(Shader::Attend(layout.kv), &attend, &bindings, tokens * p.heads)
+}

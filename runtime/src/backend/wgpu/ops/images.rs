@@ -1,0 +1,130 @@
+//! Ops on images.
+
+use limbeck_plan::{Patches, Pixels, QUANT_BLOCK, Window};
+
+use super::linear::{Work, WorkPart, dispatch};
+use super::{flag, number};
+use crate::backend::lower::Instruction;
+use crate::backend::slots::Value;
+use crate::backend::wgpu::pipelines::Shader;
+use crate::backend::wgpu::record::Recorder;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Items of a group.
+const LANES: usize = 64;
+
+pub(super) fn patches(rec: &mut Recorder<'_>, p: &Patches, from: usize, out: Value) -> Result<()> {
+    let Patches { channels, height, width, patch, lead } = *p;
+    given(rec, from, [channels, height, width, patch, lead], out)
+}
+
+pub(super) fn pixels(rec: &mut Recorder<'_>, p: &Pixels, from: usize, out: Value) -> Result<()> {
+    given(rec, from, [p.channels, p.height, p.width, 1, 0], out)
+}
+
+fn given(rec: &mut Recorder<'_>, from: usize, image: [usize; 5], out: Value) -> Result<()> {
+    let count = rec.sizes.len(out);
+    let start = rec.layout.inputs.get(from).copied().unwrap_or(0);
+    let words: Vec<u32> = [count, start].into_iter().chain(image).map(|size| size as u32).collect();
+    let out = rec.value(out)?;
+    rec.dispatch(Shader::Given, &words, &[&rec.call(), &out], count.div_ceil(LANES))
+}
+
+/// A window over images whose sides are known, as shaders take it: channels, sides, sides of the result,
+/// then what it sees and how it moves.
+fn words(window: &Window, channels: usize) -> Result<[u32; 13]> {
+    let Some([down, across]) = window.out() else {
+        return Err(Error::new(ErrorKind::InvalidInput, "a window does not fit its image"));
+    };
+    let ([height, width], [top, left, ..]) = (window.image, window.padding);
+    let sides = [channels, height, width, down, across];
+    let sizes = [sides.as_slice(), &window.kernel, &window.stride, &[top, left], &window.dilation];
+    let mut found = [0; 13];
+    found.iter_mut().zip(sizes.concat()).for_each(|(word, size)| *word = size as u32);
+    Ok(found)
+}
+
+/// A window over the images of a tensor, where it leaves their sides open.
+fn over(rec: &Recorder<'_>, window: &Window, sides: Option<usize>) -> Window {
+    sides.map_or_else(|| window.clone(), |operand| window.over(rec.sizes.sides(operand)))
+}
+
+pub(super) fn conv2d(rec: &mut Recorder<'_>, instruction: &Instruction) -> Result<()> {
+    let Instruction::Conv2d { params: p, x, sides, weight, bias, residual, out } = instruction
+    else {
+        return Ok(());
+    };
+    let window = words(&over(rec, &p.window, *sides), x.cols)?;
+    let count = rec.sizes.len(*out);
+    let (input, target) = (rec.value(*x)?, rec.value(*out)?);
+    let w = rec.shared.weights.get(*weight)?;
+    if p.groups > 1 {
+        let [shard] = w.shards.as_slice() else {
+            let message = "a weight in groups is beyond the device's bindings";
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        };
+        let blocks = w.cols.div_ceil(QUANT_BLOCK);
+        let flags = flag(bias.is_some(), 1) | flag(residual.is_some(), 2);
+        let sizes = [count, w.cols, blocks, w.rows, p.groups].map(|size| size as u32);
+        let words = [&sizes[..], &[number(p.activation), flags], &window].concat();
+        let (bias, residual) = (rec.vector_or_none(*bias)?, rec.value_or_none(*residual)?);
+        let bindings = [&shard.slice, &input, &bias, &residual, &target];
+        return rec.dispatch(
+            Shader::GroupedConv(w.format),
+            &words,
+            &bindings,
+            count.div_ceil(LANES),
+        );
+    }
+    let bias = bias.map(|id| rec.shared.weights.vector(id).cloned()).transpose()?;
+    let residual = residual.map(|value| rec.value(value)).transpose()?;
+    let [channels, height, width, down, across, _, kernel, rest @ ..] = window;
+    let mut seen = [0; 12];
+    seen[..6].copy_from_slice(&[channels, height, width, down, across, kernel]);
+    seen[6..].copy_from_slice(&rest);
+    let work = Work {
+        weight: *weight,
+        tokens: count / w.rows.max(1),
+        share: 1,
+        x: &input,
+        bias,
+        residual,
+        factors: None,
+        activation: p.activation,
+        gated: false,
+        last: true,
+        out: &target,
+        part: WorkPart::Window(seen),
+    };
+    dispatch(rec, work)
+}
+
+/// What [`windows`] computes.
+#[derive(Clone, Copy)]
+pub(super) enum What {
+    Depthwise { weight: usize, bias: Option<usize>, activation: u32 },
+    Largest,
+    Mean { count_padding: bool },
+}
+
+pub(super) fn windows(
+    rec: &mut Recorder<'_>,
+    what: What,
+    (window, sides): (&Window, Option<usize>),
+    x: Value,
+    out: Value,
+) -> Result<()> {
+    let count = rec.sizes.len(out);
+    let (what, activation, flags, weight, bias) = match what {
+        What::Depthwise { weight, bias, activation } => {
+            (0, activation, flag(bias.is_some(), 1), Some(weight), bias)
+        }
+        What::Largest => (1, 0, 0, None, None),
+        What::Mean { count_padding } => (2, 0, flag(count_padding, 2), None, None),
+    };
+    let window = words(&over(rec, window, sides), x.cols)?;
+    let words = [&[count as u32, what, activation, flags][..], &window].concat();
+    let (weight, bias) = (rec.vector_or_none(weight)?, rec.vector_or_none(bias)?);
+    let (x, out) = (rec.value(x)?, rec.value(out)?);
+    rec.dispatch(Shader::Windows, &words, &[&x, &weight, &bias, &out], count.div_ceil(LANES))
+}

@@ -1,0 +1,148 @@
+//! The linear op, and the linears that adaptive ops are made of.
+
+use limbeck_plan::{Activation, QUANT_BLOCK};
+
+use super::{flag, number};
+use crate::backend::lower::Instruction;
+use crate::backend::wgpu::buffers::Slice;
+use crate::backend::wgpu::pipelines::{FEW_ROWS, FewRows, Part, Shader};
+use crate::backend::wgpu::record::Recorder;
+use crate::error::Result;
+
+/// Rows of the weight and of the call that a group has where there are many.
+const MANY: [usize; 2] = [64, 32];
+/// Rows of the weight that a group has where there are few of the call.
+const FEW: usize = 16;
+
+/// A linear and what it is of.
+pub(super) struct Work<'a> {
+    pub weight: usize,
+    /// Rows of the call, and how many of them share a row of the input.
+    pub tokens: usize,
+    pub share: usize,
+    pub x: &'a Slice,
+    pub bias: Option<Slice>,
+    pub residual: Option<Slice>,
+    pub factors: Option<Slice>,
+    pub activation: Activation,
+    pub gated: bool,
+    /// Whether the activation comes after the residual.
+    pub last: bool,
+    pub out: &'a Slice,
+    pub part: WorkPart,
+}
+
+/// Which part of the weight rows meet.
+pub(super) enum WorkPart {
+    Whole,
+    /// As many times these rows, or these columns, as choices say that begin there.
+    Limited {
+        choices: usize,
+        rows: usize,
+        cols: usize,
+    },
+    /// Those of experts that have so many rows.
+    Routed {
+        rows: usize,
+    },
+    /// The whole; rows are what windows see of images.
+    Window([u32; 12]),
+}
+
+pub(super) fn linear(rec: &mut Recorder<'_>, instruction: &Instruction) -> Result<()> {
+    let Instruction::Linear { params, x, weight, bias, residual, factors, out, .. } = instruction
+    else {
+        return Ok(());
+    };
+    let cols = rec.shared.weights.get(*weight)?.cols;
+    let vector =
+        |id: &Option<usize>| id.map(|id| rec.shared.weights.vector(id).cloned()).transpose();
+    let (bias, factors) = (vector(bias)?, vector(factors)?);
+    let residual = residual.map(|value| rec.value(value)).transpose()?;
+    let work = Work {
+        weight: *weight,
+        tokens: rec.sizes.len(*x) / cols.max(1),
+        share: 1,
+        x: &rec.value(*x)?,
+        bias,
+        residual,
+        factors,
+        activation: params.activation,
+        gated: params.gated,
+        last: false,
+        out: &rec.value(*out)?,
+        part: WorkPart::Whole,
+    };
+    dispatch(rec, work)
+}
+
+/// The dispatches of a linear, one for each shard of its weight.
+pub(super) fn dispatch(rec: &mut Recorder<'_>, work: Work<'_>) -> Result<()> {
+    let Work { tokens, share, x, out, .. } = work;
+    let w = rec.shared.weights.get(work.weight)?;
+    let flags = flag(work.gated, 1)
+        | flag(work.bias.is_some(), 2)
+        | flag(work.residual.is_some(), 4)
+        | flag(work.factors.is_some(), 8)
+        | flag(work.last && work.residual.is_some(), 16);
+    let none = rec.none();
+    let bias = work.bias.as_ref().unwrap_or(&none);
+    let residual = work.residual.as_ref().unwrap_or(&none);
+    let factors = work.factors.as_ref().unwrap_or(&none);
+    let (made, routes) = (Slice::whole(rec.buffers.made), Slice::whole(rec.buffers.routes));
+    for shard in &w.shards {
+        let (mut rows, mut first, mut all, mut base) = (shard.rows, shard.first, w.rows, 0);
+        let (mut limits, mut window) = ([0; 3], [0; 12]);
+        let part = match work.part {
+            WorkPart::Whole => Part::Whole,
+            WorkPart::Limited { choices, rows, cols } => {
+                limits = [choices as u32, rows as u32, cols as u32];
+                Part::Limited
+            }
+            WorkPart::Window(words) => {
+                window = words;
+                Part::Window
+            }
+            WorkPart::Routed { rows: of_expert } => {
+                (rows, first, all, base) = (of_expert, 0, of_expert, shard.first);
+                Part::Routed
+            }
+        };
+        let words = [
+            tokens as u32,
+            w.cols as u32,
+            w.cols.div_ceil(QUANT_BLOCK) as u32,
+            rows as u32,
+            first as u32,
+            all as u32,
+            number(work.activation),
+            flags,
+            shard.stored as u32,
+            share as u32,
+            limits[0],
+            limits[1],
+            limits[2],
+            base as u32,
+        ];
+        let words = [&words[..], &window].concat();
+        let (shader, groups) = if tokens > FEW_ROWS && part != Part::Routed {
+            let [tile, columns] = MANY;
+            let groups = rows.div_ceil(tile) * tokens.div_ceil(columns);
+            (Shader::LinearMany(w.format, part), groups)
+        } else {
+            let one = tokens == 1 || part == Part::Routed;
+            let few = if one { FewRows::One } else { FewRows::Four };
+            let groups = rows.div_ceil(FEW) * tokens.div_ceil(few.count());
+            (Shader::LinearFew(w.format, few, part), groups)
+        };
+        let mut bindings = vec![&shard.slice, x, bias, residual, factors, out];
+        match part {
+            Part::Whole | Part::Window => {}
+            Part::Limited => bindings.push(&made),
+            Part::Routed => bindings.push(&routes),
+        }
+        rec.count_weights(shard.slice.bytes);
+        rec.dispatch(shader, &words, &bindings, groups)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,216 @@
+//! Recordings: the dispatches of an entry for calls of the same sizes.
+
+use std::sync::Arc;
+
+use limbeck_plan::Dim;
+
+use super::buffers::{ALIGN, Slice};
+use super::call::CallLayout;
+use super::pipelines::{Pipeline, Shader};
+use super::sites::MadeLayout;
+use super::state::Buffers;
+use super::{DeviceEntry, Shared, ops};
+use crate::backend::sizes::Sizes;
+use crate::backend::slots::Value;
+use crate::error::{Error, ErrorKind, Result};
+
+/// One run of a shader.
+struct Dispatch {
+    pipeline: Arc<Pipeline>,
+    group: wgpu::BindGroup,
+    grid: [u32; 3],
+}
+
+/// The dispatches of an entry, in order.
+pub(super) struct Recording {
+    dispatches: Vec<Dispatch>,
+    /// Bytes of weights that they bind.
+    pub weight_bytes: usize,
+}
+
+impl Recording {
+    /// Records an entry for calls of these sizes over these buffers.
+    ///
+    /// # Errors
+    /// Those of the device, with the step.
+    pub fn new(
+        shared: &Shared,
+        entry: &DeviceEntry,
+        sizes: &Sizes,
+        layout: &CallLayout,
+        made: &MadeLayout,
+        size: &dyn Fn(&Dim) -> Option<usize>,
+        buffers: &Buffers<'_>,
+    ) -> Result<Recording> {
+        let mut recorder = Recorder {
+            shared,
+            entry,
+            sizes,
+            layout,
+            made,
+            size,
+            buffers,
+            pending: Vec::new(),
+            uniforms: Vec::new(),
+            weight_bytes: 0,
+        };
+        for named in &entry.lowered.instructions {
+            ops::record(&mut recorder, &named.instruction).map_err(|e| {
+                e.at(format!("entry {:?}, step {:?}", entry.lowered.name, named.step))
+            })?;
+        }
+        recorder.finish()
+    }
+
+    /// How many dispatches there are.
+    pub fn len(&self) -> usize {
+        self.dispatches.len()
+    }
+
+    /// Adds them to a pass.
+    pub fn replay(&self, pass: &mut wgpu::ComputePass<'_>) {
+        for Dispatch { pipeline, group, grid: [x, y, z] } in &self.dispatches {
+            pass.set_pipeline(&pipeline.pipeline);
+            pass.set_bind_group(0, group, &[]);
+            pass.dispatch_workgroups(*x, *y, *z);
+        }
+    }
+}
+
+/// A dispatch whose parameters are not on the device yet.
+struct Pending {
+    pipeline: Arc<Pipeline>,
+    /// Of its parameters among the uniforms, in bytes.
+    offset: usize,
+    bytes: usize,
+    bindings: Vec<Slice>,
+    grid: [u32; 3],
+}
+
+/// What ops record with.
+pub(super) struct Recorder<'a> {
+    pub shared: &'a Shared,
+    pub entry: &'a DeviceEntry,
+    pub sizes: &'a Sizes,
+    pub layout: &'a CallLayout,
+    pub made: &'a MadeLayout,
+    /// The value of a size in the call.
+    pub size: &'a dyn Fn(&Dim) -> Option<usize>,
+    pub buffers: &'a Buffers<'a>,
+    pending: Vec<Pending>,
+    uniforms: Vec<u32>,
+    weight_bytes: usize,
+}
+
+impl Recorder<'_> {
+    /// Adds a dispatch of so many groups, with its parameters as words and its buffers in the order of the
+    /// shader's bindings. No groups are no dispatch.
+    ///
+    /// # Errors
+    /// Those of the device's compiler; more groups than a device has.
+    pub fn dispatch(
+        &mut self,
+        shader: Shader,
+        params: &[u32],
+        bindings: &[&Slice],
+        groups: usize,
+    ) -> Result<()> {
+        if groups == 0 {
+            return Ok(());
+        }
+        let most = self.shared.gpu.limits.max_compute_workgroups_per_dimension as usize;
+        let x = groups.min(most);
+        let y = groups.div_ceil(x);
+        if y > most {
+            return Err(Error::new(ErrorKind::Capacity, format!("{groups} groups are too many")));
+        }
+        let pipeline = self.shared.pipelines.get(&self.shared.gpu, shader)?;
+        let offset = self.uniforms.len() * 4;
+        self.uniforms.extend_from_slice(params);
+        self.uniforms.resize(self.uniforms.len().next_multiple_of(ALIGN / 4), 0);
+        self.pending.push(Pending {
+            pipeline,
+            offset,
+            bytes: (params.len() * 4).next_multiple_of(16),
+            bindings: bindings.iter().map(|slice| (*slice).clone()).collect(),
+            grid: [x as u32, y as u32, 1],
+        });
+        Ok(())
+    }
+
+    /// Counts bytes of weights that a dispatch binds.
+    pub fn count_weights(&mut self, bytes: usize) {
+        self.weight_bytes = self.weight_bytes.saturating_add(bytes);
+    }
+
+    /// Where a value lives.
+    pub fn value(&self, value: Value) -> Result<Slice> {
+        self.buffers.value(value, self.sizes.len(value))
+    }
+
+    /// Where a value lives, or what stands for none.
+    pub fn value_or_none(&self, value: Option<Value>) -> Result<Slice> {
+        value.map_or_else(|| Ok(self.none()), |value| self.value(value))
+    }
+
+    /// A vector of weights, or what stands for none.
+    pub fn vector_or_none(&self, id: Option<usize>) -> Result<Slice> {
+        match id {
+            Some(id) => self.shared.weights.vector(id).cloned(),
+            None => Ok(self.none()),
+        }
+    }
+
+    /// A buffer for bindings that a dispatch does not read.
+    pub fn none(&self) -> Slice {
+        Slice::whole(self.buffers.none)
+    }
+
+    /// Words that are the same in every call of the recording.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn constants(&self, words: &[u32]) -> Result<Slice> {
+        let gpu = &self.shared.gpu;
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
+        let buffer = gpu.buffer("constants", words.len() * 4, usage)?;
+        gpu.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(words));
+        Ok(Slice::whole(&buffer))
+    }
+
+    /// The words of the call.
+    pub fn call(&self) -> Slice {
+        Slice::whole(self.buffers.call)
+    }
+
+    fn finish(self) -> Result<Recording> {
+        let gpu = &self.shared.gpu;
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let uniforms = gpu.buffer("parameters", self.uniforms.len() * 4, usage)?;
+        gpu.queue.write_buffer(&uniforms, 0, bytemuck::cast_slice(&self.uniforms));
+        let weight_bytes = self.weight_bytes;
+        let dispatches = gpu.scoped(|| {
+            let pending = self.pending.into_iter();
+            pending.map(|dispatch| dispatch.bind(&gpu.device, &uniforms)).collect()
+        })?;
+        Ok(Recording { dispatches, weight_bytes })
+    }
+}
+
+impl Pending {
+    fn bind(self, device: &wgpu::Device, uniforms: &wgpu::Buffer) -> Dispatch {
+        let Pending { pipeline, offset, bytes, bindings, grid } = self;
+        let params = Slice { buffer: uniforms.clone(), offset, bytes };
+        debug_assert_eq!(bindings.len(), pipeline.shader.bindings().len(), "{:?}", pipeline.shader);
+        let entries: Vec<_> = (0..)
+            .zip(std::iter::once(&params).chain(&bindings))
+            .map(|(binding, slice)| wgpu::BindGroupEntry { binding, resource: slice.binding() })
+            .collect();
+        let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &pipeline.layout,
+            entries: &entries,
+        });
+        Dispatch { pipeline, group, grid }
+    }
+}

@@ -1,0 +1,8 @@
+fn element(row: u32, col: u32) -> f32 {
+    if col >= P.cols {
+        return 0.0;
+    }
+    let at = ((row / 16u) * P.cols + col) * 16u + row % 16u;
+    let pair = unpack2x16float(w[at / 2u]);
+    return select(pair.x, pair.y, (at & 1u) == 1u);
+}

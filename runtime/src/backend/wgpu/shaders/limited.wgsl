@@ -1,0 +1,45 @@
+// A linear of which each row of the call uses as much as its choice at a site says: the first rows of the
+// weight, or the first columns.
+
+@group(0) @binding(7) var<storage, read> made: array<u32>;
+
+fn limit(token: u32) -> u32 {
+    return made[P.choices + min(token, P.tokens - 1u)];
+}
+
+// A bias for each choice comes with limited columns.
+fn bias_row(token: u32) -> u32 {
+    return select(0u, limit(token), P.unit_cols > 0u);
+}
+
+fn weight_row(token: u32, row: u32) -> u32 {
+    return row;
+}
+
+fn largest(token: u32, count: u32) -> u32 {
+    var most = 0u;
+    for (var i = 0u; i < count && token + i < P.tokens; i++) {
+        most = max(most, limit(token + i));
+    }
+    return most;
+}
+
+fn rows_of(token: u32, count: u32) -> u32 {
+    if P.unit_rows == 0u {
+        return P.rows;
+    }
+    let needed = largest(token, count) * P.unit_rows;
+    return min(P.rows, needed - min(needed, P.first));
+}
+
+fn blocks_of(token: u32, count: u32) -> u32 {
+    if P.unit_cols == 0u {
+        return P.blocks;
+    }
+    return min(P.blocks, largest(token, count) * P.unit_cols / 32u);
+}
+
+// Whether a row of the call has its result from this shard.
+fn owns(token: u32, row: u32) -> bool {
+    return true;
+}

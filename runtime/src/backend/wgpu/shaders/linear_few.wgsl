@@ -1,0 +1,58 @@
+// A linear of few rows: a group sums 16 rows of the weight for FEW rows of the call, each lane over blocks of
+// its own.
+
+const LANES: u32 = 128u;
+const PARTS: u32 = LANES / 64u;
+
+var<workgroup> sums: array<f32, LANES * FEW>;
+var<workgroup> totals: array<f32, 16u * FEW>;
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let tiles = (P.rows + 15u) / 16u;
+    let index = flat(group, groups);
+    let first_row = index % tiles * 16u;
+    let first_token = index / tiles * FEW;
+    let row = weight_row(first_token, first_row + lane % 16u);
+    let q = lane / 16u % 4u;
+    let blocks = blocks_of(first_token, FEW);
+    var sum: array<f32, FEW>;
+    if row < P.stored && first_token < P.tokens && first_row < rows_of(first_token, FEW) {
+        for (var block = lane / 64u; block < blocks; block += PARTS) {
+            let pair = load(row, block, q);
+            let col = block * 32u + q * 4u;
+            for (var t = 0u; t < FEW; t++) {
+                let token = min(first_token + t, P.tokens - 1u);
+                sum[t] += dot(pair.lo, vec4(input(token, col), input(token, col + 1u),
+                    input(token, col + 2u), input(token, col + 3u)));
+                sum[t] += dot(pair.hi, vec4(input(token, col + 16u), input(token, col + 17u),
+                    input(token, col + 18u), input(token, col + 19u)));
+            }
+        }
+    }
+    for (var t = 0u; t < FEW; t++) {
+        sums[t * LANES + lane] = sum[t];
+    }
+    workgroupBarrier();
+    if lane < 16u * FEW {
+        var total = 0.0;
+        for (var i = 0u; i < LANES / 16u; i++) {
+            total += sums[lane / 16u * LANES + i * 16u + lane % 16u];
+        }
+        totals[lane] = total;
+    }
+    workgroupBarrier();
+    if lane < 16u * FEW {
+        let token = first_token + lane / 16u;
+        let r = lane % 16u;
+        if !has(1u) {
+            write(token, first_row + r, totals[lane]);
+        } else if r < 8u {
+            write_gated(token, first_row + r, totals[lane], totals[lane + 8u]);
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Kernels against the reference backend on any adapter there is, Mesa's llvmpipe say, and shaders through
+//! the translators.
+
+mod adaptive;
+mod adverse;
+mod attention;
+mod harness;
+mod images;
+mod rows;
+mod shaders;

@@ -175,7 +175,7 @@ fn operators_give_what_onnx_runtime_does() {
 }
 
 /// Cases with ops that the backend of GPUs lacks.
-const NOT_ON_GPUS: &[&str] = &["every_op", "gather", "recurrent"];
+const NOT_ON_GPUS: &[&str] = &["every_op", "gather", "recurrent", "rotary"];
 
 #[test]
 fn operators_give_the_same_on_gpus_or_are_refused_by_name() {

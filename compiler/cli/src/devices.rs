@@ -12,7 +12,6 @@ pub fn execute(args: DevicesArgs) -> Result<(), Failure> {
         let engine = Engine::new(EngineOptions { backend, ..EngineOptions::default() })?;
         devices.push(json!({"backend": name, "description": engine.backend()}));
     }
-    devices.extend(adapters());
     let named = args.ort_library.is_some();
     let options = OnnxOptions { library: args.ort_library, ..OnnxOptions::default() };
     match OnnxRuntime::load(&options) {
@@ -30,6 +29,7 @@ pub fn execute(args: DevicesArgs) -> Result<(), Failure> {
         Err(e) if named => return Err(e.into()),
         Err(e) => note(format!("onnx segments cannot run: {e}")),
     }
+    devices.extend(adapters());
     if args.json {
         return print_json(&json!({ "devices": devices }));
     }

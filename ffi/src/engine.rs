@@ -1,6 +1,7 @@
 use std::ffi::{CString, c_char, c_void};
+use std::path::PathBuf;
 
-use runtime::{BackendKind, Engine, EngineOptions};
+use runtime::{BackendKind, Engine, EngineOptions, OnnxOptions};
 
 use crate::arg;
 use crate::error::{LBK_VERSION, c_string, lbk_error};
@@ -20,6 +21,9 @@ pub const LBK_BACKEND_CPU: lbk_backend = 0;
 /// Slow reference kernels, for tests; the installed library is built without them, and an engine of them is
 /// `LBK_UNSUPPORTED` there.
 pub const LBK_BACKEND_FAKE: lbk_backend = 1;
+/// A GPU, through Vulkan, Metal or Direct3D 12; `LBK_UNSUPPORTED` in a library that was built without the
+/// feature `wgpu`, as the installed one is.
+pub const LBK_BACKEND_WGPU: lbk_backend = 2;
 
 /// Threads, kernels and options that models share. All functions take it as `const`: any number of
 /// threads may use one at once.
@@ -52,6 +56,13 @@ pub struct lbk_engine_options {
     pub log_level: lbk_log_level,
     /// 0.
     pub reserved: i32,
+    /// The path of ONNX Runtime's library, version 1.20 or later, for plans with ONNX segments, which a library
+    /// with the feature `ort` runs. NULL takes the one that `LIMBECK_ORT` in the environment names, or one
+    /// beside the program. It is loaded when such a plan is opened, once for the process.
+    pub onnx_library: *const c_char,
+    /// Its execution providers in the order in which they are asked, by name and with commas between:
+    /// `coreml`, `qnn,xnnpack`. NULL for its kernels for CPUs alone.
+    pub onnx_providers: *const c_char,
 }
 
 options!(lbk_engine_options: size_of::<usize>() + 8);
@@ -68,8 +79,22 @@ impl Default for lbk_engine_options {
             log_release: None,
             log_level: LBK_LOG_INFO,
             reserved: 0,
+            onnx_library: std::ptr::null(),
+            onnx_providers: std::ptr::null(),
         }
     }
+}
+
+/// What computes ONNX segments, as the options say.
+fn onnx(options: &lbk_engine_options) -> Outcome<OnnxOptions> {
+    let text = |text: *const c_char, name| match text.is_null() {
+        true => Ok(None),
+        false => arg::c_text(text, name).map(Some),
+    };
+    let library = text(options.onnx_library, "onnx_library")?.map(PathBuf::from);
+    let providers = text(options.onnx_providers, "onnx_providers")?.unwrap_or_default().split(',');
+    let providers = providers.map(str::trim).filter(|name| !name.is_empty());
+    Ok(OnnxOptions { library, providers: providers.map(str::to_owned).collect() })
 }
 
 /// A limit in bytes as this machine counts them.
@@ -112,6 +137,7 @@ pub unsafe extern "C" fn lbk_engine_new(
         let backend = match options.backend {
             LBK_BACKEND_CPU => BackendKind::Cpu,
             LBK_BACKEND_FAKE => BackendKind::Fake,
+            LBK_BACKEND_WGPU => BackendKind::Wgpu,
             other => {
                 let message = format!("backend: {other} is none of LBK_BACKEND_*");
                 return Err(lbk_error::argument("backend", &message));
@@ -122,7 +148,7 @@ pub unsafe extern "C" fn lbk_engine_new(
             threads: options.threads as usize,
             memory_limit: limit(options.memory_limit),
             logger: logger(options.log, options.log_level, user)?,
-            ..EngineOptions::default()
+            onnx: onnx(&options)?,
         })?;
         let backend = c_string(&engine.backend());
         out.give(lbk_engine { engine, backend });

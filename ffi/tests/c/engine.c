@@ -96,6 +96,29 @@ int main(int argc, char **argv)
         CHECK(releases == 6 + silent);
     }
 
+    /* A size of an earlier version, and a backend that a library may lack. */
+    options.struct_size = offsetof(lbk_engine_options, onnx_library);
+    options.onnx_library = options.onnx_providers = "not read";
+    OK(lbk_engine_new(LBK_ABI_VERSION, &options, &engine));
+    lbk_engine_free(engine);
+    lbk_engine_options_init(&options, sizeof options);
+    CHECK(!options.onnx_library && !options.onnx_providers);
+    options.onnx_library = "\xff";
+    FAILS(LBK_INVALID, lbk_engine_new(LBK_ABI_VERSION, &options, &engine));
+    options.onnx_library = "/nowhere/libonnxruntime.so";
+    options.onnx_providers = " coreml, qnn,";
+    OK(lbk_engine_new(LBK_ABI_VERSION, &options, &engine));
+    OK(lbk_model_open(engine, argv[1], &model));
+    lbk_model_free(model);
+    lbk_engine_free(engine);
+    options.backend = LBK_BACKEND_WGPU;
+    lbk_error *error = lbk_engine_new(LBK_ABI_VERSION, &options, &engine);
+    CHECK(!error || lbk_error_code(error) == LBK_UNSUPPORTED || lbk_error_code(error) == LBK_BACKEND);
+    if (!error) {
+        lbk_engine_free(engine);
+    }
+    lbk_error_free(error);
+
     /* NULL. */
     FAILS(LBK_INVALID, lbk_engine_new(LBK_ABI_VERSION, NULL, NULL));
     CHECK(*lbk_engine_backend(NULL) == 0 && lbk_engine_memory(NULL) == 0);

@@ -94,6 +94,7 @@ impl ModelApi for Model {
         given.memory_limit = options.memory_limit as u64;
         given.backend = match options.backend {
             BackendKind::Fake => LBK_BACKEND_FAKE,
+            BackendKind::Wgpu => LBK_BACKEND_WGPU,
             _ => LBK_BACKEND_CPU,
         };
         // SAFETY: as above.

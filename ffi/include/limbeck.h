@@ -199,6 +199,17 @@ typedef struct lbk_engine_options {
      * 0.
      */
     int32_t reserved;
+    /**
+     * The path of ONNX Runtime's library, version 1.20 or later, for plans with ONNX segments, which a library
+     * with the feature `ort` runs. NULL takes the one that `LIMBECK_ORT` in the environment names, or one
+     * beside the program. It is loaded when such a plan is opened, once for the process.
+     */
+    const char *onnx_library;
+    /**
+     * Its execution providers in the order in which they are asked, by name and with commas between:
+     * `coreml`, `qnn,xnnpack`. NULL for its kernels for CPUs alone.
+     */
+    const char *onnx_providers;
 } lbk_engine_options;
 
 /**
@@ -979,6 +990,12 @@ typedef int32_t (*lbk_diffuse_fn)(const struct lbk_diffuse_progress *progress, v
  * `LBK_UNSUPPORTED` there.
  */
 #define LBK_BACKEND_FAKE 1
+
+/**
+ * A GPU, through Vulkan, Metal or Direct3D 12; `LBK_UNSUPPORTED` in a library that was built without the
+ * feature `wgpu`, as the installed one is.
+ */
+#define LBK_BACKEND_WGPU 2
 
 /**
  * It continues text: `lbk_session_new`, `lbk_forward_new`.

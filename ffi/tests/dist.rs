@@ -24,17 +24,23 @@ foreach(example search.c deadline.c stream.cpp chat.cpp)
 endforeach()
 ";
 
-/// Fails unless an engine of reference kernels is refused as unsupported.
-const FAKE: &str = "#include <limbeck.h>
+/// Fails unless engines of other backends than the CPU's are refused as unsupported.
+const OTHERS: &str = "#include <limbeck.h>
 int main(void) {
-  lbk_engine_options options;
-  lbk_engine_options_init(&options, sizeof options);
-  options.backend = LBK_BACKEND_FAKE;
-  lbk_engine *engine = 0;
-  lbk_error *error = lbk_engine_new(LBK_ABI_VERSION, &options, &engine);
-  int refused = lbk_error_code(error) == LBK_UNSUPPORTED && !engine;
-  lbk_error_free(error);
-  return refused ? 0 : 1;
+  const lbk_backend others[] = {LBK_BACKEND_FAKE, LBK_BACKEND_WGPU};
+  for (int i = 0; i < 2; i++) {
+    lbk_engine_options options;
+    lbk_engine_options_init(&options, sizeof options);
+    options.backend = others[i];
+    lbk_engine *engine = 0;
+    lbk_error *error = lbk_engine_new(LBK_ABI_VERSION, &options, &engine);
+    int refused = lbk_error_code(error) == LBK_UNSUPPORTED && !engine;
+    lbk_error_free(error);
+    if (!refused) {
+      return 1;
+    }
+  }
+  return 0;
 }
 ";
 
@@ -141,11 +147,11 @@ fn cmake_finds_the_package_and_builds_the_examples_against_both_libraries() {
 }
 
 #[test]
-fn the_shared_library_leaves_out_the_reference_kernels() {
+fn the_shared_library_has_the_backend_of_the_cpu_alone() {
     let Some(tree) = tree() else { return };
     let folder = tempfile::tempdir().expect("a folder");
-    let (source, program) = (folder.path().join("fake.c"), folder.path().join("fake"));
-    std::fs::write(&source, FAKE).expect("a file");
+    let (source, program) = (folder.path().join("others.c"), folder.path().join("others"));
+    std::fs::write(&source, OTHERS).expect("a file");
     let flags = pkg_config(&tree);
     run(Command::new("cc").arg(&source).args(flags.split_whitespace()).arg("-o").arg(&program));
     run(&mut Command::new(program));

@@ -210,9 +210,7 @@ pub unsafe extern "C" fn lbk_diffuser_run(
                 _ => ControlFlow::Break(()),
             }
         })?;
-        if let Some(mut usage) = usage {
-            usage.total.add(&found.usage);
-        }
+        usage::spend(usage, &found.usage);
         if let Some(steps) = steps {
             steps.set(found.steps);
         }

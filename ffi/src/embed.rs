@@ -116,9 +116,7 @@ pub unsafe extern "C" fn lbk_encoder_embed(
         let usage = usage::enter(usage)?;
         let mut encoder = handle.encoder.enter("encoder")?;
         let (found, spent) = encoder.embed(&texts)?;
-        if let Some(mut usage) = usage {
-            usage.total.add(&spent);
-        }
+        usage::spend(usage, &spent);
         for (target, embedding) in out.chunks_exact_mut(size.max(1)).zip(&found) {
             target.copy_from_slice(embedding);
         }

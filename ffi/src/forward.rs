@@ -140,9 +140,7 @@ pub unsafe extern "C" fn lbk_forward_run(
         let inputs = inputs.iter().map(to_view).collect::<Outcome<Vec<_>>>()?;
         let usage = usage::enter(usage)?;
         let (tensors, spent) = forward.forward.enter("forward")?.run(&inputs)?;
-        if let Some(mut usage) = usage {
-            usage.total.add(&spent);
-        }
+        usage::spend(usage, &spent);
         out.give(lbk_tensors::of(tensors));
         Ok(())
     })

@@ -156,10 +156,15 @@ pub unsafe extern "C" fn lbk_usage_free(usage: *mut lbk_usage) {
 
 /// Adds a call's usage to what the caller gave, if anything.
 pub(crate) fn add(usage: *mut lbk_usage, spent: &Usage) -> Outcome {
-    if let Some(mut usage) = enter(usage)? {
+    spend(enter(usage)?, spent);
+    Ok(())
+}
+
+/// Adds what a call spent to the usage that was taken for it.
+pub(crate) fn spend(usage: Option<MutexGuard<'_, Spent>>, spent: &Usage) {
+    if let Some(mut usage) = usage {
         usage.total.add(spent);
     }
-    Ok(())
 }
 
 /// Takes a usage, which may be NULL, for a call: before it computes, so that no work is lost to one that is

@@ -125,3 +125,13 @@ fn the_library_is_found_and_its_providers_are_listed() {
         run(command, b"").json();
     }
 }
+
+#[test]
+fn tensors_are_not_laid_over_an_onnx_model() {
+    let place = Place::new();
+    let (model, plan) =
+        (golden("onnx/elementwise.onnx").display().to_string(), place.path("x.lbk"));
+    let overlay = golden("acm/vit_dense").display().to_string();
+    limbeck(&["compile", &model, "-o", &plan, "--with", &overlay], None)
+        .fails(&["elementwise.onnx", "laid over a checkpoint"]);
+}

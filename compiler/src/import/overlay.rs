@@ -26,7 +26,7 @@ struct Overlaid {
 /// Opens a checkpoint as [`open`] does, and adds the tensors of these folders to its own.
 ///
 /// # Errors
-/// Those of [`open`], a folder without safetensors, or a tensor that is there already.
+/// Those of [`open`], a graph (an ONNX model) to lie over, a folder without safetensors, or a tensor that is there already.
 pub fn open_with(
     path: &Path,
     overlays: &[PathBuf],
@@ -35,6 +35,10 @@ pub fn open_with(
     let base = open(path, onnx)?;
     if overlays.is_empty() {
         return Ok(base);
+    }
+    if base.graph().is_some() {
+        let message = "tensors are laid over a checkpoint with a configuration, not over a graph";
+        return Err(Error::unsupported(message).at(path.display()));
     }
     let description = base.description().clone();
     let mut overlaid = Overlaid { base, description, overlays: Vec::new() };

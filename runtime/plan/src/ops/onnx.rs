@@ -13,8 +13,8 @@ use crate::Fact;
 /// where there is none); `places [tokens]`, for each row its place among those; and `seen [sequences,
 /// longest]`, 1 where there is a row that others see.
 ///
-/// An output of no known number of axes has the one size [`Onnx::ANY`]. A size of an output that no input binds is known when the segment has run. Such an output is one of
-/// the entry's, or goes to other segments.
+/// An output of no known number of axes has the one size [`Onnx::ANY`]. A size of an output that no input
+/// binds is known when the segment has run. Such an output is one of the entry's, or goes to other segments.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Onnx {
     /// First byte of the model in the section.

@@ -354,6 +354,10 @@ impl Sequences for DeviceCache {
                 self.gpu.queue.write_buffer(buffer, offset, bytemuck::cast_slice(&words));
             }
         }
+        if let Err(error) = self.gpu.check() {
+            self.table.free(sequence)?;
+            return Err(error);
+        }
         Ok(sequence)
     }
 

@@ -262,14 +262,16 @@ impl Gpu {
     ) -> Result<()> {
         let slice = buffer.slice(..bytes as u64);
         slice.map_async(wgpu::MapMode::Read, |_| {});
-        self.wait(submission)?;
-        let view = slice.get_mapped_range().map_err(|e| {
-            Error::new(ErrorKind::Backend, format!("the device's results cannot be read: {e}"))
-        })?;
-        take(&view);
-        drop(view);
+        let done = self.wait(submission).and_then(|()| {
+            let view = slice.get_mapped_range().map_err(|e| {
+                Error::new(ErrorKind::Backend, format!("the device's results cannot be read: {e}"))
+            })?;
+            take(&view);
+            Ok(())
+        });
+        // Whatever came of it, the buffer is used again.
         buffer.unmap();
-        Ok(())
+        done
     }
 
     /// Errors that came since the last check.

@@ -176,20 +176,24 @@ impl WgpuState {
             let bytes = sizes.units(*unit).saturating_mul(*size).saturating_mul(4);
             wanted.push((buffer, "a value", bytes, storage));
         }
-        let mut grown = false;
         for (buffer, label, bytes, usage) in wanted {
             let have = buffer.as_ref().map_or(0, |b| b.size() as usize);
             if buffer.is_some() && have >= bytes {
                 continue;
             }
             let bytes = bytes.max(16).next_multiple_of(16);
-            self.held.set((self.held.bytes() - have).saturating_add(bytes))?;
-            // The old one goes first; recordings that bind it go too.
+            let others = self.held.bytes() - have;
+            self.held.set(others.saturating_add(bytes))?;
+            // The old one goes first, and at once the recordings that bind it: one after it may fail.
             *buffer = None;
-            grown = true;
-            *buffer = Some(shared.gpu.buffer(label, bytes, usage)?);
+            self.recordings.clear();
+            let made = shared.gpu.buffer(label, bytes, usage).inspect_err(|_| {
+                // Less than before always fits.
+                let _ = self.held.set(others);
+            })?;
+            *buffer = Some(made);
         }
-        if grown || self.seen != self.cache.capacity() {
+        if self.seen != self.cache.capacity() {
             self.recordings.clear();
             self.seen = self.cache.capacity();
         }

@@ -1,4 +1,4 @@
-// Activation functions by their number; see `activation` in ops/mod.rs.
+// Activation functions by their number; see `number` in ops/mod.rs.
 
 fn sigmoid(x: f32) -> f32 {
     return 1.0 / (1.0 + exp(-clamp(x, -87.0, 87.0)));

@@ -60,7 +60,8 @@ typedef struct lbk_control lbk_control;
 typedef struct lbk_detokenizer lbk_detokenizer;
 
 /**
- * Makes samples of noise. One call at a time may use it, from any thread: `LBK_BUSY` otherwise.
+ * Makes samples of noise. One `lbk_diffuser_run` at a time, from any thread, `LBK_BUSY` otherwise; its control
+ * and its status may be asked for meanwhile.
  */
 typedef struct lbk_diffuser lbk_diffuser;
 
@@ -893,8 +894,8 @@ typedef struct lbk_diffuse_progress {
 
 /**
  * Hears of each step. 0 goes on, anything else ends the call, which fails with `LBK_CANCELLED`. The thread
- * that called `lbk_diffuser_run` calls it. It must not throw or jump out; what it calls of the same diffuser
- * fails with `LBK_BUSY`.
+ * that called `lbk_diffuser_run` calls it. It must not throw or jump out; another
+ * `lbk_diffuser_run` of the same diffuser fails with `LBK_BUSY` in it.
  */
 typedef int32_t (*lbk_diffuse_fn)(const struct lbk_diffuse_progress *progress, void *user_data);
 

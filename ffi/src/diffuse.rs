@@ -13,7 +13,8 @@ use crate::model::lbk_model;
 use crate::options::{self, options};
 use crate::usage::{self, lbk_usage};
 
-/// Makes samples of noise. One call at a time may use it, from any thread: `LBK_BUSY` otherwise.
+/// Makes samples of noise. One `lbk_diffuser_run` at a time, from any thread, `LBK_BUSY` otherwise; its control
+/// and its status may be asked for meanwhile.
 pub struct lbk_diffuser {
     diffuser: Exclusive<Diffuser>,
     control: Control,
@@ -101,8 +102,8 @@ pub struct lbk_diffuse_progress {
 }
 
 /// Hears of each step. 0 goes on, anything else ends the call, which fails with `LBK_CANCELLED`. The thread
-/// that called `lbk_diffuser_run` calls it. It must not throw or jump out; what it calls of the same diffuser
-/// fails with `LBK_BUSY`.
+/// that called `lbk_diffuser_run` calls it. It must not throw or jump out; another
+/// `lbk_diffuser_run` of the same diffuser fails with `LBK_BUSY` in it.
 pub type lbk_diffuse_fn = Option<
     unsafe extern "C" fn(progress: *const lbk_diffuse_progress, user_data: *mut c_void) -> i32,
 >;

@@ -96,6 +96,11 @@ impl Config {
         }
     }
 
+    /// Whether a key is there, be it null.
+    pub fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
     /// The value of a key; `None` when it is absent or null.
     ///
     /// # Errors

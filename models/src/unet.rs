@@ -166,7 +166,9 @@ fn head_dim(config: &Config) -> Result<Option<usize>, Error> {
     if let Some(groups) = groups {
         return Err(config.unsupported("attn_norm_num_groups", &groups.to_string()));
     }
-    config.get::<usize>("attention_head_dim")
+    // Missing, it is diffusers' default; null makes all one head.
+    let default = (!config.has("attention_head_dim")).then_some(8);
+    Ok(config.get::<usize>("attention_head_dim")?.or(default))
 }
 
 fn batch() -> Dim {

@@ -73,6 +73,24 @@ fn networks_give_the_samples_of_diffusers() {
 }
 
 #[test]
+fn heads_of_no_size_have_that_of_diffusers() {
+    let (call, folder) = (Call::of("plain"), tempfile::tempdir().expect("a temporary folder"));
+    let weights = "diffusion_pytorch_model.safetensors";
+    std::fs::copy(source("plain").join(weights), folder.path().join(weights)).expect("a copy");
+    let bytes = std::fs::read(source("plain").join("config.json")).expect("a file");
+    let mut config: Value = serde_json::from_slice(&bytes).expect("JSON");
+    let error = |config: &Value| {
+        write(folder.path(), config);
+        let plan = Compiled::new(folder.path(), Quant::F32, true);
+        relative_error(&call.run(&plan.open(BackendKind::Cpu, 1)).expect("a run"), &call.out)
+    };
+    config["attention_head_dim"] = Value::Null;
+    assert!(error(&config) > 1e-4, "one head is another network");
+    config.as_object_mut().expect("an object").remove("attention_head_dim");
+    assert!(error(&config) <= 1e-5);
+}
+
+#[test]
 fn a_class_that_does_not_exist_is_refused() {
     let call = Call { classes: Some(vec![0, 5]), ..Call::of("plain") };
     let plan = Compiled::new(&source("plain"), Quant::F32, true);

@@ -57,7 +57,7 @@ impl Declaration {
         let name: Option<String> = scheduler.get("rule")?;
         let known = RULES.iter().find(|(rule, of, _)| match (&name, &class) {
             (Some(name), _) => name == rule,
-            (None, class) => class.as_deref() == Some(*of),
+            (None, class) => !of.is_empty() && class.as_deref() == Some(*of),
         });
         let Some((name, _, reader)) = known else {
             let found = name.or(class).unwrap_or_default();

@@ -142,7 +142,8 @@ impl StepController {
         batch.fit.observe(1.0, seconds);
     }
 
-    /// The call has ended after so many steps; a forced number says nothing of the budget.
+    /// The call has ended after so many steps. The mean counts them also where their number was forced, of which
+    /// it is not said whether it keeps the budget.
     pub fn end(&mut self, steps: usize, forced: bool, now: f64) {
         let most = self.most() as f64;
         self.spent += steps as f64 * self.samples as f64;

@@ -167,6 +167,10 @@ impl<'a> Reader<'a> {
             return Ok(None);
         }
         let tag = self.varint()?;
+        // Parsers that keep 32 bits of a tag would see another field.
+        if tag > u64::from(u32::MAX) {
+            return Err(refuse("it is damaged"));
+        }
         let field = match tag & 7 {
             0 => Field::Number(self.varint()?),
             1 => self.take(8).map(|_| Field::Fixed)?,
@@ -277,6 +281,8 @@ mod tests {
         assert!(check(&field(14, &config), 0).is_err());
         assert!(check(&field(20, b""), 0).is_err());
         assert!(check(b"\0\0\0\0ORTM", 0).is_err());
+        // A graph, whose tag has a bit beyond the 32 that some parsers keep.
+        assert!(check(&[0xba, 0x80, 0x80, 0x80, 0x10, 0], 0).is_err());
         let whole = model(&field(1, &field(4, b"Relu")));
         for end in 1..whole.len() {
             assert!(check(&whole[..end], 0).is_err(), "{end} bytes");

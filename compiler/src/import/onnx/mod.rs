@@ -272,13 +272,14 @@ fn collect(
 fn asked_for(graph: &GraphProto, patterns: &[String]) -> Result<Chosen> {
     let mut chosen = Chosen::new();
     for pattern in patterns {
-        let before = chosen.len();
+        let mut found = false;
         for (at, proto) in graph.node.iter().enumerate() {
             if segments::matches(pattern, (Node { proto, opset: 0 }).name()) {
                 chosen.insert(at, format!("--onnx-for {pattern}"));
+                found = true;
             }
         }
-        if chosen.len() == before {
+        if !found {
             return Err(Error::missing(format!("--onnx-for {pattern}: no node is called so")));
         }
     }

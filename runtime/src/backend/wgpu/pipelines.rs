@@ -102,14 +102,14 @@ use Access::{Read, Write};
 
 /// Formats of weights that shaders read, with what reads them.
 const FORMATS: &[(PackFormat, &[&str])] = &[
-    (format(Values::F32, Layout::Row), &[wgsl!("load_floats"), wgsl!("element_row_f32")]),
-    (format(Values::F16, Layout::Row), &[wgsl!("load_floats"), wgsl!("element_row_f16")]),
-    (format(Values::F32, Layout::Panels), &[wgsl!("load_floats"), wgsl!("element_panels_f32")]),
-    (format(Values::F16, Layout::Panels), &[wgsl!("load_floats"), wgsl!("element_panels_f16")]),
-    (format(Values::Q8, Layout::Quads), &[wgsl!("load_quads_q8")]),
-    (format(Values::Q8w, Layout::Quads), &[wgsl!("load_quads_q8w")]),
-    (format(Values::Q4, Layout::Quads), &[wgsl!("load_quads_q4")]),
-    (format(Values::Q4m, Layout::Quads), &[wgsl!("load_quads_q4m")]),
+    (format(Values::F32, Layout::Row), &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!("element_row_f32")]),
+    (format(Values::F16, Layout::Row), &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!("element_row_f16")]),
+    (format(Values::F32, Layout::Panels), &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!("element_panels_f32")]),
+    (format(Values::F16, Layout::Panels), &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!("element_panels_f16")]),
+    (format(Values::Q8, Layout::Quads), &[wgsl!("rounded"), wgsl!("quads"), wgsl!("quads_q8")]),
+    (format(Values::Q8w, Layout::Quads), &[wgsl!("rounded"), wgsl!("quads"), wgsl!("quads_q8w")]),
+    (format(Values::Q4, Layout::Quads), &[wgsl!("rounded"), wgsl!("quads"), wgsl!("quads_q4")]),
+    (format(Values::Q4m, Layout::Quads), &[wgsl!("rounded"), wgsl!("quads"), wgsl!("quads_q4m")]),
 ];
 
 const fn format(values: Values, layout: Layout) -> PackFormat {
@@ -189,12 +189,20 @@ impl Shader {
                     FewRows::Four => "const FEW: u32 = 4u;\n",
                 };
                 parts.extend([rows, wgsl!("activation"), wgsl!("linear"), wgsl!("linear_few")]);
+                parts.push(match format.layout {
+                    Layout::Quads => wgsl!("few_quads"),
+                    _ => wgsl!("few_floats"),
+                });
                 parts.extend(part.sources());
                 parts.push(wgsl!("weight"));
                 parts.extend(loads(format));
             }
             Shader::LinearMany(format, part) => {
                 parts.extend([wgsl!("activation"), wgsl!("linear"), wgsl!("linear_many")]);
+                parts.push(match format.layout {
+                    Layout::Quads => wgsl!("many_quads"),
+                    _ => wgsl!("many_floats"),
+                });
                 parts.extend(part.sources());
                 parts.push(wgsl!("weight"));
                 parts.extend(loads(format));

@@ -59,6 +59,7 @@ pub(super) fn adaptive_mlp(rec: &mut Recorder<'_>, instruction: &Instruction) ->
         activation: params.activation,
         gated: params.gated,
         last: false,
+        precise: false,
         out: &hidden,
         part: WorkPart::Limited { choices, rows, cols: 0 },
     };
@@ -74,6 +75,7 @@ pub(super) fn adaptive_mlp(rec: &mut Recorder<'_>, instruction: &Instruction) ->
         activation: Activation::Identity,
         gated: false,
         last: false,
+        precise: false,
         out: &rec.value(*out)?,
         part: WorkPart::Limited { choices, rows: 0, cols },
     };
@@ -121,6 +123,7 @@ pub(super) fn moe_mlp(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resu
         activation: p.activation,
         gated: p.gated,
         last: false,
+        precise: false,
         out: &hidden,
         part: WorkPart::Routed { rows: rec.shared.weights.get(*w1)?.rows / experts },
     };
@@ -136,6 +139,7 @@ pub(super) fn moe_mlp(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resu
         activation: Activation::Identity,
         gated: false,
         last: false,
+        precise: false,
         out: &parts,
         part: WorkPart::Routed { rows: rec.shared.weights.get(*w2)?.rows / experts },
     };

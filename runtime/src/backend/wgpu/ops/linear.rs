@@ -28,6 +28,8 @@ pub(super) struct Work<'a> {
     pub gated: bool,
     /// Whether the activation comes after the residual.
     pub last: bool,
+    /// Whether activations meet a quantised weight in two parts.
+    pub precise: bool,
     pub out: &'a Slice,
     pub part: WorkPart,
 }
@@ -70,6 +72,7 @@ pub(super) fn linear(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
         activation: params.activation,
         gated: params.gated,
         last: false,
+        precise: params.precise,
         out: &rec.value(*out)?,
         part: WorkPart::Whole,
     };
@@ -84,7 +87,8 @@ pub(super) fn dispatch(rec: &mut Recorder<'_>, work: Work<'_>) -> Result<()> {
         | flag(work.bias.is_some(), 2)
         | flag(work.residual.is_some(), 4)
         | flag(work.factors.is_some(), 8)
-        | flag(work.last && work.residual.is_some(), 16);
+        | flag(work.last && work.residual.is_some(), 16)
+        | flag(work.precise, 32);
     let none = rec.none();
     let bias = work.bias.as_ref().unwrap_or(&none);
     let residual = work.residual.as_ref().unwrap_or(&none);

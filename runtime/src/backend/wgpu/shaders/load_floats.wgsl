@@ -1,5 +1,8 @@
 // Floats, element by element.
 
+const WORDS: u32 = 8u;
+const ROUNDED: bool = false;
+
 fn load(row: u32, block: u32, q: u32) -> Pair {
     let c = block * 32u + q * 4u;
     return Pair(

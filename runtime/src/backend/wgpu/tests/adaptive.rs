@@ -12,6 +12,11 @@ use super::harness::{Ask, Builder, Random, compare, compare_on, gpu, tokens};
 use crate::backend::PlanData;
 use crate::backend::wgpu::WgpuBackend;
 
+/// A hidden value at the edge of an 8-bit step may fall to either side of it.
+fn tolerance(values: Values) -> f64 {
+    if values.is_quantised() { 5e-3 } else { 1e-5 }
+}
+
 const FORMATS: [Values; 5] = [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m];
 
 fn site(kind: SiteKind, first: usize, choices: usize) -> Site {
@@ -83,7 +88,7 @@ fn adaptive_mlps_compute_as_far_as_their_gates_choose() {
                 &data,
                 &asks(0..=learners as i32),
                 KvType::F32,
-                1e-5,
+                tolerance(values),
                 &format!("{values:?} {p:?}"),
             );
         }
@@ -125,7 +130,8 @@ fn mixtures_route_as_the_reference() {
                     residual: i != 2,
                 };
                 let case = format!("{values:?} {p:?}");
-                compare(&moe(values, &p), &asks(1..=top_k as i32), KvType::F32, 1e-5, &case);
+                let asks = asks(1..=top_k as i32);
+                compare(&moe(values, &p), &asks, KvType::F32, tolerance(values), &case);
             }
         }
     }

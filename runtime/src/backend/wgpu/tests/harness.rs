@@ -3,7 +3,6 @@
 use std::io::Cursor;
 use std::sync::{Arc, OnceLock};
 
-use limbeck_kernels::reference::Products;
 use limbeck_kernels::{KvType, Rows, SeqId, Span, pack_rows};
 use limbeck_plan::{
     DType, Dim, Embedding, Entry, Fact, Manifest, Op, Operand, OperandId, OperandKind, PackFormat,
@@ -312,11 +311,6 @@ impl Running {
     }
 }
 
-/// The reference, with activations as they are.
-pub fn exact() -> FakeBackend {
-    FakeBackend { products: Products::Exact, ..FakeBackend::default() }
-}
-
 /// Norm of the difference over norm of what is expected; 0 for two that are all zeros.
 pub fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(found.len(), expected.len());
@@ -344,7 +338,7 @@ pub fn compare_on(
     case: &str,
 ) {
     let keeps = !data.plan.program().states.is_empty();
-    let mut expected = Running::new(&exact(), data, kv);
+    let mut expected = Running::new(&FakeBackend::default(), data, kv);
     let mut found = Running::new(gpu, data, kv);
     for (i, ask) in asks.iter().enumerate() {
         expected.run(ask, keeps);

@@ -70,7 +70,7 @@ fn plain() -> Linear {
 #[test]
 fn linears_of_every_format_and_edge_shape_match_the_reference() {
     for values in LINEAR {
-        for (rows, cols) in [(1, 1), (7, 31), (8, 32), (16, 64), (17, 33), (65, 100), (130, 257)] {
+        for (rows, cols) in [(1, 1), (7, 31), (8, 32), (16, 64), (17, 33), (65, 100), (130, 257), (9, 4260)] {
             let case =
                 Case { values, rows, cols, tokens: vec![1, 3, 8, 9, 33, 1], params: plain() };
             check_linear(&case, (rows * cols) as u64);
@@ -88,7 +88,7 @@ fn linears_with_every_epilogue_match_the_reference() {
                 gated,
                 residual: i % 3 == 0,
                 factors: i % 4 == 0,
-                precise: false,
+                precise: i % 2 == 1,
             };
             let values = LINEAR[i % LINEAR.len()];
             let case = Case { values, rows: 80, cols: 96, tokens: vec![1, 4, 21, 64], params };
@@ -107,7 +107,7 @@ proptest! {
         cut in 0usize..16,
         cols in 1usize..300,
         tokens in 1usize..80,
-        flags in 0u32..16,
+        flags in 0u32..32,
         activation in prop::sample::select(&ACTIVATIONS[..]),
     ) {
         let gated = flags & 1 != 0;
@@ -118,7 +118,7 @@ proptest! {
             gated,
             residual: flags & 4 != 0,
             factors: flags & 8 != 0,
-            precise: false,
+            precise: flags & 16 != 0,
         };
         check_linear(&Case { values, rows, cols, tokens: vec![tokens], params }, cols as u64);
     }

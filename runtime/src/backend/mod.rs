@@ -145,6 +145,9 @@ pub struct DeviceUse {
     pub submissions: usize,
     /// Bytes of weights that dispatches bound, each time that one did.
     pub weight_bytes_bound: usize,
+    /// Bytes that ops which follow the choices of sites read of their weights, as their kernels counted: each
+    /// time that a group of theirs did.
+    pub adaptive_bytes_read: usize,
     /// Bytes read back.
     pub bytes_read_back: usize,
     /// Bytes of weights that lie on the device.

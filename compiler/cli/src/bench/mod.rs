@@ -243,6 +243,7 @@ fn device_json(used: DeviceUse) -> Value {
         "dispatches": used.dispatches,
         "submissions": used.submissions,
         "weight_bytes_bound": used.weight_bytes_bound,
+        "adaptive_bytes_read": used.adaptive_bytes_read,
         "bytes_read_back": used.bytes_read_back,
         "weight_bytes_held": used.weight_bytes_held,
     })

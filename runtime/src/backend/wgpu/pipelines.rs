@@ -157,7 +157,7 @@ impl Shader {
                 &[Read, Read, Read, Read, Read, Write]
             }
             Shader::LinearFew(..) | Shader::LinearMany(..) => {
-                &[Read, Read, Read, Read, Read, Write, Read]
+                &[Read, Read, Read, Read, Read, Write, Read, Write]
             }
             Shader::Choose => &[Read, Read, Read, Read, Write],
             Shader::Route => &[Read, Read, Write, Write],

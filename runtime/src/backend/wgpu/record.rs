@@ -26,6 +26,8 @@ pub(super) struct Recording {
     dispatches: Vec<Dispatch>,
     /// Bytes of weights that they bind.
     pub weight_bytes: usize,
+    /// By counter of what is read of a weight: bytes that 1 stands for.
+    pub counters: Vec<usize>,
 }
 
 impl Recording {
@@ -53,6 +55,7 @@ impl Recording {
             pending: Vec::new(),
             uniforms: Vec::new(),
             weight_bytes: 0,
+            counters: Vec::new(),
         };
         for named in &entry.lowered.instructions {
             ops::record(&mut recorder, &named.instruction).map_err(|e| {
@@ -100,6 +103,7 @@ pub(super) struct Recorder<'a> {
     pending: Vec<Pending>,
     uniforms: Vec<u32>,
     weight_bytes: usize,
+    counters: Vec<usize>,
 }
 
 impl Recorder<'_> {
@@ -141,6 +145,12 @@ impl Recorder<'_> {
     /// Counts bytes of weights that a dispatch binds.
     pub fn count_weights(&mut self, bytes: usize) {
         self.weight_bytes = self.weight_bytes.saturating_add(bytes);
+    }
+
+    /// A counter of what is read of a weight, in units of so many bytes.
+    pub fn counter(&mut self, bytes: usize) -> usize {
+        self.counters.push(bytes);
+        self.counters.len() - 1
     }
 
     /// Where a value lives.
@@ -188,12 +198,12 @@ impl Recorder<'_> {
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let uniforms = gpu.buffer("parameters", self.uniforms.len() * 4, usage)?;
         gpu.queue.write_buffer(&uniforms, 0, bytemuck::cast_slice(&self.uniforms));
-        let weight_bytes = self.weight_bytes;
+        let (weight_bytes, counters) = (self.weight_bytes, self.counters);
         let dispatches = gpu.scoped(|| {
             let pending = self.pending.into_iter();
             pending.map(|dispatch| dispatch.bind(&gpu.device, &uniforms)).collect()
         })?;
-        Ok(Recording { dispatches, weight_bytes })
+        Ok(Recording { dispatches, weight_bytes, counters })
     }
 }
 

@@ -22,6 +22,9 @@ use crate::pace::check_cancelled;
 /// Recordings that an entry keeps: one for decoding, a few for longer calls.
 const RECORDINGS: usize = 8;
 
+/// Of the counters of an op that follows choices, which has two weights.
+const COUNTER_BYTES: usize = 2 * 4;
+
 /// Words of a call that there is room for at least.
 const CALL_WORDS: usize = 1 << 14;
 
@@ -65,6 +68,8 @@ struct Pool {
     local: Option<wgpu::Buffer>,
     /// Choices.
     made: Option<wgpu::Buffer>,
+    /// What is read of weights that choices bound.
+    counted: Option<wgpu::Buffer>,
     /// Of mixtures: routes, what experts have between their linears, and what they give.
     routes: Option<wgpu::Buffer>,
     hidden: Option<wgpu::Buffer>,
@@ -80,6 +85,7 @@ pub(super) struct Buffers<'a> {
     pub queries: &'a wgpu::Buffer,
     pub none: &'a wgpu::Buffer,
     pub made: &'a wgpu::Buffer,
+    pub counted: &'a wgpu::Buffer,
     pub routes: &'a wgpu::Buffer,
     pub hidden: &'a wgpu::Buffer,
     pub parts: &'a wgpu::Buffer,
@@ -123,6 +129,7 @@ struct Needed {
     queries: usize,
     local: usize,
     made: usize,
+    counted: usize,
     routes: usize,
     hidden: usize,
     parts: usize,
@@ -165,6 +172,7 @@ impl WgpuState {
             (&mut self.pool.queries, "queries", needed.queries, storage),
             (&mut self.pool.local, "keys and values", needed.local, storage),
             (&mut self.pool.made, "choices", needed.made, storage),
+            (&mut self.pool.counted, "counters", needed.counted, storage),
             (&mut self.pool.routes, "routes", needed.routes, storage),
             (&mut self.pool.hidden, "hidden units", needed.hidden, storage),
             (&mut self.pool.parts, "experts' results", needed.parts, storage),
@@ -224,6 +232,7 @@ impl WgpuState {
             queries: there(&pool.queries)?,
             none: there(&pool.none)?,
             made: there(&pool.made)?,
+            counted: there(&pool.counted)?,
             routes: there(&pool.routes)?,
             hidden: there(&pool.hidden)?,
             parts: there(&pool.parts)?,
@@ -240,15 +249,20 @@ impl WgpuState {
         Ok(self.recordings.len() - 1)
     }
 
-    /// Sends a call to the device and takes what it gives: its outputs, then its choices.
+    /// Sends a call to the device and takes what it gives: its outputs, then its choices, then its counters.
     fn submit(&mut self, index: usize, sizes: &Sizes, recording: usize, made: usize) -> Result<()> {
         let gpu = &self.shared.gpu;
         let (call, target) = (there(&self.pool.call)?, there(&self.pool.read)?);
         gpu.queue.write_buffer(call, 0, bytemuck::cast_slice(&self.words));
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
         let choices = there(&self.pool.made)?;
+        let (counted, counters) =
+            (there(&self.pool.counted)?, self.recordings[recording].recording.counters.len());
         if made > 0 {
             encoder.clear_buffer(choices, 0, None);
+        }
+        if counters > 0 {
+            encoder.clear_buffer(counted, 0, None);
         }
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -267,6 +281,7 @@ impl WgpuState {
             copy(there(slot)?, sizes.len(output.value));
         }
         copy(choices, made);
+        copy(counted, counters);
         let submission = gpu.queue.submit([encoder.finish()]);
         self.results.clear();
         if read == 0 {
@@ -349,6 +364,7 @@ fn needed(
             Instruction::AdaptiveMlp { w2, .. } => {
                 let units = shared.weights.get(*w2)?.cols;
                 larger(&mut needed.hidden, tokens.saturating_mul(units));
+                needed.counted += COUNTER_BYTES;
             }
             Instruction::MoeMlp { params, w2, out, .. } => {
                 let pairs = tokens.saturating_mul(params.top_k);
@@ -356,13 +372,14 @@ fn needed(
                 let units = shared.weights.get(*w2)?.cols;
                 larger(&mut needed.hidden, pairs.saturating_mul(units));
                 larger(&mut needed.parts, pairs.saturating_mul(out.cols));
+                needed.counted += COUNTER_BYTES;
             }
             _ => {}
         }
     }
     let outputs = lowered.outputs.iter().map(|output| sizes.len(output.value));
     let words = outputs.fold(made, usize::saturating_add);
-    needed.read = words.saturating_mul(4);
+    needed.read = words.saturating_mul(4).saturating_add(needed.counted);
     Ok(needed)
 }
 
@@ -391,16 +408,19 @@ impl State for WgpuState {
         self.poison(call.entry);
         self.take_tensors(call, &sizes)?;
         self.submit(call.entry, &sizes, recording, made.words)?;
-        let Recording { weight_bytes, .. } = self.recordings[recording].recording;
+        let Recording { weight_bytes, counters, .. } = &self.recordings[recording].recording;
+        let counted = self.results.len().saturating_sub(counters.len());
+        let read = self.results[counted..].iter().zip(counters);
         self.used = DeviceUse {
             dispatches: self.recordings[recording].recording.len(),
             submissions: 1,
-            weight_bytes_bound: weight_bytes,
+            weight_bytes_bound: *weight_bytes,
+            adaptive_bytes_read: read.map(|(count, bytes)| count.to_bits() as usize * bytes).sum(),
             bytes_read_back: self.results.len() * 4,
             weight_bytes_held: shared.weights.bytes,
         };
-        let words = self.results.len().saturating_sub(made.words);
-        made.take(&entry.choosers, &self.results[words..], &mut self.choices);
+        let words = counted.saturating_sub(made.words);
+        made.take(&entry.choosers, &self.results[words..counted], &mut self.choices);
         self.last = Some((call.entry, sizes));
         Ok(entry.lowered.cost.of(call, &self.choices))
     }

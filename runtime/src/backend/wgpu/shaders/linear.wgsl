@@ -24,6 +24,8 @@ struct Params {
     unit_cols: u32,
     // The shard's first row among those of all experts; see routed.wgsl.
     base: u32,
+    // Where what is read of the weight is counted.
+    counter: u32,
     // Of images, see window.wgsl: channels, sides, sides of the result, then of the window: columns, strides,
     // pixels added above and at the left, distances.
     channels: u32,

@@ -18,9 +18,13 @@ fn main(
     let first_row = index % tiles * 16u;
     let first_token = index / tiles * FEW;
     let row = weight_row(first_token, first_row + lane % 16u);
+    let rows = rows_of(first_token, FEW);
     var blocks = blocks_of(first_token, FEW);
-    if first_token >= P.tokens || first_row >= rows_of(first_token, FEW) {
+    if first_token >= P.tokens || first_row >= rows || weight_row(first_token, first_row) >= P.stored {
         blocks = 0u;
+    }
+    if lane == 0u && blocks > 0u {
+        count_read(size_of(min(rows - first_row, 16u), blocks));
     }
     var sum = products(lane, row, first_token, blocks);
     for (var t = 0u; t < FEW; t++) {

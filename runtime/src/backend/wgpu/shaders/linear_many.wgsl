@@ -14,8 +14,12 @@ fn main(
     let n = lane % 16u;
     let m = lane / 16u;
     var blocks = blocks_of(first_token, 32u);
-    if first_row >= rows_of(first_token, 32u) {
+    let rows = rows_of(first_token, 32u);
+    if first_row >= rows {
         blocks = 0u;
+    }
+    if lane == 0u && blocks > 0u {
+        count_read(size_of(min(rows - first_row, 64u), blocks));
     }
     var sum = products(lane, first_row, first_token, blocks);
     if !has(1u) {

@@ -6,6 +6,11 @@ const ROUNDED: bool = true;
 // Four bytes of 1.
 const ONES: u32 = 0x01010101u;
 
+// The size of so many rows of so many blocks: blocks of a row.
+fn size_of(rows: u32, blocks: u32) -> u32 {
+    return rows * blocks;
+}
+
 // The low nibbles of a word's bytes, less 8.
 fn centred(word: u32) -> u32 {
     return ((word & 0x0f0f0f0fu) + 0x78787878u) ^ 0x80808080u;

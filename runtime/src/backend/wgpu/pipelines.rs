@@ -50,6 +50,8 @@ pub(super) enum Shader {
     Softmax,
     GroupNorm,
     Resize,
+    /// The most likely token of each row of logits.
+    Pick,
 }
 
 /// Which part of its weight a row of a linear meets.
@@ -102,10 +104,22 @@ use Access::{Read, Write};
 
 /// Formats of weights that shaders read, with what reads them.
 const FORMATS: &[(PackFormat, &[&str])] = &[
-    (format(Values::F32, Layout::Row), &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!("element_row_f32")]),
-    (format(Values::F16, Layout::Row), &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!("element_row_f16")]),
-    (format(Values::F32, Layout::Panels), &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!("element_panels_f32")]),
-    (format(Values::F16, Layout::Panels), &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!("element_panels_f16")]),
+    (
+        format(Values::F32, Layout::Row),
+        &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!("element_row_f32")],
+    ),
+    (
+        format(Values::F16, Layout::Row),
+        &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!("element_row_f16")],
+    ),
+    (
+        format(Values::F32, Layout::Panels),
+        &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!("element_panels_f32")],
+    ),
+    (
+        format(Values::F16, Layout::Panels),
+        &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!("element_panels_f16")],
+    ),
     (format(Values::Q8, Layout::Quads), &[wgsl!("rounded"), wgsl!("quads"), wgsl!("quads_q8")]),
     (format(Values::Q8w, Layout::Quads), &[wgsl!("rounded"), wgsl!("quads"), wgsl!("quads_q8w")]),
     (format(Values::Q4, Layout::Quads), &[wgsl!("rounded"), wgsl!("quads"), wgsl!("quads_q4")]),
@@ -129,7 +143,7 @@ impl Shader {
         all.extend([Shader::Choose, Shader::Route, Shader::Capacity, Shader::Combine, Shader::Mix]);
         all.extend([Shader::Given, Shader::Windows, Shader::Moves, Shader::Pad, Shader::Map]);
         all.extend([Shader::MatMul, Shader::Reduce, Shader::Softmax, Shader::GroupNorm]);
-        all.push(Shader::Resize);
+        all.extend([Shader::Resize, Shader::Pick]);
         for (format, _) in FORMATS {
             all.push(Shader::Embedding(*format));
             all.push(Shader::GroupedConv(*format));
@@ -164,7 +178,7 @@ impl Shader {
             Shader::Capacity => &[Write, Write],
             Shader::Combine | Shader::Mix | Shader::Windows => &[Read, Read, Read, Write],
             Shader::Given | Shader::Moves | Shader::Pad => &[Read, Write],
-            Shader::Reduce | Shader::Softmax => &[Read, Write],
+            Shader::Reduce | Shader::Softmax | Shader::Pick => &[Read, Write],
             Shader::MatMul | Shader::Resize => &[Read, Read, Write],
             Shader::GroupNorm | Shader::ConvTranspose(_) => &[Read, Read, Read, Write],
             Shader::Map => &[Read, Read, Read, Read, Read, Read, Write],
@@ -226,6 +240,7 @@ impl Shader {
             Shader::Softmax => parts.push(wgsl!("softmax")),
             Shader::GroupNorm => parts.extend([wgsl!("activation"), wgsl!("group_norm")]),
             Shader::Resize => parts.push(wgsl!("resize")),
+            Shader::Pick => parts.push(wgsl!("pick")),
             Shader::ConvTranspose(format) => {
                 parts.extend([wgsl!("conv_transpose"), wgsl!("weight")]);
                 parts.extend(loads(format));

@@ -31,7 +31,7 @@ pub(super) struct Recording {
 }
 
 impl Recording {
-    /// Records an entry for calls of these sizes over these buffers.
+    /// Records an entry for calls of these sizes over these buffers, and the peaks of its logits with `pick`.
     ///
     /// # Errors
     /// Those of the device, with the step.
@@ -41,6 +41,7 @@ impl Recording {
         sizes: &Sizes,
         layout: &CallLayout,
         made: &MadeLayout,
+        pick: bool,
         size: &dyn Fn(&Dim) -> Option<usize>,
         buffers: &Buffers<'_>,
     ) -> Result<Recording> {
@@ -61,6 +62,9 @@ impl Recording {
             ops::record(&mut recorder, &named.instruction).map_err(|e| {
                 e.at(format!("entry {:?}, step {:?}", entry.lowered.name, named.step))
             })?;
+        }
+        if pick {
+            ops::pick(&mut recorder)?;
         }
         recorder.finish()
     }

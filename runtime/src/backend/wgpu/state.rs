@@ -9,6 +9,7 @@ use super::Shared;
 use super::buffers::Slice;
 use super::cache::{DeviceCache, HeadLayout};
 use super::call::CallLayout;
+use super::ops::LOGITS;
 use super::record::Recording;
 use super::sites::{self, MadeLayout};
 use crate::backend::lower::{Instruction, Lowered, Output};
@@ -18,12 +19,16 @@ use crate::backend::{Bounds, Call, Choices, DeviceUse, Matrix, Sequences, Spent,
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Holding;
 use crate::pace::check_cancelled;
+use crate::text::Peak;
 
 /// Recordings that an entry keeps: one for decoding, a few for longer calls.
 const RECORDINGS: usize = 8;
 
 /// Of the counters of an op that follows choices, which has two weights.
 const COUNTER_BYTES: usize = 2 * 4;
+
+/// Of a row of logits; see `shaders/pick.wgsl`.
+const PEAK_WORDS: usize = 3;
 
 /// Words of a call that there is room for at least.
 const CALL_WORDS: usize = 1 << 14;
@@ -43,9 +48,30 @@ pub(super) struct WgpuState {
     /// What the last run wrote, each output in turn.
     results: Vec<f32>,
     choices: Choices,
-    /// The entry and sizes of the last run.
-    last: Option<(usize, Sizes)>,
+    last: Option<Last>,
+    /// Those of the last run, where it was asked for them.
+    peaks: Option<Vec<Peak>>,
     used: DeviceUse,
+}
+
+/// What the last run was.
+struct Last {
+    entry: usize,
+    sizes: Sizes,
+    pick: bool,
+}
+
+impl Last {
+    /// Whether an output's peaks took its place.
+    fn picks(&self, output: &Output) -> bool {
+        self.pick && output.name == LOGITS
+    }
+
+    /// Words that came back of an output.
+    fn words(&self, output: &Output) -> usize {
+        let len = self.sizes.len(output.value);
+        if self.picks(output) { len / output.value.cols.max(1) * PEAK_WORDS } else { len }
+    }
 }
 
 /// A recording and the calls that it is for.
@@ -54,6 +80,8 @@ struct Kept {
     sizes: Sizes,
     /// The values of the call's symbols.
     bound: Vec<u64>,
+    /// Whether it ends with the peaks of logits.
+    pick: bool,
     recording: Recording,
 }
 
@@ -70,6 +98,8 @@ struct Pool {
     made: Option<wgpu::Buffer>,
     /// What is read of weights that choices bound.
     counted: Option<wgpu::Buffer>,
+    /// Peaks of logits.
+    picked: Option<wgpu::Buffer>,
     /// Of mixtures: routes, what experts have between their linears, and what they give.
     routes: Option<wgpu::Buffer>,
     hidden: Option<wgpu::Buffer>,
@@ -86,6 +116,7 @@ pub(super) struct Buffers<'a> {
     pub none: &'a wgpu::Buffer,
     pub made: &'a wgpu::Buffer,
     pub counted: &'a wgpu::Buffer,
+    pub picked: &'a wgpu::Buffer,
     pub routes: &'a wgpu::Buffer,
     pub hidden: &'a wgpu::Buffer,
     pub parts: &'a wgpu::Buffer,
@@ -130,6 +161,7 @@ struct Needed {
     local: usize,
     made: usize,
     counted: usize,
+    picked: usize,
     routes: usize,
     hidden: usize,
     parts: usize,
@@ -156,6 +188,7 @@ impl WgpuState {
             results: Vec::new(),
             choices: Choices::default(),
             last: None,
+            peaks: None,
             used: DeviceUse::default(),
         }
     }
@@ -173,6 +206,7 @@ impl WgpuState {
             (&mut self.pool.local, "keys and values", needed.local, storage),
             (&mut self.pool.made, "choices", needed.made, storage),
             (&mut self.pool.counted, "counters", needed.counted, storage),
+            (&mut self.pool.picked, "peaks", needed.picked, storage),
             (&mut self.pool.routes, "routes", needed.routes, storage),
             (&mut self.pool.hidden, "hidden units", needed.hidden, storage),
             (&mut self.pool.parts, "experts' results", needed.parts, storage),
@@ -218,7 +252,10 @@ impl WgpuState {
         call: &Call<'_>,
     ) -> Result<usize> {
         let bound: Vec<u64> = call.sizes.iter().map(|(_, value)| *value).collect();
-        let fits = |kept: &Kept| kept.entry == index && kept.sizes == *sizes && kept.bound == bound;
+        let fits = |kept: &Kept| {
+            let same = (kept.entry, kept.pick) == (index, call.pick);
+            same && kept.sizes == *sizes && kept.bound == bound
+        };
         if let Some(found) = self.recordings.iter().position(fits) {
             // The one used last stays longest.
             let kept = self.recordings.remove(found);
@@ -233,6 +270,7 @@ impl WgpuState {
             none: there(&pool.none)?,
             made: there(&pool.made)?,
             counted: there(&pool.counted)?,
+            picked: there(&pool.picked)?,
             routes: there(&pool.routes)?,
             hidden: there(&pool.hidden)?,
             parts: there(&pool.parts)?,
@@ -241,16 +279,23 @@ impl WgpuState {
         };
         let entry = &self.shared.entries[index];
         let size = |dim: &Dim| call.size(dim).and_then(|n| usize::try_from(n).ok());
-        let recording = Recording::new(&self.shared, entry, sizes, layout, made, &size, &buffers)?;
+        let recording =
+            Recording::new(&self.shared, entry, sizes, layout, made, call.pick, &size, &buffers)?;
         if self.recordings.len() >= RECORDINGS {
             self.recordings.remove(0);
         }
-        self.recordings.push(Kept { entry: index, sizes: sizes.clone(), bound, recording });
+        self.recordings.push(Kept {
+            entry: index,
+            sizes: sizes.clone(),
+            bound,
+            pick: call.pick,
+            recording,
+        });
         Ok(self.recordings.len() - 1)
     }
 
     /// Sends a call to the device and takes what it gives: its outputs, then its choices, then its counters.
-    fn submit(&mut self, index: usize, sizes: &Sizes, recording: usize, made: usize) -> Result<()> {
+    fn submit(&mut self, last: &Last, recording: usize, made: usize) -> Result<()> {
         let gpu = &self.shared.gpu;
         let (call, target) = (there(&self.pool.call)?, there(&self.pool.read)?);
         gpu.queue.write_buffer(call, 0, bytemuck::cast_slice(&self.words));
@@ -276,9 +321,10 @@ impl WgpuState {
             }
             read += bytes;
         };
-        for output in &self.shared.entries[index].lowered.outputs {
-            let slot = self.pool.slots[index].get(output.value.slot).unwrap_or(&None);
-            copy(there(slot)?, sizes.len(output.value));
+        for output in &self.shared.entries[last.entry].lowered.outputs {
+            let slot = self.pool.slots[last.entry].get(output.value.slot).unwrap_or(&None);
+            let source = if last.picks(output) { &self.pool.picked } else { slot };
+            copy(there(source)?, last.words(output));
         }
         copy(choices, made);
         copy(counted, counters);
@@ -319,12 +365,25 @@ impl WgpuState {
         }
     }
 
+    /// The peaks that the last run gives in the place of logits.
+    fn peaks_found(&self) -> Option<Vec<Peak>> {
+        let (words, output) = self.written(LOGITS)?;
+        let picked = self.last.as_ref().is_some_and(|last| last.picks(output));
+        let (rows, _) = words.as_chunks::<PEAK_WORDS>();
+        let peak = |[token, largest, sum]: &[f32; PEAK_WORDS]| Peak {
+            token: token.to_bits(),
+            largest: *largest,
+            sum: *sum,
+        };
+        picked.then(|| rows.iter().map(peak).collect())
+    }
+
     /// An output of the last run and its words.
     fn written(&self, name: &str) -> Option<(&[f32], &Output)> {
-        let (entry, sizes) = self.last.as_ref()?;
+        let last = self.last.as_ref()?;
         let mut start = 0;
-        for output in &self.shared.entries.get(*entry)?.lowered.outputs {
-            let len = sizes.len(output.value);
+        for output in &self.shared.entries.get(last.entry)?.lowered.outputs {
+            let len = last.words(output);
             if output.name == name {
                 return Some((self.results.get(start..start + len)?, output));
             }
@@ -377,7 +436,10 @@ fn needed(
             _ => {}
         }
     }
-    let outputs = lowered.outputs.iter().map(|output| sizes.len(output.value));
+    let rows = sizes.units(Unit::Outputs);
+    larger(&mut needed.picked, rows.saturating_mul(PEAK_WORDS));
+    let outputs =
+        lowered.outputs.iter().map(|output| sizes.len(output.value).max(rows * PEAK_WORDS));
     let words = outputs.fold(made, usize::saturating_add);
     needed.read = words.saturating_mul(4).saturating_add(needed.counted);
     Ok(needed)
@@ -385,7 +447,7 @@ fn needed(
 
 impl State for WgpuState {
     fn run(&mut self, call: &Call<'_>) -> Result<Spent> {
-        self.last = None;
+        (self.last, self.peaks) = (None, None);
         // A step is one submission: it is not cancelled on its way.
         call.control.map_or(Ok(()), check_cancelled)?;
         self.bounds.check(call)?;
@@ -407,7 +469,8 @@ impl State for WgpuState {
         #[cfg(test)]
         self.poison(call.entry);
         self.take_tensors(call, &sizes)?;
-        self.submit(call.entry, &sizes, recording, made.words)?;
+        let last = Last { entry: call.entry, sizes, pick: call.pick };
+        self.submit(&last, recording, made.words)?;
         let Recording { weight_bytes, counters, .. } = &self.recordings[recording].recording;
         let counted = self.results.len().saturating_sub(counters.len());
         let read = self.results[counted..].iter().zip(counters);
@@ -421,23 +484,31 @@ impl State for WgpuState {
         };
         let words = counted.saturating_sub(made.words);
         made.take(&entry.choosers, &self.results[words..counted], &mut self.choices);
-        self.last = Some((call.entry, sizes));
+        self.last = Some(last);
+        self.peaks = self.peaks_found();
         Ok(entry.lowered.cost.of(call, &self.choices))
     }
 
     fn output(&self, name: &str) -> Option<Matrix<'_>> {
         let (values, output) = self.written(name)?;
+        if self.last.as_ref()?.picks(output) {
+            return None;
+        }
         Some(Matrix { values, cols: output.value.cols })
     }
 
     fn tensor(&self, name: &str) -> Option<TensorArg<'_>> {
         let (values, output) = self.written(name)?;
-        let (entry, sizes) = self.last.as_ref()?;
-        let fact = self.shared.entries.get(*entry)?.lowered.facts.get(output.operand)?;
+        let last = self.last.as_ref()?;
+        let fact = self.shared.entries.get(last.entry)?.lowered.facts.get(output.operand)?;
         Some(TensorArg {
-            shape: sizes.shape(output.operand),
+            shape: last.sizes.shape(output.operand),
             data: Elements::of(fact.dtype, values),
         })
+    }
+
+    fn picked(&self) -> Option<&[Peak]> {
+        self.peaks.as_deref()
     }
 
     fn choices(&self) -> &[i32] {

@@ -164,6 +164,7 @@ fn unit_bytes(format: PackFormat) -> Result<usize> {
         _ => (PANEL_ROWS, 1),
     };
     let cols = if format.layout == Layout::Quads { format.values.block() } else { 1 };
-    let bytes = format.byte_len(rows, cols).ok_or_else(|| lacks(format_args!("weights in {format}")))?;
+    let bytes =
+        format.byte_len(rows, cols).ok_or_else(|| lacks(format_args!("weights in {format}")))?;
     Ok(bytes / rows / blocks)
 }

@@ -10,11 +10,15 @@ mod tensors;
 
 use limbeck_plan::{Activation, Entry, Op, OperandId, OperandKind, PackFormat, Program, Step};
 
+use super::buffers::Slice;
 use super::lacks;
-use super::pipelines::reads;
+use super::pipelines::{Shader, reads};
 use super::record::Recorder;
 use crate::backend::lower::Instruction;
 use crate::error::{Error, ErrorKind, Result};
+
+/// The output that peaks are looked for in.
+pub(super) const LOGITS: &str = "logits";
 
 /// Refuses what this backend lacks of an entry, by the step's name.
 ///
@@ -129,6 +133,18 @@ pub(super) fn record(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
         Instruction::Reshape { .. } => Ok(()),
         _ => Err(lacks("this step")),
     }
+}
+
+/// Records the search for the peak of each row of logits.
+///
+/// # Errors
+/// Those of the device.
+pub(super) fn pick(rec: &mut Recorder<'_>) -> Result<()> {
+    let outputs = &rec.entry.lowered.outputs;
+    let Some(logits) = outputs.iter().find(|output| output.name == LOGITS) else { return Ok(()) };
+    let (value, rows) = (logits.value, rec.sizes.len(logits.value) / logits.value.cols.max(1));
+    let (logits, picked) = (rec.value(value)?, Slice::whole(rec.buffers.picked));
+    rec.dispatch(Shader::Pick, &[rows as u32, value.cols as u32], &[&logits, &picked], rows)
 }
 
 /// The number by which shaders know an activation function; see `shaders/activation.wgsl`.

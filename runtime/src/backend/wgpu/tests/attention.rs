@@ -3,9 +3,7 @@
 use limbeck_kernels::KvType;
 use limbeck_plan::{Attention, Dim, Op, Rope, RopeStyle, State, StateKind};
 
-use super::harness::{
-    Ask, Builder, Part, Random, Running, compare, gpu, relative_error, tokens,
-};
+use super::harness::{Ask, Builder, Part, Random, Running, compare, gpu, relative_error, tokens};
 use crate::backend::PlanData;
 use crate::backend::fake::FakeBackend;
 use std::sync::Arc;
@@ -103,7 +101,8 @@ fn sequences_fork_truncate_save_and_load_as_those_of_the_reference() {
     let data = plan(&plain(), 11);
     for (kv, tolerance) in [(KvType::F32, 1e-5), (KvType::F16, 2e-3), (KvType::Q8, 1e-2)] {
         let mut random = Random::new(5);
-        let mut both = [Running::new(&FakeBackend::default(), &data, kv), Running::new(gpu, &data, kv)];
+        let mut both =
+            [Running::new(&FakeBackend::default(), &data, kv), Running::new(gpu, &data, kv)];
         let mut step = |both: &mut [Running; 2], rows: &[usize], what: &str| {
             let ask = Ask::of(&mut random, rows);
             both.iter_mut().for_each(|running| running.run(&ask, true));

@@ -230,6 +230,8 @@ pub struct Ask {
     pub outputs: Vec<usize>,
     pub price: f32,
     pub forced: Option<Vec<i32>>,
+    /// Whether the peaks of logits are enough.
+    pub pick: bool,
     /// What the input `images` is given.
     pub images: Vec<f32>,
 }
@@ -297,6 +299,7 @@ impl Running {
             price: ask.price,
             forced: ask.forced.as_deref(),
             control: None,
+            pick: ask.pick,
         };
         self.state.run(&call).unwrap_or_else(|e| panic!("{e}"));
         for span in &spans {

@@ -56,6 +56,7 @@ fn smollm2_in_4_bits_follows_the_cpu_backend() {
     let (prompt, tokens) = ids[..96].split_at(32);
     assert_eq!(tokens.len(), 64);
     let (gpu, cpu) = (plan.open(BackendKind::Wgpu, 0), plan.open(BackendKind::Cpu, 0));
+    let greedy = gpu.clone();
     let vocab = cpu.manifest().vocab_size;
     // One 8-bit part makes as much of a sum's last bit as of its own steps: instruction sets of the CPU, and the
     // reference, are 4e-2 from one another. Two parts leave what the backends compute otherwise.
@@ -78,6 +79,13 @@ fn smollm2_in_4_bits_follows_the_cpu_backend() {
     println!("a decoded token: {used:?}");
     assert!(used.dispatches <= 30 * 8 + 4, "{} dispatches", used.dispatches);
     assert_eq!((used.submissions, used.bytes_read_back), (1, vocab * 4));
+    let mut session = greedy.session(SessionOptions::default()).expect("a session");
+    let sequence = session.sequence();
+    let work = [Work { sequence, tokens: &prompt[..1], wanted: Wanted::Last }];
+    session.step_greedy(&mut Usage::default(), &work, |_, _| {}).expect("a step");
+    let peak = session.device_use().expect("a device");
+    assert_eq!((peak.submissions, peak.bytes_read_back), (1, 12));
+    assert_eq!(peak.dispatches, used.dispatches + 1);
     let weights: u64 = cpu.plan().program().weights.iter().map(|w| w.bytes).sum();
     assert!(used.weight_bytes_held as f64 <= 1.02 * weights as f64, "{weights} bytes of weights");
 }

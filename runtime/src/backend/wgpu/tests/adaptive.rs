@@ -11,6 +11,7 @@ use limbeck_plan::{
 use super::harness::{Ask, Builder, Random, compare, compare_on, gpu, tokens};
 use crate::backend::PlanData;
 use crate::backend::wgpu::WgpuBackend;
+use crate::backend::wgpu::device::least;
 
 const FORMATS: [Values; 5] = [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m];
 
@@ -136,8 +137,7 @@ fn experts_beyond_a_binding_are_cut_into_shards() {
     if gpu().is_none() {
         return;
     }
-    let limits =
-        wgpu::Limits { max_storage_buffer_binding_size: 80 << 10, ..wgpu::Limits::default() };
+    let limits = wgpu::Limits { max_storage_buffer_binding_size: 80 << 10, ..least() };
     let backend = WgpuBackend::with_limits(Some(limits)).expect("a device");
     let p = MoeMlp {
         site: 0,

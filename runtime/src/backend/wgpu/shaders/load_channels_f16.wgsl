@@ -1,0 +1,12 @@
+// Values of f16 in channels.
+
+fn load(row: u32, block: u32, q: u32) -> Pair {
+    let at = place(row, 64u, 16u);
+    let start = at.start + block * at.record + q * 4u * at.channel;
+    var pair = Pair(vec4(0.0), vec4(0.0));
+    for (var i = 0u; i < 4u; i++) {
+        pair.lo[i] = half_at(start + i * at.channel, at.row);
+        pair.hi[i] = half_at(start + (16u + i) * at.channel, at.row);
+    }
+    return pair;
+}

@@ -24,6 +24,9 @@ pub const LBK_BACKEND_FAKE: lbk_backend = 1;
 /// A GPU, through Vulkan, Metal or Direct3D 12; `LBK_UNSUPPORTED` in a library that was built without the
 /// feature `wgpu`, as the installed one is.
 pub const LBK_BACKEND_WGPU: lbk_backend = 2;
+/// `LBK_BACKEND_WGPU` where the library has it and there is a GPU that is not software, or `LIMBECK_ADAPTER` in
+/// the environment names one; else `LBK_BACKEND_CPU`. `lbk_engine_backend` says which.
+pub const LBK_BACKEND_AUTO: lbk_backend = 3;
 
 /// Threads, kernels and options that models share. All functions take it as `const`: any number of
 /// threads may use one at once.
@@ -138,6 +141,7 @@ pub unsafe extern "C" fn lbk_engine_new(
             LBK_BACKEND_CPU => BackendKind::Cpu,
             LBK_BACKEND_FAKE => BackendKind::Fake,
             LBK_BACKEND_WGPU => BackendKind::Wgpu,
+            LBK_BACKEND_AUTO => BackendKind::Auto,
             other => {
                 let message = format!("backend: {other} is none of LBK_BACKEND_*");
                 return Err(lbk_error::argument("backend", &message));

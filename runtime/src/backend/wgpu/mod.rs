@@ -29,9 +29,9 @@ use buffers::Weights;
 use cache::DeviceCache;
 use call::{Given, Turns};
 use device::Gpu;
-pub use device::{ADAPTER_VARIABLE, Adapter, adapters};
+pub use device::{ADAPTER_VARIABLE, Adapter, adapters, prefers_gpu};
 use pipelines::Pipelines;
-use sites::Chooser;
+use sites::Told;
 use state::WgpuState;
 
 /// Runs native segments on a GPU.
@@ -49,6 +49,14 @@ impl WgpuBackend {
         WgpuBackend::with_limits(None)
     }
 
+    /// [`WgpuBackend::new`] where that goes before the CPU's backend.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn before_the_cpu() -> Option<Result<WgpuBackend>> {
+        prefers_gpu(&adapters()).then(WgpuBackend::new)
+    }
+
     /// `limits` takes the place of the adapter's own.
     fn with_limits(limits: Option<wgpu::Limits>) -> Result<WgpuBackend> {
         Ok(WgpuBackend { gpu: Arc::new(Gpu::open(limits)?), pipelines: Arc::default() })
@@ -62,7 +70,8 @@ impl Backend for WgpuBackend {
 
     fn prepare(&self, data: Arc<PlanData>) -> Result<Arc<dyn Prepared>> {
         let program = data.plan.program();
-        program.entries.iter().try_for_each(|entry| ops::check(program, entry))?;
+        let limits = &self.gpu.limits;
+        program.entries.iter().try_for_each(|entry| ops::check(program, entry, limits))?;
         let entries = program.entries.iter().map(|entry| DeviceEntry::new(&data, entry));
         let entries = entries.collect::<Result<Vec<_>>>()?;
         let weights = Weights::upload(&self.gpu, &data)?;
@@ -90,8 +99,7 @@ struct DeviceEntry {
     keeps: bool,
     /// Whether sequences are images.
     of_images: bool,
-    /// By site.
-    choosers: Vec<Chooser>,
+    told: Told,
 }
 
 impl DeviceEntry {
@@ -123,8 +131,8 @@ impl DeviceEntry {
             }
         }
         let (keeps, of_images) = (keeps.unwrap_or(false), call::of_images(entry));
-        let choosers = sites::choosers(program, &lowered);
-        Ok(DeviceEntry { lowered, inputs, turns, attends, keeps, of_images, choosers })
+        let told = Told::new(program, &lowered);
+        Ok(DeviceEntry { lowered, inputs, turns, attends, keeps, of_images, told })
     }
 }
 

@@ -1,13 +1,14 @@
 //! The shaders, each composed from its parts, and the pipelines that they become when first needed.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use limbeck_kernels::KvType;
 use limbeck_plan::{Layout, PackFormat, Values};
 
 use super::device::Gpu;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 macro_rules! wgsl {
     ($name:literal) => {
@@ -29,8 +30,8 @@ pub(super) enum Shader {
     Elementwise,
     SelectRows,
     Pool,
-    Prepare(KvType),
-    Attend(KvType),
+    Prepare(KvType, Heads),
+    Attend(KvType, Heads),
     Choose,
     Route,
     Capacity,
@@ -52,6 +53,39 @@ pub(super) enum Shader {
     Resize,
     /// The most likely token of each row of logits.
     Pick,
+    Gather,
+    Lstm,
+    /// Channels that are small are left out.
+    Keep,
+}
+
+/// Elements that attention's shaders have room for in a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Heads {
+    Small,
+    Large,
+}
+
+impl Heads {
+    /// Of so many elements, if there are such.
+    pub fn of(elements: usize) -> Option<Heads> {
+        [Heads::Small, Heads::Large].into_iter().find(|heads| elements <= heads.most())
+    }
+
+    /// The most elements.
+    pub fn most(self) -> usize {
+        match self {
+            Heads::Small => 256,
+            Heads::Large => 1024,
+        }
+    }
+
+    fn source(self) -> &'static str {
+        match self {
+            Heads::Small => "const MOST: u32 = 256u;\n",
+            Heads::Large => "const MOST: u32 = 1024u;\n",
+        }
+    }
 }
 
 /// Which part of its weight a row of a linear meets.
@@ -120,10 +154,39 @@ const FORMATS: &[(PackFormat, &[&str])] = &[
         format(Values::F16, Layout::Panels),
         &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!("element_panels_f16")],
     ),
-    (format(Values::Q8, Layout::Quads), &[wgsl!("rounded"), wgsl!("quads"), wgsl!("quads_q8")]),
-    (format(Values::Q8w, Layout::Quads), &[wgsl!("rounded"), wgsl!("quads"), wgsl!("quads_q8w")]),
-    (format(Values::Q4, Layout::Quads), &[wgsl!("rounded"), wgsl!("quads"), wgsl!("quads_q4")]),
-    (format(Values::Q4m, Layout::Quads), &[wgsl!("rounded"), wgsl!("quads"), wgsl!("quads_q4m")]),
+    (
+        format(Values::Q8, Layout::Quads),
+        &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("quads"), wgsl!("quads_q8")],
+    ),
+    (
+        format(Values::Q8w, Layout::Quads),
+        &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("quads"), wgsl!("quads_q8w")],
+    ),
+    (
+        format(Values::Q4, Layout::Quads),
+        &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("quads"), wgsl!("quads_q4")],
+    ),
+    (
+        format(Values::Q4m, Layout::Quads),
+        &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("quads"), wgsl!("quads_q4m")],
+    ),
+];
+
+/// Formats that [`Shader::LinearFew`] and [`Shader::LinearMany`] read beside these, of whole weights.
+const CHANNELS: &[(PackFormat, &[&str])] = &[
+    (format(Values::F16, Layout::Channels), &[wgsl!("channels"), wgsl!("load_channels_f16")]),
+    (
+        format(Values::Q8, Layout::Channels),
+        &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("channels"), wgsl!("channels_q8")],
+    ),
+    (
+        format(Values::Q4, Layout::Channels),
+        &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("channels"), wgsl!("channels_q4")],
+    ),
+    (
+        format(Values::Q4m, Layout::Channels),
+        &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("channels"), wgsl!("channels_q4m")],
+    ),
 ];
 
 const fn format(values: Values, layout: Layout) -> PackFormat {
@@ -135,6 +198,11 @@ pub(super) fn reads(format: PackFormat) -> bool {
     FORMATS.iter().any(|(known, _)| *known == format)
 }
 
+/// Whether linears read this format, which holds channels.
+pub(super) fn reads_channels(format: PackFormat) -> bool {
+    CHANNELS.iter().any(|(known, _)| *known == format)
+}
+
 impl Shader {
     /// Every permutation.
     #[cfg(test)]
@@ -143,7 +211,7 @@ impl Shader {
         all.extend([Shader::Choose, Shader::Route, Shader::Capacity, Shader::Combine, Shader::Mix]);
         all.extend([Shader::Given, Shader::Windows, Shader::Moves, Shader::Pad, Shader::Map]);
         all.extend([Shader::MatMul, Shader::Reduce, Shader::Softmax, Shader::GroupNorm]);
-        all.extend([Shader::Resize, Shader::Pick]);
+        all.extend([Shader::Resize, Shader::Pick, Shader::Gather, Shader::Lstm, Shader::Keep]);
         for (format, _) in FORMATS {
             all.push(Shader::Embedding(*format));
             all.push(Shader::GroupedConv(*format));
@@ -154,8 +222,15 @@ impl Shader {
                 all.push(Shader::LinearMany(*format, part));
             }
         }
+        for (format, _) in CHANNELS {
+            all.push(Shader::LinearFew(*format, FewRows::One, Part::Whole));
+            all.push(Shader::LinearFew(*format, FewRows::Four, Part::Whole));
+            all.push(Shader::LinearMany(*format, Part::Whole));
+        }
         for kv in [KvType::F32, KvType::F16, KvType::Q8] {
-            all.extend([Shader::Prepare(kv), Shader::Attend(kv)]);
+            for heads in [Heads::Small, Heads::Large] {
+                all.extend([Shader::Prepare(kv, heads), Shader::Attend(kv, heads)]);
+            }
         }
         all
     }
@@ -163,9 +238,10 @@ impl Shader {
     /// The storage buffers that it takes, from binding 1 on; binding 0 is the uniform.
     pub fn bindings(self) -> &'static [Access] {
         match self {
-            Shader::Embedding(_) | Shader::Elementwise | Shader::SelectRows | Shader::Pool => {
-                &[Read, Read, Write]
-            }
+            Shader::Embedding(_) | Shader::Gather => &[Read, Read, Write, Write],
+            Shader::Elementwise | Shader::SelectRows | Shader::Pool => &[Read, Read, Write],
+            Shader::Lstm => &[Read, Read, Read, Read, Read, Read, Write],
+            Shader::Keep => &[Read, Read, Read, Read, Write, Write],
             Shader::LinearFew(_, _, Part::Whole | Part::Window)
             | Shader::LinearMany(_, Part::Whole | Part::Window) => {
                 &[Read, Read, Read, Read, Read, Write]
@@ -184,8 +260,8 @@ impl Shader {
             Shader::Map => &[Read, Read, Read, Read, Read, Read, Write],
             Shader::GroupedConv(_) => &[Read, Read, Read, Read, Write],
             Shader::Norm => &[Read, Read, Read, Write],
-            Shader::Prepare(_) => &[Read, Read, Read, Read, Read, Read, Write, Write],
-            Shader::Attend(_) => &[Read, Read, Read, Write],
+            Shader::Prepare(..) => &[Read, Read, Read, Read, Read, Read, Write, Write],
+            Shader::Attend(..) => &[Read, Read, Read, Write],
         }
     }
 
@@ -194,7 +270,7 @@ impl Shader {
         let mut parts = vec![wgsl!("common")];
         match self {
             Shader::Embedding(format) => {
-                parts.extend([wgsl!("embedding"), wgsl!("weight")]);
+                parts.extend([wgsl!("embedding"), wgsl!("faults"), wgsl!("weight")]);
                 parts.extend(loads(format));
             }
             Shader::LinearFew(format, rows, part) => {
@@ -203,9 +279,10 @@ impl Shader {
                     FewRows::Four => "const FEW: u32 = 4u;\n",
                 };
                 parts.extend([rows, wgsl!("activation"), wgsl!("linear"), wgsl!("linear_few")]);
-                parts.push(match format.layout {
-                    Layout::Quads => wgsl!("few_quads"),
-                    _ => wgsl!("few_floats"),
+                parts.push(if format.values.is_quantised() {
+                    wgsl!("few_bytes")
+                } else {
+                    wgsl!("few_floats")
                 });
                 parts.extend(part.sources());
                 parts.push(wgsl!("weight"));
@@ -213,31 +290,41 @@ impl Shader {
             }
             Shader::LinearMany(format, part) => {
                 parts.extend([wgsl!("activation"), wgsl!("linear"), wgsl!("linear_many")]);
-                parts.push(match format.layout {
-                    Layout::Quads => wgsl!("many_quads"),
-                    _ => wgsl!("many_floats"),
+                parts.push(if format.values.is_quantised() {
+                    wgsl!("many_bytes")
+                } else {
+                    wgsl!("many_floats")
                 });
                 parts.extend(part.sources());
                 parts.push(wgsl!("weight"));
                 parts.extend(loads(format));
             }
-            Shader::Norm => parts.push(wgsl!("norm")),
+            Shader::Norm => parts.extend([wgsl!("lanes"), wgsl!("norm")]),
             Shader::Elementwise => parts.extend([wgsl!("activation"), wgsl!("elementwise")]),
             Shader::SelectRows => parts.push(wgsl!("select_rows")),
-            Shader::Pool => parts.push(wgsl!("pool")),
-            Shader::Choose => parts.push(wgsl!("choose")),
+            Shader::Pool => parts.extend([wgsl!("lanes"), wgsl!("pool")]),
+            Shader::Choose => parts.extend([wgsl!("lanes"), wgsl!("nan"), wgsl!("choose")]),
             Shader::Route => parts.push(wgsl!("route")),
             Shader::Capacity => parts.push(wgsl!("capacity")),
             Shader::Combine => parts.push(wgsl!("combine")),
             Shader::Mix => parts.extend([wgsl!("activation"), wgsl!("mix")]),
             Shader::Given => parts.push(wgsl!("given")),
-            Shader::Windows => parts.extend([wgsl!("activation"), wgsl!("windows")]),
+            Shader::Windows => {
+                parts.extend([wgsl!("activation"), wgsl!("nan"), wgsl!("windows")]);
+            }
             Shader::Moves => parts.extend([wgsl!("axes"), wgsl!("moves")]),
             Shader::Pad => parts.push(wgsl!("pad")),
-            Shader::Map => parts.extend([wgsl!("activation"), wgsl!("axes"), wgsl!("map")]),
+            Shader::Map => {
+                parts.extend([wgsl!("activation"), wgsl!("nan"), wgsl!("axes"), wgsl!("map")]);
+            }
+            Shader::Gather => parts.extend([wgsl!("axes"), wgsl!("faults"), wgsl!("gather")]),
+            Shader::Lstm => parts.extend([wgsl!("activation"), wgsl!("lstm")]),
+            Shader::Keep => parts.push(wgsl!("keep")),
             Shader::MatMul => parts.extend([wgsl!("axes"), wgsl!("mat_mul")]),
-            Shader::Reduce => parts.extend([wgsl!("axes"), wgsl!("reduce")]),
-            Shader::Softmax => parts.push(wgsl!("softmax")),
+            Shader::Reduce => {
+                parts.extend([wgsl!("lanes"), wgsl!("nan"), wgsl!("axes"), wgsl!("reduce")]);
+            }
+            Shader::Softmax => parts.extend([wgsl!("lanes"), wgsl!("softmax")]),
             Shader::GroupNorm => parts.extend([wgsl!("activation"), wgsl!("group_norm")]),
             Shader::Resize => parts.push(wgsl!("resize")),
             Shader::Pick => parts.push(wgsl!("pick")),
@@ -249,7 +336,9 @@ impl Shader {
                 parts.extend([wgsl!("activation"), wgsl!("grouped"), wgsl!("weight")]);
                 parts.extend(loads(format));
             }
-            Shader::Prepare(kv) => parts.extend([
+            Shader::Prepare(kv, heads) => parts.extend([
+                wgsl!("lanes"),
+                heads.source(),
                 wgsl!("prepare"),
                 match kv {
                     KvType::F32 => wgsl!("store_f32"),
@@ -257,7 +346,9 @@ impl Shader {
                     KvType::Q8 => wgsl!("store_q8"),
                 },
             ]),
-            Shader::Attend(kv) => parts.extend([
+            Shader::Attend(kv, heads) => parts.extend([
+                wgsl!("lanes"),
+                heads.source(),
                 wgsl!("activation"),
                 wgsl!("attend"),
                 match kv {
@@ -273,7 +364,8 @@ impl Shader {
 
 /// What reads a format.
 fn loads(format: PackFormat) -> impl Iterator<Item = &'static str> {
-    FORMATS.iter().filter(move |(known, _)| *known == format).flat_map(|(_, parts)| *parts).copied()
+    let all = FORMATS.iter().chain(CHANNELS);
+    all.filter(move |(known, _)| *known == format).flat_map(|(_, parts)| *parts).copied()
 }
 
 /// A shader ready to run.
@@ -291,21 +383,53 @@ pub(super) struct Pipelines {
 }
 
 impl Pipelines {
-    /// The pipeline of a shader, made at its first use.
+    /// The pipelines of these shaders, made at their first use.
     ///
     /// # Errors
     /// Those of the device's compiler.
-    pub fn get(&self, gpu: &Gpu, shader: Shader) -> Result<Arc<Pipeline>> {
+    pub fn get(&self, gpu: &Gpu, shaders: &[Shader]) -> Result<Vec<Arc<Pipeline>>> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pipeline) = made.get(&shader) {
-            return Ok(pipeline.clone());
+        let mut missing = Vec::new();
+        for shader in shaders {
+            if !made.contains_key(shader) && !missing.contains(shader) {
+                missing.push(*shader);
+            }
         }
-        let pipeline = gpu
-            .scoped(|| Arc::new(make(&gpu.device, shader)))
-            .map_err(|e| e.at(format!("shader {shader:?}")))?;
-        made.insert(shader, pipeline.clone());
-        Ok(pipeline)
+        for pipeline in side_by_side(gpu, &missing)? {
+            made.insert(pipeline.shader, Arc::new(pipeline));
+        }
+        let found = shaders.iter().map(|shader| made.get(shader).cloned());
+        let found: Option<Vec<_>> = found.collect();
+        found.ok_or_else(|| Error::new(ErrorKind::Backend, "a pipeline is missing"))
     }
+}
+
+/// Makes pipelines on as many threads as the machine has cores: drivers compile on the thread that asks.
+fn side_by_side(gpu: &Gpu, shaders: &[Shader]) -> Result<Vec<Pipeline>> {
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<Vec<Pipeline>> {
+        let mut made = Vec::new();
+        while let Some(shader) = shaders.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let pipeline = gpu.scoped(|| make(&gpu.device, *shader));
+            made.push(pipeline.map_err(|e| e.at(format!("shader {shader:?}")))?);
+        }
+        Ok(made)
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(shaders.len());
+    std::thread::scope(|scope| {
+        // A thread that does not start leaves its work to the others.
+        let start = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
+        let others: Vec<_> = (1..threads).filter_map(start).collect();
+        let mut made = work();
+        for other in others {
+            let more = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            made = made.and_then(|mut made| {
+                made.extend(more?);
+                Ok(made)
+            });
+        }
+        made
+    })
 }
 
 fn make(device: &wgpu::Device, shader: Shader) -> Pipeline {

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use limbeck_kernels::{Elements, KvType, TensorArg};
-use limbeck_plan::Dim;
+use limbeck_plan::{Dim, Op};
 
-use super::Shared;
 use super::buffers::Slice;
 use super::cache::{DeviceCache, HeadLayout};
 use super::call::CallLayout;
 use super::ops::LOGITS;
 use super::record::Recording;
 use super::sites::{self, MadeLayout};
+use super::{Shared, ops};
 use crate::backend::lower::{Instruction, Lowered, Output};
 use crate::backend::sizes::Sizes;
 use crate::backend::slots::{Unit, Value};
@@ -100,7 +100,8 @@ struct Pool {
     counted: Option<wgpu::Buffer>,
     /// Peaks of logits.
     picked: Option<wgpu::Buffer>,
-    /// Of mixtures: routes, what experts have between their linears, and what they give.
+    /// Of mixtures: routes, what experts have between their linears, and what they give. What other ops have on
+    /// their way is in the second too.
     routes: Option<wgpu::Buffer>,
     hidden: Option<wgpu::Buffer>,
     parts: Option<wgpu::Buffer>,
@@ -425,6 +426,11 @@ fn needed(
                 larger(&mut needed.hidden, tokens.saturating_mul(units));
                 needed.counted += COUNTER_BYTES;
             }
+            Instruction::SparseLinear { x, .. } => larger(&mut needed.hidden, sizes.len(*x)),
+            Instruction::Tensor { op: Op::Map(p), out, .. } => {
+                let gathered = ops::gathered(p.inputs).saturating_mul(sizes.len(*out));
+                larger(&mut needed.hidden, gathered);
+            }
             Instruction::MoeMlp { params, w2, out, .. } => {
                 let pairs = tokens.saturating_mul(params.top_k);
                 larger(&mut needed.routes, 2 * pairs + tokens);
@@ -459,10 +465,11 @@ impl State for WgpuState {
         self.choices.begin(&shared.data.plan.program().sites, call)?;
         let sites = &shared.data.plan.program().sites;
         let layout = CallLayout::new(entry, sites, &sizes);
-        let made = MadeLayout::new(&entry.choosers, call.tokens);
+        let made = MadeLayout::new(&entry.told, call.tokens);
         let table = entry.keeps.then(|| self.cache.table());
         layout.fill(entry, call, table, &mut self.words)?;
-        sites::fill(&layout, &entry.choosers, sites, call, &mut self.words);
+        sites::fill(&layout, &entry.told.choosers, sites, call, &mut self.words);
+        entry.told.level(&layout, sites, call, &mut self.choices, &mut self.words)?;
         let needed = needed(&shared, &entry.lowered, &sizes, call, made.words)?;
         self.make_room(call.entry, &sizes, &needed)?;
         let recording = self.recording(call.entry, &sizes, &layout, &made, call)?;
@@ -483,7 +490,7 @@ impl State for WgpuState {
             weight_bytes_held: shared.weights.bytes,
         };
         let words = counted.saturating_sub(made.words);
-        made.take(&entry.choosers, &self.results[words..counted], &mut self.choices);
+        made.take(&entry.told, &entry.lowered, &self.results[words..counted], &mut self.choices)?;
         self.last = Some(last);
         self.peaks = self.peaks_found();
         Ok(entry.lowered.cost.of(call, &self.choices))

@@ -23,9 +23,10 @@ struct Params {
 @group(0) @binding(3) var<storage, read> cache: array<u32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
-const LANES: u32 = 64u;
 const LOWEST: f32 = -3.0e38;
-var<workgroup> query: array<f32, 256>;
+// Elements of a head that a lane has.
+const EACH: u32 = MOST / LANES;
+var<workgroup> query: array<f32, MOST>;
 var<workgroup> scores: array<f32, LANES>;
 var<workgroup> weights: array<f32, LANES>;
 
@@ -39,7 +40,7 @@ fn main(
     let here = index < P.tokens * P.heads;
     let token = min(index / P.heads, P.tokens - 1u);
     let head = index % P.heads;
-    for (var d = lane; d < 256u; d += LANES) {
+    for (var d = lane; d < MOST; d += LANES) {
         query[d] = select(0.0, queries[(token * P.heads + head) * P.dim + min(d, P.dim - 1u)], d < P.dim);
     }
     let row = P.rows + token * 4u;
@@ -59,7 +60,7 @@ fn main(
     let block_words = P.kv_heads * P.head_words;
     var most = LOWEST;
     var total = 0.0;
-    var sum = vec4(0.0);
+    var sum: array<f32, EACH>;
     for (var first = start / LANES * LANES; first < end; first += LANES) {
         let key = first + lane;
         var score = LOWEST;
@@ -83,14 +84,16 @@ fn main(
         let kept = exp(most - highest);
         most = highest;
         total *= kept;
-        sum *= kept;
+        for (var j = 0u; j < EACH; j++) {
+            sum[j] *= kept;
+        }
         let count = min(LANES, end - first);
         for (var i = 0u; i < count; i++) {
             let weight = weights[i];
             total += weight;
             let base = call[table + (first + i) / 32u] * block_words + kv;
             let position = i % 32u;
-            for (var j = 0u; j < 4u; j++) {
+            for (var j = 0u; j < EACH; j++) {
                 let d = lane + j * LANES;
                 if d < P.dim {
                     sum[j] += weight * value_at(base, position, d);
@@ -99,7 +102,7 @@ fn main(
         }
     }
     if here {
-        for (var j = 0u; j < 4u; j++) {
+        for (var j = 0u; j < EACH; j++) {
             let d = lane + j * LANES;
             if d < P.dim {
                 out[(token * P.heads + head) * P.dim + d] = select(0.0, sum[j] / total, total > 0.0);

@@ -8,14 +8,10 @@ use limbeck_plan::{
     MoeMlp, Op, PackFormat, Site, SiteKind, Values,
 };
 
-use super::harness::{Ask, Builder, Random, compare, compare_on, gpu, tokens};
+use super::harness::{Ask, Builder, Random, compare, compare_on, gpu, tokens, tolerance};
 use crate::backend::PlanData;
 use crate::backend::wgpu::WgpuBackend;
-
-/// A hidden value at the edge of an 8-bit step may fall to either side of it.
-fn tolerance(values: Values) -> f64 {
-    if values.is_quantised() { 5e-3 } else { 1e-5 }
-}
+use crate::backend::wgpu::device::least;
 
 const FORMATS: [Values; 5] = [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m];
 
@@ -142,8 +138,7 @@ fn experts_beyond_a_binding_are_cut_into_shards() {
     if gpu().is_none() {
         return;
     }
-    let limits =
-        wgpu::Limits { max_storage_buffer_binding_size: 80 << 10, ..wgpu::Limits::default() };
+    let limits = wgpu::Limits { max_storage_buffer_binding_size: 80 << 10, ..least() };
     let backend = WgpuBackend::with_limits(Some(limits)).expect("a device");
     let p = MoeMlp {
         site: 0,

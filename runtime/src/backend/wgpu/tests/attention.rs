@@ -55,6 +55,8 @@ fn cached_attention_matches_the_reference_step_by_step() {
         Attention { heads: 3, kv_heads: 1, head_dim: 5, rope: None, fused: false, ..plain() },
         Attention { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125, ..plain() },
         Attention { heads: 2, kv_heads: 2, head_dim: 256, ..plain() },
+        Attention { heads: 2, kv_heads: 1, head_dim: 257, scale: 0.1, rope: None, ..plain() },
+        Attention { heads: 1, kv_heads: 1, head_dim: 1024, scale: 0.05, ..plain() },
         Attention { window: Some(1), ..plain() },
         Attention { window: Some(40), softcap: Some(2.0), ..plain() },
         Attention {
@@ -105,7 +107,9 @@ fn sequences_fork_truncate_save_and_load_as_those_of_the_reference() {
             [Running::new(&FakeBackend::default(), &data, kv), Running::new(gpu, &data, kv)];
         let mut step = |both: &mut [Running; 2], rows: &[usize], what: &str| {
             let ask = Ask::of(&mut random, rows);
-            both.iter_mut().for_each(|running| running.run(&ask, true));
+            for running in both.iter_mut() {
+                running.run(&ask, true);
+            }
             let error = relative_error(&both[1].output("y"), &both[0].output("y"));
             assert!(error <= tolerance, "{kv:?}, {what}: relative error {error:.2e}");
         };

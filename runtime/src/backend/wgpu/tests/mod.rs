@@ -4,7 +4,10 @@
 mod adaptive;
 mod adverse;
 mod attention;
+mod device;
 mod harness;
 mod images;
 mod rows;
 mod shaders;
+mod sparse;
+mod tensors;

@@ -11,6 +11,7 @@ use super::harness::{
     Ask, Builder, Part, Random, Running, VOCABULARY, compare, compare_on, gpu, tokens,
 };
 use crate::backend::wgpu::WgpuBackend;
+use crate::backend::wgpu::device::least;
 use crate::text::Peak;
 
 const ACTIVATIONS: [Activation; 10] = [
@@ -152,8 +153,7 @@ fn weights_beyond_a_binding_are_cut_into_shards() {
     if gpu().is_none() {
         return;
     }
-    let limits =
-        wgpu::Limits { max_storage_buffer_binding_size: 80 << 10, ..wgpu::Limits::default() };
+    let limits = wgpu::Limits { max_storage_buffer_binding_size: 80 << 10, ..least() };
     let backend = WgpuBackend::with_limits(Some(limits)).expect("a device");
     for (values, cols) in [(Values::F32, 100), (Values::F16, 200), (Values::Q8, 400)] {
         for gated in [false, true] {

@@ -1,4 +1,4 @@
-// What a lane sums of a tile of quads: a block that shares scales at a time, whose activations are rounded in
+// What a lane sums of a tile of bytes: a block that shares scales at a time, whose activations are rounded in
 // shared memory. Precise ones come in two parts, the second for what the first leaves over.
 
 // Bytes `[WORDS, 64]` of the weight, and of the call's rows, `[WORDS, 33]`.

@@ -1,4 +1,4 @@
-// What a lane sums of a row of quads, for each row of the call: activations are rounded in shared memory, some
+// What a lane sums of a row of bytes, for each row of the call: activations are rounded in shared memory, some
 // blocks at a time. Precise ones come in two parts, the second for what the first leaves over.
 
 // Blocks of 32 columns, and words of four.

@@ -347,7 +347,6 @@ impl Shader {
                 },
             ]),
             Shader::Attend(kv, heads) => parts.extend([
-                wgsl!("lanes"),
                 heads.source(),
                 wgsl!("activation"),
                 wgsl!("attend"),

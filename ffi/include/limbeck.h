@@ -999,6 +999,12 @@ typedef int32_t (*lbk_diffuse_fn)(const struct lbk_diffuse_progress *progress, v
 #define LBK_BACKEND_WGPU 2
 
 /**
+ * `LBK_BACKEND_WGPU` where the library has it and there is a GPU that is not software, or `LIMBECK_ADAPTER` in
+ * the environment names one; else `LBK_BACKEND_CPU`. `lbk_engine_backend` says which.
+ */
+#define LBK_BACKEND_AUTO 3
+
+/**
  * It continues text: `lbk_session_new`, `lbk_forward_new`.
  */
 #define LBK_TASK_TEXT 0

@@ -386,12 +386,22 @@ fn side_by_side(gpu: &Gpu, shaders: &[Shader]) -> Result<Vec<Pipeline>> {
     })
 }
 
+#[cfg(not(test))]
+fn module(device: &wgpu::Device, text: wgpu::ShaderModuleDescriptor<'_>) -> wgpu::ShaderModule {
+    device.create_shader_module(text)
+}
+#[cfg(test)]
+use super::tests::checks::module;
+
 fn make(device: &wgpu::Device, shader: Shader) -> Pipeline {
     let label = format!("{shader:?}");
-    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-        label: Some(&label),
-        source: wgpu::ShaderSource::Wgsl(shader.source().into()),
-    });
+    let module = module(
+        device,
+        wgpu::ShaderModuleDescriptor {
+            label: Some(&label),
+            source: wgpu::ShaderSource::Wgsl(shader.source().into()),
+        },
+    );
     let uniform = std::iter::once(wgpu::BufferBindingType::Uniform);
     let storage = shader
         .bindings()

@@ -22,6 +22,9 @@ use crate::pace::check_cancelled;
 /// Recordings that an entry keeps: one for decoding, a few for longer calls.
 const RECORDINGS: usize = 8;
 
+/// Bytes behind each value that tests bind with it, to see whether they are read or written; see [`guards`].
+const GUARD: usize = if cfg!(test) { 4096 } else { 0 };
+
 /// Words of a call that there is room for at least.
 const CALL_WORDS: usize = 1 << 14;
 
@@ -96,7 +99,8 @@ impl Buffers<'_> {
     pub fn value(&self, value: Value, len: usize) -> Result<Slice> {
         let buffer = self.slots.get(value.slot).and_then(Option::as_ref);
         let buffer = buffer.ok_or_else(|| Error::new(ErrorKind::Backend, "a buffer is missing"))?;
-        let bytes = len.max(1).saturating_mul(4).min(buffer.size() as usize);
+        let whole = buffer.size() as usize;
+        let bytes = if GUARD > 0 { whole } else { len.max(1).saturating_mul(4).min(whole) };
         Ok(Slice { buffer: buffer.clone(), offset: 0, bytes })
     }
 
@@ -175,6 +179,7 @@ impl WgpuState {
         let slots = shared.entries[index].lowered.slots.sizes();
         for (buffer, (unit, size)) in self.pool.slots[index].iter_mut().zip(slots) {
             let bytes = sizes.units(*unit).saturating_mul(*size).saturating_mul(4);
+            let bytes = bytes.saturating_add(GUARD);
             wanted.push((buffer, "a value", bytes, storage));
         }
         for (buffer, label, bytes, usage) in wanted {
@@ -296,15 +301,6 @@ impl WgpuState {
         Ok(())
     }
 
-    /// Fills an entry's buffers with NaN, so that what a kernel does not write shows.
-    #[cfg(test)]
-    fn poison(&self, index: usize) {
-        for buffer in self.pool.slots[index].iter().flatten() {
-            let nans = vec![f32::NAN; buffer.size() as usize / 4];
-            self.shared.gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&nans));
-        }
-    }
-
     /// An output of the last run and its words.
     fn written(&self, name: &str) -> Option<(&[f32], &Output)> {
         let (entry, sizes) = self.last.as_ref()?;
@@ -395,9 +391,11 @@ impl State for WgpuState {
         self.make_room(call.entry, &sizes, &needed)?;
         let recording = self.recording(call.entry, &sizes, &layout, &made, call)?;
         #[cfg(test)]
-        self.poison(call.entry);
+        guards::poison(&shared.gpu, &self.pool.slots[call.entry]);
         self.take_tensors(call, &sizes)?;
         self.submit(call.entry, &sizes, recording, made.words)?;
+        #[cfg(test)]
+        guards::check(&shared.gpu, &self.pool.slots[call.entry])?;
         let Recording { weight_bytes, .. } = self.recordings[recording].recording;
         self.used = DeviceUse {
             dispatches: self.recordings[recording].recording.len(),
@@ -441,5 +439,37 @@ impl State for WgpuState {
 
     fn sequences_mut(&mut self) -> &mut dyn Sequences {
         &mut self.cache
+    }
+}
+
+/// What tests put into values before a run, and find behind them after it: NaN, so that what a kernel does not write
+/// shows, and what it should not read.
+#[cfg(test)]
+mod guards {
+    use super::super::device::Gpu;
+    use super::GUARD;
+    use crate::error::Result;
+
+    pub fn poison(gpu: &Gpu, slots: &[Option<wgpu::Buffer>]) {
+        for buffer in slots.iter().flatten() {
+            let nans = vec![f32::NAN; buffer.size() as usize / 4];
+            gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&nans));
+        }
+    }
+
+    pub fn check(gpu: &Gpu, slots: &[Option<wgpu::Buffer>]) -> Result<()> {
+        let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ;
+        let ends = gpu.buffer("guards", slots.len() * GUARD, usage)?;
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        let (mut at, bytes) = (0, GUARD as u64);
+        for buffer in slots.iter().flatten() {
+            encoder.copy_buffer_to_buffer(buffer, buffer.size() - bytes, &ends, at, bytes);
+            at += bytes;
+        }
+        let submission = gpu.queue.submit([encoder.finish()]);
+        gpu.read(&ends, at as usize, submission, |bytes| {
+            let whole = bytes.chunks_exact(4).all(|word| word == f32::NAN.to_le_bytes());
+            assert!(whole, "a kernel wrote behind a value");
+        })
     }
 }

@@ -4,6 +4,7 @@
 mod adaptive;
 mod adverse;
 mod attention;
+pub(super) mod checks;
 mod device;
 mod harness;
 mod images;

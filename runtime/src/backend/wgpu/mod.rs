@@ -10,6 +10,7 @@ mod call;
 mod device;
 mod ops;
 mod pipelines;
+mod pool;
 mod record;
 mod sites;
 mod state;

@@ -51,6 +51,8 @@ pub(super) enum Shader {
     Softmax,
     GroupNorm,
     Resize,
+    /// The most likely token of each row of logits.
+    Pick,
     Gather,
     Lstm,
     /// Channels that are small are left out.
@@ -136,22 +138,55 @@ use Access::{Read, Write};
 
 /// Formats of weights that shaders read, with what reads them.
 const FORMATS: &[(PackFormat, &[&str])] = &[
-    (format(Values::F32, Layout::Row), &[wgsl!("load_floats"), wgsl!("element_row_f32")]),
-    (format(Values::F16, Layout::Row), &[wgsl!("load_floats"), wgsl!("element_row_f16")]),
-    (format(Values::F32, Layout::Panels), &[wgsl!("load_floats"), wgsl!("element_panels_f32")]),
-    (format(Values::F16, Layout::Panels), &[wgsl!("load_floats"), wgsl!("element_panels_f16")]),
-    (format(Values::Q8, Layout::Quads), &[wgsl!("load_quads_q8")]),
-    (format(Values::Q8w, Layout::Quads), &[wgsl!("load_quads_q8w")]),
-    (format(Values::Q4, Layout::Quads), &[wgsl!("load_quads_q4")]),
-    (format(Values::Q4m, Layout::Quads), &[wgsl!("load_quads_q4m")]),
+    (
+        format(Values::F32, Layout::Row),
+        &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!("element_row_f32")],
+    ),
+    (
+        format(Values::F16, Layout::Row),
+        &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!("element_row_f16")],
+    ),
+    (
+        format(Values::F32, Layout::Panels),
+        &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!("element_panels_f32")],
+    ),
+    (
+        format(Values::F16, Layout::Panels),
+        &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!("element_panels_f16")],
+    ),
+    (
+        format(Values::Q8, Layout::Quads),
+        &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("quads"), wgsl!("quads_q8")],
+    ),
+    (
+        format(Values::Q8w, Layout::Quads),
+        &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("quads"), wgsl!("quads_q8w")],
+    ),
+    (
+        format(Values::Q4, Layout::Quads),
+        &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("quads"), wgsl!("quads_q4")],
+    ),
+    (
+        format(Values::Q4m, Layout::Quads),
+        &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("quads"), wgsl!("quads_q4m")],
+    ),
 ];
 
 /// Formats that [`Shader::LinearFew`] and [`Shader::LinearMany`] read beside these, of whole weights.
 const CHANNELS: &[(PackFormat, &[&str])] = &[
     (format(Values::F16, Layout::Channels), &[wgsl!("channels"), wgsl!("load_channels_f16")]),
-    (format(Values::Q8, Layout::Channels), &[wgsl!("channels"), wgsl!("load_channels_q8")]),
-    (format(Values::Q4, Layout::Channels), &[wgsl!("channels"), wgsl!("load_channels_q4")]),
-    (format(Values::Q4m, Layout::Channels), &[wgsl!("channels"), wgsl!("load_channels_q4m")]),
+    (
+        format(Values::Q8, Layout::Channels),
+        &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("channels"), wgsl!("channels_q8")],
+    ),
+    (
+        format(Values::Q4, Layout::Channels),
+        &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("channels"), wgsl!("channels_q4")],
+    ),
+    (
+        format(Values::Q4m, Layout::Channels),
+        &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("channels"), wgsl!("channels_q4m")],
+    ),
 ];
 
 const fn format(values: Values, layout: Layout) -> PackFormat {
@@ -176,7 +211,7 @@ impl Shader {
         all.extend([Shader::Choose, Shader::Route, Shader::Capacity, Shader::Combine, Shader::Mix]);
         all.extend([Shader::Given, Shader::Windows, Shader::Moves, Shader::Pad, Shader::Map]);
         all.extend([Shader::MatMul, Shader::Reduce, Shader::Softmax, Shader::GroupNorm]);
-        all.extend([Shader::Resize, Shader::Gather, Shader::Lstm, Shader::Keep]);
+        all.extend([Shader::Resize, Shader::Pick, Shader::Gather, Shader::Lstm, Shader::Keep]);
         for (format, _) in FORMATS {
             all.push(Shader::Embedding(*format));
             all.push(Shader::GroupedConv(*format));
@@ -212,14 +247,14 @@ impl Shader {
                 &[Read, Read, Read, Read, Read, Write]
             }
             Shader::LinearFew(..) | Shader::LinearMany(..) => {
-                &[Read, Read, Read, Read, Read, Write, Read]
+                &[Read, Read, Read, Read, Read, Write, Read, Write]
             }
             Shader::Choose => &[Read, Read, Read, Read, Write],
             Shader::Route => &[Read, Read, Write, Write],
             Shader::Capacity => &[Write, Write],
             Shader::Combine | Shader::Mix | Shader::Windows => &[Read, Read, Read, Write],
             Shader::Given | Shader::Moves | Shader::Pad => &[Read, Write],
-            Shader::Reduce | Shader::Softmax => &[Read, Write],
+            Shader::Reduce | Shader::Softmax | Shader::Pick => &[Read, Write],
             Shader::MatMul | Shader::Resize => &[Read, Read, Write],
             Shader::GroupNorm | Shader::ConvTranspose(_) => &[Read, Read, Read, Write],
             Shader::Map => &[Read, Read, Read, Read, Read, Read, Write],
@@ -244,12 +279,22 @@ impl Shader {
                     FewRows::Four => "const FEW: u32 = 4u;\n",
                 };
                 parts.extend([rows, wgsl!("activation"), wgsl!("linear"), wgsl!("linear_few")]);
+                parts.push(if format.values.is_quantised() {
+                    wgsl!("few_bytes")
+                } else {
+                    wgsl!("few_floats")
+                });
                 parts.extend(part.sources());
                 parts.push(wgsl!("weight"));
                 parts.extend(loads(format));
             }
             Shader::LinearMany(format, part) => {
                 parts.extend([wgsl!("activation"), wgsl!("linear"), wgsl!("linear_many")]);
+                parts.push(if format.values.is_quantised() {
+                    wgsl!("many_bytes")
+                } else {
+                    wgsl!("many_floats")
+                });
                 parts.extend(part.sources());
                 parts.push(wgsl!("weight"));
                 parts.extend(loads(format));
@@ -282,6 +327,7 @@ impl Shader {
             Shader::Softmax => parts.extend([wgsl!("lanes"), wgsl!("softmax")]),
             Shader::GroupNorm => parts.extend([wgsl!("activation"), wgsl!("group_norm")]),
             Shader::Resize => parts.push(wgsl!("resize")),
+            Shader::Pick => parts.push(wgsl!("pick")),
             Shader::ConvTranspose(format) => {
                 parts.extend([wgsl!("conv_transpose"), wgsl!("weight")]);
                 parts.extend(loads(format));

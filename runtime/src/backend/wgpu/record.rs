@@ -7,9 +7,10 @@ use limbeck_plan::Dim;
 use super::buffers::{ALIGN, Slice};
 use super::call::CallLayout;
 use super::pipelines::{Pipeline, Shader};
+use super::pool::Buffers;
 use super::sites::MadeLayout;
-use super::state::Buffers;
 use super::{DeviceEntry, Shared, ops};
+use crate::backend::Call;
 use crate::backend::sizes::Sizes;
 use crate::backend::slots::Value;
 use crate::error::{Error, ErrorKind, Result};
@@ -26,10 +27,13 @@ pub(super) struct Recording {
     dispatches: Vec<Dispatch>,
     /// Bytes of weights that they bind.
     pub weight_bytes: usize,
+    /// By counter of what is read of a weight: bytes that 1 stands for.
+    pub counters: Vec<usize>,
 }
 
 impl Recording {
-    /// Records an entry for calls of these sizes over these buffers.
+    /// Records an entry for calls of this one's sizes over these buffers, and the peaks of its logits where it asks
+    /// for them.
     ///
     /// # Errors
     /// Those of the device, with the step.
@@ -39,20 +43,22 @@ impl Recording {
         sizes: &Sizes,
         layout: &CallLayout,
         made: &MadeLayout,
-        size: &dyn Fn(&Dim) -> Option<usize>,
+        call: &Call<'_>,
         buffers: &Buffers<'_>,
     ) -> Result<Recording> {
+        let size = |dim: &Dim| call.size(dim).and_then(|n| usize::try_from(n).ok());
         let mut recorder = Recorder {
             shared,
             entry,
             sizes,
             layout,
             made,
-            size,
+            size: &size,
             buffers,
             pending: Vec::new(),
             uniforms: Vec::new(),
             weight_bytes: 0,
+            counters: Vec::new(),
             number: 0,
             kept: 0,
         };
@@ -61,6 +67,9 @@ impl Recording {
             ops::record(&mut recorder, &named.instruction).map_err(|e| {
                 e.at(format!("entry {:?}, step {:?}", entry.lowered.name, named.step))
             })?;
+        }
+        if call.pick {
+            ops::pick(&mut recorder)?;
         }
         recorder.finish()
     }
@@ -103,6 +112,7 @@ pub(super) struct Recorder<'a> {
     pending: Vec<Pending>,
     uniforms: Vec<u32>,
     weight_bytes: usize,
+    counters: Vec<usize>,
     /// Of the instruction that is recorded, from 1 on.
     number: usize,
     /// Counts of channels so far.
@@ -160,6 +170,12 @@ impl Recorder<'_> {
         self.weight_bytes = self.weight_bytes.saturating_add(bytes);
     }
 
+    /// A counter of what is read of a weight, in units of so many bytes.
+    pub fn counter(&mut self, bytes: usize) -> usize {
+        self.counters.push(bytes);
+        self.counters.len() - 1
+    }
+
     /// Where a value lives.
     pub fn value(&self, value: Value) -> Result<Slice> {
         self.buffers.value(value, self.sizes.len(value))
@@ -210,14 +226,14 @@ impl Recorder<'_> {
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let uniforms = gpu.buffer("parameters", self.uniforms.len() * 4, usage)?;
         gpu.queue.write_buffer(&uniforms, 0, bytemuck::cast_slice(&self.uniforms));
-        let weight_bytes = self.weight_bytes;
+        let (weight_bytes, counters) = (self.weight_bytes, self.counters);
         let shaders: Vec<Shader> = self.pending.iter().map(|dispatch| dispatch.shader).collect();
         let pipelines = self.shared.pipelines.get(gpu, &shaders)?;
         let dispatches = gpu.scoped(|| {
             let pending = self.pending.into_iter().zip(pipelines);
             pending.map(|(d, pipeline)| d.bind(&gpu.device, pipeline, &uniforms)).collect()
         })?;
-        Ok(Recording { dispatches, weight_bytes })
+        Ok(Recording { dispatches, weight_bytes, counters })
     }
 }
 

@@ -56,6 +56,7 @@ pub(super) fn adaptive_mlp(rec: &mut Recorder<'_>, instruction: &Instruction) ->
         activation: params.activation,
         gated: params.gated,
         last: false,
+        precise: false,
         out: &hidden,
         part: WorkPart::Limited { choices, rows, cols: 0 },
     };
@@ -71,6 +72,7 @@ pub(super) fn adaptive_mlp(rec: &mut Recorder<'_>, instruction: &Instruction) ->
         activation: Activation::Identity,
         gated: false,
         last: false,
+        precise: false,
         out: &rec.value(*out)?,
         part: WorkPart::Limited { choices, rows: 0, cols },
     };
@@ -118,6 +120,7 @@ pub(super) fn moe_mlp(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resu
         activation: p.activation,
         gated: p.gated,
         last: false,
+        precise: false,
         out: &hidden,
         part: WorkPart::Routed { rows: rec.shared.weights.get(*w1)?.rows / experts },
     };
@@ -133,6 +136,7 @@ pub(super) fn moe_mlp(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resu
         activation: Activation::Identity,
         gated: false,
         last: false,
+        precise: false,
         out: &parts,
         part: WorkPart::Routed { rows: rec.shared.weights.get(*w2)?.rows / experts },
     };

@@ -88,6 +88,7 @@ pub(super) fn conv2d(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
         activation: p.activation,
         gated: false,
         last: true,
+        precise: false,
         out: &target,
         part: WorkPart::Window(seen),
     };

@@ -18,10 +18,15 @@ use limbeck_plan::Activation;
 pub(super) use check::check;
 pub(super) use map::gathered;
 
+use super::buffers::Slice;
 use super::lacks;
+use super::pipelines::Shader;
 use super::record::Recorder;
 use crate::backend::lower::Instruction;
 use crate::error::{Error, ErrorKind, Result};
+
+/// The output that peaks are looked for in.
+pub(super) const LOGITS: &str = "logits";
 
 /// Items of a group of most shaders.
 const LANES: usize = 64;
@@ -75,6 +80,18 @@ pub(super) fn record(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
         Instruction::Reshape { .. } => Ok(()),
         _ => Err(lacks("this step")),
     }
+}
+
+/// Records the search for the peak of each row of logits.
+///
+/// # Errors
+/// Those of the device.
+pub(super) fn pick(rec: &mut Recorder<'_>) -> Result<()> {
+    let outputs = &rec.entry.lowered.outputs;
+    let Some(logits) = outputs.iter().find(|output| output.name == LOGITS) else { return Ok(()) };
+    let (value, rows) = (logits.value, rec.sizes.len(logits.value) / logits.value.cols.max(1));
+    let (logits, picked) = (rec.value(value)?, Slice::whole(rec.buffers.picked));
+    rec.dispatch(Shader::Pick, &[rows as u32, value.cols as u32], &[&logits, &picked], rows)
 }
 
 /// The number by which shaders know an activation function; see `shaders/activation.wgsl`.

@@ -40,6 +40,7 @@ pub(super) fn sparse_linear(rec: &mut Recorder<'_>, instruction: &Instruction) -
         activation: p.linear.activation,
         gated: p.linear.gated,
         last: false,
+        precise: p.linear.precise,
         out: &rec.value(*out)?,
         part: WorkPart::Whole,
     };

@@ -34,3 +34,20 @@ fn half_at(word: u32, index: u32) -> f32 {
     let pair = unpack2x16float(w[word + index / 2u]);
     return select(pair.x, pair.y, (index & 1u) == 1u);
 }
+
+fn byte_at(word: u32, byte: u32) -> u32 {
+    return (w[word + byte / 4u] >> (byte % 4u * 8u)) & 255u;
+}
+
+// The nibbles of a row in columns 4 q to 4 q + 3 of a block, as bytes of a word, and those 16 further on.
+fn nibbles(at: Place, block: u32, q: u32) -> vec2<u32> {
+    let found = byte_of(at, 64u);
+    let high = select(0u, 4u, found.y > 0u);
+    let start = at.start + block * at.record + q * 4u * at.channel;
+    var pair = vec2(0u);
+    for (var i = 0u; i < 4u; i++) {
+        pair.x |= ((byte_at(start + i * at.channel, found.x) >> high) & 15u) << (8u * i);
+        pair.y |= ((byte_at(start + (16u + i) * at.channel, found.x) >> high) & 15u) << (8u * i);
+    }
+    return pair;
+}

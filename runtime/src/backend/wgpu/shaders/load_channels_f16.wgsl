@@ -1,5 +1,9 @@
 // Values of f16 in channels.
 
+fn size_of(rows: u32, blocks: u32) -> u32 {
+    return rows * min(blocks * 32u, P.cols);
+}
+
 fn load(row: u32, block: u32, q: u32) -> Pair {
     let at = place(row, 64u, 16u);
     let start = at.start + block * at.record + q * 4u * at.channel;

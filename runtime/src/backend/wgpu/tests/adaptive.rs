@@ -8,7 +8,7 @@ use limbeck_plan::{
     MoeMlp, Op, PackFormat, Site, SiteKind, Values,
 };
 
-use super::harness::{Ask, Builder, Random, compare, compare_on, gpu, tokens};
+use super::harness::{Ask, Builder, Random, compare, compare_on, gpu, tokens, tolerance};
 use crate::backend::PlanData;
 use crate::backend::wgpu::WgpuBackend;
 use crate::backend::wgpu::device::least;
@@ -84,7 +84,7 @@ fn adaptive_mlps_compute_as_far_as_their_gates_choose() {
                 &data,
                 &asks(0..=learners as i32),
                 KvType::F32,
-                1e-5,
+                tolerance(values),
                 &format!("{values:?} {p:?}"),
             );
         }
@@ -126,7 +126,8 @@ fn mixtures_route_as_the_reference() {
                     residual: i != 2,
                 };
                 let case = format!("{values:?} {p:?}");
-                compare(&moe(values, &p), &asks(1..=top_k as i32), KvType::F32, 1e-5, &case);
+                let asks = asks(1..=top_k as i32);
+                compare(&moe(values, &p), &asks, KvType::F32, tolerance(values), &case);
             }
         }
     }

@@ -6,6 +6,7 @@ mod adverse;
 mod attention;
 pub(super) mod checks;
 mod device;
+pub(super) mod guards;
 mod harness;
 mod images;
 mod rows;

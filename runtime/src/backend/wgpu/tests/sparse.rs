@@ -7,7 +7,7 @@ use limbeck_plan::{
     Activation, Dim, Layout, Level, Linear, Op, PackFormat, Site, SiteKind, SparseLinear, Values,
 };
 
-use super::harness::{Ask, Builder, Random, compare, tokens};
+use super::harness::{Ask, Builder, Random, compare, tokens, tolerance};
 use crate::backend::PlanData;
 
 const THRESHOLDS: [f32; 4] = [0.6, 0.3, 0.1, 0.0];
@@ -75,11 +75,12 @@ fn linears_without_small_channels_match_the_reference() {
             {
                 let data = plan(format, rows, cols, gated);
                 let case = format!("{format}, {rows} x {cols}");
-                compare(&data, &asks(), KvType::F32, 1e-5, &case);
+                compare(&data, &asks(), KvType::F32, tolerance(values), &case);
             }
         }
     }
     // More than one tile of 1024 rows.
     let channels = PackFormat { values: Values::Q4, layout: Layout::Channels };
-    compare(&plan(channels, 2100, 33, false), &asks()[..3], KvType::F32, 1e-5, "two tiles");
+    let data = plan(channels, 2100, 33, false);
+    compare(&data, &asks()[..3], KvType::F32, tolerance(Values::Q4), "two tiles");
 }

@@ -6,8 +6,9 @@ use limbeck_plan::Dim;
 
 use super::buffers::{ALIGN, Slice};
 use super::call::CallLayout;
-use super::pipelines::{Pipeline, Shader};
+use super::pipelines::Pipeline;
 use super::pool::Buffers;
+use super::shaders::Shader;
 use super::sites::MadeLayout;
 use super::{DeviceEntry, Shared, ops};
 use crate::backend::Call;

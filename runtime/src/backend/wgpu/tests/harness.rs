@@ -24,7 +24,7 @@ pub fn gpu() -> Option<&'static WgpuBackend> {
     static BACKEND: OnceLock<std::result::Result<WgpuBackend, String>> = OnceLock::new();
     let opened = BACKEND.get_or_init(|| {
         listen();
-        WgpuBackend::with_limits(Some(least())).map_err(|e| e.to_string())
+        WgpuBackend::with_limits(Some(least()), None).map_err(|e| e.to_string())
     });
     match opened {
         Ok(backend) => Some(backend),

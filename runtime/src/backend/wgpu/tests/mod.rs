@@ -9,6 +9,7 @@ mod device;
 pub(super) mod guards;
 mod harness;
 mod images;
+mod kept;
 mod rows;
 mod shaders;
 mod sparse;

@@ -211,6 +211,12 @@ typedef struct lbk_engine_options {
      * `coreml`, `qnn,xnnpack`. NULL for its kernels for CPUs alone.
      */
     const char *onnx_providers;
+    /**
+     * The path of a folder in which what a GPU's driver makes of shaders is kept, so that plans are ready sooner in
+     * the next run; NULL keeps nothing. A file for each kind of GPU, which may be deleted at any time, and is made
+     * anew where it is damaged. It must be the app's alone: drivers trust what they wrote.
+     */
+    const char *pipeline_cache;
 } lbk_engine_options;
 
 /**

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -74,14 +74,15 @@ fn cpu(threads: usize, onnx: OnnxOptions) -> Result<Arc<dyn Backend>> {
 
 /// The backend of a GPU that goes before the CPU, where there is one.
 #[cfg(feature = "wgpu")]
-fn gpu(logger: &Logger) -> Option<Arc<dyn Backend>> {
-    let opened = WgpuBackend::before_the_cpu()?;
-    let opened = opened.inspect_err(|e| logger.tell(Level::Warn, || format!("no GPU: {e}")));
+fn gpu(options: &EngineOptions) -> Option<Arc<dyn Backend>> {
+    let opened = WgpuBackend::before_the_cpu(options.pipeline_cache.as_deref())?;
+    let tell = |e: &Error| options.logger.tell(Level::Warn, || format!("no GPU: {e}"));
+    let opened = opened.inspect_err(tell);
     Some(Arc::new(opened.ok()?))
 }
 
 #[cfg(not(feature = "wgpu"))]
-fn gpu(_: &Logger) -> Option<Arc<dyn Backend>> {
+fn gpu(_: &EngineOptions) -> Option<Arc<dyn Backend>> {
     None
 }
 
@@ -97,6 +98,10 @@ pub struct EngineOptions {
     pub memory_limit: usize,
     /// What computes the ONNX segments of plans that have such.
     pub onnx: OnnxOptions,
+    /// Folder in which what a GPU's driver makes of shaders is kept, so that a plan is soon ready in the next run;
+    /// none keeps nothing. A file for each kind of GPU, which may be deleted at any time; one that is damaged is
+    /// made anew. Files must be the app's alone: drivers trust them.
+    pub pipeline_cache: Option<PathBuf>,
     /// Hears what is chosen, opened, and not kept.
     pub logger: Logger,
 }
@@ -139,7 +144,7 @@ impl Engine {
         };
         let backend: Arc<dyn Backend> = match options.backend {
             BackendKind::Cpu => cpu(threads, options.onnx)?,
-            BackendKind::Auto => match gpu(&options.logger) {
+            BackendKind::Auto => match gpu(&options) {
                 Some(backend) => backend,
                 None => cpu(threads, options.onnx)?,
             },
@@ -148,7 +153,7 @@ impl Engine {
             #[cfg(not(feature = "fake"))]
             BackendKind::Fake => return Err(not_built("fake")),
             #[cfg(feature = "wgpu")]
-            BackendKind::Wgpu => Arc::new(WgpuBackend::new()?),
+            BackendKind::Wgpu => Arc::new(WgpuBackend::new(options.pipeline_cache.as_deref())?),
             #[cfg(not(feature = "wgpu"))]
             BackendKind::Wgpu => return Err(not_built("wgpu")),
         };

@@ -159,6 +159,7 @@ pub(super) struct Gpu {
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,
     pub limits: wgpu::Limits,
+    pub info: wgpu::AdapterInfo,
     pub description: String,
     faults: Arc<Faults>,
 }
@@ -186,6 +187,8 @@ impl Gpu {
         });
         let opened = ready(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("limbeck"),
+            // Without use where no pipelines are kept.
+            required_features: adapter.features() & wgpu::Features::PIPELINE_CACHE,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
@@ -202,7 +205,7 @@ impl Gpu {
         });
         let kind = kind(info.device_type);
         let description = format!("wgpu ({}, {kind}, {})", info.name, info.backend);
-        Ok(Gpu { device, queue, limits, description, faults })
+        Ok(Gpu { device, queue, limits, info, description, faults })
     }
 
     /// Runs what makes things on the device, and gives its errors.

@@ -8,14 +8,18 @@ mod buffers;
 mod cache;
 mod call;
 mod device;
+mod kept;
 mod ops;
 mod pipelines;
+mod pool;
 mod record;
+mod shaders;
 mod sites;
 mod state;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use limbeck_kernels::{KV_BLOCK, KvConfig, KvLayer};
@@ -41,25 +45,28 @@ pub(crate) struct WgpuBackend {
 }
 
 impl WgpuBackend {
-    /// Opens the adapter that `limbeck devices` names as chosen.
+    /// Opens the adapter that `limbeck devices` names as chosen. What its driver makes of shaders is kept in the
+    /// folder, where there is one and the driver gives it.
     ///
     /// # Errors
     /// No adapter, or one that does not open.
-    pub fn new() -> Result<WgpuBackend> {
-        WgpuBackend::with_limits(None)
+    pub fn new(folder: Option<&Path>) -> Result<WgpuBackend> {
+        WgpuBackend::with_limits(None, folder)
     }
 
     /// [`WgpuBackend::new`] where that goes before the CPU's backend.
     ///
     /// # Errors
     /// As there.
-    pub fn before_the_cpu() -> Option<Result<WgpuBackend>> {
-        prefers_gpu(&adapters()).then(WgpuBackend::new)
+    pub fn before_the_cpu(folder: Option<&Path>) -> Option<Result<WgpuBackend>> {
+        prefers_gpu(&adapters()).then(|| WgpuBackend::new(folder))
     }
 
     /// `limits` takes the place of the adapter's own.
-    fn with_limits(limits: Option<wgpu::Limits>) -> Result<WgpuBackend> {
-        Ok(WgpuBackend { gpu: Arc::new(Gpu::open(limits)?), pipelines: Arc::default() })
+    fn with_limits(limits: Option<wgpu::Limits>, folder: Option<&Path>) -> Result<WgpuBackend> {
+        let gpu = Arc::new(Gpu::open(limits)?);
+        let pipelines = Arc::new(Pipelines::new(&gpu, folder));
+        Ok(WgpuBackend { gpu, pipelines })
     }
 }
 

@@ -6,10 +6,12 @@ use limbeck_plan::Dim;
 
 use super::buffers::{ALIGN, Slice};
 use super::call::CallLayout;
-use super::pipelines::{Pipeline, Shader};
+use super::pipelines::Pipeline;
+use super::pool::Buffers;
+use super::shaders::Shader;
 use super::sites::MadeLayout;
-use super::state::Buffers;
 use super::{DeviceEntry, Shared, ops};
+use crate::backend::Call;
 use crate::backend::sizes::Sizes;
 use crate::backend::slots::Value;
 use crate::error::{Error, ErrorKind, Result};
@@ -31,7 +33,8 @@ pub(super) struct Recording {
 }
 
 impl Recording {
-    /// Records an entry for calls of these sizes over these buffers, and the peaks of its logits with `pick`.
+    /// Records an entry for calls of this one's sizes over these buffers, and the peaks of its logits where it asks
+    /// for them.
     ///
     /// # Errors
     /// Those of the device, with the step.
@@ -41,17 +44,17 @@ impl Recording {
         sizes: &Sizes,
         layout: &CallLayout,
         made: &MadeLayout,
-        pick: bool,
-        size: &dyn Fn(&Dim) -> Option<usize>,
+        call: &Call<'_>,
         buffers: &Buffers<'_>,
     ) -> Result<Recording> {
+        let size = |dim: &Dim| call.size(dim).and_then(|n| usize::try_from(n).ok());
         let mut recorder = Recorder {
             shared,
             entry,
             sizes,
             layout,
             made,
-            size,
+            size: &size,
             buffers,
             pending: Vec::new(),
             uniforms: Vec::new(),
@@ -66,7 +69,7 @@ impl Recording {
                 e.at(format!("entry {:?}, step {:?}", entry.lowered.name, named.step))
             })?;
         }
-        if pick {
+        if call.pick {
             ops::pick(&mut recorder)?;
         }
         recorder.finish()

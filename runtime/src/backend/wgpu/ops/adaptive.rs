@@ -7,8 +7,8 @@ use super::{LANES, flag};
 use crate::backend::lower::Instruction;
 use crate::backend::slots::Unit;
 use crate::backend::wgpu::buffers::Slice;
-use crate::backend::wgpu::pipelines::Shader;
 use crate::backend::wgpu::record::Recorder;
+use crate::backend::wgpu::shaders::Shader;
 use crate::error::Result;
 
 pub(super) fn choose(rec: &mut Recorder<'_>, instruction: &Instruction) -> Result<()> {

@@ -7,8 +7,8 @@ use crate::backend::lower::{Instruction, QkvValue};
 use crate::backend::slots::Unit;
 use crate::backend::wgpu::buffers::Slice;
 use crate::backend::wgpu::lacks;
-use crate::backend::wgpu::pipelines::{Heads, Shader};
 use crate::backend::wgpu::record::Recorder;
+use crate::backend::wgpu::shaders::{Heads, Shader};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Refuses what shaders lack.

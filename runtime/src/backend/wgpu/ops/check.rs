@@ -4,7 +4,7 @@ use limbeck_plan::{Entry, Layout, Op, OperandKind, PackFormat, Program, Step, We
 
 use super::attention;
 use crate::backend::wgpu::lacks;
-use crate::backend::wgpu::pipelines::{reads, reads_channels};
+use crate::backend::wgpu::shaders::{reads, reads_channels};
 use crate::error::Result;
 
 /// Refuses what this backend lacks of an entry, by the step's name.

@@ -4,8 +4,8 @@ use limbeck_plan::Activation;
 
 use super::{LANES, number};
 use crate::backend::slots::Value;
-use crate::backend::wgpu::pipelines::Shader;
 use crate::backend::wgpu::record::Recorder;
+use crate::backend::wgpu::shaders::Shader;
 use crate::error::Result;
 
 pub(super) fn add(rec: &mut Recorder<'_>, a: Value, b: Value, out: Value) -> Result<()> {

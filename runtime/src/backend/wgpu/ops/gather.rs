@@ -2,8 +2,8 @@
 
 use super::LANES;
 use super::tensors::{Operand, count, sizes, strides, unfit, words, wrong};
-use crate::backend::wgpu::pipelines::Shader;
 use crate::backend::wgpu::record::Recorder;
+use crate::backend::wgpu::shaders::Shader;
 use crate::error::Result;
 
 pub(super) fn gather(

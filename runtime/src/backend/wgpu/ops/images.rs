@@ -8,8 +8,8 @@ use super::tensors::{Operand, count, wrong};
 use super::{LANES, flag, number};
 use crate::backend::lower::Instruction;
 use crate::backend::slots::Value;
-use crate::backend::wgpu::pipelines::Shader;
 use crate::backend::wgpu::record::Recorder;
+use crate::backend::wgpu::shaders::Shader;
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) fn patches(rec: &mut Recorder<'_>, p: &Patches, from: usize, out: Value) -> Result<()> {

@@ -5,8 +5,8 @@ use limbeck_plan::{Activation, Layout, PANEL_ROWS, PackFormat, QUAD_ROWS, QUANT_
 use super::{flag, lacks, number};
 use crate::backend::lower::Instruction;
 use crate::backend::wgpu::buffers::Slice;
-use crate::backend::wgpu::pipelines::{FEW_ROWS, FewRows, Part, Shader};
 use crate::backend::wgpu::record::Recorder;
+use crate::backend::wgpu::shaders::{FEW_ROWS, FewRows, Part, Shader};
 use crate::error::Result;
 
 /// Rows of the weight and of the call that a group has where there are many.

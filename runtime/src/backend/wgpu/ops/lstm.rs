@@ -4,8 +4,8 @@ use limbeck_plan::Lstm;
 
 use super::flag;
 use super::tensors::{Operand, wrong};
-use crate::backend::wgpu::pipelines::Shader;
 use crate::backend::wgpu::record::Recorder;
+use crate::backend::wgpu::shaders::Shader;
 use crate::error::Result;
 
 pub(super) fn lstm(

@@ -5,8 +5,8 @@ use limbeck_plan::{Binary, DType, Map, MapStep, Unary};
 use super::tensors::{Operand, copy, count, repeated, sizes, strides, words, wrong};
 use super::{LANES, number};
 use crate::backend::wgpu::buffers::Slice;
-use crate::backend::wgpu::pipelines::Shader;
 use crate::backend::wgpu::record::Recorder;
+use crate::backend::wgpu::shaders::Shader;
 use crate::error::Result;
 
 /// Inputs that [`Shader::Map`] binds.

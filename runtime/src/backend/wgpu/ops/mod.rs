@@ -20,8 +20,8 @@ pub(super) use map::gathered;
 
 use super::buffers::Slice;
 use super::lacks;
-use super::pipelines::Shader;
 use super::record::Recorder;
+use super::shaders::Shader;
 use crate::backend::lower::Instruction;
 use crate::error::{Error, ErrorKind, Result};
 

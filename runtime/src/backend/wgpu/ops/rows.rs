@@ -5,8 +5,8 @@ use limbeck_plan::{NormKind, Pool, Pooling, QUANT_BLOCK};
 use super::{LANES, flag};
 use crate::backend::lower::{Ids, Instruction, NormCall};
 use crate::backend::slots::{Unit, Value};
-use crate::backend::wgpu::pipelines::Shader;
 use crate::backend::wgpu::record::Recorder;
+use crate::backend::wgpu::shaders::Shader;
 use crate::error::Result;
 
 pub(super) fn embedding(rec: &mut Recorder<'_>, instruction: &Instruction) -> Result<()> {

@@ -4,8 +4,8 @@ use super::LANES;
 use super::linear::{Work, WorkPart, dispatch};
 use crate::backend::lower::Instruction;
 use crate::backend::wgpu::buffers::Slice;
-use crate::backend::wgpu::pipelines::Shader;
 use crate::backend::wgpu::record::Recorder;
+use crate::backend::wgpu::shaders::Shader;
 use crate::error::Result;
 
 pub(super) fn sparse_linear(rec: &mut Recorder<'_>, instruction: &Instruction) -> Result<()> {

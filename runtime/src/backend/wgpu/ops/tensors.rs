@@ -12,8 +12,8 @@ use super::{LANES, flag, number};
 use crate::backend::lower::{Instruction, Source};
 use crate::backend::wgpu::buffers::Slice;
 use crate::backend::wgpu::lacks;
-use crate::backend::wgpu::pipelines::Shader;
 use crate::backend::wgpu::record::Recorder;
+use crate::backend::wgpu::shaders::Shader;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Words of each axis, those in front of a tensor's being of size 1 and without steps.

@@ -139,7 +139,7 @@ fn experts_beyond_a_binding_are_cut_into_shards() {
         return;
     }
     let limits = wgpu::Limits { max_storage_buffer_binding_size: 80 << 10, ..least() };
-    let backend = WgpuBackend::with_limits(Some(limits)).expect("a device");
+    let backend = WgpuBackend::with_limits(Some(limits), None).expect("a device");
     let p = MoeMlp {
         site: 0,
         experts: 9,

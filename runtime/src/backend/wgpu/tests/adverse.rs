@@ -59,7 +59,7 @@ fn a_device_that_is_lost_is_an_error_of_every_call_and_another_one_opens() {
     if gpu().is_none() {
         return;
     }
-    let backend = WgpuBackend::new().unwrap();
+    let backend = WgpuBackend::new(None).unwrap();
     let data = sum();
     let mut running = Running::new(&backend, &data, KvType::F32);
     running.run(&Ask::of(&mut Random::new(1), &[3]), false);
@@ -85,7 +85,7 @@ fn a_device_that_is_lost_is_an_error_of_every_call_and_another_one_opens() {
         assert_eq!(e.kind(), ErrorKind::Backend, "{e}");
     }
     assert!(backend.prepare(data.clone()).is_err());
-    Running::new(&WgpuBackend::new().unwrap(), &data, KvType::F32)
+    Running::new(&WgpuBackend::new(None).unwrap(), &data, KvType::F32)
         .run(&Ask::of(&mut Random::new(1), &[3]), false);
 }
 

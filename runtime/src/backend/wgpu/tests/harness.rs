@@ -10,6 +10,7 @@ use limbeck_plan::{
     Values, Weight,
 };
 
+use super::checks::{listen, nothing_heard};
 use crate::backend::fake::FakeBackend;
 use crate::backend::wgpu::WgpuBackend;
 use crate::backend::wgpu::device::least;
@@ -21,17 +22,23 @@ use crate::memory::Memory;
 /// The backend of this machine's adapter at the least limits, or `None`, with the reason printed, where there is none.
 pub fn gpu() -> Option<&'static WgpuBackend> {
     static BACKEND: OnceLock<std::result::Result<WgpuBackend, String>> = OnceLock::new();
-    let opened =
-        BACKEND.get_or_init(|| WgpuBackend::with_limits(Some(least())).map_err(|e| e.to_string()));
+    let opened = BACKEND.get_or_init(|| {
+        listen();
+        WgpuBackend::with_limits(Some(least()), None).map_err(|e| e.to_string())
+    });
     match opened {
         Ok(backend) => Some(backend),
         Err(reason) => {
-            let required = std::env::var("LIMBECK_REQUIRE").is_ok_and(|v| v == "1");
-            assert!(!required, "{reason}");
+            assert!(!required(), "{reason}");
             println!("skipped: {reason}");
             None
         }
     }
+}
+
+/// Whether a test must not do without what it needs.
+pub fn required() -> bool {
+    std::env::var("LIMBECK_REQUIRE").is_ok_and(|v| v == "1")
 }
 
 /// Numbers that look random, the same for a seed.
@@ -346,6 +353,7 @@ impl Running {
             pick: ask.pick,
         };
         let spent = self.state.run(&call)?;
+        nothing_heard();
         for span in &spans {
             if let Some(sequence) = span.sequence {
                 self.state.sequences_mut().commit(sequence, span.rows).expect("a commit");

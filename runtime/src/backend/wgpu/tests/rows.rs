@@ -154,7 +154,7 @@ fn weights_beyond_a_binding_are_cut_into_shards() {
         return;
     }
     let limits = wgpu::Limits { max_storage_buffer_binding_size: 80 << 10, ..least() };
-    let backend = WgpuBackend::with_limits(Some(limits)).expect("a device");
+    let backend = WgpuBackend::with_limits(Some(limits), None).expect("a device");
     for (values, cols) in [(Values::F32, 100), (Values::F16, 200), (Values::Q8, 400)] {
         for gated in [false, true] {
             let rows = 320;

@@ -4,7 +4,7 @@ use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
 use crate::backend::wgpu::device::least;
-use crate::backend::wgpu::pipelines::{Access, Shader};
+use crate::backend::wgpu::shaders::{Access, Shader};
 
 #[test]
 fn every_permutation_translates_to_spirv_msl_and_hlsl() {

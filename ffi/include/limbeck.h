@@ -211,6 +211,12 @@ typedef struct lbk_engine_options {
      * `coreml`, `qnn,xnnpack`. NULL for its kernels for CPUs alone.
      */
     const char *onnx_providers;
+    /**
+     * The path of a folder in which what a GPU's driver makes of shaders is kept, so that plans are ready sooner in
+     * the next run; NULL keeps nothing. A file for each kind of GPU, which may be deleted at any time, and is made
+     * anew where it is damaged. It must be the app's alone: drivers trust what they wrote.
+     */
+    const char *pipeline_cache;
 } lbk_engine_options;
 
 /**
@@ -997,6 +1003,12 @@ typedef int32_t (*lbk_diffuse_fn)(const struct lbk_diffuse_progress *progress, v
  * feature `wgpu`, as the installed one is.
  */
 #define LBK_BACKEND_WGPU 2
+
+/**
+ * `LBK_BACKEND_WGPU` where the library has it and there is a GPU that is not software, or `LIMBECK_ADAPTER` in
+ * the environment names one; else `LBK_BACKEND_CPU`. `lbk_engine_backend` says which.
+ */
+#define LBK_BACKEND_AUTO 3
 
 /**
  * It continues text: `lbk_session_new`, `lbk_forward_new`.

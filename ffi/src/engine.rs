@@ -24,6 +24,9 @@ pub const LBK_BACKEND_FAKE: lbk_backend = 1;
 /// A GPU, through Vulkan, Metal or Direct3D 12; `LBK_UNSUPPORTED` in a library that was built without the
 /// feature `wgpu`, as the installed one is.
 pub const LBK_BACKEND_WGPU: lbk_backend = 2;
+/// `LBK_BACKEND_WGPU` where the library has it and there is a GPU that is not software, or `LIMBECK_ADAPTER` in
+/// the environment names one; else `LBK_BACKEND_CPU`. `lbk_engine_backend` says which.
+pub const LBK_BACKEND_AUTO: lbk_backend = 3;
 
 /// Threads, kernels and options that models share. All functions take it as `const`: any number of
 /// threads may use one at once.
@@ -63,6 +66,10 @@ pub struct lbk_engine_options {
     /// Its execution providers in the order in which they are asked, by name and with commas between:
     /// `coreml`, `qnn,xnnpack`. NULL for its kernels for CPUs alone.
     pub onnx_providers: *const c_char,
+    /// The path of a folder in which what a GPU's driver makes of shaders is kept, so that plans are ready sooner in
+    /// the next run; NULL keeps nothing. A file for each kind of GPU, which may be deleted at any time, and is made
+    /// anew where it is damaged. It must be the app's alone: drivers trust what they wrote.
+    pub pipeline_cache: *const c_char,
 }
 
 options!(lbk_engine_options: size_of::<usize>() + 8);
@@ -81,18 +88,21 @@ impl Default for lbk_engine_options {
             reserved: 0,
             onnx_library: std::ptr::null(),
             onnx_providers: std::ptr::null(),
+            pipeline_cache: std::ptr::null(),
         }
     }
 }
 
+/// A text that may be NULL.
+fn optional<'a>(text: *const c_char, name: &'static str) -> Outcome<Option<&'a str>> {
+    if text.is_null() { Ok(None) } else { arg::c_text(text, name).map(Some) }
+}
+
 /// What computes ONNX segments, as the options say.
 fn onnx(options: &lbk_engine_options) -> Outcome<OnnxOptions> {
-    let text = |text: *const c_char, name| match text.is_null() {
-        true => Ok(None),
-        false => arg::c_text(text, name).map(Some),
-    };
-    let library = text(options.onnx_library, "onnx_library")?.map(PathBuf::from);
-    let providers = text(options.onnx_providers, "onnx_providers")?.unwrap_or_default().split(',');
+    let library = optional(options.onnx_library, "onnx_library")?.map(PathBuf::from);
+    let providers =
+        optional(options.onnx_providers, "onnx_providers")?.unwrap_or_default().split(',');
     let providers = providers.map(str::trim).filter(|name| !name.is_empty());
     Ok(OnnxOptions { library, providers: providers.map(str::to_owned).collect() })
 }
@@ -138,6 +148,7 @@ pub unsafe extern "C" fn lbk_engine_new(
             LBK_BACKEND_CPU => BackendKind::Cpu,
             LBK_BACKEND_FAKE => BackendKind::Fake,
             LBK_BACKEND_WGPU => BackendKind::Wgpu,
+            LBK_BACKEND_AUTO => BackendKind::Auto,
             other => {
                 let message = format!("backend: {other} is none of LBK_BACKEND_*");
                 return Err(lbk_error::argument("backend", &message));
@@ -149,6 +160,7 @@ pub unsafe extern "C" fn lbk_engine_new(
             memory_limit: limit(options.memory_limit),
             logger: logger(options.log, options.log_level, user)?,
             onnx: onnx(&options)?,
+            pipeline_cache: optional(options.pipeline_cache, "pipeline_cache")?.map(PathBuf::from),
         })?;
         let backend = c_string(&engine.backend());
         out.give(lbk_engine { engine, backend });

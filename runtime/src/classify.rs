@@ -207,6 +207,7 @@ impl Classifier {
             price,
             forced: self.route.part(rows),
             control: None,
+            pick: false,
         };
         let spent = self.state.run(&call)?;
         self.pace.observe(spent);

@@ -240,6 +240,7 @@ impl Encoder {
             price,
             forced: self.route.part(ids.len()),
             control: None,
+            pick: false,
         };
         let spent = self.state.run(&call)?;
         self.pace.observe(spent);

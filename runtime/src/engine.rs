@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -37,6 +37,9 @@ pub enum BackendKind {
     Fake,
     /// A GPU, through Vulkan, Metal or Direct3D 12; in builds with the feature `wgpu`.
     Wgpu,
+    /// [`BackendKind::Wgpu`], where there is a GPU that is not software and it opens, or where
+    /// `LIMBECK_ADAPTER` names an adapter; else [`BackendKind::Cpu`]. [`Engine::backend`] says which.
+    Auto,
 }
 
 impl FromStr for BackendKind {
@@ -47,8 +50,9 @@ impl FromStr for BackendKind {
             "cpu" => Ok(BackendKind::Cpu),
             "fake" => Ok(BackendKind::Fake),
             "wgpu" => Ok(BackendKind::Wgpu),
+            "auto" => Ok(BackendKind::Auto),
             _ => {
-                let message = format!("backend {s:?} is none of cpu, wgpu, fake");
+                let message = format!("backend {s:?} is none of cpu, wgpu, auto, fake");
                 Err(Error::new(ErrorKind::InvalidInput, message))
             }
         }
@@ -59,6 +63,27 @@ impl FromStr for BackendKind {
 #[cfg(not(all(feature = "fake", feature = "wgpu")))]
 fn not_built(backend: &str) -> Error {
     Error::new(ErrorKind::Unsupported, format!("this build has no {backend} backend"))
+}
+
+fn cpu(threads: usize, onnx: OnnxOptions) -> Result<Arc<dyn Backend>> {
+    let isa = std::env::var(ISA_VARIABLE).ok().filter(|v| !v.is_empty());
+    let backend = CpuBackend::new(threads, isa.as_deref(), onnx)
+        .map_err(|e| e.at(format!("environment variable {ISA_VARIABLE}")))?;
+    Ok(Arc::new(backend))
+}
+
+/// The backend of a GPU that goes before the CPU, where there is one.
+#[cfg(feature = "wgpu")]
+fn gpu(options: &EngineOptions) -> Option<Arc<dyn Backend>> {
+    let opened = WgpuBackend::before_the_cpu(options.pipeline_cache.as_deref())?;
+    let tell = |e: &Error| options.logger.tell(Level::Warn, || format!("no GPU: {e}"));
+    let opened = opened.inspect_err(tell);
+    Some(Arc::new(opened.ok()?))
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn gpu(_: &EngineOptions) -> Option<Arc<dyn Backend>> {
+    None
 }
 
 /// Options of an engine.
@@ -73,6 +98,10 @@ pub struct EngineOptions {
     pub memory_limit: usize,
     /// What computes the ONNX segments of plans that have such.
     pub onnx: OnnxOptions,
+    /// Folder in which what a GPU's driver makes of shaders is kept, so that a plan is soon ready in the next run;
+    /// none keeps nothing. A file for each kind of GPU, which may be deleted at any time; one that is damaged is
+    /// made anew. Files must be the app's alone: drivers trust them.
+    pub pipeline_cache: Option<PathBuf>,
     /// Hears what is chosen, opened, and not kept.
     pub logger: Logger,
 }
@@ -114,18 +143,17 @@ impl Engine {
             }
         };
         let backend: Arc<dyn Backend> = match options.backend {
-            BackendKind::Cpu => {
-                let isa = std::env::var(ISA_VARIABLE).ok().filter(|v| !v.is_empty());
-                let backend = CpuBackend::new(threads, isa.as_deref(), options.onnx)
-                    .map_err(|e| e.at(format!("environment variable {ISA_VARIABLE}")))?;
-                Arc::new(backend)
-            }
+            BackendKind::Cpu => cpu(threads, options.onnx)?,
+            BackendKind::Auto => match gpu(&options) {
+                Some(backend) => backend,
+                None => cpu(threads, options.onnx)?,
+            },
             #[cfg(feature = "fake")]
             BackendKind::Fake => Arc::new(FakeBackend { onnx: options.onnx, ..Default::default() }),
             #[cfg(not(feature = "fake"))]
             BackendKind::Fake => return Err(not_built("fake")),
             #[cfg(feature = "wgpu")]
-            BackendKind::Wgpu => Arc::new(WgpuBackend::new()?),
+            BackendKind::Wgpu => Arc::new(WgpuBackend::new(options.pipeline_cache.as_deref())?),
             #[cfg(not(feature = "wgpu"))]
             BackendKind::Wgpu => return Err(not_built("wgpu")),
         };

@@ -30,7 +30,7 @@ mod usage;
 
 pub use backend::DeviceUse;
 #[cfg(feature = "wgpu")]
-pub use backend::wgpu::{ADAPTER_VARIABLE, Adapter, adapters};
+pub use backend::wgpu::{ADAPTER_VARIABLE, Adapter, adapters, prefers_gpu};
 pub use budget::{Budget, Limits};
 pub use bytes::SharedBytes;
 pub use classify::Classifier;

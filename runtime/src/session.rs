@@ -16,6 +16,7 @@ use crate::memory::Account;
 use crate::model::Model;
 use crate::pace::Pace;
 use crate::route::Route;
+use crate::text::{Peak, Sampled};
 use crate::usage::Usage;
 
 /// Most tokens that are computed at a time.
@@ -140,6 +141,12 @@ pub struct LogitsRow {
     pub work: usize,
     /// Index into that work's tokens.
     pub token: usize,
+}
+
+/// What a step finds of a row.
+enum Found<'a> {
+    Logits(&'a [f32]),
+    Peak(Peak),
 }
 
 /// Sequences over one model, with their own working memory and cache.
@@ -389,23 +396,68 @@ impl Session {
         &mut self,
         usage: &mut Usage,
         work: &[Work<'_>],
-        sink: impl FnMut(LogitsRow, &[f32]),
+        mut sink: impl FnMut(LogitsRow, &[f32]),
     ) -> Result<()> {
+        self.advance(usage, work, false, |row, found| {
+            if let Found::Logits(logits) = found {
+                sink(row, logits);
+            }
+            Ok(())
+        })
+    }
+
+    /// [`Session::step_onto`] that gives the most likely token in the place of logits, the lowest of those that
+    /// are equally likely. A device then keeps the logits to itself.
+    ///
+    /// # Errors
+    /// As [`Session::step`]; logits that no token can be chosen by, as [`crate::text::Sampler::sample`] refuses
+    /// them, when the step is done.
+    pub fn step_greedy(
+        &mut self,
+        usage: &mut Usage,
+        work: &[Work<'_>],
+        mut sink: impl FnMut(LogitsRow, Sampled),
+    ) -> Result<()> {
+        self.advance(usage, work, true, |row, found| {
+            let peak = match found {
+                Found::Logits(logits) => Peak::of(logits),
+                Found::Peak(peak) => peak,
+            };
+            sink(row, peak.sampled()?);
+            Ok(())
+        })
+    }
+
+    /// A step that gives what was asked for to `sink`, whose first error is that of the step.
+    fn advance(
+        &mut self,
+        usage: &mut Usage,
+        work: &[Work<'_>],
+        pick: bool,
+        mut sink: impl FnMut(LogitsRow, Found<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut failure = None;
+        let sink = |row, found: Found<'_>| {
+            if let Err(e) = sink(row, found) {
+                failure.get_or_insert(e);
+            }
+        };
         let tokens = work.iter().map(|w| w.tokens.len()).sum();
         self.route.begin(tokens)?;
         self.check(work)?;
         let start = Instant::now();
-        let result = self.call(tokens, |session| session.run(usage, work, sink));
+        let result = self.call(tokens, |session| session.run(usage, work, pick, sink));
         usage.ms += start.elapsed().as_secs_f64() * 1e3;
         usage.unmet = self.pace.status().unmet;
-        result
+        result.and(failure.map_or(Ok(()), Err))
     }
 
     fn run(
         &mut self,
         usage: &mut Usage,
         work: &[Work<'_>],
-        mut sink: impl FnMut(LogitsRow, &[f32]),
+        pick: bool,
+        mut sink: impl FnMut(LogitsRow, Found<'_>),
     ) -> Result<()> {
         let (mut item, mut done) = (0, 0);
         while item < work.len() {
@@ -413,13 +465,16 @@ impl Session {
             let tokens = self.buffers.ids.len();
             let steps = self.buffers.spans.iter().map(|s| s.rows).max().unwrap_or(0);
             let price = self.pace.next(tokens, steps)?;
-            let spent = self.run_chunk(price).inspect_err(|_| self.give_up_chunk())?;
+            let spent = self.run_chunk(price, pick).inspect_err(|_| self.give_up_chunk())?;
             self.pace.observe(spent);
             let sites = &self.model.plan().program().sites;
             usage.count(tokens, spent, sites, self.state.choices());
-            if let Some(logits) = self.state.output("logits") {
+            let outputs = self.buffers.outputs.iter();
+            if let Some(peaks) = self.state.picked() {
+                outputs.zip(peaks).for_each(|(o, peak)| sink(*o, Found::Peak(*peak)));
+            } else if let Some(logits) = self.state.output("logits") {
                 let rows = logits.values.chunks_exact(logits.cols);
-                self.buffers.outputs.iter().zip(rows).for_each(|(o, row)| sink(*o, row));
+                outputs.zip(rows).for_each(|(o, row)| sink(*o, Found::Logits(row)));
             }
         }
         Ok(())
@@ -496,7 +551,7 @@ impl Session {
     }
 
     /// Runs the buffered chunk at this price and commits its positions.
-    fn run_chunk(&mut self, price: f32) -> Result<crate::backend::Spent> {
+    fn run_chunk(&mut self, price: f32, pick: bool) -> Result<crate::backend::Spent> {
         let b = &self.buffers;
         for span in &b.spans {
             if let Some(sequence) = span.sequence {
@@ -516,6 +571,7 @@ impl Session {
             price,
             forced: self.route.part(b.ids.len()),
             control: None,
+            pick,
         };
         let spent = self.state.run(&call)?;
         self.route.record(self.state.choices(), b.ids.len());

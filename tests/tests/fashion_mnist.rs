@@ -9,7 +9,7 @@ use limbeck::{
     TensorValues, TensorView,
 };
 use limbeck_compiler::Quant;
-use limbeck_tests::{Compiled, Npz, fashion_mnist, relative_error};
+use limbeck_tests::{Compiled, Npz, backends, fashion_mnist, relative_error};
 
 const CLASSES: usize = 10;
 const SEED: u64 = 7;
@@ -62,7 +62,7 @@ fn both_imports_give_what_pytorch_does() {
     let (classes, expected) = (npz.integers("class_labels").1, npz.floats("out_sample").1);
     for passes in [false, true] {
         let plans = [safetensors(), onnx()].map(|path| Compiled::new(&path, Quant::F32, passes));
-        for backend in [BackendKind::Fake, BackendKind::Cpu] {
+        for backend in backends() {
             let found = plans.each_ref().map(|plan| {
                 let mut forward = forward(&plan.open(backend, 2));
                 denoise(&mut forward, &sample, &times, &classes)

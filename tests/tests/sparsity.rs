@@ -6,7 +6,7 @@ use limbeck::{
     BackendKind, Budget, ErrorKind, Limits, Model, Session, SessionOptions, Usage, Wanted, Work,
 };
 use limbeck_compiler::{ChannelWeights, Quant, sparsify};
-use limbeck_tests::{Compiled, Npz, all_logits, golden, relative_error};
+use limbeck_tests::{Compiled, Npz, adapter, all_logits, golden, relative_error};
 
 /// By level; the last, full compute, follows.
 const THRESHOLDS: &[f32] = &[0.5, 0.3, 0.1];
@@ -67,6 +67,32 @@ fn at_price_0_the_bits_are_those_of_the_dense_plan() {
 fn a_higher_price_spends_less_and_both_backends_agree() {
     for quant in [Quant::F16, Quant::Q8, Quant::Q4] {
         backends_agree(&Compiled::sparse(&source(), quant, THRESHOLDS));
+    }
+}
+
+/// Channels that lie near to a threshold may be kept by the one and not by the other, more of them where the CPU takes
+/// activations in 8 bits.
+#[test]
+fn a_gpu_leaves_out_channels_as_the_cpu_does() {
+    if !adapter() {
+        return;
+    }
+    for quant in [Quant::F16, Quant::Q8, Quant::Q4] {
+        let plan = Compiled::sparse(&source(), quant, THRESHOLDS);
+        let (gpu, cpu) = (plan.open(BackendKind::Wgpu, 1), plan.open(BackendKind::Cpu, 1));
+        for (price, level) in [(0.0, 3), (5.0, 2), (21.0, 0)] {
+            for chunk in [1, 64] {
+                let (found, usage) = run(&mut session(&gpu, chunk, price), &ids());
+                let (expected, there) = run(&mut session(&cpu, chunk, price), &ids());
+                let near = usage.macs.abs_diff(there.macs) as f64 / there.macs as f64;
+                let error = relative_error(&found, &expected);
+                println!("{quant}, price {price}: {near:.2e} of the work, error {error:.2e}");
+                let bar = if quant == Quant::F16 { 1e-2 } else { 0.1 };
+                assert!(near < 1e-2 && error < bar, "{quant}, price {price}: {near}, {error}");
+                assert_eq!(usage.sites[0].histogram[level], ids().len() as u64);
+                assert_eq!(usage.full_macs, there.full_macs);
+            }
+        }
     }
 }
 

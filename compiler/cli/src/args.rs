@@ -181,7 +181,8 @@ impl OnnxArgs {
 /// Options of every command that runs a plan.
 #[derive(Args, Clone)]
 pub struct RunnerArgs {
-    /// What computes: cpu, wgpu (a GPU, see `limbeck devices`) or fake (slow reference kernels).
+    /// What computes: cpu, wgpu (a GPU, see `limbeck devices`), auto (a GPU that is not software where there is
+    /// one, else the CPU) or fake (slow reference kernels).
     #[arg(long, default_value = "cpu", value_parser = values::backend)]
     pub backend: String,
     #[command(flatten)]
@@ -420,7 +421,8 @@ pub struct TuneArgs {
     /// Most tokens of the data to use.
     #[arg(long, value_name = "N", value_parser = at_least(1))]
     pub max_tokens: Option<usize>,
-    /// What computes: cpu, wgpu (a GPU, see `limbeck devices`) or fake (slow reference kernels).
+    /// What computes: cpu, wgpu (a GPU, see `limbeck devices`), auto (a GPU that is not software where there is
+    /// one, else the CPU) or fake (slow reference kernels).
     #[arg(long, default_value = "cpu", value_parser = values::backend)]
     pub backend: String,
     /// Threads; 0 takes one per core.

@@ -29,19 +29,21 @@ pub fn execute(args: DevicesArgs) -> Result<(), Failure> {
         Err(e) if named => return Err(e.into()),
         Err(e) => note(format!("onnx segments cannot run: {e}")),
     }
-    devices.extend(adapters());
+    let (found, auto) = adapters();
+    devices.extend(found);
     if args.json {
-        return print_json(&json!({ "devices": devices }));
+        return print_json(&json!({ "devices": devices, "auto": auto }));
     }
     devices.iter().try_for_each(|d| {
         let text = |key: &str| d[key].as_str().unwrap_or("").to_owned();
         print_line(format!("{:5} {}", text("backend"), text("description")))
-    })
+    })?;
+    print_line(format!("auto  takes {auto}"))
 }
 
-/// What the backend `wgpu` may run on.
+/// What the backend `wgpu` may run on, and which backend `auto` is.
 #[cfg(feature = "wgpu")]
-fn adapters() -> Vec<Value> {
+fn adapters() -> (Vec<Value>, &'static str) {
     let describe = |adapter: limbeck::Adapter| {
         let known = |has: bool| if has { "" } else { "no " };
         let mib = |bytes: u64| bytes >> 20;
@@ -73,11 +75,13 @@ fn adapters() -> Vec<Value> {
             "reason": adapter.reason,
         })
     };
-    limbeck::adapters().into_iter().map(describe).collect()
+    let found = limbeck::adapters();
+    let auto = if limbeck::prefers_gpu(&found) { "wgpu" } else { "cpu" };
+    (found.into_iter().map(describe).collect(), auto)
 }
 
-/// What the backend `wgpu` may run on: this build lacks it.
+/// The backend `wgpu` runs on nothing: this build lacks it.
 #[cfg(not(feature = "wgpu"))]
-fn adapters() -> Vec<Value> {
-    Vec::new()
+fn adapters() -> (Vec<Value>, &'static str) {
+    (Vec::new(), "cpu")
 }

@@ -93,7 +93,10 @@ mod tests {
     fn values_are_read_or_refused() {
         assert_eq!("latency:250us".parse::<Requested>().unwrap().text, "latency:250us");
         assert!("latency:0ms".parse::<Requested>().is_err());
-        assert_eq!(backend("wgpu").unwrap(), "wgpu");
+        assert_eq!(
+            (backend("wgpu").unwrap(), backend("auto").unwrap()),
+            ("wgpu".into(), "auto".into())
+        );
         assert!(backend("abacus").is_err());
         assert_eq!((limit("0"), limit("1"), limit("0.25")), (Ok(0.0), Ok(1.0), Ok(0.25)));
         for text in ["-0.1", "1.1", "NaN", "inf", "", "much"] {

@@ -363,6 +363,10 @@ fn devices_are_listed() {
     let others = adapters.iter().any(|d| !software(d));
     assert!(!chosen.iter().any(|d| software(d) && others), "software goes before: {adapters:?}");
     assert!(adapters.iter().all(|d| d["reason"].as_str().is_some_and(|t| !t.is_empty())));
+    let named = std::env::var_os("LIMBECK_ADAPTER").is_some_and(|name| !name.is_empty());
+    let first = if others || (named && !chosen.is_empty()) { "wgpu" } else { "cpu" };
+    assert_eq!(report["auto"], first);
+    assert!(limbeck(["devices"]).ok().ends_with(&format!("auto  takes {first}\n")));
 }
 
 #[test]

@@ -52,6 +52,15 @@ int main(int argc, char **argv)
     lbk_engine_options_init(NULL, sizeof options);
     lbk_engine_options_init(&options, 0);
 
+    /* Some backend is always there. */
+    lbk_engine_options_init(&options, sizeof options);
+    options.backend = LBK_BACKEND_AUTO;
+    options.threads = 1;
+    OK(lbk_engine_new(LBK_ABI_VERSION, &options, &engine));
+    CHECK(lbk_engine_backend(engine)[0]);
+    lbk_engine_free(engine);
+    engine = NULL;
+
     /* Values out of range; the log's user data is let go on failure too. */
     lbk_engine_options_init(&options, sizeof options);
     options.log = on_message;
@@ -98,11 +107,14 @@ int main(int argc, char **argv)
 
     /* A size of an earlier version, and what is not used before a plan wants it. */
     options.struct_size = offsetof(lbk_engine_options, onnx_library);
-    options.onnx_library = options.onnx_providers = "not read";
+    options.onnx_library = options.onnx_providers = options.pipeline_cache = "not read";
     OK(lbk_engine_new(LBK_ABI_VERSION, &options, &engine));
     lbk_engine_free(engine);
     lbk_engine_options_init(&options, sizeof options);
-    CHECK(!options.onnx_library && !options.onnx_providers);
+    CHECK(!options.onnx_library && !options.onnx_providers && !options.pipeline_cache);
+    options.pipeline_cache = "\xff";
+    FAILS(LBK_INVALID, lbk_engine_new(LBK_ABI_VERSION, &options, &engine));
+    options.pipeline_cache = "/nowhere/at/all";
     options.onnx_library = "\xff";
     FAILS(LBK_INVALID, lbk_engine_new(LBK_ABI_VERSION, &options, &engine));
     options.onnx_library = "/nowhere/libonnxruntime.so";

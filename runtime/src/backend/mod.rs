@@ -22,6 +22,7 @@ use limbeck_plan::{Dim, Symbol};
 use crate::control::Control;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Account;
+use crate::text::Peak;
 
 pub(crate) use choices::Choices;
 pub(crate) use data::PlanData;
@@ -80,6 +81,8 @@ pub(crate) struct Call<'a> {
     pub forced: Option<&'a [i32]>,
     /// What cancels the call between two steps of the entry, where calls are long.
     pub control: Option<&'a Control>,
+    /// Whether the peak is enough of each row of logits: see [`State::picked`].
+    pub pick: bool,
 }
 
 impl<'a> Call<'a> {
@@ -145,6 +148,9 @@ pub struct DeviceUse {
     pub submissions: usize,
     /// Bytes of weights that dispatches bound, each time that one did.
     pub weight_bytes_bound: usize,
+    /// Bytes that ops which follow the choices of sites read of their weights, as their kernels counted: each
+    /// time that a group of theirs did.
+    pub adaptive_bytes_read: usize,
     /// Bytes read back.
     pub bytes_read_back: usize,
     /// Bytes of weights that lie on the device.
@@ -172,6 +178,11 @@ pub(crate) trait State: Send {
     fn run(&mut self, call: &Call<'_>) -> Result<Spent>;
     /// An output of the last run, by name.
     fn output(&self, name: &str) -> Option<Matrix<'_>>;
+    /// The peak of each row of logits, where the last run was asked to pick and the backend finds it where the
+    /// logits are; there is no output of logits then.
+    fn picked(&self) -> Option<&[Peak]> {
+        None
+    }
     /// An output of the last run as a tensor, by name, of an entry of tensors.
     fn tensor(&self, name: &str) -> Option<TensorArg<'_>>;
     /// The choices of the last run, `[sites, tokens]`; -1 at the sites of other entries.

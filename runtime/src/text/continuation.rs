@@ -65,16 +65,27 @@ impl Stream {
     }
 
     /// Takes the next token from logits.
-    pub fn advance(
+    pub fn choose(
         &mut self,
         logits: &[f32],
+        rules: &Rules,
+        on_piece: &mut impl FnMut(Piece<'_>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let sampled = self.sampler.sample(logits, &self.history)?;
+        self.advance(sampled, rules, on_piece)
+    }
+
+    /// Takes the next token.
+    pub fn advance(
+        &mut self,
+        sampled: Sampled,
         rules: &Rules,
         on_piece: &mut impl FnMut(Piece<'_>) -> ControlFlow<()>,
     ) -> Result<()> {
         if rules.max_tokens == 0 {
             return self.end(Finish::MaxTokens, on_piece);
         }
-        let Sampled { token, logprob } = self.sampler.sample(logits, &self.history)?;
+        let Sampled { token, logprob } = sampled;
         if rules.ends.contains(&token) {
             return self.end(Finish::EndOfText, on_piece);
         }

@@ -278,12 +278,16 @@ impl Generator {
             return Ok(());
         }
         let tokens = unfed(session, self.sequence, self.base, &self.prompt)?;
-        let mut logits = Vec::new();
+        let (mut logits, mut greedy) = (Vec::new(), None);
         let work = [Work { sequence: self.sequence, tokens, wanted: Wanted::Last }];
-        session.step_onto(&mut self.prefill, &work, |_, row| {
-            logits.clear();
-            logits.extend_from_slice(row);
-        })?;
+        if self.sampler.is_greedy() {
+            session.step_greedy(&mut self.prefill, &work, |_, sampled| greedy = Some(sampled))?;
+        } else {
+            session.step_onto(&mut self.prefill, &work, |_, row| {
+                logits.clear();
+                logits.extend_from_slice(row);
+            })?;
+        }
         let tokenizer = session.model().tokenizer().ok().cloned();
         for i in 0..self.samples {
             let sequence = if i == 0 { self.sequence } else { session.fork(self.sequence)? };
@@ -292,7 +296,10 @@ impl Generator {
             self.streams.push(Stream::new(i, sequence, sampler, stop, tokenizer, &self.prompt));
         }
         let rules = &self.rules;
-        let results = self.streams.iter_mut().map(|s| s.advance(&logits, rules, on_piece));
+        let results = self.streams.iter_mut().map(|s| match greedy {
+            Some(sampled) => s.advance(sampled, rules, on_piece),
+            None => s.choose(&logits, rules, on_piece),
+        });
         // Each of them, whatever becomes of those before it.
         results.collect::<Vec<_>>().into_iter().collect()
     }
@@ -327,12 +334,22 @@ impl Generator {
             .collect();
         let rules = &self.rules;
         let mut failure = None;
-        session.step_onto(&mut self.decode, &work, |row, logits| {
-            if let Some(Err(e)) = live.get_mut(row.work).map(|s| s.advance(logits, rules, on_piece))
-            {
+        let mut take = |result: Option<Result<()>>| {
+            if let Some(Err(e)) = result {
                 failure.get_or_insert(e);
             }
-        })?;
+        };
+        if self.sampler.is_greedy() {
+            session.step_greedy(&mut self.decode, &work, |row, sampled| {
+                let stream = live.get_mut(row.work);
+                take(stream.map(|s| s.advance(sampled, rules, on_piece)));
+            })?;
+        } else {
+            session.step_onto(&mut self.decode, &work, |row, logits| {
+                let stream = live.get_mut(row.work);
+                take(stream.map(|s| s.choose(logits, rules, on_piece)));
+            })?;
+        }
         failure.map_or(Ok(true), Err)
     }
 }

@@ -16,6 +16,7 @@ mod tokenizer_file;
 pub use generate::{
     Continuation, Finish, GenerateOptions, Generation, Generator, Piece, Progress, generate,
 };
+pub(crate) use sampler::Peak;
 pub use sampler::{Sampled, Sampler, SamplerOptions, log_probabilities};
 pub use stop::StopMatcher;
 pub use stream::Detokenizer;

@@ -123,6 +123,11 @@ impl Sampler {
         })
     }
 
+    /// Whether the [`Peak`] of logits is all that it looks at.
+    pub(crate) fn is_greedy(&self) -> bool {
+        self.options.temperature == 0.0 && !self.options.penalises()
+    }
+
     /// What it was made with.
     pub fn options(&self) -> &SamplerOptions {
         &self.options
@@ -148,6 +153,9 @@ impl Sampler {
     /// Errors: backend, when a logit is NaN or +inf or when all are -inf; invalid input, when
     /// the history has an id outside of the vocabulary.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<Sampled> {
+        if self.is_greedy() {
+            return Peak::of(logits).sampled();
+        }
         let max = largest(logits)?;
         let token = if self.options.temperature == 0.0 {
             if self.penalise(logits, history)? {
@@ -269,6 +277,31 @@ impl Sampler {
     }
 }
 
+/// What greedy choice needs of a row of logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Peak {
+    /// The lowest id with the largest logit.
+    pub token: u32,
+    /// That logit; NaN where any is.
+    pub largest: f32,
+    /// Sum of `exp(logit - largest)`.
+    pub sum: f32,
+}
+
+impl Peak {
+    pub fn of(logits: &[f32]) -> Peak {
+        let largest = peak(logits);
+        let sum = exp_sum(logits, largest, 1.0);
+        Peak { token: first_at(logits, largest), largest, sum }
+    }
+
+    /// The token; errors are those of [`Sampler::sample`].
+    pub fn sampled(self) -> Result<Sampled> {
+        check_largest(self.largest)?;
+        Ok(Sampled { token: self.token, logprob: -self.sum.ln() })
+    }
+}
+
 /// Writes the natural logarithm of the softmax of `logits` `[vocab]` to `out` `[vocab]`.
 ///
 /// Errors: invalid input, when the lengths differ; backend, as for [`Sampler::sample`].
@@ -337,20 +370,32 @@ fn sort_more(candidates: &mut [Candidate], sorted: usize) -> usize {
 
 /// The largest logit; an error when it is none that a token can be chosen by.
 fn largest(logits: &[f32]) -> Result<f32> {
+    let max = peak(logits);
+    check_largest(max)?;
+    Ok(max)
+}
+
+/// The largest logit, or NaN where any is.
+fn peak(logits: &[f32]) -> f32 {
     let mut max = f32::NEG_INFINITY;
     let mut nan = false;
     for &logit in logits {
         max = if logit > max { logit } else { max };
         nan |= logit.is_nan();
     }
-    let problem = if nan {
+    if nan { f32::NAN } else { max }
+}
+
+/// Refuses a [`peak`] that no token can be chosen by.
+fn check_largest(max: f32) -> Result<()> {
+    let problem = if max.is_nan() {
         "a logit is not a number"
     } else if max == f32::INFINITY {
         "a logit is infinite"
     } else if max == f32::NEG_INFINITY {
         "no token is possible: there is no logit above -inf"
     } else {
-        return Ok(max);
+        return Ok(());
     };
     Err(Error::new(ErrorKind::Backend, problem).at("logits"))
 }

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -25,9 +25,15 @@ use crate::workspace::Workspace;
 /// themselves what they did without.
 const C_TOOLS: [(&str, &str); 4] =
     [("c++", "g++"), ("valgrind", "valgrind"), ("pkg-config", "pkg-config"), ("nm", "binutils")];
-/// A Vulkan device in software, for the backend of GPUs on machines that have none, and Debian's packages of it.
-const SOFTWARE_GPU: (&str, &[&str]) =
-    ("/usr/share/vulkan/icd.d", &["libvulkan1", "mesa-vulkan-drivers"]);
+/// For the backend of GPUs a Vulkan device in software, on machines that have none, and layers that check how it is
+/// used: where they are found, and Debian's packages of them.
+const VULKAN: [(&str, &[&str]); 2] = [
+    ("/usr/share/vulkan/icd.d", &["libvulkan1", "mesa-vulkan-drivers"]),
+    (
+        "/usr/share/vulkan/explicit_layer.d/VkLayer_khronos_validation.json",
+        &["vulkan-validationlayers"],
+    ),
+];
 /// Builds the examples against the installed library.
 const CMAKE: &str = "cmake==4.4.4\n";
 
@@ -78,7 +84,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let mut cargo = limbeck::cargo(workspace);
     if options.cargo.is_empty() {
         install_c_tools();
-        install_software_gpu();
+        install_vulkan();
         let tree = workspace.target("install");
         dist::tree(workspace, &tree)?;
         cargo.env("LIMBECK_DIST", tree).env("LIMBECK_CMAKE", cmake(workspace)?);
@@ -134,16 +140,19 @@ fn install_c_tools() {
     }
 }
 
-/// Installs a Vulkan device in software where no driver is there and it can be. The tests say themselves
-/// what they did without.
-fn install_software_gpu() {
-    let (drivers, packages) = SOFTWARE_GPU;
-    let found = std::fs::read_dir(drivers).is_ok_and(|mut folder| folder.next().is_some());
-    if cfg!(target_os = "linux")
-        && !found
-        && let Err(failure) = debian::install("the backend of GPUs is tested", packages)
-    {
-        eprintln!("warning: {failure}");
+/// Installs what is missing of [`VULKAN`], where it can be. The tests say themselves what they did without.
+fn install_vulkan() {
+    for (path, packages) in VULKAN {
+        let found = match std::fs::read_dir(path) {
+            Ok(mut folder) => folder.next().is_some(),
+            Err(_) => Path::new(path).is_file(),
+        };
+        if cfg!(target_os = "linux")
+            && !found
+            && let Err(failure) = debian::install("the backend of GPUs is tested", packages)
+        {
+            eprintln!("warning: {failure}");
+        }
     }
 }
 

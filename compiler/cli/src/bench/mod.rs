@@ -197,7 +197,11 @@ fn text(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
                 .map(|s| Work { sequence: *s, tokens: &tokens, wanted: Wanted::Last })
                 .collect();
             let before = (usage.ms, usage.macs, usage.full_macs);
-            session.step_onto(&mut usage, &work, |_, _| {})?;
+            if session.device_use().is_some() {
+                session.step_greedy(&mut usage, &work, |_, _| {})?;
+            } else {
+                session.step_onto(&mut usage, &work, |_, _| {})?;
+            }
             if round > 0 {
                 let Status { price, target, .. } = session.status();
                 let spent = (usage.macs - before.1) as f64;
@@ -243,6 +247,7 @@ fn device_json(used: DeviceUse) -> Value {
         "dispatches": used.dispatches,
         "submissions": used.submissions,
         "weight_bytes_bound": used.weight_bytes_bound,
+        "adaptive_bytes_read": used.adaptive_bytes_read,
         "bytes_read_back": used.bytes_read_back,
         "weight_bytes_held": used.weight_bytes_held,
     })

@@ -95,6 +95,7 @@ impl ModelApi for Model {
         given.backend = match options.backend {
             BackendKind::Fake => LBK_BACKEND_FAKE,
             BackendKind::Wgpu => LBK_BACKEND_WGPU,
+            BackendKind::Auto => LBK_BACKEND_AUTO,
             _ => LBK_BACKEND_CPU,
         };
         // SAFETY: as above.

@@ -60,6 +60,19 @@ pub(super) struct DeviceWeight {
     pub shards: Vec<Shard>,
 }
 
+impl DeviceWeight {
+    /// All of it, where one binding holds it.
+    ///
+    /// # Errors
+    /// `Unsupported`, where none does.
+    pub fn whole(&self) -> Result<&Slice> {
+        match self.shards.as_slice() {
+            [shard] => Ok(&shard.slice),
+            _ => Err(Error::new(ErrorKind::Unsupported, "a weight is beyond one binding")),
+        }
+    }
+}
+
 /// The weights of a plan on the device.
 #[derive(Debug)]
 pub(super) struct Weights {
@@ -110,11 +123,9 @@ impl Weights {
     /// A weight in f32 rows that one binding holds.
     pub fn vector(&self, id: usize) -> Result<&Slice> {
         match self.get(id)? {
-            DeviceWeight { format: PackFormat::F32_ROW, shards, .. } if shards.len() == 1 => {
-                Ok(&shards[0].slice)
-            }
-            _ => {
-                let message = format!("weight {id} is no vector that one binding holds");
+            weight if weight.format == PackFormat::F32_ROW => weight.whole(),
+            weight => {
+                let message = format!("weight {id} is in {}, not in floats", weight.format);
                 Err(Error::new(ErrorKind::Unsupported, message))
             }
         }

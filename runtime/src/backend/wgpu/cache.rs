@@ -127,6 +127,9 @@ pub(super) struct DeviceCache {
     /// By layer, for so many blocks.
     buffers: Vec<wgpu::Buffer>,
     capacity: usize,
+    /// Where a block lies on its way to another, since one buffer cannot be both ends of a copy. It is there as
+    /// soon as blocks are, so that a copy needs no memory that may be lacking.
+    between: Option<wgpu::Buffer>,
     held: Holding,
 }
 
@@ -155,6 +158,7 @@ impl DeviceCache {
             config,
             buffers: Vec::new(),
             capacity: 0,
+            between: None,
             held,
         }
     }
@@ -190,26 +194,25 @@ impl DeviceCache {
         }
     }
 
+    /// Bytes of the largest layer's block.
+    fn largest(&self) -> usize {
+        self.layers.iter().map(HeadLayout::block_bytes).max().unwrap_or(0)
+    }
+
     fn grow(&mut self, blocks: usize) -> Result<()> {
         let most = self.gpu.limits.max_storage_buffer_binding_size as usize;
-        let largest = self.layers.iter().map(HeadLayout::block_bytes).max().unwrap_or(0);
+        let largest = self.largest();
         if largest.saturating_mul(blocks) > most {
             let message = format!(
                 "{blocks} blocks of a layer are beyond the device's bindings of {most} bytes"
             );
             return Err(Error::new(ErrorKind::Capacity, message));
         }
-        self.held.set(self.block_bytes().saturating_mul(blocks))?;
-        let usage = wgpu::BufferUsages::STORAGE
-            | wgpu::BufferUsages::COPY_DST
-            | wgpu::BufferUsages::COPY_SRC;
-        let made = self
-            .layers
-            .iter()
-            .map(|layer| self.gpu.buffer("keys and values", layer.block_bytes() * blocks, usage));
-        let made = made.collect::<Result<Vec<_>>>().inspect_err(|_| {
+        let before = self.held.bytes();
+        self.held.set(self.block_bytes().saturating_mul(blocks).saturating_add(largest))?;
+        let (made, between) = self.buffers_for(blocks).inspect_err(|_| {
             // It fits: it was so before.
-            let _ = self.held.set(self.block_bytes() * self.capacity);
+            let _ = self.held.set(before);
         })?;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         for ((layer, old), new) in self.layers.iter().zip(&self.buffers).zip(&made) {
@@ -218,25 +221,38 @@ impl DeviceCache {
         }
         self.gpu.queue.submit([encoder.finish()]);
         self.buffers = made;
+        self.between = Some(between);
         self.capacity = blocks;
         Ok(())
     }
 
-    /// Copies blocks. A copy goes through a buffer of its own, since one buffer cannot be both ends of it.
+    /// The layers' buffers for so many blocks, and one between them.
+    fn buffers_for(&self, blocks: usize) -> Result<(Vec<wgpu::Buffer>, wgpu::Buffer)> {
+        let usage = wgpu::BufferUsages::STORAGE
+            | wgpu::BufferUsages::COPY_DST
+            | wgpu::BufferUsages::COPY_SRC;
+        let bytes = self.layers.iter().map(|layer| layer.block_bytes() * blocks);
+        let made = bytes.map(|bytes| self.gpu.buffer("keys and values", bytes, usage));
+        let made = made.collect::<Result<Vec<_>>>()?;
+        let between = match &self.between {
+            Some(between) => between.clone(),
+            None => self.gpu.buffer("a block", self.largest(), usage)?,
+        };
+        Ok((made, between))
+    }
+
+    /// Copies blocks.
     fn copy(&self, copies: &[(u32, u32)]) -> Result<()> {
-        if copies.is_empty() {
+        let Some(between) = self.between.as_ref().filter(|_| !copies.is_empty()) else {
             return Ok(());
-        }
-        let bytes = self.layers.iter().map(HeadLayout::block_bytes).max().unwrap_or(0);
-        let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
-        let between = self.gpu.buffer("a block", bytes, usage)?;
+        };
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         for (source, target) in copies {
             for (layer, buffer) in self.layers.iter().zip(&self.buffers) {
                 let bytes = layer.block_bytes() as u64;
                 let (source, target) = (u64::from(*source) * bytes, u64::from(*target) * bytes);
-                encoder.copy_buffer_to_buffer(buffer, source, &between, 0, bytes);
-                encoder.copy_buffer_to_buffer(&between, 0, buffer, target, bytes);
+                encoder.copy_buffer_to_buffer(buffer, source, between, 0, bytes);
+                encoder.copy_buffer_to_buffer(between, 0, buffer, target, bytes);
             }
         }
         self.gpu.queue.submit([encoder.finish()]);

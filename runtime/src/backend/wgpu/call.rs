@@ -76,7 +76,7 @@ impl CallLayout {
         let outputs = take(sizes.units(Unit::Outputs));
         let turns = entry.turns.iter().map(|t| take(tokens.saturating_mul(2 * t.inv_freq.len())));
         let turns = turns.collect();
-        let charges = entry.choosers.iter().zip(sites);
+        let charges = entry.told.choosers.iter().zip(sites);
         let charges = charges.map(|(chooser, site)| take(charge_words(*chooser, site))).collect();
         let forced = take(sites.len().saturating_mul(tokens));
         let tables = take(0);

@@ -74,6 +74,25 @@ pub fn adapters() -> Vec<Adapter> {
     found.iter().enumerate().map(describe).collect()
 }
 
+/// Whether the backend `wgpu` goes before that of the CPU, given [`adapters`]: software does not, unless it is
+/// named.
+pub fn prefers_gpu(adapters: &[Adapter]) -> bool {
+    prefers(adapters, wanted().is_some())
+}
+
+pub(super) fn prefers(adapters: &[Adapter], named: bool) -> bool {
+    let software = kind(wgpu::DeviceType::Cpu);
+    adapters.iter().any(|adapter| adapter.chosen && (named || adapter.kind != software))
+}
+
+/// The least limits that the backend runs at: those of wgpu's `downlevel_defaults`, but for as many buffers in a
+/// shader as WebGPU promises.
+pub(super) fn least() -> wgpu::Limits {
+    let max_storage_buffers_per_shader_stage =
+        wgpu::Limits::default().max_storage_buffers_per_shader_stage;
+    wgpu::Limits { max_storage_buffers_per_shader_stage, ..wgpu::Limits::downlevel_defaults() }
+}
+
 fn wanted() -> Option<String> {
     std::env::var(ADAPTER_VARIABLE).ok().filter(|name| !name.is_empty())
 }
@@ -140,6 +159,7 @@ pub(super) struct Gpu {
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,
     pub limits: wgpu::Limits,
+    pub info: wgpu::AdapterInfo,
     pub description: String,
     faults: Arc<Faults>,
 }
@@ -163,10 +183,12 @@ impl Gpu {
         let limits = limits.unwrap_or_else(|| wgpu::Limits {
             max_buffer_size: adapter.limits().max_buffer_size,
             max_storage_buffer_binding_size: adapter.limits().max_storage_buffer_binding_size,
-            ..wgpu::Limits::default()
+            ..least()
         });
         let opened = ready(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("limbeck"),
+            // Without use where no pipelines are kept.
+            required_features: adapter.features() & wgpu::Features::PIPELINE_CACHE,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
@@ -183,7 +205,7 @@ impl Gpu {
         });
         let kind = kind(info.device_type);
         let description = format!("wgpu ({}, {kind}, {})", info.name, info.backend);
-        Ok(Gpu { device, queue, limits, description, faults })
+        Ok(Gpu { device, queue, limits, info, description, faults })
     }
 
     /// Runs what makes things on the device, and gives its errors.

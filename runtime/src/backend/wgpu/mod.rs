@@ -8,14 +8,18 @@ mod buffers;
 mod cache;
 mod call;
 mod device;
+mod kept;
 mod ops;
 mod pipelines;
+mod pool;
 mod record;
+mod shaders;
 mod sites;
 mod state;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use limbeck_kernels::{KV_BLOCK, KvConfig, KvLayer};
@@ -29,9 +33,9 @@ use buffers::Weights;
 use cache::DeviceCache;
 use call::{Given, Turns};
 use device::Gpu;
-pub use device::{ADAPTER_VARIABLE, Adapter, adapters};
+pub use device::{ADAPTER_VARIABLE, Adapter, adapters, prefers_gpu};
 use pipelines::Pipelines;
-use sites::Chooser;
+use sites::Told;
 use state::WgpuState;
 
 /// Runs native segments on a GPU.
@@ -41,17 +45,28 @@ pub(crate) struct WgpuBackend {
 }
 
 impl WgpuBackend {
-    /// Opens the adapter that `limbeck devices` names as chosen.
+    /// Opens the adapter that `limbeck devices` names as chosen. What its driver makes of shaders is kept in the
+    /// folder, where there is one and the driver gives it.
     ///
     /// # Errors
     /// No adapter, or one that does not open.
-    pub fn new() -> Result<WgpuBackend> {
-        WgpuBackend::with_limits(None)
+    pub fn new(folder: Option<&Path>) -> Result<WgpuBackend> {
+        WgpuBackend::with_limits(None, folder)
+    }
+
+    /// [`WgpuBackend::new`] where that goes before the CPU's backend.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn before_the_cpu(folder: Option<&Path>) -> Option<Result<WgpuBackend>> {
+        prefers_gpu(&adapters()).then(|| WgpuBackend::new(folder))
     }
 
     /// `limits` takes the place of the adapter's own.
-    fn with_limits(limits: Option<wgpu::Limits>) -> Result<WgpuBackend> {
-        Ok(WgpuBackend { gpu: Arc::new(Gpu::open(limits)?), pipelines: Arc::default() })
+    fn with_limits(limits: Option<wgpu::Limits>, folder: Option<&Path>) -> Result<WgpuBackend> {
+        let gpu = Arc::new(Gpu::open(limits)?);
+        let pipelines = Arc::new(Pipelines::new(&gpu, folder));
+        Ok(WgpuBackend { gpu, pipelines })
     }
 }
 
@@ -62,7 +77,8 @@ impl Backend for WgpuBackend {
 
     fn prepare(&self, data: Arc<PlanData>) -> Result<Arc<dyn Prepared>> {
         let program = data.plan.program();
-        program.entries.iter().try_for_each(|entry| ops::check(program, entry))?;
+        let limits = &self.gpu.limits;
+        program.entries.iter().try_for_each(|entry| ops::check(program, entry, limits))?;
         let entries = program.entries.iter().map(|entry| DeviceEntry::new(&data, entry));
         let entries = entries.collect::<Result<Vec<_>>>()?;
         let weights = Weights::upload(&self.gpu, &data)?;
@@ -90,8 +106,7 @@ struct DeviceEntry {
     keeps: bool,
     /// Whether sequences are images.
     of_images: bool,
-    /// By site.
-    choosers: Vec<Chooser>,
+    told: Told,
 }
 
 impl DeviceEntry {
@@ -123,8 +138,8 @@ impl DeviceEntry {
             }
         }
         let (keeps, of_images) = (keeps.unwrap_or(false), call::of_images(entry));
-        let choosers = sites::choosers(program, &lowered);
-        Ok(DeviceEntry { lowered, inputs, turns, attends, keeps, of_images, choosers })
+        let told = Told::new(program, &lowered);
+        Ok(DeviceEntry { lowered, inputs, turns, attends, keeps, of_images, told })
     }
 }
 

@@ -1,257 +1,15 @@
-//! The shaders, each composed from its parts, and the pipelines that they become when first needed.
+//! The pipelines that shaders become when they are first needed.
 
 use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use limbeck_kernels::KvType;
-use limbeck_plan::{Layout, PackFormat, Values};
-
 use super::device::Gpu;
-use crate::error::Result;
-
-macro_rules! wgsl {
-    ($name:literal) => {
-        include_str!(concat!("shaders/", $name, ".wgsl"))
-    };
-}
-
-/// Rows of a call up to which linears run [`Shader::LinearFew`].
-pub(super) const FEW_ROWS: usize = 8;
-
-/// What a pipeline computes: one permutation of a shader.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Shader {
-    Embedding(PackFormat),
-    /// For one row of the call at a time, or four.
-    LinearFew(PackFormat, FewRows, Part),
-    LinearMany(PackFormat, Part),
-    Norm,
-    Elementwise,
-    SelectRows,
-    Pool,
-    Prepare(KvType),
-    Attend(KvType),
-    Choose,
-    Route,
-    Capacity,
-    Combine,
-    Mix,
-    /// Images that the call gives, as rows.
-    Given,
-    /// Ops over windows but dense convolutions.
-    Windows,
-    GroupedConv(PackFormat),
-    ConvTranspose(PackFormat),
-    Moves,
-    Pad,
-    Map,
-    MatMul,
-    Reduce,
-    Softmax,
-    GroupNorm,
-    Resize,
-}
-
-/// Which part of its weight a row of a linear meets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Part {
-    Whole,
-    /// As much as its choice says.
-    Limited,
-    /// An expert's rows.
-    Routed,
-    /// All of it; the row is what a window sees of an image.
-    Window,
-}
-
-impl Part {
-    fn sources(self) -> [&'static str; 2] {
-        match self {
-            Part::Whole => [wgsl!("plain"), wgsl!("input")],
-            Part::Limited => [wgsl!("limited"), wgsl!("input")],
-            Part::Routed => [wgsl!("routed"), wgsl!("input")],
-            Part::Window => [wgsl!("plain"), wgsl!("window")],
-        }
-    }
-}
-
-/// Rows of a call that a group of [`Shader::LinearFew`] has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum FewRows {
-    One,
-    Four,
-}
-
-impl FewRows {
-    pub fn count(self) -> usize {
-        match self {
-            FewRows::One => 1,
-            FewRows::Four => 4,
-        }
-    }
-}
-
-/// How a shader uses a storage buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Access {
-    Read,
-    Write,
-}
-
-use Access::{Read, Write};
-
-/// Formats of weights that shaders read, with what reads them.
-const FORMATS: &[(PackFormat, &[&str])] = &[
-    (format(Values::F32, Layout::Row), &[wgsl!("load_floats"), wgsl!("element_row_f32")]),
-    (format(Values::F16, Layout::Row), &[wgsl!("load_floats"), wgsl!("element_row_f16")]),
-    (format(Values::F32, Layout::Panels), &[wgsl!("load_floats"), wgsl!("element_panels_f32")]),
-    (format(Values::F16, Layout::Panels), &[wgsl!("load_floats"), wgsl!("element_panels_f16")]),
-    (format(Values::Q8, Layout::Quads), &[wgsl!("load_quads_q8")]),
-    (format(Values::Q8w, Layout::Quads), &[wgsl!("load_quads_q8w")]),
-    (format(Values::Q4, Layout::Quads), &[wgsl!("load_quads_q4")]),
-    (format(Values::Q4m, Layout::Quads), &[wgsl!("load_quads_q4m")]),
-];
-
-const fn format(values: Values, layout: Layout) -> PackFormat {
-    PackFormat { values, layout }
-}
-
-/// Whether shaders read weights of this format.
-pub(super) fn reads(format: PackFormat) -> bool {
-    FORMATS.iter().any(|(known, _)| *known == format)
-}
-
-impl Shader {
-    /// Every permutation.
-    #[cfg(test)]
-    pub fn all() -> Vec<Shader> {
-        let mut all = vec![Shader::Norm, Shader::Elementwise, Shader::SelectRows, Shader::Pool];
-        all.extend([Shader::Choose, Shader::Route, Shader::Capacity, Shader::Combine, Shader::Mix]);
-        all.extend([Shader::Given, Shader::Windows, Shader::Moves, Shader::Pad, Shader::Map]);
-        all.extend([Shader::MatMul, Shader::Reduce, Shader::Softmax, Shader::GroupNorm]);
-        all.push(Shader::Resize);
-        for (format, _) in FORMATS {
-            all.push(Shader::Embedding(*format));
-            all.push(Shader::GroupedConv(*format));
-            all.push(Shader::ConvTranspose(*format));
-            for part in [Part::Whole, Part::Limited, Part::Routed, Part::Window] {
-                all.push(Shader::LinearFew(*format, FewRows::One, part));
-                all.push(Shader::LinearFew(*format, FewRows::Four, part));
-                all.push(Shader::LinearMany(*format, part));
-            }
-        }
-        for kv in [KvType::F32, KvType::F16, KvType::Q8] {
-            all.extend([Shader::Prepare(kv), Shader::Attend(kv)]);
-        }
-        all
-    }
-
-    /// The storage buffers that it takes, from binding 1 on; binding 0 is the uniform.
-    pub fn bindings(self) -> &'static [Access] {
-        match self {
-            Shader::Embedding(_) | Shader::Elementwise | Shader::SelectRows | Shader::Pool => {
-                &[Read, Read, Write]
-            }
-            Shader::LinearFew(_, _, Part::Whole | Part::Window)
-            | Shader::LinearMany(_, Part::Whole | Part::Window) => {
-                &[Read, Read, Read, Read, Read, Write]
-            }
-            Shader::LinearFew(..) | Shader::LinearMany(..) => {
-                &[Read, Read, Read, Read, Read, Write, Read]
-            }
-            Shader::Choose => &[Read, Read, Read, Read, Write],
-            Shader::Route => &[Read, Read, Write, Write],
-            Shader::Capacity => &[Write, Write],
-            Shader::Combine | Shader::Mix | Shader::Windows => &[Read, Read, Read, Write],
-            Shader::Given | Shader::Moves | Shader::Pad => &[Read, Write],
-            Shader::Reduce | Shader::Softmax => &[Read, Write],
-            Shader::MatMul | Shader::Resize => &[Read, Read, Write],
-            Shader::GroupNorm | Shader::ConvTranspose(_) => &[Read, Read, Read, Write],
-            Shader::Map => &[Read, Read, Read, Read, Read, Read, Write],
-            Shader::GroupedConv(_) => &[Read, Read, Read, Read, Write],
-            Shader::Norm => &[Read, Read, Read, Write],
-            Shader::Prepare(_) => &[Read, Read, Read, Read, Read, Read, Write, Write],
-            Shader::Attend(_) => &[Read, Read, Read, Write],
-        }
-    }
-
-    /// Its text.
-    pub fn source(self) -> String {
-        let mut parts = vec![wgsl!("common")];
-        match self {
-            Shader::Embedding(format) => {
-                parts.extend([wgsl!("embedding"), wgsl!("weight")]);
-                parts.extend(loads(format));
-            }
-            Shader::LinearFew(format, rows, part) => {
-                let rows = match rows {
-                    FewRows::One => "const FEW: u32 = 1u;\n",
-                    FewRows::Four => "const FEW: u32 = 4u;\n",
-                };
-                parts.extend([rows, wgsl!("activation"), wgsl!("linear"), wgsl!("linear_few")]);
-                parts.extend(part.sources());
-                parts.push(wgsl!("weight"));
-                parts.extend(loads(format));
-            }
-            Shader::LinearMany(format, part) => {
-                parts.extend([wgsl!("activation"), wgsl!("linear"), wgsl!("linear_many")]);
-                parts.extend(part.sources());
-                parts.push(wgsl!("weight"));
-                parts.extend(loads(format));
-            }
-            Shader::Norm => parts.push(wgsl!("norm")),
-            Shader::Elementwise => parts.extend([wgsl!("activation"), wgsl!("elementwise")]),
-            Shader::SelectRows => parts.push(wgsl!("select_rows")),
-            Shader::Pool => parts.push(wgsl!("pool")),
-            Shader::Choose => parts.push(wgsl!("choose")),
-            Shader::Route => parts.push(wgsl!("route")),
-            Shader::Capacity => parts.push(wgsl!("capacity")),
-            Shader::Combine => parts.push(wgsl!("combine")),
-            Shader::Mix => parts.extend([wgsl!("activation"), wgsl!("mix")]),
-            Shader::Given => parts.push(wgsl!("given")),
-            Shader::Windows => parts.extend([wgsl!("activation"), wgsl!("windows")]),
-            Shader::Moves => parts.extend([wgsl!("axes"), wgsl!("moves")]),
-            Shader::Pad => parts.push(wgsl!("pad")),
-            Shader::Map => parts.extend([wgsl!("activation"), wgsl!("axes"), wgsl!("map")]),
-            Shader::MatMul => parts.extend([wgsl!("axes"), wgsl!("mat_mul")]),
-            Shader::Reduce => parts.extend([wgsl!("axes"), wgsl!("reduce")]),
-            Shader::Softmax => parts.push(wgsl!("softmax")),
-            Shader::GroupNorm => parts.extend([wgsl!("activation"), wgsl!("group_norm")]),
-            Shader::Resize => parts.push(wgsl!("resize")),
-            Shader::ConvTranspose(format) => {
-                parts.extend([wgsl!("conv_transpose"), wgsl!("weight")]);
-                parts.extend(loads(format));
-            }
-            Shader::GroupedConv(format) => {
-                parts.extend([wgsl!("activation"), wgsl!("grouped"), wgsl!("weight")]);
-                parts.extend(loads(format));
-            }
-            Shader::Prepare(kv) => parts.extend([
-                wgsl!("prepare"),
-                match kv {
-                    KvType::F32 => wgsl!("store_f32"),
-                    KvType::F16 => wgsl!("store_f16"),
-                    KvType::Q8 => wgsl!("store_q8"),
-                },
-            ]),
-            Shader::Attend(kv) => parts.extend([
-                wgsl!("activation"),
-                wgsl!("attend"),
-                match kv {
-                    KvType::F32 => wgsl!("read_f32"),
-                    KvType::F16 => wgsl!("read_f16"),
-                    KvType::Q8 => wgsl!("read_q8"),
-                },
-            ]),
-        }
-        parts.join("\n")
-    }
-}
-
-/// What reads a format.
-fn loads(format: PackFormat) -> impl Iterator<Item = &'static str> {
-    FORMATS.iter().filter(move |(known, _)| *known == format).flat_map(|(_, parts)| *parts).copied()
-}
+use super::kept::Kept;
+use super::shaders::Access::Read;
+use super::shaders::Shader;
+use crate::error::{Error, ErrorKind, Result};
 
 /// A shader ready to run.
 #[derive(Debug)]
@@ -265,32 +23,89 @@ pub(super) struct Pipeline {
 #[derive(Debug, Default)]
 pub(super) struct Pipelines {
     made: Mutex<HashMap<Shader, Arc<Pipeline>>>,
+    kept: Option<Kept>,
 }
 
 impl Pipelines {
-    /// The pipeline of a shader, made at its first use.
+    /// None yet; what drivers make of them is kept in this folder, where there is one.
+    pub fn new(gpu: &Gpu, folder: Option<&Path>) -> Pipelines {
+        let kept = folder.and_then(|folder| Kept::open(gpu, folder));
+        Pipelines { made: Mutex::default(), kept }
+    }
+
+    /// The pipelines of these shaders, made at their first use.
     ///
     /// # Errors
     /// Those of the device's compiler.
-    pub fn get(&self, gpu: &Gpu, shader: Shader) -> Result<Arc<Pipeline>> {
+    pub fn get(&self, gpu: &Gpu, shaders: &[Shader]) -> Result<Vec<Arc<Pipeline>>> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pipeline) = made.get(&shader) {
-            return Ok(pipeline.clone());
+        let mut missing = Vec::new();
+        for shader in shaders {
+            if !made.contains_key(shader) && !missing.contains(shader) {
+                missing.push(*shader);
+            }
         }
-        let pipeline = gpu
-            .scoped(|| Arc::new(make(&gpu.device, shader)))
-            .map_err(|e| e.at(format!("shader {shader:?}")))?;
-        made.insert(shader, pipeline.clone());
-        Ok(pipeline)
+        if !missing.is_empty() {
+            let cache = self.kept.as_ref().map(|kept| &kept.cache);
+            for pipeline in side_by_side(gpu, &missing, cache)? {
+                made.insert(pipeline.shader, Arc::new(pipeline));
+            }
+            self.kept.iter().for_each(Kept::save);
+        }
+        let found = shaders.iter().map(|shader| made.get(shader).cloned());
+        let found: Option<Vec<_>> = found.collect();
+        found.ok_or_else(|| Error::new(ErrorKind::Backend, "a pipeline is missing"))
     }
 }
 
-fn make(device: &wgpu::Device, shader: Shader) -> Pipeline {
+/// Makes pipelines on as many threads as the machine has cores: drivers compile on the thread that asks.
+fn side_by_side(
+    gpu: &Gpu,
+    shaders: &[Shader],
+    cache: Option<&wgpu::PipelineCache>,
+) -> Result<Vec<Pipeline>> {
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<Vec<Pipeline>> {
+        let mut made = Vec::new();
+        while let Some(shader) = shaders.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let pipeline = gpu.scoped(|| make(&gpu.device, *shader, cache));
+            made.push(pipeline.map_err(|e| e.at(format!("shader {shader:?}")))?);
+        }
+        Ok(made)
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(shaders.len());
+    std::thread::scope(|scope| {
+        // A thread that does not start leaves its work to the others.
+        let start = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
+        let others: Vec<_> = (1..threads).filter_map(start).collect();
+        let mut made = work();
+        for other in others {
+            let more = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            made = made.and_then(|mut made| {
+                made.extend(more?);
+                Ok(made)
+            });
+        }
+        made
+    })
+}
+
+#[cfg(not(test))]
+fn module(device: &wgpu::Device, text: wgpu::ShaderModuleDescriptor<'_>) -> wgpu::ShaderModule {
+    device.create_shader_module(text)
+}
+#[cfg(test)]
+use super::tests::checks::module;
+
+fn make(device: &wgpu::Device, shader: Shader, cache: Option<&wgpu::PipelineCache>) -> Pipeline {
     let label = format!("{shader:?}");
-    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-        label: Some(&label),
-        source: wgpu::ShaderSource::Wgsl(shader.source().into()),
-    });
+    let module = module(
+        device,
+        wgpu::ShaderModuleDescriptor {
+            label: Some(&label),
+            source: wgpu::ShaderSource::Wgsl(shader.source().into()),
+        },
+    );
     let uniform = std::iter::once(wgpu::BufferBindingType::Uniform);
     let storage = shader
         .bindings()
@@ -324,7 +139,7 @@ fn make(device: &wgpu::Device, shader: Shader) -> Pipeline {
             zero_initialize_workgroup_memory: false,
             ..Default::default()
         },
-        cache: None,
+        cache,
     });
     Pipeline { shader, pipeline, layout }
 }

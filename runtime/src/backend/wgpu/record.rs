@@ -6,10 +6,12 @@ use limbeck_plan::Dim;
 
 use super::buffers::{ALIGN, Slice};
 use super::call::CallLayout;
-use super::pipelines::{Pipeline, Shader};
+use super::pipelines::Pipeline;
+use super::pool::Buffers;
+use super::shaders::Shader;
 use super::sites::MadeLayout;
-use super::state::Buffers;
 use super::{DeviceEntry, Shared, ops};
+use crate::backend::Call;
 use crate::backend::sizes::Sizes;
 use crate::backend::slots::Value;
 use crate::error::{Error, ErrorKind, Result};
@@ -26,10 +28,13 @@ pub(super) struct Recording {
     dispatches: Vec<Dispatch>,
     /// Bytes of weights that they bind.
     pub weight_bytes: usize,
+    /// By counter of what is read of a weight: bytes that 1 stands for.
+    pub counters: Vec<usize>,
 }
 
 impl Recording {
-    /// Records an entry for calls of these sizes over these buffers.
+    /// Records an entry for calls of this one's sizes over these buffers, and the peaks of its logits where it asks
+    /// for them.
     ///
     /// # Errors
     /// Those of the device, with the step.
@@ -39,25 +44,33 @@ impl Recording {
         sizes: &Sizes,
         layout: &CallLayout,
         made: &MadeLayout,
-        size: &dyn Fn(&Dim) -> Option<usize>,
+        call: &Call<'_>,
         buffers: &Buffers<'_>,
     ) -> Result<Recording> {
+        let size = |dim: &Dim| call.size(dim).and_then(|n| usize::try_from(n).ok());
         let mut recorder = Recorder {
             shared,
             entry,
             sizes,
             layout,
             made,
-            size,
+            size: &size,
             buffers,
             pending: Vec::new(),
             uniforms: Vec::new(),
             weight_bytes: 0,
+            counters: Vec::new(),
+            number: 0,
+            kept: 0,
         };
         for named in &entry.lowered.instructions {
+            recorder.number += 1;
             ops::record(&mut recorder, &named.instruction).map_err(|e| {
                 e.at(format!("entry {:?}, step {:?}", entry.lowered.name, named.step))
             })?;
+        }
+        if call.pick {
+            ops::pick(&mut recorder)?;
         }
         recorder.finish()
     }
@@ -79,7 +92,7 @@ impl Recording {
 
 /// A dispatch whose parameters are not on the device yet.
 struct Pending {
-    pipeline: Arc<Pipeline>,
+    shader: Shader,
     /// Of its parameters among the uniforms, in bytes.
     offset: usize,
     bytes: usize,
@@ -100,6 +113,11 @@ pub(super) struct Recorder<'a> {
     pending: Vec<Pending>,
     uniforms: Vec<u32>,
     weight_bytes: usize,
+    counters: Vec<usize>,
+    /// Of the instruction that is recorded, from 1 on.
+    number: usize,
+    /// Counts of channels so far.
+    kept: usize,
 }
 
 impl Recorder<'_> {
@@ -107,7 +125,7 @@ impl Recorder<'_> {
     /// shader's bindings. No groups are no dispatch.
     ///
     /// # Errors
-    /// Those of the device's compiler; more groups than a device has.
+    /// More groups than a device has.
     pub fn dispatch(
         &mut self,
         shader: Shader,
@@ -124,12 +142,11 @@ impl Recorder<'_> {
         if y > most {
             return Err(Error::new(ErrorKind::Capacity, format!("{groups} groups are too many")));
         }
-        let pipeline = self.shared.pipelines.get(&self.shared.gpu, shader)?;
         let offset = self.uniforms.len() * 4;
         self.uniforms.extend_from_slice(params);
         self.uniforms.resize(self.uniforms.len().next_multiple_of(ALIGN / 4), 0);
         self.pending.push(Pending {
-            pipeline,
+            shader,
             offset,
             bytes: (params.len() * 4).next_multiple_of(16),
             bindings: bindings.iter().map(|slice| (*slice).clone()).collect(),
@@ -138,9 +155,26 @@ impl Recorder<'_> {
         Ok(())
     }
 
+    /// By which the device names the instruction that is recorded; see [`MadeLayout::fault`].
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    /// Where the next linear that leaves out channels counts those that it keeps.
+    pub fn next_kept(&mut self) -> usize {
+        self.kept += 1;
+        self.made.kept(self.kept - 1)
+    }
+
     /// Counts bytes of weights that a dispatch binds.
     pub fn count_weights(&mut self, bytes: usize) {
         self.weight_bytes = self.weight_bytes.saturating_add(bytes);
+    }
+
+    /// A counter of what is read of a weight, in units of so many bytes.
+    pub fn counter(&mut self, bytes: usize) -> usize {
+        self.counters.push(bytes);
+        self.counters.len() - 1
     }
 
     /// Where a value lives.
@@ -178,6 +212,11 @@ impl Recorder<'_> {
         Ok(Slice::whole(&buffer))
     }
 
+    /// The choices, and what comes back with them.
+    pub fn choices(&self) -> Slice {
+        Slice::whole(self.buffers.made)
+    }
+
     /// The words of the call.
     pub fn call(&self) -> Slice {
         Slice::whole(self.buffers.call)
@@ -188,20 +227,27 @@ impl Recorder<'_> {
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let uniforms = gpu.buffer("parameters", self.uniforms.len() * 4, usage)?;
         gpu.queue.write_buffer(&uniforms, 0, bytemuck::cast_slice(&self.uniforms));
-        let weight_bytes = self.weight_bytes;
+        let (weight_bytes, counters) = (self.weight_bytes, self.counters);
+        let shaders: Vec<Shader> = self.pending.iter().map(|dispatch| dispatch.shader).collect();
+        let pipelines = self.shared.pipelines.get(gpu, &shaders)?;
         let dispatches = gpu.scoped(|| {
-            let pending = self.pending.into_iter();
-            pending.map(|dispatch| dispatch.bind(&gpu.device, &uniforms)).collect()
+            let pending = self.pending.into_iter().zip(pipelines);
+            pending.map(|(d, pipeline)| d.bind(&gpu.device, pipeline, &uniforms)).collect()
         })?;
-        Ok(Recording { dispatches, weight_bytes })
+        Ok(Recording { dispatches, weight_bytes, counters })
     }
 }
 
 impl Pending {
-    fn bind(self, device: &wgpu::Device, uniforms: &wgpu::Buffer) -> Dispatch {
-        let Pending { pipeline, offset, bytes, bindings, grid } = self;
+    fn bind(
+        self,
+        device: &wgpu::Device,
+        pipeline: Arc<Pipeline>,
+        uniforms: &wgpu::Buffer,
+    ) -> Dispatch {
+        let Pending { shader, offset, bytes, bindings, grid } = self;
         let params = Slice { buffer: uniforms.clone(), offset, bytes };
-        debug_assert_eq!(bindings.len(), pipeline.shader.bindings().len(), "{:?}", pipeline.shader);
+        debug_assert_eq!(bindings.len(), shader.bindings().len(), "{shader:?}");
         let entries: Vec<_> = (0..)
             .zip(std::iter::once(&params).chain(&bindings))
             .map(|(binding, slice)| wgpu::BindGroupEntry { binding, resource: slice.binding() })

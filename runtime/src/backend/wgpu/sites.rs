@@ -1,11 +1,12 @@
 //! Sites on the device: what choosing costs goes there with the call, choices are made there, and come back
-//! with the results.
+//! with the results, and with them what else the host is told.
 
-use limbeck_plan::{Program, Site};
+use limbeck_plan::{Level, Op, Program, Site};
 
 use super::call::CallLayout;
-use crate::backend::lower::{Instruction, Lowered};
+use crate::backend::lower::{Ids, Instruction, Lowered};
 use crate::backend::{Call, Choices};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How an entry chooses at a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub(super) enum Chooser {
 }
 
 /// By site.
-pub(super) fn choosers(program: &Program, lowered: &Lowered) -> Vec<Chooser> {
+fn choosers(program: &Program, lowered: &Lowered) -> Vec<Chooser> {
     let mut choosers = vec![Chooser::None; program.sites.len()];
     for named in &lowered.instructions {
         let (site, chooser) = match &named.instruction {
@@ -79,32 +80,98 @@ pub(super) fn fill(
     }
 }
 
+/// A linear that leaves out channels.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sparse {
+    /// Of its weight.
+    pub rows: usize,
+    pub bytes: usize,
+}
+
+/// What an entry's steps tell beside their results.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// By site.
+    pub choosers: Vec<Chooser>,
+    /// Choices that the price alone makes.
+    pub levels: Vec<Level>,
+    /// In the order of the steps.
+    pub sparse: Vec<Sparse>,
+    /// Whether some step has indices that the device computes.
+    pub indexes: bool,
+}
+
+impl Told {
+    pub fn new(program: &Program, lowered: &Lowered) -> Told {
+        let mut told = Told { choosers: choosers(program, lowered), ..Told::default() };
+        for named in &lowered.instructions {
+            match &named.instruction {
+                Instruction::Level { params } => told.levels.push(params.clone()),
+                Instruction::SparseLinear { weight, .. } => {
+                    let weight = program.weights.get(*weight);
+                    let (rows, bytes) = weight.map_or((0, 0), |w| (w.rows, w.bytes as usize));
+                    told.sparse.push(Sparse { rows, bytes });
+                }
+                Instruction::Embedding { ids: Ids::Value(_), .. }
+                | Instruction::Tensor { op: Op::Gather(_) | Op::GatherElements(_), .. } => {
+                    told.indexes = true;
+                }
+                _ => {}
+            }
+        }
+        told
+    }
+
+    /// The choices that the price alone makes, which the call then forces.
+    pub fn level(
+        &self,
+        layout: &CallLayout,
+        sites: &[Site],
+        call: &Call<'_>,
+        choices: &mut Choices,
+        words: &mut [u32],
+    ) -> Result<()> {
+        for level in &self.levels {
+            choices.level(level, sites, call)?;
+            let forced = &mut words[layout.forced + level.site * call.tokens..];
+            let made = choices.of(level.site);
+            forced.iter_mut().zip(made).for_each(|(word, choice)| *word = *choice as u32);
+        }
+        Ok(())
+    }
+}
+
 /// Where choices lie on the device: those of each site, `[sites, tokens]`, then a mark for each expert that
-/// some token uses.
+/// some token uses, the channels that linears kept, and an index that does not exist with its step.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct MadeLayout {
     tokens: usize,
     /// By site.
     marks: Vec<usize>,
+    kept: usize,
+    fault: Option<usize>,
     pub words: usize,
 }
 
 impl MadeLayout {
     /// Of a call of so many tokens.
-    pub fn new(choosers: &[Chooser], tokens: usize) -> MadeLayout {
-        let mut words = choosers.len().saturating_mul(tokens);
-        let marks = choosers.iter().map(|chooser| {
+    pub fn new(told: &Told, tokens: usize) -> MadeLayout {
+        let choosers = &told.choosers;
+        let chosen = choosers.iter().any(|chooser| *chooser != Chooser::None);
+        let mut words = if chosen { choosers.len().saturating_mul(tokens) } else { 0 };
+        let mut take = |count: usize| {
             let start = words;
-            if let Chooser::Router { experts, .. } = chooser {
-                words = words.saturating_add(*experts);
-            }
+            words = words.saturating_add(count);
             start
+        };
+        let marks = choosers.iter().map(|chooser| match chooser {
+            Chooser::Router { experts, .. } => take(*experts),
+            _ => take(0),
         });
         let marks = marks.collect();
-        if choosers.iter().all(|chooser| *chooser == Chooser::None) {
-            words = 0;
-        }
-        MadeLayout { tokens, marks, words }
+        let kept = take(told.sparse.len());
+        let fault = told.indexes.then(|| take(2));
+        MadeLayout { tokens, marks, kept, fault, words }
     }
 
     /// Where a site's choices begin.
@@ -117,9 +184,36 @@ impl MadeLayout {
         self.marks.get(site).copied().unwrap_or(0)
     }
 
-    /// Takes the choices that came back.
-    pub fn take(&self, choosers: &[Chooser], words: &[f32], choices: &mut Choices) {
-        for (site, chooser) in choosers.iter().enumerate() {
+    /// Where the channels are counted that a linear kept, by their order.
+    pub fn kept(&self, index: usize) -> usize {
+        self.kept + index
+    }
+
+    /// Where the number of a step comes whose index does not exist, and then the index.
+    pub fn fault(&self) -> usize {
+        self.fault.unwrap_or(0)
+    }
+
+    /// Takes what came back: choices, and what linears kept.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an index that does not exist, with its step.
+    pub fn take(
+        &self,
+        told: &Told,
+        lowered: &Lowered,
+        words: &[f32],
+        choices: &mut Choices,
+    ) -> Result<()> {
+        let word = |at: usize| words.get(at).map_or(0, |word| word.to_bits());
+        if let Some(at) = self.fault.filter(|at| word(*at) != 0) {
+            let step = lowered.instructions.get(word(at) as usize - 1);
+            let step = step.map_or("", |named| &named.step);
+            let message = format!("index {} is outside of what it is of", word(at + 1) as i32);
+            let place = format!("entry {:?}, step {step:?}", lowered.name);
+            return Err(Error::new(ErrorKind::InvalidInput, message).at(place));
+        }
+        for (site, chooser) in told.choosers.iter().enumerate() {
             if *chooser == Chooser::None {
                 continue;
             }
@@ -132,5 +226,10 @@ impl MadeLayout {
                 choices.set_experts(site, used.count());
             }
         }
+        for (i, sparse) in told.sparse.iter().enumerate() {
+            let kept = u64::from(word(self.kept(i)));
+            choices.spend(kept.saturating_mul(sparse.rows as u64), sparse.bytes as u64);
+        }
+        Ok(())
     }
 }

@@ -2,28 +2,27 @@
 
 use std::sync::Arc;
 
-use limbeck_kernels::{Elements, KvType, TensorArg};
-use limbeck_plan::Dim;
+use limbeck_kernels::{Elements, TensorArg};
 
 use super::Shared;
-use super::buffers::Slice;
-use super::cache::{DeviceCache, HeadLayout};
+use super::cache::DeviceCache;
 use super::call::CallLayout;
+use super::ops::LOGITS;
+use super::pool::{Needed, PEAK_WORDS, Pool, needed, there};
 use super::record::Recording;
 use super::sites::{self, MadeLayout};
-use crate::backend::lower::{Instruction, Lowered, Output};
+#[cfg(test)]
+use super::tests;
+use crate::backend::lower::Output;
 use crate::backend::sizes::Sizes;
-use crate::backend::slots::{Unit, Value};
 use crate::backend::{Bounds, Call, Choices, DeviceUse, Matrix, Sequences, Spent, State};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Holding;
 use crate::pace::check_cancelled;
+use crate::text::Peak;
 
 /// Recordings that an entry keeps: one for decoding, a few for longer calls.
 const RECORDINGS: usize = 8;
-
-/// Words of a call that there is room for at least.
-const CALL_WORDS: usize = 1 << 14;
 
 /// Buffers, recordings and cache of one session.
 pub(super) struct WgpuState {
@@ -40,9 +39,30 @@ pub(super) struct WgpuState {
     /// What the last run wrote, each output in turn.
     results: Vec<f32>,
     choices: Choices,
-    /// The entry and sizes of the last run.
-    last: Option<(usize, Sizes)>,
+    last: Option<Last>,
+    /// Those of the last run, where it was asked for them.
+    peaks: Option<Vec<Peak>>,
     used: DeviceUse,
+}
+
+/// What the last run was.
+struct Last {
+    entry: usize,
+    sizes: Sizes,
+    pick: bool,
+}
+
+impl Last {
+    /// Whether an output's peaks took its place.
+    fn picks(&self, output: &Output) -> bool {
+        self.pick && output.name == LOGITS
+    }
+
+    /// Words that came back of an output.
+    fn words(&self, output: &Output) -> usize {
+        let len = self.sizes.len(output.value);
+        if self.picks(output) { len / output.value.cols.max(1) * PEAK_WORDS } else { len }
+    }
 }
 
 /// A recording and the calls that it is for.
@@ -51,82 +71,9 @@ struct Kept {
     sizes: Sizes,
     /// The values of the call's symbols.
     bound: Vec<u64>,
+    /// Whether it ends with the peaks of logits.
+    pick: bool,
     recording: Recording,
-}
-
-/// The buffers of a session, which only grow.
-#[derive(Default)]
-struct Pool {
-    /// By entry and slot.
-    slots: Vec<Vec<Option<wgpu::Buffer>>>,
-    call: Option<wgpu::Buffer>,
-    queries: Option<wgpu::Buffer>,
-    /// Keys and values of calls that keep none.
-    local: Option<wgpu::Buffer>,
-    /// Choices.
-    made: Option<wgpu::Buffer>,
-    /// Of mixtures: routes, what experts have between their linears, and what they give.
-    routes: Option<wgpu::Buffer>,
-    hidden: Option<wgpu::Buffer>,
-    parts: Option<wgpu::Buffer>,
-    read: Option<wgpu::Buffer>,
-    none: Option<wgpu::Buffer>,
-}
-
-/// The buffers of one entry, as recordings bind them.
-pub(super) struct Buffers<'a> {
-    slots: &'a [Option<wgpu::Buffer>],
-    pub call: &'a wgpu::Buffer,
-    pub queries: &'a wgpu::Buffer,
-    pub none: &'a wgpu::Buffer,
-    pub made: &'a wgpu::Buffer,
-    pub routes: &'a wgpu::Buffer,
-    pub hidden: &'a wgpu::Buffer,
-    pub parts: &'a wgpu::Buffer,
-    local: &'a wgpu::Buffer,
-    cache: &'a DeviceCache,
-}
-
-/// How keys and values lie in calls that keep none.
-const LOCAL: KvType = KvType::F32;
-
-impl Buffers<'_> {
-    /// Where a value of so many elements lives.
-    pub fn value(&self, value: Value, len: usize) -> Result<Slice> {
-        let buffer = self.slots.get(value.slot).and_then(Option::as_ref);
-        let buffer = buffer.ok_or_else(|| Error::new(ErrorKind::Backend, "a buffer is missing"))?;
-        let bytes = len.max(1).saturating_mul(4).min(buffer.size() as usize);
-        Ok(Slice { buffer: buffer.clone(), offset: 0, bytes })
-    }
-
-    /// Where attention of these heads finds keys and values, and how they lie there.
-    pub fn keys_and_values(
-        &self,
-        state: Option<usize>,
-        kv_heads: usize,
-        dim: usize,
-    ) -> Result<(HeadLayout, Slice)> {
-        let missing = || Error::new(ErrorKind::Backend, "no positions were reserved");
-        match state {
-            Some(layer) => {
-                let (layout, buffer) = self.cache.layer(layer).ok_or_else(missing)?;
-                Ok((layout, Slice::whole(buffer)))
-            }
-            None => Ok((HeadLayout::new(LOCAL, kv_heads, dim), Slice::whole(self.local))),
-        }
-    }
-}
-
-/// What a call needs of buffers, in bytes.
-#[derive(Default)]
-struct Needed {
-    queries: usize,
-    local: usize,
-    made: usize,
-    routes: usize,
-    hidden: usize,
-    parts: usize,
-    read: usize,
 }
 
 impl WgpuState {
@@ -136,9 +83,9 @@ impl WgpuState {
         bounds: Bounds,
         held: Holding,
     ) -> WgpuState {
-        let slots = shared.entries.iter().map(|e| vec![None; e.lowered.slots.sizes().len()]);
+        let slots = shared.entries.iter().map(|e| e.lowered.slots.sizes().len());
         WgpuState {
-            pool: Pool { slots: slots.collect(), ..Pool::default() },
+            pool: Pool::new(slots),
             shared,
             bounds,
             cache,
@@ -149,50 +96,18 @@ impl WgpuState {
             results: Vec::new(),
             choices: Choices::default(),
             last: None,
+            peaks: None,
             used: DeviceUse::default(),
         }
     }
 
-    /// Makes the buffers of an entry large enough for a call.
+    /// Makes the buffers of an entry large enough for a call, and lets recordings go that bind others.
     fn make_room(&mut self, index: usize, sizes: &Sizes, needed: &Needed) -> Result<()> {
-        use wgpu::BufferUsages as Usage;
         let shared = self.shared.clone();
-        let storage = Usage::STORAGE | Usage::COPY_DST | Usage::COPY_SRC;
-        // Block tables grow as sequences do.
-        let words = self.words.len().next_power_of_two().max(CALL_WORDS);
-        let mut wanted: Vec<(&mut Option<wgpu::Buffer>, &str, usize, Usage)> = vec![
-            (&mut self.pool.call, "the call", words * 4, storage),
-            (&mut self.pool.queries, "queries", needed.queries, storage),
-            (&mut self.pool.local, "keys and values", needed.local, storage),
-            (&mut self.pool.made, "choices", needed.made, storage),
-            (&mut self.pool.routes, "routes", needed.routes, storage),
-            (&mut self.pool.hidden, "hidden units", needed.hidden, storage),
-            (&mut self.pool.parts, "experts' results", needed.parts, storage),
-            (&mut self.pool.none, "nothing", 16, storage),
-            (&mut self.pool.read, "results", needed.read, Usage::COPY_DST | Usage::MAP_READ),
-        ];
         let slots = shared.entries[index].lowered.slots.sizes();
-        for (buffer, (unit, size)) in self.pool.slots[index].iter_mut().zip(slots) {
-            let bytes = sizes.units(*unit).saturating_mul(*size).saturating_mul(4);
-            wanted.push((buffer, "a value", bytes, storage));
-        }
-        for (buffer, label, bytes, usage) in wanted {
-            let have = buffer.as_ref().map_or(0, |b| b.size() as usize);
-            if buffer.is_some() && have >= bytes {
-                continue;
-            }
-            let bytes = bytes.max(16).next_multiple_of(16);
-            let others = self.held.bytes() - have;
-            self.held.set(others.saturating_add(bytes))?;
-            // The old one goes first, and at once the recordings that bind it: one after it may fail.
-            *buffer = None;
-            self.recordings.clear();
-            let made = shared.gpu.buffer(label, bytes, usage).inspect_err(|_| {
-                // Less than before always fits.
-                let _ = self.held.set(others);
-            })?;
-            *buffer = Some(made);
-        }
+        let slots = slots.iter().map(|(unit, size)| sizes.units(*unit).saturating_mul(*size));
+        let (held, recordings) = (&mut self.held, &mut self.recordings);
+        self.pool.fit(&shared.gpu, held, needed, (index, slots), || recordings.clear())?;
         if self.seen != self.cache.capacity() {
             self.recordings.clear();
             self.seen = self.cache.capacity();
@@ -210,45 +125,46 @@ impl WgpuState {
         call: &Call<'_>,
     ) -> Result<usize> {
         let bound: Vec<u64> = call.sizes.iter().map(|(_, value)| *value).collect();
-        let fits = |kept: &Kept| kept.entry == index && kept.sizes == *sizes && kept.bound == bound;
+        let fits = |kept: &Kept| {
+            let same = (kept.entry, kept.pick) == (index, call.pick);
+            same && kept.sizes == *sizes && kept.bound == bound
+        };
         if let Some(found) = self.recordings.iter().position(fits) {
             // The one used last stays longest.
             let kept = self.recordings.remove(found);
             self.recordings.push(kept);
             return Ok(self.recordings.len() - 1);
         }
-        let pool = &self.pool;
-        let buffers = Buffers {
-            slots: &pool.slots[index],
-            call: there(&pool.call)?,
-            queries: there(&pool.queries)?,
-            none: there(&pool.none)?,
-            made: there(&pool.made)?,
-            routes: there(&pool.routes)?,
-            hidden: there(&pool.hidden)?,
-            parts: there(&pool.parts)?,
-            local: there(&pool.local)?,
-            cache: &self.cache,
-        };
+        let buffers = self.pool.of(index, &self.cache)?;
         let entry = &self.shared.entries[index];
-        let size = |dim: &Dim| call.size(dim).and_then(|n| usize::try_from(n).ok());
-        let recording = Recording::new(&self.shared, entry, sizes, layout, made, &size, &buffers)?;
+        let recording = Recording::new(&self.shared, entry, sizes, layout, made, call, &buffers)?;
         if self.recordings.len() >= RECORDINGS {
             self.recordings.remove(0);
         }
-        self.recordings.push(Kept { entry: index, sizes: sizes.clone(), bound, recording });
+        self.recordings.push(Kept {
+            entry: index,
+            sizes: sizes.clone(),
+            bound,
+            pick: call.pick,
+            recording,
+        });
         Ok(self.recordings.len() - 1)
     }
 
-    /// Sends a call to the device and takes what it gives: its outputs, then its choices.
-    fn submit(&mut self, index: usize, sizes: &Sizes, recording: usize, made: usize) -> Result<()> {
+    /// Sends a call to the device and takes what it gives: its outputs, then its choices, then its counters.
+    fn submit(&mut self, last: &Last, recording: usize, made: usize) -> Result<()> {
         let gpu = &self.shared.gpu;
         let (call, target) = (there(&self.pool.call)?, there(&self.pool.read)?);
         gpu.queue.write_buffer(call, 0, bytemuck::cast_slice(&self.words));
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
         let choices = there(&self.pool.made)?;
+        let (counted, counters) =
+            (there(&self.pool.counted)?, self.recordings[recording].recording.counters.len());
         if made > 0 {
             encoder.clear_buffer(choices, 0, None);
+        }
+        if counters > 0 {
+            encoder.clear_buffer(counted, 0, None);
         }
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -262,11 +178,13 @@ impl WgpuState {
             }
             read += bytes;
         };
-        for output in &self.shared.entries[index].lowered.outputs {
-            let slot = self.pool.slots[index].get(output.value.slot).unwrap_or(&None);
-            copy(there(slot)?, sizes.len(output.value));
+        for output in &self.shared.entries[last.entry].lowered.outputs {
+            let slot = self.pool.slots[last.entry].get(output.value.slot).unwrap_or(&None);
+            let source = if last.picks(output) { &self.pool.picked } else { slot };
+            copy(there(source)?, last.words(output));
         }
         copy(choices, made);
+        copy(counted, counters);
         let submission = gpu.queue.submit([encoder.finish()]);
         self.results.clear();
         if read == 0 {
@@ -295,21 +213,25 @@ impl WgpuState {
         Ok(())
     }
 
-    /// Fills an entry's buffers with NaN, so that what a kernel does not write shows.
-    #[cfg(test)]
-    fn poison(&self, index: usize) {
-        for buffer in self.pool.slots[index].iter().flatten() {
-            let nans = vec![f32::NAN; buffer.size() as usize / 4];
-            self.shared.gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&nans));
-        }
+    /// The peaks that the last run gives in the place of logits.
+    fn peaks_found(&self) -> Option<Vec<Peak>> {
+        let (words, output) = self.written(LOGITS)?;
+        let picked = self.last.as_ref().is_some_and(|last| last.picks(output));
+        let (rows, _) = words.as_chunks::<PEAK_WORDS>();
+        let peak = |[token, largest, sum]: &[f32; PEAK_WORDS]| Peak {
+            token: token.to_bits(),
+            largest: *largest,
+            sum: *sum,
+        };
+        picked.then(|| rows.iter().map(peak).collect())
     }
 
     /// An output of the last run and its words.
     fn written(&self, name: &str) -> Option<(&[f32], &Output)> {
-        let (entry, sizes) = self.last.as_ref()?;
+        let last = self.last.as_ref()?;
         let mut start = 0;
-        for output in &self.shared.entries.get(*entry)?.lowered.outputs {
-            let len = sizes.len(output.value);
+        for output in &self.shared.entries.get(last.entry)?.lowered.outputs {
+            let len = last.words(output);
             if output.name == name {
                 return Some((self.results.get(start..start + len)?, output));
             }
@@ -319,56 +241,9 @@ impl WgpuState {
     }
 }
 
-/// A buffer that was made.
-fn there(buffer: &Option<wgpu::Buffer>) -> Result<&wgpu::Buffer> {
-    buffer.as_ref().ok_or_else(|| Error::new(ErrorKind::Backend, "a buffer is missing"))
-}
-
-/// What a call needs of buffers.
-fn needed(
-    shared: &Shared,
-    lowered: &Lowered,
-    sizes: &Sizes,
-    call: &Call<'_>,
-    made: usize,
-) -> Result<Needed> {
-    let tokens = sizes.units(Unit::Tokens);
-    let mut needed = Needed { made: made * 4, ..Needed::default() };
-    let larger =
-        |have: &mut usize, elements: usize| *have = (*have).max(elements.saturating_mul(4));
-    for named in &lowered.instructions {
-        match &named.instruction {
-            Instruction::Attention { params, .. } => {
-                larger(&mut needed.queries, tokens * params.heads * params.head_dim);
-                if params.state.is_none() {
-                    let layout = HeadLayout::new(LOCAL, params.kv_heads, params.head_dim);
-                    let blocks = CallLayout::local_blocks(call.spans);
-                    larger(&mut needed.local, blocks.saturating_mul(layout.block_bytes() / 4));
-                }
-            }
-            Instruction::AdaptiveMlp { w2, .. } => {
-                let units = shared.weights.get(*w2)?.cols;
-                larger(&mut needed.hidden, tokens.saturating_mul(units));
-            }
-            Instruction::MoeMlp { params, w2, out, .. } => {
-                let pairs = tokens.saturating_mul(params.top_k);
-                larger(&mut needed.routes, 2 * pairs + tokens);
-                let units = shared.weights.get(*w2)?.cols;
-                larger(&mut needed.hidden, pairs.saturating_mul(units));
-                larger(&mut needed.parts, pairs.saturating_mul(out.cols));
-            }
-            _ => {}
-        }
-    }
-    let outputs = lowered.outputs.iter().map(|output| sizes.len(output.value));
-    let words = outputs.fold(made, usize::saturating_add);
-    needed.read = words.saturating_mul(4);
-    Ok(needed)
-}
-
 impl State for WgpuState {
     fn run(&mut self, call: &Call<'_>) -> Result<Spent> {
-        self.last = None;
+        (self.last, self.peaks) = (None, None);
         // A step is one submission: it is not cancelled on its way.
         call.control.map_or(Ok(()), check_cancelled)?;
         self.bounds.check(call)?;
@@ -380,44 +255,60 @@ impl State for WgpuState {
         self.choices.begin(&shared.data.plan.program().sites, call)?;
         let sites = &shared.data.plan.program().sites;
         let layout = CallLayout::new(entry, sites, &sizes);
-        let made = MadeLayout::new(&entry.choosers, call.tokens);
+        let made = MadeLayout::new(&entry.told, call.tokens);
         let table = entry.keeps.then(|| self.cache.table());
         layout.fill(entry, call, table, &mut self.words)?;
-        sites::fill(&layout, &entry.choosers, sites, call, &mut self.words);
-        let needed = needed(&shared, &entry.lowered, &sizes, call, made.words)?;
+        sites::fill(&layout, &entry.told.choosers, sites, call, &mut self.words);
+        entry.told.level(&layout, sites, call, &mut self.choices, &mut self.words)?;
+        let words = self.words.len();
+        let needed = needed(&shared, &entry.lowered, &sizes, call, made.words, words)?;
         self.make_room(call.entry, &sizes, &needed)?;
         let recording = self.recording(call.entry, &sizes, &layout, &made, call)?;
         #[cfg(test)]
-        self.poison(call.entry);
+        tests::guards::poison(&shared.gpu, &self.pool.slots[call.entry]);
         self.take_tensors(call, &sizes)?;
-        self.submit(call.entry, &sizes, recording, made.words)?;
-        let Recording { weight_bytes, .. } = self.recordings[recording].recording;
+        let last = Last { entry: call.entry, sizes, pick: call.pick };
+        self.submit(&last, recording, made.words)?;
+        #[cfg(test)]
+        tests::guards::check(&shared.gpu, &self.pool.slots[call.entry])?;
+        let Recording { weight_bytes, counters, .. } = &self.recordings[recording].recording;
+        let counted = self.results.len().saturating_sub(counters.len());
+        let read = self.results[counted..].iter().zip(counters);
         self.used = DeviceUse {
             dispatches: self.recordings[recording].recording.len(),
             submissions: 1,
-            weight_bytes_bound: weight_bytes,
+            weight_bytes_bound: *weight_bytes,
+            adaptive_bytes_read: read.map(|(count, bytes)| count.to_bits() as usize * bytes).sum(),
             bytes_read_back: self.results.len() * 4,
             weight_bytes_held: shared.weights.bytes,
         };
-        let words = self.results.len().saturating_sub(made.words);
-        made.take(&entry.choosers, &self.results[words..], &mut self.choices);
-        self.last = Some((call.entry, sizes));
+        let words = counted.saturating_sub(made.words);
+        made.take(&entry.told, &entry.lowered, &self.results[words..counted], &mut self.choices)?;
+        self.last = Some(last);
+        self.peaks = self.peaks_found();
         Ok(entry.lowered.cost.of(call, &self.choices))
     }
 
     fn output(&self, name: &str) -> Option<Matrix<'_>> {
         let (values, output) = self.written(name)?;
+        if self.last.as_ref()?.picks(output) {
+            return None;
+        }
         Some(Matrix { values, cols: output.value.cols })
     }
 
     fn tensor(&self, name: &str) -> Option<TensorArg<'_>> {
         let (values, output) = self.written(name)?;
-        let (entry, sizes) = self.last.as_ref()?;
-        let fact = self.shared.entries.get(*entry)?.lowered.facts.get(output.operand)?;
+        let last = self.last.as_ref()?;
+        let fact = self.shared.entries.get(last.entry)?.lowered.facts.get(output.operand)?;
         Some(TensorArg {
-            shape: sizes.shape(output.operand),
+            shape: last.sizes.shape(output.operand),
             data: Elements::of(fact.dtype, values),
         })
+    }
+
+    fn picked(&self) -> Option<&[Peak]> {
+        self.peaks.as_deref()
     }
 
     fn choices(&self) -> &[i32] {

@@ -2,17 +2,14 @@
 
 use limbeck_plan::{Activation, ExpertWeights, GateTransform, MixRule};
 
-use super::flag;
 use super::linear::{Work, WorkPart, dispatch};
+use super::{LANES, flag};
 use crate::backend::lower::Instruction;
 use crate::backend::slots::Unit;
 use crate::backend::wgpu::buffers::Slice;
-use crate::backend::wgpu::pipelines::Shader;
 use crate::backend::wgpu::record::Recorder;
+use crate::backend::wgpu::shaders::Shader;
 use crate::error::Result;
-
-/// Items of a group.
-const LANES: usize = 64;
 
 pub(super) fn choose(rec: &mut Recorder<'_>, instruction: &Instruction) -> Result<()> {
     let Instruction::Choose { params, x, gate, bias } = instruction else { return Ok(()) };
@@ -29,7 +26,7 @@ pub(super) fn choose(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
         rec.made.choices(params.site) as u32,
     ];
     let (gate, bias) = (rec.shared.weights.vector(*gate)?, rec.shared.weights.vector(*bias)?);
-    let (x, made) = (rec.value(*x)?, Slice::whole(rec.buffers.made));
+    let (x, made) = (rec.value(*x)?, rec.choices());
     rec.dispatch(Shader::Choose, &words, &[&rec.call(), &x, gate, bias, &made], tokens)
 }
 
@@ -59,6 +56,7 @@ pub(super) fn adaptive_mlp(rec: &mut Recorder<'_>, instruction: &Instruction) ->
         activation: params.activation,
         gated: params.gated,
         last: false,
+        precise: false,
         out: &hidden,
         part: WorkPart::Limited { choices, rows, cols: 0 },
     };
@@ -74,6 +72,7 @@ pub(super) fn adaptive_mlp(rec: &mut Recorder<'_>, instruction: &Instruction) ->
         activation: Activation::Identity,
         gated: false,
         last: false,
+        precise: false,
         out: &rec.value(*out)?,
         part: WorkPart::Limited { choices, rows: 0, cols },
     };
@@ -87,7 +86,7 @@ pub(super) fn moe_mlp(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resu
     let tokens = rec.sizes.units(Unit::Tokens);
     let pairs = tokens * p.top_k;
     let (marks, choices) = (rec.made.marks(p.site) as u32, rec.made.choices(p.site) as u32);
-    let (routes, made) = (Slice::whole(rec.buffers.routes), Slice::whole(rec.buffers.made));
+    let (routes, made) = (Slice::whole(rec.buffers.routes), rec.choices());
     let words = [
         tokens as u32,
         p.experts as u32,
@@ -121,6 +120,7 @@ pub(super) fn moe_mlp(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resu
         activation: p.activation,
         gated: p.gated,
         last: false,
+        precise: false,
         out: &hidden,
         part: WorkPart::Routed { rows: rec.shared.weights.get(*w1)?.rows / experts },
     };
@@ -136,6 +136,7 @@ pub(super) fn moe_mlp(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resu
         activation: Activation::Identity,
         gated: false,
         last: false,
+        precise: false,
         out: &parts,
         part: WorkPart::Routed { rows: rec.shared.weights.get(*w2)?.rows / experts },
     };

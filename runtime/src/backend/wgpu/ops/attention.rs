@@ -7,23 +7,24 @@ use crate::backend::lower::{Instruction, QkvValue};
 use crate::backend::slots::Unit;
 use crate::backend::wgpu::buffers::Slice;
 use crate::backend::wgpu::lacks;
-use crate::backend::wgpu::pipelines::Shader;
 use crate::backend::wgpu::record::Recorder;
+use crate::backend::wgpu::shaders::{Heads, Shader};
 use crate::error::{Error, ErrorKind, Result};
-
-/// Elements of a head that shaders have room for.
-const MOST: usize = 256;
 
 /// Refuses what shaders lack.
 pub(super) fn check(params: &Attention) -> Result<()> {
-    if params.head_dim > MOST {
-        let found = params.head_dim;
-        return Err(lacks(format_args!("attention heads of {found} elements, more than {MOST}")));
-    }
+    room(params)?;
     if !params.causal && params.state.is_some() {
         return Err(lacks("attention that keeps keys and is not causal"));
     }
     Ok(())
+}
+
+/// Which shaders have room for its heads.
+fn room(params: &Attention) -> Result<Heads> {
+    let (found, most) = (params.head_dim, Heads::Large.most());
+    let what = format_args!("attention heads of {found} elements, more than {most}");
+    Heads::of(found).ok_or_else(|| lacks(what))
 }
 
 pub(super) fn attention(rec: &mut Recorder<'_>, instruction: &Instruction) -> Result<()> {
@@ -31,7 +32,7 @@ pub(super) fn attention(rec: &mut Recorder<'_>, instruction: &Instruction) -> Re
     else {
         return Ok(());
     };
-    let tokens = rec.sizes.units(Unit::Tokens);
+    let (tokens, heads) = (rec.sizes.units(Unit::Tokens), room(p)?);
     let (layout, cache) = rec.buffers.keys_and_values(p.state, p.kv_heads, p.head_dim)?;
     let queries = Slice::whole(rec.buffers.queries);
     let turns = rec.entry.turns.iter().position(|turns| {
@@ -69,7 +70,7 @@ pub(super) fn attention(rec: &mut Recorder<'_>, instruction: &Instruction) -> Re
     let call = rec.call();
     let bindings = [&call, &q, &k, &v, &q_norm, &k_norm, &queries, &cache];
     let groups = tokens * (p.heads + 2 * p.kv_heads);
-    rec.dispatch(Shader::Prepare(layout.kv), &prepare, &bindings, groups)?;
+    rec.dispatch(Shader::Prepare(layout.kv, heads), &prepare, &bindings, groups)?;
 
     let attend = [
         tokens as u32,
@@ -87,5 +88,5 @@ pub(super) fn attention(rec: &mut Recorder<'_>, instruction: &Instruction) -> Re
     ];
     let out = rec.value(*out)?;
     let bindings = [&call, &queries, &cache, &out];
-    rec.dispatch(Shader::Attend(layout.kv), &attend, &bindings, tokens * p.heads)
+    rec.dispatch(Shader::Attend(layout.kv, heads), &attend, &bindings, tokens * p.heads)
 }

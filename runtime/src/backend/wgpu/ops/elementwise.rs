@@ -2,14 +2,11 @@
 
 use limbeck_plan::Activation;
 
-use super::number;
+use super::{LANES, number};
 use crate::backend::slots::Value;
-use crate::backend::wgpu::pipelines::Shader;
 use crate::backend::wgpu::record::Recorder;
+use crate::backend::wgpu::shaders::Shader;
 use crate::error::Result;
-
-/// Elements of a group.
-const LANES: usize = 64;
 
 pub(super) fn add(rec: &mut Recorder<'_>, a: Value, b: Value, out: Value) -> Result<()> {
     dispatch(rec, 0, Activation::Identity, 1.0, [a, b, out])

@@ -1,17 +1,16 @@
 //! Ops on images.
 
-use limbeck_plan::{Patches, Pixels, QUANT_BLOCK, Window};
+use limbeck_kernels::resize_place;
+use limbeck_plan::{Patches, Pixels, QUANT_BLOCK, Resize, Window};
 
 use super::linear::{Work, WorkPart, dispatch};
-use super::{flag, number};
+use super::tensors::{Operand, count, wrong};
+use super::{LANES, flag, number};
 use crate::backend::lower::Instruction;
 use crate::backend::slots::Value;
-use crate::backend::wgpu::pipelines::Shader;
 use crate::backend::wgpu::record::Recorder;
+use crate::backend::wgpu::shaders::Shader;
 use crate::error::{Error, ErrorKind, Result};
-
-/// Items of a group.
-const LANES: usize = 64;
 
 pub(super) fn patches(rec: &mut Recorder<'_>, p: &Patches, from: usize, out: Value) -> Result<()> {
     let Patches { channels, height, width, patch, lead } = *p;
@@ -59,16 +58,12 @@ pub(super) fn conv2d(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
     let (input, target) = (rec.value(*x)?, rec.value(*out)?);
     let w = rec.shared.weights.get(*weight)?;
     if p.groups > 1 {
-        let [shard] = w.shards.as_slice() else {
-            let message = "a weight in groups is beyond the device's bindings";
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        };
         let blocks = w.cols.div_ceil(QUANT_BLOCK);
         let flags = flag(bias.is_some(), 1) | flag(residual.is_some(), 2);
         let sizes = [count, w.cols, blocks, w.rows, p.groups].map(|size| size as u32);
         let words = [&sizes[..], &[number(p.activation), flags], &window].concat();
         let (bias, residual) = (rec.vector_or_none(*bias)?, rec.value_or_none(*residual)?);
-        let bindings = [&shard.slice, &input, &bias, &residual, &target];
+        let bindings = [w.whole()?, &input, &bias, &residual, &target];
         return rec.dispatch(
             Shader::GroupedConv(w.format),
             &words,
@@ -93,6 +88,7 @@ pub(super) fn conv2d(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
         activation: p.activation,
         gated: false,
         last: true,
+        precise: false,
         out: &target,
         part: WorkPart::Window(seen),
     };
@@ -127,4 +123,57 @@ pub(super) fn windows(
     let (weight, bias) = (rec.vector_or_none(weight)?, rec.vector_or_none(bias)?);
     let (x, out) = (rec.value(x)?, rec.value(out)?);
     rec.dispatch(Shader::Windows, &words, &[&x, &weight, &bias, &out], count.div_ceil(LANES))
+}
+
+pub(super) fn resize(
+    rec: &mut Recorder<'_>,
+    p: &Resize,
+    x: &Operand<'_>,
+    out: &Operand<'_>,
+) -> Result<()> {
+    let (&[_, height, width, channels], &[_, down, across, _]) = (x.shape, out.shape) else {
+        return Err(wrong("a resized tensor is not of images"));
+    };
+    let count = count(out.shape);
+    if count == 0 {
+        return Ok(());
+    }
+    let mut places = Vec::new();
+    for (axis, from, to) in [(0, height, down), (1, width, across)] {
+        for at in 0..to {
+            let place = resize_place(p, axis, at, from, to);
+            places.extend([place.first as u32, place.second as u32, place.share.to_bits()]);
+        }
+    }
+    let places = rec.constants(&places)?;
+    let sizes = [count, channels, height, width, down, across].map(|size| size as u32);
+    let bindings = [&x.slice, &places, &out.slice];
+    rec.dispatch(Shader::Resize, &sizes, &bindings, count.div_ceil(LANES))
+}
+
+pub(super) fn conv_transpose(rec: &mut Recorder<'_>, instruction: &Instruction) -> Result<()> {
+    let Instruction::ConvTranspose2d { params: p, x, weight, bias, shapes, out } = instruction
+    else {
+        return Ok(());
+    };
+    let (input, target): (Value, Value) = (*x, *out);
+    let (&[_, height, width, _], &[_, down, across, outputs]) =
+        (rec.sizes.shape(shapes[0]), rec.sizes.shape(shapes[1]))
+    else {
+        return Err(wrong("a transposed convolution is not of images"));
+    };
+    let w = rec.shared.weights.get(*weight)?;
+    let count = rec.sizes.len(target);
+    let sizes = [count, w.cols, w.cols.div_ceil(QUANT_BLOCK), outputs, height, width, down, across];
+    let window = [p.kernel, p.stride, [p.padding[0], p.padding[1]], p.dilation].concat();
+    let words: Vec<u32> = sizes
+        .into_iter()
+        .chain(window)
+        .chain([usize::from(bias.is_some())])
+        .map(|size| size as u32)
+        .collect();
+    let bias = rec.vector_or_none(*bias)?;
+    let (x, out) = (rec.value(input)?, rec.value(target)?);
+    let bindings = [w.whole()?, &x, &bias, &out];
+    rec.dispatch(Shader::ConvTranspose(w.format), &words, &bindings, count.div_ceil(LANES))
 }

@@ -1,12 +1,12 @@
 //! The linear op, and the linears that adaptive ops are made of.
 
-use limbeck_plan::{Activation, QUANT_BLOCK};
+use limbeck_plan::{Activation, Layout, PANEL_ROWS, PackFormat, QUAD_ROWS, QUANT_BLOCK};
 
-use super::{flag, number};
+use super::{flag, lacks, number};
 use crate::backend::lower::Instruction;
 use crate::backend::wgpu::buffers::Slice;
-use crate::backend::wgpu::pipelines::{FEW_ROWS, FewRows, Part, Shader};
 use crate::backend::wgpu::record::Recorder;
+use crate::backend::wgpu::shaders::{FEW_ROWS, FewRows, Part, Shader};
 use crate::error::Result;
 
 /// Rows of the weight and of the call that a group has where there are many.
@@ -28,6 +28,8 @@ pub(super) struct Work<'a> {
     pub gated: bool,
     /// Whether the activation comes after the residual.
     pub last: bool,
+    /// Whether activations meet a quantised weight in two parts.
+    pub precise: bool,
     pub out: &'a Slice,
     pub part: WorkPart,
 }
@@ -70,6 +72,7 @@ pub(super) fn linear(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
         activation: params.activation,
         gated: params.gated,
         last: false,
+        precise: params.precise,
         out: &rec.value(*out)?,
         part: WorkPart::Whole,
     };
@@ -84,12 +87,18 @@ pub(super) fn dispatch(rec: &mut Recorder<'_>, work: Work<'_>) -> Result<()> {
         | flag(work.bias.is_some(), 2)
         | flag(work.residual.is_some(), 4)
         | flag(work.factors.is_some(), 8)
-        | flag(work.last && work.residual.is_some(), 16);
+        | flag(work.last && work.residual.is_some(), 16)
+        | flag(work.precise, 32);
     let none = rec.none();
     let bias = work.bias.as_ref().unwrap_or(&none);
     let residual = work.residual.as_ref().unwrap_or(&none);
     let factors = work.factors.as_ref().unwrap_or(&none);
-    let (made, routes) = (Slice::whole(rec.buffers.made), Slice::whole(rec.buffers.routes));
+    let [made, routes, counted] =
+        [rec.buffers.made, rec.buffers.routes, rec.buffers.counted].map(Slice::whole);
+    let counter = match work.part {
+        WorkPart::Whole | WorkPart::Window(_) => 0,
+        WorkPart::Limited { .. } | WorkPart::Routed { .. } => rec.counter(unit_bytes(w.format)?),
+    };
     for shard in &w.shards {
         let (mut rows, mut first, mut all, mut base) = (shard.rows, shard.first, w.rows, 0);
         let (mut limits, mut window) = ([0; 3], [0; 12]);
@@ -123,6 +132,7 @@ pub(super) fn dispatch(rec: &mut Recorder<'_>, work: Work<'_>) -> Result<()> {
             limits[1],
             limits[2],
             base as u32,
+            counter as u32,
         ];
         let words = [&words[..], &window].concat();
         let (shader, groups) = if tokens > FEW_ROWS && part != Part::Routed {
@@ -138,11 +148,23 @@ pub(super) fn dispatch(rec: &mut Recorder<'_>, work: Work<'_>) -> Result<()> {
         let mut bindings = vec![&shard.slice, x, bias, residual, factors, out];
         match part {
             Part::Whole | Part::Window => {}
-            Part::Limited => bindings.push(&made),
-            Part::Routed => bindings.push(&routes),
+            Part::Limited => bindings.extend([&made, &counted]),
+            Part::Routed => bindings.extend([&routes, &counted]),
         }
         rec.count_weights(shard.slice.bytes);
         rec.dispatch(shader, &words, &bindings, groups)?;
     }
     Ok(())
+}
+
+/// Bytes of what shaders count of a weight: of a block of 32 columns of a row, or of a float.
+fn unit_bytes(format: PackFormat) -> Result<usize> {
+    let (rows, blocks) = match format.layout {
+        Layout::Quads => (QUAD_ROWS, format.values.block() / QUANT_BLOCK),
+        _ => (PANEL_ROWS, 1),
+    };
+    let cols = if format.layout == Layout::Quads { format.values.block() } else { 1 };
+    let bytes =
+        format.byte_len(rows, cols).ok_or_else(|| lacks(format_args!("weights in {format}")))?;
+    Ok(bytes / rows / blocks)
 }

@@ -2,86 +2,34 @@
 
 mod adaptive;
 mod attention;
+mod check;
 mod elementwise;
+mod gather;
 mod images;
 mod linear;
+mod lstm;
+mod map;
 mod rows;
+mod sparse;
 mod tensors;
 
-use limbeck_plan::{Activation, Entry, Op, OperandId, OperandKind, PackFormat, Program, Step};
+use limbeck_plan::Activation;
 
+pub(super) use check::check;
+pub(super) use map::gathered;
+
+use super::buffers::Slice;
 use super::lacks;
-use super::pipelines::reads;
 use super::record::Recorder;
+use super::shaders::Shader;
 use crate::backend::lower::Instruction;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Refuses what this backend lacks of an entry, by the step's name.
-///
-/// # Errors
-/// `Unsupported`, with the op or the weight's format and the remedy.
-pub(super) fn check(program: &Program, entry: &Entry) -> Result<()> {
-    for step in entry.steps() {
-        check_step(program, entry, step)
-            .map_err(|e| e.at(format!("entry {:?}, step {:?}", entry.name, step.name)))?;
-    }
-    Ok(())
-}
+/// The output that peaks are looked for in.
+pub(super) const LOGITS: &str = "logits";
 
-fn check_step(program: &Program, entry: &Entry, step: &Step) -> Result<()> {
-    match &step.op {
-        Op::Embedding(_) => {
-            let ids = step.inputs.first().and_then(|id| entry.operands.get(*id));
-            if ids.is_none_or(|ids| !ids.fact.is_of_call()) {
-                return Err(lacks("embeddings of ids that are computed or a tensor"));
-            }
-        }
-        Op::Linear(_)
-        | Op::Norm(_)
-        | Op::Add(_)
-        | Op::Activate(_)
-        | Op::Gate(_)
-        | Op::SelectRows(_)
-        | Op::Pool(_)
-        | Op::SoftCap(_)
-        | Op::Choose(_)
-        | Op::MoeMlp(_)
-        | Op::Mix(_)
-        | Op::Patches(_)
-        | Op::Pixels(_)
-        | Op::Conv2d(_)
-        | Op::DepthwiseConv2d(_)
-        | Op::MaxPool2d(_) => {}
-        Op::Attention(p) => attention::check(p)?,
-        Op::AdaptiveMlp(p) => {
-            let bias = step.inputs.get(4 + usize::from(p.bias)).filter(|_| p.out_bias);
-            let format = bias.and_then(|id| format(program, entry, *id));
-            if format.is_some_and(|format| format != PackFormat::F32_ROW) {
-                return Err(lacks("biases by choice that are not in f32 rows"));
-            }
-        }
-        Op::ConvTranspose2d(_) => {}
-        Op::Map(p) if !tensors::has(&step.op) => {
-            return Err(lacks(format_args!("{} of {} inputs", step.op.name(), p.inputs)));
-        }
-        op if tensors::has(op) => {}
-        op => return Err(lacks(format_args!("the op {}", op.name()))),
-    }
-    for id in &step.inputs {
-        if let Some(format) = format(program, entry, *id).filter(|format| !reads(*format)) {
-            return Err(lacks(format_args!("weights in {format}")));
-        }
-    }
-    Ok(())
-}
-
-/// The format of an operand that is a weight.
-fn format(program: &Program, entry: &Entry, id: OperandId) -> Option<PackFormat> {
-    match entry.operands.get(id)?.kind {
-        OperandKind::Weight(weight) => program.weights.get(weight).map(|weight| weight.format),
-        _ => None,
-    }
-}
+/// Items of a group of most shaders.
+const LANES: usize = 64;
 
 /// Records the dispatches of an instruction.
 ///
@@ -104,6 +52,9 @@ pub(super) fn record(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
         Instruction::SoftCap { cap, x, out } => elementwise::soft_cap(rec, *cap, *x, *out),
         Instruction::Attention { .. } => attention::attention(rec, instruction),
         Instruction::Choose { .. } => adaptive::choose(rec, instruction),
+        // The call tells its choices.
+        Instruction::Level { .. } => Ok(()),
+        Instruction::SparseLinear { .. } => sparse::sparse_linear(rec, instruction),
         Instruction::AdaptiveMlp { .. } => adaptive::adaptive_mlp(rec, instruction),
         Instruction::MoeMlp { .. } => adaptive::moe_mlp(rec, instruction),
         Instruction::Mix { .. } => adaptive::mix(rec, instruction),
@@ -119,7 +70,7 @@ pub(super) fn record(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
             images::windows(rec, images::What::Largest, (&params.window, *sides), *x, *out)
         }
         Instruction::Tensor { .. } => tensors::tensor(rec, instruction),
-        Instruction::ConvTranspose2d { .. } => tensors::conv_transpose(rec, instruction),
+        Instruction::ConvTranspose2d { .. } => images::conv_transpose(rec, instruction),
         Instruction::Reshape { x, out } if rec.sizes.len(*x) != rec.sizes.len(*out) => {
             let (from, to) = (rec.sizes.len(*x), rec.sizes.len(*out));
             let message = format!("{from} elements do not go into a shape of {to}");
@@ -129,6 +80,18 @@ pub(super) fn record(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
         Instruction::Reshape { .. } => Ok(()),
         _ => Err(lacks("this step")),
     }
+}
+
+/// Records the search for the peak of each row of logits.
+///
+/// # Errors
+/// Those of the device.
+pub(super) fn pick(rec: &mut Recorder<'_>) -> Result<()> {
+    let outputs = &rec.entry.lowered.outputs;
+    let Some(logits) = outputs.iter().find(|output| output.name == LOGITS) else { return Ok(()) };
+    let (value, rows) = (logits.value, rec.sizes.len(logits.value) / logits.value.cols.max(1));
+    let (logits, picked) = (rec.value(value)?, Slice::whole(rec.buffers.picked));
+    rec.dispatch(Shader::Pick, &[rows as u32, value.cols as u32], &[&logits, &picked], rows)
 }
 
 /// The number by which shaders know an activation function; see `shaders/activation.wgsl`.

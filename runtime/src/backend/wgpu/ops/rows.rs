@@ -2,15 +2,12 @@
 
 use limbeck_plan::{NormKind, Pool, Pooling, QUANT_BLOCK};
 
-use super::flag;
+use super::{LANES, flag};
 use crate::backend::lower::{Ids, Instruction, NormCall};
 use crate::backend::slots::{Unit, Value};
-use crate::backend::wgpu::pipelines::Shader;
 use crate::backend::wgpu::record::Recorder;
+use crate::backend::wgpu::shaders::Shader;
 use crate::error::Result;
-
-/// Items of a group.
-const LANES: usize = 64;
 
 pub(super) fn embedding(rec: &mut Recorder<'_>, instruction: &Instruction) -> Result<()> {
     let Instruction::Embedding { ids, table, scale, out } = instruction else { return Ok(()) };
@@ -21,7 +18,7 @@ pub(super) fn embedding(rec: &mut Recorder<'_>, instruction: &Instruction) -> Re
     let table = rec.shared.weights.get(*table)?;
     let tokens = rec.sizes.len(*out) / table.cols.max(1);
     let blocks = table.cols.div_ceil(QUANT_BLOCK);
-    let target = rec.value(*out)?;
+    let (target, made) = (rec.value(*out)?, rec.choices());
     for shard in &table.shards {
         let params = [
             tokens as u32,
@@ -31,9 +28,12 @@ pub(super) fn embedding(rec: &mut Recorder<'_>, instruction: &Instruction) -> Re
             shard.rows as u32,
             first as u32,
             scale.to_bits(),
+            table.rows as u32,
+            rec.number() as u32,
+            rec.made.fault() as u32,
         ];
         let groups = (tokens * blocks * 4).div_ceil(LANES);
-        let bindings = [&shard.slice, &ids, &target];
+        let bindings = [&shard.slice, &ids, &target, &made];
         rec.dispatch(Shader::Embedding(table.format), &params, &bindings, groups)?;
     }
     Ok(())

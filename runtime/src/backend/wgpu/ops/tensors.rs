@@ -1,34 +1,29 @@
 //! Ops on tensors of any rank.
 
-use limbeck_kernels::resize_place;
 use limbeck_plan::{
-    Binary, DType, GroupNorm, MAX_RANK, Map, MapStep, MatMul, Op, OperandId, Pad, Padding,
-    QUANT_BLOCK, Reduce, Reduction, Resize, Unary,
+    DType, Dim, Fact, GroupNorm, MAX_RANK, MatMul, Op, OperandId, Pad, Padding, Reduce, Reduction,
 };
 
-use super::images::{What, windows};
-use super::{flag, number};
+use super::gather::{gather, gather_elements};
+use super::images::{What, resize, windows};
+use super::lstm::lstm;
+use super::map::map;
+use super::{LANES, flag, number};
 use crate::backend::lower::{Instruction, Source};
-use crate::backend::slots::Value;
 use crate::backend::wgpu::buffers::Slice;
 use crate::backend::wgpu::lacks;
-use crate::backend::wgpu::pipelines::Shader;
 use crate::backend::wgpu::record::Recorder;
+use crate::backend::wgpu::shaders::Shader;
 use crate::error::{Error, ErrorKind, Result};
-
-/// Items of a group.
-const LANES: usize = 64;
-/// Inputs that [`Shader::Map`] binds.
-pub(super) const MAP_INPUTS: usize = 6;
 
 /// Words of each axis, those in front of a tensor's being of size 1 and without steps.
 type Axes = [u32; MAX_RANK];
 
 /// An operand of an instruction: where it lies, and its shape.
-struct Operand<'a> {
-    slice: Slice,
-    shape: &'a [usize],
-    dtype: DType,
+pub(super) struct Operand<'a> {
+    pub slice: Slice,
+    pub shape: &'a [usize],
+    pub dtype: DType,
 }
 
 pub(super) fn tensor(rec: &mut Recorder<'_>, instruction: &Instruction) -> Result<()> {
@@ -36,6 +31,7 @@ pub(super) fn tensor(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
     let (out, value) = (operand(rec, &Source::Value(*out), *shape)?, *out);
     let given = inputs.iter().map(|(source, id)| operand(rec, source, *id));
     let given = given.collect::<Result<Vec<_>>>()?;
+    check(rec, op, &given, &out)?;
     let first = || given.first().ok_or_else(|| wrong("an operand is missing"));
     match op {
         Op::Map(p) => map(rec, p, &given, &out),
@@ -86,6 +82,9 @@ pub(super) fn tensor(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
             windows(rec, what, (&p.window, Some(*id)), *x, value)
         }
         Op::Resize(p) => resize(rec, p, first()?, &out),
+        Op::Gather(p) => gather(rec, p.axis, &given, &out),
+        Op::GatherElements(p) => gather_elements(rec, p.axis, &given, &out),
+        Op::Lstm(p) => lstm(rec, p, &given, &out),
         Op::Sizes(p) => {
             let size = |dim| (rec.size)(dim).and_then(|size| i32::try_from(size).ok());
             let sizes: Option<Vec<i32>> = p.sizes.iter().map(size).collect();
@@ -102,26 +101,24 @@ pub(super) fn tensor(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
     }
 }
 
-/// Whether [`tensor`] has an op.
-pub(super) fn has(op: &Op) -> bool {
-    match op {
-        Op::Map(p) => p.inputs <= MAP_INPUTS,
-        Op::Reshape(_)
-        | Op::Transpose(_)
-        | Op::Expand(_)
-        | Op::Slice(_)
-        | Op::Concat(_)
-        | Op::Pad(_)
-        | Op::MatMul(_)
-        | Op::Reduce(_)
-        | Op::Softmax(_)
-        | Op::GroupNorm(_)
-        | Op::AveragePool2d(_)
-        | Op::Resize(_)
-        | Op::Sizes(_)
-        | Op::Range(_) => true,
-        _ => false,
+/// Compares the sizes of a call's operands, as the rules of the op's shapes have it.
+fn check(rec: &Recorder<'_>, op: &Op, given: &[Operand<'_>], out: &Operand<'_>) -> Result<()> {
+    let fact = |x: &Operand<'_>| {
+        let shape = x.shape.iter().map(|size| Dim::from(*size));
+        Fact::new(x.dtype, shape.collect())
+    };
+    let facts: Vec<Fact> = given.iter().map(fact).collect();
+    let found = op.infer(&facts).map_err(unfit)?;
+    let shape = found.first().map_or(&[][..], |fact| &fact.shape);
+    let shape: Option<Vec<usize>> = shape.iter().map(|dim| (rec.size)(dim)).collect();
+    if shape.as_deref() == Some(out.shape) {
+        return Ok(());
     }
+    Err(unfit(format!("its result is not of {:?}", out.shape)))
+}
+
+pub(super) fn unfit(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidInput, message)
 }
 
 fn operand<'a>(rec: &Recorder<'a>, source: &Source, id: OperandId) -> Result<Operand<'a>> {
@@ -133,16 +130,16 @@ fn operand<'a>(rec: &Recorder<'a>, source: &Source, id: OperandId) -> Result<Ope
     Ok(Operand { slice, shape: rec.sizes.shape(id), dtype })
 }
 
-fn wrong(message: &str) -> Error {
+pub(super) fn wrong(message: &str) -> Error {
     Error::new(ErrorKind::Plan, message)
 }
 
-fn count(shape: &[usize]) -> usize {
+pub(super) fn count(shape: &[usize]) -> usize {
     shape.iter().product()
 }
 
 /// From one element to the next along each axis.
-fn strides(shape: &[usize]) -> Vec<i64> {
+pub(super) fn strides(shape: &[usize]) -> Vec<i64> {
     let mut strides = vec![1; shape.len()];
     for axis in (1..shape.len()).rev() {
         strides[axis - 1] = strides[axis] * shape[axis] as i64;
@@ -151,7 +148,7 @@ fn strides(shape: &[usize]) -> Vec<i64> {
 }
 
 /// [`strides`] of a shape that is aligned at the last of so many axes, 0 where its size is 1.
-fn repeated(shape: &[usize], rank: usize) -> Vec<i64> {
+pub(super) fn repeated(shape: &[usize], rank: usize) -> Vec<i64> {
     let mut found = vec![0; rank.saturating_sub(shape.len())];
     let of = |(size, stride): (&usize, i64)| if *size == 1 { 0 } else { stride };
     found.extend(shape.iter().zip(strides(shape)).map(of));
@@ -159,7 +156,7 @@ fn repeated(shape: &[usize], rank: usize) -> Vec<i64> {
 }
 
 /// Sizes aligned at the last axis.
-fn sizes(shape: &[usize]) -> Axes {
+pub(super) fn sizes(shape: &[usize]) -> Axes {
     let mut axes = [1; MAX_RANK];
     let from = MAX_RANK - shape.len().min(MAX_RANK);
     axes[from..].iter_mut().zip(shape).for_each(|(axis, size)| *axis = *size as u32);
@@ -167,7 +164,7 @@ fn sizes(shape: &[usize]) -> Axes {
 }
 
 /// Steps aligned at the last axis.
-fn words(steps: &[i64]) -> Axes {
+pub(super) fn words(steps: &[i64]) -> Axes {
     let mut axes = [0; MAX_RANK];
     let from = MAX_RANK - steps.len().min(MAX_RANK);
     axes[from..].iter_mut().zip(steps).for_each(|(axis, step)| *axis = *step as i32 as u32);
@@ -175,7 +172,7 @@ fn words(steps: &[i64]) -> Axes {
 }
 
 /// Copies elements that are so many along each axis, with steps and beginnings in both tensors.
-fn copy(
+pub(super) fn copy(
     rec: &mut Recorder<'_>,
     x: &Operand<'_>,
     out: &Operand<'_>,
@@ -216,87 +213,6 @@ fn pad(rec: &mut Recorder<'_>, p: &Pad, x: &Operand<'_>, out: &Operand<'_>) -> R
     let head = [count as u32, rule, value, 0];
     let words = [&head[..], &sizes(out.shape), &sizes(x.shape), &words(&before)].concat();
     rec.dispatch(Shader::Pad, &words, &[&x.slice, &out.slice], count.div_ceil(LANES))
-}
-
-fn map(rec: &mut Recorder<'_>, p: &Map, given: &[Operand<'_>], out: &Operand<'_>) -> Result<()> {
-    let types: Vec<DType> = given.iter().map(|x| x.dtype).collect();
-    let types = p.types(&types).map_err(|e| wrong(&e))?;
-    let count = count(out.shape);
-    let mut all = vec![count as u32, p.steps.len() as u32, 0, 0];
-    all.extend(sizes(out.shape));
-    for i in 0..MAP_INPUTS {
-        let steps = given.get(i).map(|x| repeated(x.shape, out.shape.len()));
-        all.extend(words(&steps.unwrap_or_default()));
-    }
-    let mut program = vec![0; 4 * Map::MAX_STEPS];
-    for (step, words) in p.steps.iter().zip(program.chunks_exact_mut(4)) {
-        let integers = |of: usize| types.get(of) == Some(&DType::I32);
-        let found = match *step {
-            MapStep::Input(i) => [0, i as u32, 0, 0],
-            MapStep::Float(v) => [1, v.to_bits(), 0, 0],
-            MapStep::Integer(v) => [1, v as u32, 0, 0],
-            MapStep::Unary(f, a) => [2, unary(f, integers(a)), a as u32, 0],
-            MapStep::Binary(f, a, b) => [3, binary(f, integers(a)), a as u32, b as u32],
-            MapStep::Select(c, a, b) => [4, c as u32, a as u32, b as u32],
-        };
-        words.copy_from_slice(&found);
-    }
-    all.extend(program);
-    let none = rec.none();
-    let mut bindings: Vec<&Slice> =
-        (0..MAP_INPUTS).map(|i| given.get(i).map_or(&none, |x| &x.slice)).collect();
-    bindings.push(&out.slice);
-    rec.dispatch(Shader::Map, &all, &bindings, count.div_ceil(LANES))
-}
-
-/// The number by which the shader knows a function; see `shaders/map.wgsl`.
-fn unary(f: Unary, integers: bool) -> u32 {
-    match f {
-        Unary::Neg if integers => 100,
-        Unary::Abs if integers => 101,
-        Unary::Sign if integers => 102,
-        Unary::Neg => 0,
-        Unary::Abs => 1,
-        Unary::Sign => 2,
-        Unary::Sqrt => 3,
-        Unary::Exp => 4,
-        Unary::Log => 5,
-        Unary::Reciprocal => 6,
-        Unary::Erf => 7,
-        Unary::Sin => 8,
-        Unary::Cos => 9,
-        Unary::Floor => 10,
-        Unary::Ceil => 11,
-        Unary::Round => 12,
-        Unary::IsNan => 13,
-        Unary::ToInteger => 14,
-        Unary::ToTruth if integers => 105,
-        Unary::ToTruth => 15,
-        Unary::Not => 103,
-        Unary::ToFloat => 104,
-        Unary::Activation(activation) => 16 + number(activation),
-    }
-}
-
-fn binary(f: Binary, integers: bool) -> u32 {
-    let f = match f {
-        Binary::Add => 0,
-        Binary::Sub => 1,
-        Binary::Mul => 2,
-        Binary::Div => 3,
-        Binary::Mod => 4,
-        Binary::Rem => 5,
-        Binary::Pow => 6,
-        Binary::Min => 7,
-        Binary::Max => 8,
-        Binary::Eq => 9,
-        Binary::Lt => 10,
-        Binary::Le => 11,
-        Binary::And => 12,
-        Binary::Or => 13,
-        Binary::Xor => 14,
-    };
-    if integers { 100 + f } else { f }
 }
 
 fn mat_mul(
@@ -377,55 +293,4 @@ fn group_norm(
     let bias = rest.first().map_or(&none, |bias| &bias.slice);
     let bindings = [&x.slice, &weight.slice, bias, &out.slice];
     rec.dispatch(Shader::GroupNorm, &words, &bindings, images * p.groups)
-}
-
-fn resize(rec: &mut Recorder<'_>, p: &Resize, x: &Operand<'_>, out: &Operand<'_>) -> Result<()> {
-    let (&[_, height, width, channels], &[_, down, across, _]) = (x.shape, out.shape) else {
-        return Err(wrong("a resized tensor is not of images"));
-    };
-    let count = count(out.shape);
-    if count == 0 {
-        return Ok(());
-    }
-    let mut places = Vec::new();
-    for (axis, from, to) in [(0, height, down), (1, width, across)] {
-        for at in 0..to {
-            let place = resize_place(p, axis, at, from, to);
-            places.extend([place.first as u32, place.second as u32, place.share.to_bits()]);
-        }
-    }
-    let places = rec.constants(&places)?;
-    let sizes = [count, channels, height, width, down, across].map(|size| size as u32);
-    let bindings = [&x.slice, &places, &out.slice];
-    rec.dispatch(Shader::Resize, &sizes, &bindings, count.div_ceil(LANES))
-}
-
-pub(super) fn conv_transpose(rec: &mut Recorder<'_>, instruction: &Instruction) -> Result<()> {
-    let Instruction::ConvTranspose2d { params: p, x, weight, bias, shapes, out } = instruction
-    else {
-        return Ok(());
-    };
-    let (input, target): (Value, Value) = (*x, *out);
-    let (&[_, height, width, _], &[_, down, across, outputs]) =
-        (rec.sizes.shape(shapes[0]), rec.sizes.shape(shapes[1]))
-    else {
-        return Err(wrong("a transposed convolution is not of images"));
-    };
-    let w = rec.shared.weights.get(*weight)?;
-    let [shard] = w.shards.as_slice() else {
-        return Err(lacks("transposed convolutions whose weight is beyond one binding"));
-    };
-    let count = rec.sizes.len(target);
-    let sizes = [count, w.cols, w.cols.div_ceil(QUANT_BLOCK), outputs, height, width, down, across];
-    let window = [p.kernel, p.stride, [p.padding[0], p.padding[1]], p.dilation].concat();
-    let words: Vec<u32> = sizes
-        .into_iter()
-        .chain(window)
-        .chain([usize::from(bias.is_some())])
-        .map(|size| size as u32)
-        .collect();
-    let bias = rec.vector_or_none(*bias)?;
-    let (x, out) = (rec.value(input)?, rec.value(target)?);
-    let bindings = [&shard.slice, &x, &bias, &out];
-    rec.dispatch(Shader::ConvTranspose(w.format), &words, &bindings, count.div_ceil(LANES))
 }

@@ -1,4 +1,5 @@
-// Attention of one head of one row over 64 positions at a time: a group for each head of a row.
+// Attention of one head of one row over 256 positions at a time: a group for each head of a row. A lane scores a
+// key, then sums some elements of the values of 64 positions.
 
 struct Params {
     tokens: u32,
@@ -23,13 +24,38 @@ struct Params {
 @group(0) @binding(3) var<storage, read> cache: array<u32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
-const LANES: u32 = 64u;
 const LOWEST: f32 = -3.0e38;
-var<workgroup> query: array<f32, 256>;
-var<workgroup> scores: array<f32, LANES>;
-var<workgroup> weights: array<f32, LANES>;
+const KEYS: u32 = 256u;
+// Elements of a head that a lane has.
+const EACH: u32 = MOST / 64u;
+var<workgroup> query: array<f32, MOST>;
+var<workgroup> lanes_of: array<f32, KEYS>;
+var<workgroup> weights: array<f32, KEYS>;
 
-@compute @workgroup_size(LANES)
+// The largest of the lanes' values.
+fn largest_of(lane: u32, value: f32) -> f32 {
+    workgroupBarrier();
+    lanes_of[lane] = value;
+    for (var step = KEYS / 2u; step > 0u; step /= 2u) {
+        workgroupBarrier();
+        if lane < step {
+            lanes_of[lane] = max(lanes_of[lane], lanes_of[lane + step]);
+        }
+    }
+    workgroupBarrier();
+    return lanes_of[0];
+}
+
+// The sum of the values of four lanes, 64 apart.
+fn sum_of(lane: u32, value: f32) -> f32 {
+    workgroupBarrier();
+    lanes_of[lane] = value;
+    workgroupBarrier();
+    let at = lane % 64u;
+    return lanes_of[at] + lanes_of[at + 64u] + lanes_of[at + 128u] + lanes_of[at + 192u];
+}
+
+@compute @workgroup_size(KEYS)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -39,7 +65,7 @@ fn main(
     let here = index < P.tokens * P.heads;
     let token = min(index / P.heads, P.tokens - 1u);
     let head = index % P.heads;
-    for (var d = lane; d < 256u; d += LANES) {
+    for (var d = lane; d < MOST; d += KEYS) {
         query[d] = select(0.0, queries[(token * P.heads + head) * P.dim + min(d, P.dim - 1u)], d < P.dim);
     }
     let row = P.rows + token * 4u;
@@ -57,10 +83,12 @@ fn main(
     }
     let kv = head / (P.heads / P.kv_heads) * P.head_words;
     let block_words = P.kv_heads * P.head_words;
+    // Of the 64 positions that a lane sums: the first in a tile.
+    let part = lane / 64u * 64u;
     var most = LOWEST;
     var total = 0.0;
-    var sum = vec4(0.0);
-    for (var first = start / LANES * LANES; first < end; first += LANES) {
+    var sum: array<f32, EACH>;
+    for (var first = start / KEYS * KEYS; first < end; first += KEYS) {
         let key = first + lane;
         var score = LOWEST;
         workgroupBarrier();
@@ -71,39 +99,37 @@ fn main(
                 score = P.softcap * bounded_tanh(score / P.softcap);
             }
         }
-        scores[lane] = score;
-        workgroupBarrier();
-        var highest = most;
-        for (var i = 0u; i < LANES; i++) {
-            highest = max(highest, scores[i]);
-        }
-        let weight = exp(score - highest);
-        weights[lane] = select(0.0, weight, key >= start && key < end);
+        let highest = max(most, largest_of(lane, score));
+        weights[lane] = select(0.0, exp(score - highest), key >= start && key < end);
         workgroupBarrier();
         let kept = exp(most - highest);
         most = highest;
         total *= kept;
-        sum *= kept;
-        let count = min(LANES, end - first);
-        for (var i = 0u; i < count; i++) {
-            let weight = weights[i];
-            total += weight;
+        for (var j = 0u; j < EACH; j++) {
+            sum[j] *= kept;
+        }
+        let last = min(end - first, part + 64u);
+        for (var i = part; i < last; i += 4u) {
             let base = call[table + (first + i) / 32u] * block_words + kv;
-            let position = i % 32u;
-            for (var j = 0u; j < 4u; j++) {
-                let d = lane + j * LANES;
+            let w = vec4(weights[i], weights[i + 1u], weights[i + 2u], weights[i + 3u]);
+            total += w.x + w.y + w.z + w.w;
+            // What is behind the last position has the weight 0, and may hold anything.
+            let at = min(vec4(i, i + 1u, i + 2u, i + 3u), vec4(last - 1u)) % vec4(32u);
+            for (var j = 0u; j < EACH; j++) {
+                let d = lane % 64u + j * 64u;
                 if d < P.dim {
-                    sum[j] += weight * value_at(base, position, d);
+                    sum[j] += dot(w, vec4(value_at(base, at.x, d), value_at(base, at.y, d),
+                        value_at(base, at.z, d), value_at(base, at.w, d)));
                 }
             }
         }
     }
-    if here {
-        for (var j = 0u; j < 4u; j++) {
-            let d = lane + j * LANES;
-            if d < P.dim {
-                out[(token * P.heads + head) * P.dim + d] = select(0.0, sum[j] / total, total > 0.0);
-            }
+    total = sum_of(lane, total);
+    for (var j = 0u; j < EACH; j++) {
+        let value = sum_of(lane, sum[j]);
+        let d = lane + j * 64u;
+        if here && lane < 64u && d < P.dim {
+            out[(token * P.heads + head) * P.dim + d] = select(0.0, value / total, total > 0.0);
         }
     }
 }

@@ -20,12 +20,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read> bias: array<f32>;
 @group(0) @binding(5) var<storage, read_write> made: array<u32>;
 
-const LANES: u32 = 64u;
 var<workgroup> sums: array<f32, LANES>;
-
-fn is_nan(value: f32) -> bool {
-    return (bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u;
-}
 
 @compute @workgroup_size(LANES)
 fn main(

@@ -8,14 +8,19 @@ struct Params {
     // The shard's first row, and how many it has.
     first: u32,
     rows: u32,
-    // Where the ids lie in the call, or, with `given` 0, the operand's first word.
+    // Where the ids lie: in the call, or in a tensor.
     ids: u32,
     scale: f32,
+    // Rows of all shards, the number of the step, and where it is reported.
+    all: u32,
+    step: u32,
+    fault: u32,
 }
 @group(0) @binding(0) var<uniform> P: Params;
 @group(0) @binding(1) var<storage, read> w: array<u32>;
 @group(0) @binding(2) var<storage, read> ids: array<u32>;
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
+@group(0) @binding(4) var<storage, read_write> made: array<atomic<u32>>;
 
 @compute @workgroup_size(64)
 fn main(
@@ -28,7 +33,12 @@ fn main(
     if token >= P.tokens {
         return;
     }
-    let row = ids[P.ids + token] - P.first;
+    let id = ids[P.ids + token];
+    if id >= P.all {
+        report(id);
+        return;
+    }
+    let row = id - P.first;
     if row >= P.rows {
         return;
     }

@@ -31,6 +31,40 @@ struct Params {
 @group(0) @binding(4) var<storage, read> residual: array<f32>;
 @group(0) @binding(5) var<storage, read_write> out: array<f32>;
 
+// A place of the result and what its group of channels sees: the image, the window's first pixel, which may wrap
+// around, and the group's first channel.
+struct Place {
+    image: u32,
+    top: u32,
+    left: u32,
+    channel: u32,
+}
+
+// Four columns of what a place sees.
+fn seen(place: Place, col: u32) -> vec4<f32> {
+    let each = P.channels / P.groups;
+    var values = vec4(0.0);
+    for (var i = 0u; i < 4u; i++) {
+        let tap = (col + i) / each;
+        let y = place.top + tap / P.kernel_x * P.step_y;
+        let at = place.left + tap % P.kernel_x * P.step_x;
+        if col + i < P.cols && y < P.height && at < P.width {
+            let pixel = ((place.image * P.height + y) * P.width + at) * P.channels;
+            values[i] = x[pixel + place.channel + (col + i) % each];
+        }
+    }
+    return values;
+}
+
+// The same in 8 bits, in a block of this largest magnitude, where the weight is quantised.
+fn taken(place: Place, col: u32, largest: u32) -> vec4<f32> {
+    let values = seen(place, col);
+    if !ROUNDED {
+        return values;
+    }
+    return step_of(largest) * bytes_of(rounded(values, largest));
+}
+
 @compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -42,25 +76,24 @@ fn main(
         return;
     }
     let output = i % P.outputs;
-    let place = i / P.outputs;
-    let image = place / (P.down * P.across);
-    let each = P.channels / P.groups;
-    let first = output / (P.outputs / P.groups) * each;
-    let top = place / P.across % P.down * P.stride_y - P.pad_y;
-    let left = place % P.across * P.stride_x - P.pad_x;
+    let p = i / P.outputs;
+    let place = Place(
+        p / (P.down * P.across),
+        p / P.across % P.down * P.stride_y - P.pad_y,
+        p % P.across * P.stride_x - P.pad_x,
+        output / (P.outputs / P.groups) * (P.channels / P.groups),
+    );
     var sum = 0.0;
-    for (var unit = 0u; unit < P.blocks * 4u; unit++) {
-        let pair = load(output, unit / 4u, unit % 4u);
-        for (var e = 0u; e < 8u; e++) {
-            let col = unit / 4u * 32u + unit % 4u * 4u + e / 4u * 16u + e % 4u;
-            let tap = col / each;
-            let y = top + tap / P.kernel_x * P.step_y;
-            let at = left + tap % P.kernel_x * P.step_x;
-            // Above and at the left numbers wrap around.
-            if col < P.cols && y < P.height && at < P.width {
-                let pixel = ((image * P.height + y) * P.width + at) * P.channels;
-                sum += select(pair.hi[e % 4u], pair.lo[e % 4u], e < 4u) * x[pixel + first + col % each];
-            }
+    for (var first = 0u; first < P.blocks; first += WORDS / 8u) {
+        var largest = 0u;
+        for (var word = 0u; ROUNDED && word < WORDS; word++) {
+            largest = max(largest, magnitude(seen(place, first * 32u + word * 4u)));
+        }
+        for (var unit = 0u; unit < WORDS / 2u; unit++) {
+            let pair = load(output, first + unit / 4u, unit % 4u);
+            let col = (first + unit / 4u) * 32u + unit % 4u * 4u;
+            sum += dot(pair.lo, taken(place, col, largest));
+            sum += dot(pair.hi, taken(place, col + 16u, largest));
         }
     }
     if (P.flags & 1u) != 0u {

@@ -2,6 +2,7 @@
 // weight, or the first columns.
 
 @group(0) @binding(7) var<storage, read> made: array<u32>;
+@group(0) @binding(8) var<storage, read_write> counted: array<atomic<u32>>;
 
 fn limit(token: u32) -> u32 {
     return made[P.choices + min(token, P.tokens - 1u)];
@@ -37,6 +38,11 @@ fn blocks_of(token: u32, count: u32) -> u32 {
         return P.blocks;
     }
     return min(P.blocks, largest(token, count) * P.unit_cols / 32u);
+}
+
+// Adds to what the weight's groups read.
+fn count_read(read: u32) {
+    atomicAdd(&counted[P.counter], read);
 }
 
 // Whether a row of the call has its result from this shard.

@@ -11,7 +11,8 @@ struct Params {
     first: u32,
     all: u32,
     activation: u32,
-    // 1: gated, 2: bias, 4: residual, 8: factors, 16: the activation comes after the residual.
+    // 1: gated, 2: bias, 4: residual, 8: factors, 16: the activation comes after the residual,
+    // 32: precise.
     flags: u32,
     // Rows that the shard's bytes hold.
     stored: u32,
@@ -23,6 +24,8 @@ struct Params {
     unit_cols: u32,
     // The shard's first row among those of all experts; see routed.wgsl.
     base: u32,
+    // Where what is read of the weight is counted.
+    counter: u32,
     // Of images, see window.wgsl: channels, sides, sides of the result, then of the window: columns, strides,
     // pixels added above and at the left, distances.
     channels: u32,
@@ -48,6 +51,11 @@ struct Params {
 
 fn has(flag: u32) -> bool {
     return (P.flags & flag) != 0u;
+}
+
+// Four inputs of a row from column `col` on.
+fn inputs(token: u32, col: u32) -> vec4<f32> {
+    return vec4(input(token, col), input(token, col + 1u), input(token, col + 2u), input(token, col + 3u));
 }
 
 // A sum with its bias; `row` counts within the shard. A bias may be one for each choice.

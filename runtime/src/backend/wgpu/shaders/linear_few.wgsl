@@ -18,22 +18,15 @@ fn main(
     let first_row = index % tiles * 16u;
     let first_token = index / tiles * FEW;
     let row = weight_row(first_token, first_row + lane % 16u);
-    let q = lane / 16u % 4u;
-    let blocks = blocks_of(first_token, FEW);
-    var sum: array<f32, FEW>;
-    if row < P.stored && first_token < P.tokens && first_row < rows_of(first_token, FEW) {
-        for (var block = lane / 64u; block < blocks; block += PARTS) {
-            let pair = load(row, block, q);
-            let col = block * 32u + q * 4u;
-            for (var t = 0u; t < FEW; t++) {
-                let token = min(first_token + t, P.tokens - 1u);
-                sum[t] += dot(pair.lo, vec4(input(token, col), input(token, col + 1u),
-                    input(token, col + 2u), input(token, col + 3u)));
-                sum[t] += dot(pair.hi, vec4(input(token, col + 16u), input(token, col + 17u),
-                    input(token, col + 18u), input(token, col + 19u)));
-            }
-        }
+    let rows = rows_of(first_token, FEW);
+    var blocks = blocks_of(first_token, FEW);
+    if first_token >= P.tokens || first_row >= rows || weight_row(first_token, first_row) >= P.stored {
+        blocks = 0u;
     }
+    if lane == 0u && blocks > 0u {
+        count_read(size_of(min(rows - first_row, 16u), blocks));
+    }
+    var sum = products(lane, row, first_token, blocks);
     for (var t = 0u; t < FEW; t++) {
         sums[t * LANES + lane] = sum[t];
     }

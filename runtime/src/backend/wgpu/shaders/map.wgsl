@@ -1,7 +1,8 @@
 // Elementwise computation by a small program: an invocation runs it for one element.
 //
 // A step is four words. 0: element of input a; 1: the bits a; 2: function a of step b; 3: function a of steps b
-// and c; 4: step b where step a is not 0, else step c. Functions from 100 on are of integers.
+// and c; 4: step b where step a is not 0, else step c; 5: of the last input, which then holds several in the
+// shape of the result, the one that begins at a. Functions from 100 on are of integers.
 
 struct Params {
     count: u32,
@@ -22,10 +23,6 @@ struct Params {
 
 fn nan() -> f32 {
     return bitcast<f32>(0x7fc00000u | min(P.steps, 1u));
-}
-
-fn is_nan(value: f32) -> bool {
-    return (bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u;
 }
 
 fn infinity() -> f32 {
@@ -200,6 +197,7 @@ fn main(
                     last = integers(step.y, bitcast<i32>(a), bitcast<i32>(b));
                 }
             }
+            case 5u: { last = x5[step.y + i]; }
             default: { last = select(values[step.w], values[step.z], values[step.y] != 0u); }
         }
         values[s] = last;

@@ -13,7 +13,6 @@ struct Params {
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
-const LANES: u32 = 64u;
 var<workgroup> sums: array<f32, LANES>;
 
 fn total(lane: u32, value: f32) -> f32 {

@@ -15,7 +15,6 @@ struct Params {
 @group(0) @binding(2) var<storage, read> x: array<f32>;
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 
-const LANES: u32 = 64u;
 var<workgroup> sums: array<f32, LANES>;
 
 @compute @workgroup_size(LANES)

@@ -32,8 +32,6 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> queries: array<f32>;
 @group(0) @binding(8) var<storage, read_write> cache: array<u32>;
 
-const LANES: u32 = 64u;
-const MOST: u32 = 256u;
 var<workgroup> head: array<f32, MOST>;
 var<workgroup> parts: array<f32, LANES>;
 

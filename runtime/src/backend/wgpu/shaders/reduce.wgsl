@@ -17,14 +17,9 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<u32>;
 @group(0) @binding(2) var<storage, read_write> out: array<u32>;
 
-const LANES: u32 = 64u;
 const NONE: u32 = 0xffffffffu;
 var<workgroup> values: array<u32, LANES>;
 var<workgroup> places: array<u32, LANES>;
-
-fn is_nan(value: f32) -> bool {
-    return (bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u;
-}
 
 // Whether the second goes before the first; NaN before all.
 fn before(a: u32, b: u32) -> bool {

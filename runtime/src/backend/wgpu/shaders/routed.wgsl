@@ -1,6 +1,7 @@
 // A linear whose rows each meet an expert's rows of a stacked weight; see route.wgsl. `rows` are an expert's.
 
 @group(0) @binding(7) var<storage, read> routes: array<u32>;
+@group(0) @binding(8) var<storage, read_write> counted: array<atomic<u32>>;
 
 fn limit(token: u32) -> u32 {
     return 0u;
@@ -26,6 +27,11 @@ fn rows_of(token: u32, count: u32) -> u32 {
 
 fn blocks_of(token: u32, count: u32) -> u32 {
     return P.blocks;
+}
+
+// Adds to what the weight's groups read.
+fn count_read(read: u32) {
+    atomicAdd(&counted[P.counter], read);
 }
 
 // Whether a row of the call has its result from this shard.

@@ -8,9 +8,10 @@ use limbeck_plan::{
     MoeMlp, Op, PackFormat, Site, SiteKind, Values,
 };
 
-use super::harness::{Ask, Builder, Random, compare, compare_on, gpu, tokens};
+use super::harness::{Ask, Builder, Random, compare, compare_on, gpu, tokens, tolerance};
 use crate::backend::PlanData;
 use crate::backend::wgpu::WgpuBackend;
+use crate::backend::wgpu::device::least;
 
 const FORMATS: [Values; 5] = [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m];
 
@@ -83,7 +84,7 @@ fn adaptive_mlps_compute_as_far_as_their_gates_choose() {
                 &data,
                 &asks(0..=learners as i32),
                 KvType::F32,
-                1e-5,
+                tolerance(values),
                 &format!("{values:?} {p:?}"),
             );
         }
@@ -125,7 +126,8 @@ fn mixtures_route_as_the_reference() {
                     residual: i != 2,
                 };
                 let case = format!("{values:?} {p:?}");
-                compare(&moe(values, &p), &asks(1..=top_k as i32), KvType::F32, 1e-5, &case);
+                let asks = asks(1..=top_k as i32);
+                compare(&moe(values, &p), &asks, KvType::F32, tolerance(values), &case);
             }
         }
     }
@@ -136,9 +138,8 @@ fn experts_beyond_a_binding_are_cut_into_shards() {
     if gpu().is_none() {
         return;
     }
-    let limits =
-        wgpu::Limits { max_storage_buffer_binding_size: 80 << 10, ..wgpu::Limits::default() };
-    let backend = WgpuBackend::with_limits(Some(limits)).expect("a device");
+    let limits = wgpu::Limits { max_storage_buffer_binding_size: 80 << 10, ..least() };
+    let backend = WgpuBackend::with_limits(Some(limits), None).expect("a device");
     let p = MoeMlp {
         site: 0,
         experts: 9,

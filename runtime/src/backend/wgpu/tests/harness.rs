@@ -3,36 +3,42 @@
 use std::io::Cursor;
 use std::sync::{Arc, OnceLock};
 
-use limbeck_kernels::reference::Products;
-use limbeck_kernels::{KvType, Rows, SeqId, Span, pack_rows};
+use limbeck_kernels::{Elements, KvType, Rows, SeqId, Span, TensorArg, pack_rows};
 use limbeck_plan::{
     DType, Dim, Embedding, Entry, Fact, Manifest, Op, Operand, OperandId, OperandKind, PackFormat,
     Plan, PlanWriter, Program, Provenance, Segment, Site, State as PlanState, Step, Symbol, Task,
-    Weight,
+    Values, Weight,
 };
 
+use super::checks::{listen, nothing_heard};
 use crate::backend::fake::FakeBackend;
 use crate::backend::wgpu::WgpuBackend;
-use crate::backend::{Backend, Bounds, Call, PlanData, State};
+use crate::backend::wgpu::device::least;
+use crate::backend::{Backend, Bounds, Call, PlanData, Spent, State};
 use crate::bytes::PlanBytes;
+use crate::error::Result;
 use crate::memory::Memory;
 
-/// The backend of this machine's adapter, or `None`, with the reason printed, where there is none.
+/// The backend of this machine's adapter at the least limits, or `None`, with the reason printed, where there is none.
 pub fn gpu() -> Option<&'static WgpuBackend> {
-    static BACKEND: OnceLock<Result<WgpuBackend, String>> = OnceLock::new();
+    static BACKEND: OnceLock<std::result::Result<WgpuBackend, String>> = OnceLock::new();
     let opened = BACKEND.get_or_init(|| {
-        // What WebGPU promises on every device.
-        WgpuBackend::with_limits(Some(wgpu::Limits::default())).map_err(|e| e.to_string())
+        listen();
+        WgpuBackend::with_limits(Some(least()), None).map_err(|e| e.to_string())
     });
     match opened {
         Ok(backend) => Some(backend),
         Err(reason) => {
-            let required = std::env::var("LIMBECK_REQUIRE").is_ok_and(|v| v == "1");
-            assert!(!required, "{reason}");
+            assert!(!required(), "{reason}");
             println!("skipped: {reason}");
             None
         }
     }
+}
+
+/// Whether a test must not do without what it needs.
+pub fn required() -> bool {
+    std::env::var("LIMBECK_REQUIRE").is_ok_and(|v| v == "1")
 }
 
 /// Numbers that look random, the same for a seed.
@@ -144,6 +150,11 @@ impl Builder {
         self.operand("images", OperandKind::Input, DType::F32, shape)
     }
 
+    /// A tensor that calls give.
+    pub fn tensor(&mut self, name: &str, dtype: DType, shape: Vec<Dim>) -> OperandId {
+        self.operand(name, OperandKind::Input, dtype, shape)
+    }
+
     /// Values `[tokens, cols]` that depend on the ids.
     pub fn activation(&mut self, cols: usize) -> OperandId {
         let values = self.random.numbers(VOCABULARY * cols);
@@ -161,6 +172,12 @@ impl Builder {
     /// A step whose result is for others.
     pub fn step(&mut self, op: Op, inputs: Vec<OperandId>, shape: Vec<Dim>) -> OperandId {
         let output = self.operand("scratch", OperandKind::Scratch, DType::F32, shape);
+        self.push(op, inputs, output)
+    }
+
+    /// [`Builder::step`], of integers.
+    pub fn integers(&mut self, op: Op, inputs: Vec<OperandId>, shape: Vec<Dim>) -> OperandId {
+        let output = self.operand("scratch", OperandKind::Scratch, DType::I32, shape);
         self.push(op, inputs, output)
     }
 
@@ -231,8 +248,37 @@ pub struct Ask {
     pub outputs: Vec<usize>,
     pub price: f32,
     pub forced: Option<Vec<i32>>,
+    /// Whether the peaks of logits are enough.
+    pub pick: bool,
     /// What the input `images` is given.
     pub images: Vec<f32>,
+    pub tensors: Vec<Given>,
+    /// Values of symbols.
+    pub sizes: Vec<(&'static str, u64)>,
+}
+
+/// A tensor of a call.
+#[derive(Clone, Debug)]
+pub struct Given {
+    pub name: &'static str,
+    pub shape: Vec<usize>,
+    pub values: Numbers,
+}
+
+#[derive(Clone, Debug)]
+pub enum Numbers {
+    Floats(Vec<f32>),
+    Integers(Vec<i32>),
+}
+
+impl Given {
+    fn arg(&self) -> (&str, TensorArg<'_>) {
+        let data = match &self.values {
+            Numbers::Floats(values) => Elements::F32(values),
+            Numbers::Integers(values) => Elements::I32(values),
+        };
+        (self.name, TensorArg { shape: &self.shape, data })
+    }
 }
 
 impl Ask {
@@ -263,7 +309,12 @@ impl Running {
     }
 
     /// Runs a call; where the plan keeps keys, part `i` continues sequence `i`.
-    pub fn run(&mut self, ask: &Ask, keeps: bool) {
+    pub fn run(&mut self, ask: &Ask, keeps: bool) -> Spent {
+        self.try_run(ask, keeps).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// [`Running::run`], with its error.
+    pub fn try_run(&mut self, ask: &Ask, keeps: bool) -> Result<Spent> {
         let (mut spans, mut rows) = (Vec::new(), Vec::new());
         let mut first = 0;
         while keeps && self.sequences.len() < ask.parts.len() {
@@ -285,12 +336,13 @@ impl Running {
                 self.state.sequences_mut().reserve(sequence, part.rows).expect("room");
             }
         }
+        let tensors: Vec<_> = ask.tensors.iter().map(Given::arg).collect();
         let call = Call {
             entry: 0,
             inputs: &[("input_ids", &ask.ids)],
             floats: &[("images", &ask.images)],
-            tensors: &[],
-            sizes: &[],
+            tensors: &tensors,
+            sizes: &ask.sizes,
             tokens: ask.ids.len(),
             spans: &spans,
             sequences: &rows,
@@ -298,23 +350,25 @@ impl Running {
             price: ask.price,
             forced: ask.forced.as_deref(),
             control: None,
+            pick: ask.pick,
         };
-        self.state.run(&call).unwrap_or_else(|e| panic!("{e}"));
+        let spent = self.state.run(&call)?;
+        nothing_heard();
         for span in &spans {
             if let Some(sequence) = span.sequence {
                 self.state.sequences_mut().commit(sequence, span.rows).expect("a commit");
             }
         }
+        Ok(spent)
     }
 
     pub fn output(&self, name: &str) -> Vec<f32> {
-        self.state.output(name).expect("an output").values.to_vec()
+        match self.state.output(name) {
+            Some(output) => output.values.to_vec(),
+            // Of a tensor without axes of a call.
+            None => self.state.tensor(name).expect("an output").data.buffer().to_vec(),
+        }
     }
-}
-
-/// The reference, with activations as they are.
-pub fn exact() -> FakeBackend {
-    FakeBackend { products: Products::Exact, ..FakeBackend::default() }
 }
 
 /// Norm of the difference over norm of what is expected; 0 for two that are all zeros.
@@ -325,6 +379,12 @@ pub fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
         found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
     let norm: f64 = expected.iter().map(|v| f64::from(*v).powi(2)).sum();
     if difference == 0.0 { 0.0 } else { (difference / norm).sqrt() }
+}
+
+/// Of ops in which a linear follows another: a value between them at the edge of an 8-bit step may fall to either
+/// side of it.
+pub fn tolerance(values: Values) -> f64 {
+    if values.is_quantised() { 5e-3 } else { 1e-5 }
 }
 
 /// Runs calls in turn on both backends and compares the output `y`.
@@ -344,13 +404,15 @@ pub fn compare_on(
     case: &str,
 ) {
     let keeps = !data.plan.program().states.is_empty();
-    let mut expected = Running::new(&exact(), data, kv);
+    let mut expected = Running::new(&FakeBackend::default(), data, kv);
     let mut found = Running::new(gpu, data, kv);
     for (i, ask) in asks.iter().enumerate() {
-        expected.run(ask, keeps);
-        found.run(ask, keeps);
+        let spent = expected.run(ask, keeps);
+        let used = found.run(ask, keeps);
         let error = relative_error(&found.output("y"), &expected.output("y"));
         assert!(error <= tolerance, "{case}, call {i}: relative error {error:.2e}");
         assert_eq!(found.state.choices(), expected.state.choices(), "{case}, call {i}");
+        let macs = [&used, &spent].map(|s| (s.macs, s.full_macs, s.site_macs, s.site_full_macs));
+        assert_eq!(macs[0], macs[1], "{case}, call {i}");
     }
 }

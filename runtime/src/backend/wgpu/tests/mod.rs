@@ -4,7 +4,13 @@
 mod adaptive;
 mod adverse;
 mod attention;
+pub(super) mod checks;
+mod device;
+pub(super) mod guards;
 mod harness;
 mod images;
+mod kept;
 mod rows;
 mod shaders;
+mod sparse;
+mod tensors;

@@ -7,8 +7,12 @@ use limbeck_plan::{
 };
 use proptest::prelude::*;
 
-use super::harness::{Ask, Builder, Part, Random, VOCABULARY, compare, compare_on, gpu, tokens};
+use super::harness::{
+    Ask, Builder, Part, Random, Running, VOCABULARY, compare, compare_on, gpu, tokens,
+};
 use crate::backend::wgpu::WgpuBackend;
+use crate::backend::wgpu::device::least;
+use crate::text::Peak;
 
 const ACTIVATIONS: [Activation; 10] = [
     Activation::Identity,
@@ -70,7 +74,9 @@ fn plain() -> Linear {
 #[test]
 fn linears_of_every_format_and_edge_shape_match_the_reference() {
     for values in LINEAR {
-        for (rows, cols) in [(1, 1), (7, 31), (8, 32), (16, 64), (17, 33), (65, 100), (130, 257)] {
+        for (rows, cols) in
+            [(1, 1), (7, 31), (8, 32), (16, 64), (17, 33), (65, 100), (130, 257), (9, 4260)]
+        {
             let case =
                 Case { values, rows, cols, tokens: vec![1, 3, 8, 9, 33, 1], params: plain() };
             check_linear(&case, (rows * cols) as u64);
@@ -88,7 +94,7 @@ fn linears_with_every_epilogue_match_the_reference() {
                 gated,
                 residual: i % 3 == 0,
                 factors: i % 4 == 0,
-                precise: false,
+                precise: i % 2 == 1,
             };
             let values = LINEAR[i % LINEAR.len()];
             let case = Case { values, rows: 80, cols: 96, tokens: vec![1, 4, 21, 64], params };
@@ -107,7 +113,7 @@ proptest! {
         cut in 0usize..16,
         cols in 1usize..300,
         tokens in 1usize..80,
-        flags in 0u32..16,
+        flags in 0u32..32,
         activation in prop::sample::select(&ACTIVATIONS[..]),
     ) {
         let gated = flags & 1 != 0;
@@ -118,7 +124,7 @@ proptest! {
             gated,
             residual: flags & 4 != 0,
             factors: flags & 8 != 0,
-            precise: false,
+            precise: flags & 16 != 0,
         };
         check_linear(&Case { values, rows, cols, tokens: vec![tokens], params }, cols as u64);
     }
@@ -147,9 +153,8 @@ fn weights_beyond_a_binding_are_cut_into_shards() {
     if gpu().is_none() {
         return;
     }
-    let limits =
-        wgpu::Limits { max_storage_buffer_binding_size: 80 << 10, ..wgpu::Limits::default() };
-    let backend = WgpuBackend::with_limits(Some(limits)).expect("a device");
+    let limits = wgpu::Limits { max_storage_buffer_binding_size: 80 << 10, ..least() };
+    let backend = WgpuBackend::with_limits(Some(limits), None).expect("a device");
     for (values, cols) in [(Values::F32, 100), (Values::F16, 200), (Values::Q8, 400)] {
         for gated in [false, true] {
             let rows = 320;
@@ -231,4 +236,53 @@ fn pools_match_the_reference() {
             compare(&b.plan(), &[ask], KvType::F32, 1e-5, &format!("{pooling:?} {normalise}"));
         }
     }
+}
+
+#[test]
+fn the_peak_of_logits_is_that_of_the_sampler() {
+    let Some(gpu) = gpu() else { return };
+    let cols = 700;
+    let mut b = Builder::new(8);
+    let mut rows: Vec<Vec<f32>> = (0..VOCABULARY).map(|_| b.random.numbers(cols)).collect();
+    let (low, high) = (f32::NEG_INFINITY, f32::INFINITY);
+    // Equals, and zeros of either sign; then some that are impossible.
+    (rows[1][13], rows[1][600], rows[1][255]) = (3.0, 3.0, 3.0);
+    rows[2].fill(-0.0);
+    rows[2][9] = 0.0;
+    rows[3].fill(low);
+    rows[3][699] = -1e30;
+    rows[4].fill(low);
+    (rows[5][3], rows[6][2], rows[7][1]) = (high, f32::NAN, -f32::NAN);
+    rows[7][0] = high;
+    let table = b.weight(PackFormat::F32_ROW, VOCABULARY, cols, &rows.concat());
+    let op = Op::Embedding(Embedding { scale: 1.0 });
+    let x = b.step(op, vec![0, table], vec![tokens(), Dim::from(cols)]);
+    let shape = vec![Dim::symbol(Symbol::OUTPUTS), Dim::from(cols)];
+    b.output("logits", Op::SelectRows(SelectRows {}), vec![x], shape);
+    let ids: Vec<i32> = (0..VOCABULARY as i32).collect();
+    let outputs: Vec<usize> = (0..VOCABULARY).rev().collect();
+    let mut ask = Ask { outputs, pick: true, ids, ..Ask::default() };
+    ask.parts.push(Part { rows: VOCABULARY, keys: VOCABULARY });
+    let mut running = Running::new(gpu, &b.plan(), KvType::F32);
+    running.run(&ask, false);
+    assert!(running.state.output("logits").is_none());
+    let peaks = running.state.picked().expect("peaks");
+    assert_eq!(peaks.len(), VOCABULARY);
+    for (row, peak) in rows.iter().zip(peaks.iter().rev()) {
+        match (Peak::of(row).sampled(), peak.sampled()) {
+            (Ok(wanted), Ok(found)) => {
+                assert_eq!(found.token, wanted.token);
+                assert!((found.logprob - wanted.logprob).abs() < 1e-5, "{found:?}, {wanted:?}");
+            }
+            (wanted, found) => {
+                let text = |result: crate::Result<_>| result.unwrap_err().to_string();
+                assert_eq!(text(found), text(wanted));
+            }
+        }
+    }
+    // The same sizes without a pick are another recording.
+    ask.pick = false;
+    running.run(&ask, false);
+    assert!(running.state.picked().is_none());
+    assert_eq!(running.output("logits").len(), VOCABULARY * cols);
 }

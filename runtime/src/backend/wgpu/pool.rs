@@ -1,0 +1,254 @@
+//! The buffers of a session, beside its cache.
+
+use limbeck_kernels::KvType;
+use limbeck_plan::Op;
+
+use super::buffers::Slice;
+use super::cache::{DeviceCache, HeadLayout};
+use super::call::CallLayout;
+use super::device::Gpu;
+use super::{Shared, ops};
+use crate::backend::Call;
+use crate::backend::lower::{Instruction, Lowered};
+use crate::backend::sizes::Sizes;
+use crate::backend::slots::{Unit, Value};
+use crate::error::{Error, ErrorKind, Result};
+use crate::memory::Holding;
+
+/// Words of a call that there is room for at least.
+const CALL_WORDS: usize = 1 << 14;
+
+/// Of the counters of an op that follows choices, which has two weights.
+const COUNTER_BYTES: usize = 2 * 4;
+
+/// Of a row of logits; see `shaders/pick.wgsl`.
+pub(super) const PEAK_WORDS: usize = 3;
+
+/// Bytes behind each value that tests bind with it, to see whether they are read or written; see `tests/guards.rs`.
+pub(super) const GUARD: usize = if cfg!(test) { 4096 } else { 0 };
+
+/// The buffers of a session, which only grow.
+#[derive(Default)]
+pub(super) struct Pool {
+    /// By entry and slot.
+    pub slots: Vec<Vec<Option<wgpu::Buffer>>>,
+    pub call: Option<wgpu::Buffer>,
+    queries: Option<wgpu::Buffer>,
+    /// Keys and values of calls that keep none.
+    local: Option<wgpu::Buffer>,
+    /// Choices.
+    pub made: Option<wgpu::Buffer>,
+    /// What is read of weights that choices bound.
+    pub counted: Option<wgpu::Buffer>,
+    /// Peaks of logits.
+    pub picked: Option<wgpu::Buffer>,
+    /// Of mixtures: routes, what experts have between their linears, and what they give. What other ops have on
+    /// their way is in the second too.
+    routes: Option<wgpu::Buffer>,
+    hidden: Option<wgpu::Buffer>,
+    parts: Option<wgpu::Buffer>,
+    pub read: Option<wgpu::Buffer>,
+    none: Option<wgpu::Buffer>,
+}
+
+impl Pool {
+    /// No buffers yet, for entries with so many slots each.
+    pub fn new(slots: impl Iterator<Item = usize>) -> Pool {
+        Pool { slots: slots.map(|count| vec![None; count]).collect(), ..Pool::default() }
+    }
+
+    /// Makes the buffers of an entry large enough; `elements` are those of its slots, `replaced` is told when one
+    /// takes the place of another.
+    ///
+    /// # Errors
+    /// `Memory`, of the session or of the device.
+    pub fn fit(
+        &mut self,
+        gpu: &Gpu,
+        held: &mut Holding,
+        needed: &Needed,
+        (entry, elements): (usize, impl Iterator<Item = usize>),
+        mut replaced: impl FnMut(),
+    ) -> Result<()> {
+        use wgpu::BufferUsages as Usage;
+        let storage = Usage::STORAGE | Usage::COPY_DST | Usage::COPY_SRC;
+        let mut wanted: Vec<(&mut Option<wgpu::Buffer>, &str, usize, Usage)> = vec![
+            (&mut self.call, "the call", needed.call, storage),
+            (&mut self.queries, "queries", needed.queries, storage),
+            (&mut self.local, "keys and values", needed.local, storage),
+            (&mut self.made, "choices", needed.made, storage),
+            (&mut self.counted, "counters", needed.counted, storage),
+            (&mut self.picked, "peaks", needed.picked, storage),
+            (&mut self.routes, "routes", needed.routes, storage),
+            (&mut self.hidden, "hidden units", needed.hidden, storage),
+            (&mut self.parts, "experts' results", needed.parts, storage),
+            (&mut self.none, "nothing", 16, storage),
+            (&mut self.read, "results", needed.read, Usage::COPY_DST | Usage::MAP_READ),
+        ];
+        for (buffer, elements) in self.slots[entry].iter_mut().zip(elements) {
+            let bytes = elements.saturating_mul(4).saturating_add(GUARD);
+            wanted.push((buffer, "a value", bytes, storage));
+        }
+        for (buffer, label, bytes, usage) in wanted {
+            let have = buffer.as_ref().map_or(0, |b| b.size() as usize);
+            if buffer.is_some() && have >= bytes {
+                continue;
+            }
+            let bytes = bytes.max(16).next_multiple_of(16);
+            let others = held.bytes() - have;
+            held.set(others.saturating_add(bytes))?;
+            // The old one goes first, and at once the recordings that bind it: one after it may fail.
+            *buffer = None;
+            replaced();
+            let made = gpu.buffer(label, bytes, usage).inspect_err(|_| {
+                // Less than before always fits.
+                let _ = held.set(others);
+            })?;
+            *buffer = Some(made);
+        }
+        Ok(())
+    }
+
+    /// The buffers of an entry.
+    ///
+    /// # Errors
+    /// One that was not made.
+    pub fn of<'a>(&'a self, entry: usize, cache: &'a DeviceCache) -> Result<Buffers<'a>> {
+        Ok(Buffers {
+            slots: &self.slots[entry],
+            call: there(&self.call)?,
+            queries: there(&self.queries)?,
+            none: there(&self.none)?,
+            made: there(&self.made)?,
+            counted: there(&self.counted)?,
+            picked: there(&self.picked)?,
+            routes: there(&self.routes)?,
+            hidden: there(&self.hidden)?,
+            parts: there(&self.parts)?,
+            local: there(&self.local)?,
+            cache,
+        })
+    }
+}
+
+/// The buffers of one entry, as recordings bind them.
+pub(super) struct Buffers<'a> {
+    slots: &'a [Option<wgpu::Buffer>],
+    pub call: &'a wgpu::Buffer,
+    pub queries: &'a wgpu::Buffer,
+    pub none: &'a wgpu::Buffer,
+    pub made: &'a wgpu::Buffer,
+    pub counted: &'a wgpu::Buffer,
+    pub picked: &'a wgpu::Buffer,
+    pub routes: &'a wgpu::Buffer,
+    pub hidden: &'a wgpu::Buffer,
+    pub parts: &'a wgpu::Buffer,
+    local: &'a wgpu::Buffer,
+    cache: &'a DeviceCache,
+}
+
+/// How keys and values lie in calls that keep none.
+const LOCAL: KvType = KvType::F32;
+
+impl Buffers<'_> {
+    /// Where a value of so many elements lives.
+    pub fn value(&self, value: Value, len: usize) -> Result<Slice> {
+        let buffer = self.slots.get(value.slot).and_then(Option::as_ref);
+        let buffer = buffer.ok_or_else(|| Error::new(ErrorKind::Backend, "a buffer is missing"))?;
+        let whole = buffer.size() as usize;
+        let bytes = if GUARD > 0 { whole } else { len.max(1).saturating_mul(4).min(whole) };
+        Ok(Slice { buffer: buffer.clone(), offset: 0, bytes })
+    }
+
+    /// Where attention of these heads finds keys and values, and how they lie there.
+    pub fn keys_and_values(
+        &self,
+        state: Option<usize>,
+        kv_heads: usize,
+        dim: usize,
+    ) -> Result<(HeadLayout, Slice)> {
+        let missing = || Error::new(ErrorKind::Backend, "no positions were reserved");
+        match state {
+            Some(layer) => {
+                let (layout, buffer) = self.cache.layer(layer).ok_or_else(missing)?;
+                Ok((layout, Slice::whole(buffer)))
+            }
+            None => Ok((HeadLayout::new(LOCAL, kv_heads, dim), Slice::whole(self.local))),
+        }
+    }
+}
+
+/// What a call needs of buffers beside its values, in bytes.
+#[derive(Default)]
+pub(super) struct Needed {
+    call: usize,
+    queries: usize,
+    local: usize,
+    made: usize,
+    counted: usize,
+    picked: usize,
+    routes: usize,
+    hidden: usize,
+    parts: usize,
+    read: usize,
+}
+
+/// A buffer that was made.
+pub(super) fn there(buffer: &Option<wgpu::Buffer>) -> Result<&wgpu::Buffer> {
+    buffer.as_ref().ok_or_else(|| Error::new(ErrorKind::Backend, "a buffer is missing"))
+}
+
+/// What a call of so many words needs of buffers, beside its values.
+pub(super) fn needed(
+    shared: &Shared,
+    lowered: &Lowered,
+    sizes: &Sizes,
+    call: &Call<'_>,
+    made: usize,
+    words: usize,
+) -> Result<Needed> {
+    let tokens = sizes.units(Unit::Tokens);
+    // Block tables grow as sequences do.
+    let words = words.next_power_of_two().max(CALL_WORDS);
+    let mut needed = Needed { call: words * 4, made: made * 4, ..Needed::default() };
+    let larger =
+        |have: &mut usize, elements: usize| *have = (*have).max(elements.saturating_mul(4));
+    for named in &lowered.instructions {
+        match &named.instruction {
+            Instruction::Attention { params, .. } => {
+                larger(&mut needed.queries, tokens * params.heads * params.head_dim);
+                if params.state.is_none() {
+                    let layout = HeadLayout::new(LOCAL, params.kv_heads, params.head_dim);
+                    let blocks = CallLayout::local_blocks(call.spans);
+                    larger(&mut needed.local, blocks.saturating_mul(layout.block_bytes() / 4));
+                }
+            }
+            Instruction::AdaptiveMlp { w2, .. } => {
+                let units = shared.weights.get(*w2)?.cols;
+                larger(&mut needed.hidden, tokens.saturating_mul(units));
+                needed.counted += COUNTER_BYTES;
+            }
+            Instruction::SparseLinear { x, .. } => larger(&mut needed.hidden, sizes.len(*x)),
+            Instruction::Tensor { op: Op::Map(p), out, .. } => {
+                let gathered = ops::gathered(p.inputs).saturating_mul(sizes.len(*out));
+                larger(&mut needed.hidden, gathered);
+            }
+            Instruction::MoeMlp { params, w2, out, .. } => {
+                let pairs = tokens.saturating_mul(params.top_k);
+                larger(&mut needed.routes, 2 * pairs + tokens);
+                let units = shared.weights.get(*w2)?.cols;
+                larger(&mut needed.hidden, pairs.saturating_mul(units));
+                larger(&mut needed.parts, pairs.saturating_mul(out.cols));
+                needed.counted += COUNTER_BYTES;
+            }
+            _ => {}
+        }
+    }
+    let rows = sizes.units(Unit::Outputs);
+    larger(&mut needed.picked, rows.saturating_mul(PEAK_WORDS));
+    let outputs =
+        lowered.outputs.iter().map(|output| sizes.len(output.value).max(rows * PEAK_WORDS));
+    let words = outputs.fold(made, usize::saturating_add);
+    needed.read = words.saturating_mul(4).saturating_add(needed.counted);
+    Ok(needed)
+}

@@ -1,0 +1,16 @@
+// Values of f16 in channels.
+
+fn size_of(rows: u32, blocks: u32) -> u32 {
+    return rows * min(blocks * 32u, P.cols);
+}
+
+fn load(row: u32, block: u32, q: u32) -> Pair {
+    let at = place(row, 64u, 16u);
+    let start = at.start + block * at.record + q * 4u * at.channel;
+    var pair = Pair(vec4(0.0), vec4(0.0));
+    for (var i = 0u; i < 4u; i++) {
+        pair.lo[i] = half_at(start + i * at.channel, at.row);
+        pair.hi[i] = half_at(start + (16u + i) * at.channel, at.row);
+    }
+    return pair;
+}

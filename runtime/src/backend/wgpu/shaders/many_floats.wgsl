@@ -1,0 +1,44 @@
+// What a lane sums of a tile of floats, a block of 32 columns at a time.
+
+// Floats, as bits.
+var<workgroup> weights: array<u32, 2048>;
+var<workgroup> given: array<f32, 1056>;
+
+fn products(lane: u32, first_row: u32, first_token: u32, blocks: u32) -> array<vec4<f32>, 4> {
+    let n = lane % 16u;
+    let m = lane / 16u;
+    var sum: array<vec4<f32>, 4>;
+    for (var block = 0u; block < blocks; block++) {
+        for (var unit = lane; unit < 256u; unit += 128u) {
+            let row = first_row + unit % 64u;
+            let q = unit / 64u;
+            var pair = Pair(vec4(0.0), vec4(0.0));
+            if row < P.stored {
+                pair = load(row, block, q);
+            }
+            for (var i = 0u; i < 4u; i++) {
+                weights[(q * 4u + i) * 64u + unit % 64u] = bitcast<u32>(pair.lo[i]);
+                weights[(q * 4u + 16u + i) * 64u + unit % 64u] = bitcast<u32>(pair.hi[i]);
+            }
+        }
+        for (var unit = lane; unit < 1024u; unit += 128u) {
+            let token = first_token + unit / 32u;
+            var value = 0.0;
+            if token < P.tokens {
+                value = input(token, block * 32u + unit % 32u);
+            }
+            given[unit % 32u * 33u + unit / 32u] = value;
+        }
+        workgroupBarrier();
+        for (var k = 0u; k < 32u; k++) {
+            let a = bitcast<vec4<f32>>(vec4(weights[k * 64u + n], weights[k * 64u + n + 16u],
+                weights[k * 64u + n + 32u], weights[k * 64u + n + 48u]));
+            sum[0] += a * given[k * 33u + m];
+            sum[1] += a * given[k * 33u + m + 8u];
+            sum[2] += a * given[k * 33u + m + 16u];
+            sum[3] += a * given[k * 33u + m + 24u];
+        }
+        workgroupBarrier();
+    }
+    return sum;
+}

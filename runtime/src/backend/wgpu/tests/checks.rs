@@ -1,0 +1,92 @@
+//! The tests of this backend once more, in a process of their own, with shaders that check no bounds and under the
+//! validation layers of Vulkan, whose errors are a test's. A device may still hold accesses within what is bound:
+//! so values are bound with what lies behind them, which must stay as it was; see `state.rs`.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, Once, PoisonError};
+
+use super::harness::{gpu, required};
+
+/// Set for that process.
+const UNCHECKED: &str = "LIMBECK_TEST_UNCHECKED";
+/// Where Debian's package `vulkan-validationlayers` puts what names the layers to the loader.
+const LAYERS: &str = "/usr/share/vulkan/explicit_layer.d/VkLayer_khronos_validation.json";
+
+fn unchecked() -> bool {
+    std::env::var_os(UNCHECKED).is_some()
+}
+
+/// A shader's module, without checks where this process is for that.
+pub(in crate::backend::wgpu) fn module(
+    device: &wgpu::Device,
+    text: wgpu::ShaderModuleDescriptor<'_>,
+) -> wgpu::ShaderModule {
+    if !unchecked() {
+        return device.create_shader_module(text);
+    }
+    // SAFETY: the texts are the backend's, which read and write within what they bind; in other processes wgpu
+    // sees to it.
+    #[allow(unsafe_code, reason = "what is tested is that shaders need no checks")]
+    unsafe {
+        device.create_shader_module_trusted(text, wgpu::ShaderRuntimeChecks::unchecked())
+    }
+}
+
+/// What the layers complained of.
+static HEARD: Heard = Heard(Mutex::new(Vec::new()));
+
+struct Heard(Mutex<Vec<String>>);
+
+impl log::Log for Heard {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() == log::Level::Error && metadata.target().starts_with("wgpu_hal::vulkan")
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            heard.push(record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Hears the layers from here on, in a process that is for that.
+pub fn listen() {
+    static ONCE: Once = Once::new();
+    if unchecked() {
+        ONCE.call_once(|| {
+            log::set_logger(&HEARD).expect("no other logger");
+            log::set_max_level(log::LevelFilter::Error);
+        });
+    }
+}
+
+/// # Panics
+/// Where the layers complained.
+pub fn nothing_heard() {
+    let heard = HEARD.0.lock().unwrap_or_else(PoisonError::into_inner);
+    assert!(heard.is_empty(), "{}", heard.join("\n"));
+}
+
+#[test]
+fn shaders_without_checks_stay_within_their_buffers() {
+    if unchecked() || gpu().is_none() {
+        return;
+    }
+    if !Path::new(LAYERS).exists() {
+        let reason = "the validation layers of Vulkan are not installed";
+        assert!(!required(), "{reason}: install vulkan-validationlayers");
+        println!("skipped: {reason}");
+    }
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["backend::wgpu::tests", "--skip", "shaders::"]);
+    command.env(UNCHECKED, "1").env("WGPU_VALIDATION", "1");
+    let output = command.output().expect("this program runs");
+    let text =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    assert!(output.status.success(), "{}{}", text[0], text[1]);
+    assert!(text[0].contains("linears_of_every_format_and_edge_shape_match_the_reference ... ok"));
+}

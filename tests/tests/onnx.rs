@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use limbeck::{
-    BackendKind, Engine, EngineOptions, ErrorKind, Forward, Model, SessionOptions, Tensor,
-    TensorData, TensorValues, TensorView,
+    BackendKind, Engine, EngineOptions, Forward, Model, SessionOptions, Tensor, TensorData,
+    TensorValues, TensorView,
 };
 use limbeck_compiler::{Options, Prefer, Quant, SegmentReport, compile, export};
 use limbeck_tests::{

@@ -36,6 +36,16 @@ pub fn macs(op: &Op, inputs: &[&Fact], output: &Fact) -> Dim {
             None => Dim::Const(0),
         },
         Op::Reduce(_) => inputs.first().map_or(Dim::Const(0), |x| elements(x)),
+        // Scores, their softmax, and what they weigh.
+        Op::Attend(_) => match inputs {
+            [q, k, ..] if q.shape.len() > 1 && k.shape.len() > 1 => {
+                let [width, rows] = [1, 2].map(|i| k.shape[k.shape.len() - i].clone());
+                elements(output)
+                    .times(rows.clone())
+                    .plus(leading(output).times(rows).times(width.plus(1u64)))
+            }
+            _ => Dim::Const(0),
+        },
         Op::Softmax(_) | Op::GroupNorm(_) | Op::Resize(_) => elements(output),
         Op::AveragePool2d(p) => elements(output).times(p.window.taps()),
         Op::ConvTranspose2d(_) => match inputs {

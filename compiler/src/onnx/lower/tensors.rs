@@ -23,6 +23,23 @@ impl Lowering<'_> {
                 let product = self.b.op("MatMul", &[get(0)?, &b], Vec::new());
                 self.scaled(product, p.scale)
             }
+            Op::Attend(p) => {
+                let rank = step.inputs.get(1).map_or(0, |id| self.shape(*id).len()) as i64;
+                let order: Vec<i64> = (0..rank - 2).chain([rank - 1, rank - 2]).collect();
+                let keys = self.turned(get(1)?, &order);
+                let scores = self.b.op("MatMul", &[get(0)?, &keys], Vec::new());
+                let mut scores = self.scaled(scores, p.scale);
+                if p.mask {
+                    scores = self.b.op("Add", &[&scores, get(3)?], Vec::new());
+                }
+                let mut weights = self.b.op("Softmax", &[&scores], vec![int("axis", -1)]);
+                if p.zero_nan {
+                    let (nan, zero) =
+                        (self.b.op("IsNaN", &[&weights], Vec::new()), self.b.number(0.0));
+                    weights = self.b.op("Where", &[&nan, &zero, &weights], Vec::new());
+                }
+                self.b.op("MatMul", &[&weights, get(2)?], Vec::new())
+            }
             Op::Reduce(p) => self.reduce(p, get(0)?),
             Op::Reshape(p) => {
                 let shape = self.sizes(&p.shape)?;

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use limbeck_kernels::{KV_BLOCK, KvConfig, KvLayer};
 use limbeck_plan::{Entry, Program, StateKind};
 
+use super::apart::without_attend;
 use super::lower::{Ids, Instruction, Lowered};
 use super::{Backend, Bounds, PlanData, Prepared, State};
 use crate::error::{Error, ErrorKind, Result};
@@ -62,8 +63,9 @@ impl Backend for WgpuBackend {
 
     fn prepare(&self, data: Arc<PlanData>) -> Result<Arc<dyn Prepared>> {
         let program = data.plan.program();
-        program.entries.iter().try_for_each(|entry| ops::check(program, entry))?;
-        let entries = program.entries.iter().map(|entry| DeviceEntry::new(&data, entry));
+        let entries: Vec<Entry> = program.entries.iter().map(without_attend).collect();
+        entries.iter().try_for_each(|entry| ops::check(program, entry))?;
+        let entries = entries.iter().map(|entry| DeviceEntry::new(&data, entry));
         let entries = entries.collect::<Result<Vec<_>>>()?;
         let weights = Weights::upload(&self.gpu, &data)?;
         let (gpu, pipelines) = (self.gpu.clone(), self.pipelines.clone());

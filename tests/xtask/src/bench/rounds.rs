@@ -61,6 +61,8 @@ pub enum Unit {
     TokensPerSecond,
     /// Less is better.
     Milliseconds,
+    /// By which a process has grown at most; less is better.
+    Mebibytes,
 }
 
 impl Unit {
@@ -69,14 +71,15 @@ impl Unit {
         match self {
             Unit::TokensPerSecond => "tokens/s",
             Unit::Milliseconds => "ms",
+            Unit::Mebibytes => "MiB",
         }
     }
 
-    /// How many times as fast the first is.
+    /// How many times as good the first is.
     fn ratio(self, ours: f64, theirs: f64) -> f64 {
         match self {
             Unit::TokensPerSecond => ours / theirs,
-            Unit::Milliseconds => theirs / ours,
+            Unit::Milliseconds | Unit::Mebibytes => theirs / ours,
         }
     }
 }

@@ -81,7 +81,11 @@ fn write(plan: &Plan, entry: &Entry, bytes: &[u8], folder: &Path) -> Result<Expo
     if stored > 0 {
         data.keep(folder)?;
     }
-    part.keep(folder)?;
+    if let Err(error) = part.keep(folder) {
+        // Without the model they are of no use.
+        let _ = std::fs::remove_file(folder.join(DATA));
+        return Err(error);
+    }
     Ok(Exported { nodes, bytes: stored + model.len() as u64, interface })
 }
 

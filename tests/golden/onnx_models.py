@@ -640,6 +640,11 @@ def attention():
     m.give(m.op("MatMul", weights, v), "three_axes")
     weights = softmax(m.op("Einsum", q, k, equation="btc,bsc->bts"))
     m.give(m.op("Einsum", weights, v, equation="bts,bsc->btc"), "einsum")
+    columns = lambda v: m.op("Reshape", m.op("Transpose", v, perm=[0, 2, 1]), m.op("Concat", m.const(np.array([-1, size])), count(v), axis=0))
+    scaled = lambda v: columns(m.op("Mul", m.op("MatMul", v, m.random(24, 24, scale=0.4)), root))
+    weights = softmax(m.op("Einsum", scaled(x), scaled(y), equation="bct,bcs->bts"))
+    mixed = m.op("Einsum", weights, columns(y), equation="bts,bcs->bct")
+    m.give(m.op("Reshape", mixed, m.op("Concat", m.const(np.array([-1, 24])), count(x), axis=0)), "columns")
     weights = softmax(m.op("MatMul", x, m.op("Transpose", y, perm=[0, 2, 1])))
     m.give(m.op("MatMul", weights, y), "one_head")
     call = lambda n, t, s: dict(x=floats(62, n, t, 24), y=floats(63, n, s, 24), mask=-np.abs(floats(64, n, s, scale=4)),

@@ -52,7 +52,7 @@ impl Ops {
 
 #[test]
 fn attention_is_one_op() {
-    Ops::of("attention").expect(&[("attend", 12), ("softmax", 0), ("mat_mul", 0)]);
+    Ops::of("attention").expect(&[("attend", 13), ("softmax", 0), ("mat_mul", 0)]);
 }
 
 #[test]

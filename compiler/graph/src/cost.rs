@@ -37,12 +37,12 @@ pub fn macs(op: &Op, inputs: &[&Fact], output: &Fact) -> Dim {
         },
         Op::Reduce(_) => inputs.first().map_or(Dim::Const(0), |x| elements(x)),
         // Scores, their softmax, and what they weigh.
-        Op::Attend(_) => match inputs {
+        Op::Attend(p) => match inputs {
             [q, k, ..] if q.shape.len() > 1 && k.shape.len() > 1 => {
-                let [width, rows] = [1, 2].map(|i| k.shape[k.shape.len() - i].clone());
-                elements(output)
-                    .times(rows.clone())
-                    .plus(leading(output).times(rows).times(width.plus(1u64)))
+                let (width, last) = (&q.shape[q.shape.len() - 1], k.shape.len() - 1);
+                let keys = &k.shape[if p.keys_turned { last } else { last - 1 }];
+                let scores = leading(output).times(keys.clone());
+                scores.times(width.clone().plus(1u64)).plus(elements(output).times(keys.clone()))
             }
             _ => Dim::Const(0),
         },

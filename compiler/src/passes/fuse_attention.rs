@@ -2,10 +2,12 @@
 //! been turned to axes of their own before; transpositions of keys have become a form of the product.
 
 use limbeck_graph::{Error, Graph, NodeId, ValueId};
-use limbeck_plan::{Attend, Binary, Fact, Map, MapStep, MatMul, Op, Softmax, Transpose, Unary};
+use limbeck_plan::{Attend, Binary, Fact, Map, MapStep, MatMul, Op, Softmax, Unary};
 
 use super::single::{Single, scaled, single};
 
+/// Transpositions and reshapes of a head that may follow its scale.
+const MOVES: usize = 4;
 /// What fills masked scores is at most this: beside it no score counts.
 const MASKED: f32 = -1e30;
 
@@ -19,16 +21,11 @@ pub(super) fn apply(graph: &mut Graph, at: NodeId) -> Result<bool, Error> {
         graph.insert(at - 1, &name, op, inputs)
     };
     let mut inputs = Vec::new();
-    for (operand, turn) in [(found.q, false), (found.k, !found.turned)] {
-        let rank = graph.value(operand.value).fact.shape.len();
-        let mut order = operand.order.unwrap_or_else(|| (0..rank).collect());
-        if turn {
-            order.swap(rank - 1, rank - 2);
+    for Operand { mut value, moves } in [found.q, found.k] {
+        for op in moves {
+            value = insert(graph, op, &[value])?;
         }
-        inputs.push(match order.is_sorted() {
-            true => operand.value,
-            false => insert(graph, Op::Transpose(Transpose { order }), &[operand.value])?,
-        });
+        inputs.push(value);
     }
     inputs.push(found.v);
     match found.mask {
@@ -45,8 +42,13 @@ pub(super) fn apply(graph: &mut Graph, at: NodeId) -> Result<bool, Error> {
             inputs.push(insert(graph, Op::Map(Map { inputs: 1, steps }), &[condition])?);
         }
     }
-    let op =
-        Op::Attend(Attend { scale: found.scale, mask: inputs.len() > 3, zero_nan: found.zero_nan });
+    let op = Op::Attend(Attend {
+        scale: found.scale,
+        mask: inputs.len() > 3,
+        keys_turned: found.keys_turned,
+        values_turned: found.values_turned,
+        zero_nan: found.zero_nan,
+    });
     // Sizes that are different expressions may come together otherwise than in the products.
     let facts: Vec<Fact> = inputs.iter().map(|id| graph.value(*id).fact.clone()).collect();
     let output = &graph.value(graph.nodes()[at].output).fact;
@@ -69,18 +71,18 @@ enum Mask {
     },
 }
 
-/// A value, and the order in which its axes are taken where that is another.
+/// A value, and what moves its elements then.
 struct Operand {
     value: ValueId,
-    order: Option<Vec<usize>>,
+    moves: Vec<Op>,
 }
 
 /// Attention over four nodes or more.
 struct Written {
     q: Operand,
     k: Operand,
-    /// Whether keys are rows.
-    turned: bool,
+    keys_turned: bool,
+    values_turned: bool,
     v: ValueId,
     scale: f32,
     mask: Mask,
@@ -91,7 +93,7 @@ impl Written {
     /// The attention whose last product is a node.
     fn find(graph: &Graph, at: NodeId) -> Option<Written> {
         let (mixing, &[weights, v]) = product(graph, at)? else { return None };
-        if mixing.transposed || mixing.scale != 1.0 {
+        if mixing.scale != 1.0 {
             return None;
         }
         let (weights, zero_nan) = match numbers(graph, weights) {
@@ -112,9 +114,10 @@ impl Written {
         };
         let (scoring, &[q, k]) = product(graph, graph.producer(scores)?)? else { return None };
         let mut written = Written {
-            q: Operand { value: q, order: None },
-            k: Operand { value: k, order: None },
-            turned: scoring.transposed,
+            q: Operand { value: q, moves: Vec::new() },
+            k: Operand { value: k, moves: Vec::new() },
+            keys_turned: !scoring.transposed,
+            values_turned: mixing.transposed,
             v,
             scale: scoring.scale * by,
             mask,
@@ -131,19 +134,24 @@ impl Written {
     }
 }
 
-/// The operand that a value is times a number, also where its axes are turned after that, and the number.
+/// The operand that a value is times a number, also where its elements are moved after that, and the number.
 fn unscaled(graph: &Graph, value: ValueId) -> Option<(Operand, f32)> {
-    let before = |value: ValueId| {
-        let (found, by) = scaled(graph, alone(graph, value)?)?;
-        (graph.value(found).fact == graph.value(value).fact).then_some((found, by))
-    };
-    if let Some((value, by)) = before(value) {
-        return Some((Operand { value, order: None }, by));
+    let (mut at, mut moves) = (alone(graph, value)?, Vec::new());
+    while moves.len() <= MOVES {
+        if let Some((value, by)) = scaled(graph, at)
+            && graph.value(value).fact == graph.value(at).fact
+        {
+            moves.reverse();
+            return Some((Operand { value, moves }, by));
+        }
+        let node = &graph.nodes()[graph.producer(at)?];
+        let (Op::Transpose(_) | Op::Reshape(_), &[x]) = (&node.op, node.inputs.as_slice()) else {
+            return None;
+        };
+        moves.push(node.op.clone());
+        at = alone(graph, x)?;
     }
-    let node = &graph.nodes()[graph.producer(alone(graph, value)?)?];
-    let (Op::Transpose(p), &[x]) = (&node.op, node.inputs.as_slice()) else { return None };
-    let (value, by) = before(x)?;
-    Some((Operand { value, order: Some(p.order.clone()) }, by))
+    None
 }
 
 fn product(graph: &Graph, at: NodeId) -> Option<(&MatMul, &[ValueId])> {

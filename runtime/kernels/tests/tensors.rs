@@ -195,8 +195,19 @@ fn attention_follows_the_reference() {
                 // Of some masks whole rows, whose weights are not numbers.
                 inputs[3].1.iter_mut().step_by(2).for_each(|v| *v = f32::NEG_INFINITY);
             }
-            let op = Op::Attend(Attend { scale: 0.3, mask: masked, zero_nan });
-            compare(&op, &inputs[..3 + usize::from(masked)], &out, 1e-5);
+            for (keys_turned, values_turned) in [(false, false), (true, false), (false, true)] {
+                let mut inputs = inputs.clone();
+                for (at, turned) in [(1, keys_turned), (2, values_turned)] {
+                    // Other values in the sizes of the turned matrix.
+                    let last = inputs[at].0.len() - 1;
+                    if turned {
+                        inputs[at].0.swap(last, last - 1);
+                    }
+                }
+                let attend =
+                    Attend { scale: 0.3, mask: masked, keys_turned, values_turned, zero_nan };
+                compare(&Op::Attend(attend), &inputs[..3 + usize::from(masked)], &out, 1e-5);
+            }
         }
     }
 }
@@ -436,8 +447,15 @@ fn operands_that_do_not_fit_are_refused() {
         steps: vec![MapStep::Input(0), MapStep::Input(1), MapStep::Binary(Binary::Add, 0, 1)],
     });
     let product = Op::MatMul(MatMul { transposed: false, scale: 1.0 });
-    let attend = Op::Attend(Attend { scale: 1.0, mask: false, zero_nan: false });
-    let masked = Op::Attend(Attend { scale: 1.0, mask: true, zero_nan: false });
+    let attend = Attend {
+        scale: 1.0,
+        mask: false,
+        keys_turned: false,
+        values_turned: false,
+        zero_nan: false,
+    };
+    let masked = Op::Attend(Attend { mask: true, ..attend.clone() });
+    let attend = Op::Attend(attend);
     let turn = |order: &[usize]| Op::Transpose(Transpose { order: order.to_vec() });
     let slice = |start, count, step| {
         Op::Slice(Slice { axis: 0, start: Dim::Const(start), count: Dim::Const(count), step })

@@ -2,8 +2,8 @@
 //! operands of their own.
 
 use limbeck_plan::{
-    Binary, DType, Dim, Entry, Fact, Map, MapStep, MatMul, Op, Operand, OperandId, OperandKind,
-    Softmax, Step, Unary,
+    Attend, Binary, DType, Dim, Entry, Fact, Map, MapStep, MatMul, Op, Operand, OperandId,
+    OperandKind, Softmax, Step, Unary,
 };
 
 /// An entry without [`Op::Attend`]. Operands that it had keep their ids.
@@ -23,7 +23,7 @@ fn apart(operands: &mut Vec<Operand>, step: Step) -> Vec<Step> {
     else {
         return vec![step];
     };
-    let Some(fact) = scores(operands, [*q, *k], *out) else { return vec![step] };
+    let Some(fact) = scores(operands, &p, [*q, *k], *out) else { return vec![step] };
     let mut scratch = |part: &str| {
         let name = format!("{}.{part}", step.name);
         operands.push(Operand { name, kind: OperandKind::Scratch, fact: fact.clone() });
@@ -37,7 +37,7 @@ fn apart(operands: &mut Vec<Operand>, step: Step) -> Vec<Step> {
         macs: Dim::Const(0),
     };
     let mut last = scratch("scores");
-    let scores = MatMul { transposed: true, scale: p.scale };
+    let scores = MatMul { transposed: !p.keys_turned, scale: p.scale };
     let mut steps = vec![named(Op::MatMul(scores), vec![*q, *k], last)];
     for mask in mask {
         let masked = scratch("masked");
@@ -51,15 +51,21 @@ fn apart(operands: &mut Vec<Operand>, step: Step) -> Vec<Step> {
         last = scratch("numbers");
         steps.push(named(Op::Map(numbers()), vec![weights], last));
     }
-    let mixed = MatMul { transposed: false, scale: 1.0 };
+    let mixed = MatMul { transposed: p.values_turned, scale: 1.0 };
     steps.push(Step { macs: step.macs.clone(), ..named(Op::MatMul(mixed), vec![last, *v], *out) });
     steps
 }
 
 /// The type and the sizes of scores: what comes out has their axes but for the last.
-fn scores(operands: &[Operand], [q, k]: [OperandId; 2], out: OperandId) -> Option<Fact> {
+fn scores(
+    operands: &[Operand],
+    p: &Attend,
+    [q, k]: [OperandId; 2],
+    out: OperandId,
+) -> Option<Fact> {
     let shape = |id: OperandId| operands.get(id).map(|operand| operand.fact.shape.as_slice());
-    let (rows, [.., keys, _]) = (shape(q)?.iter().rev().nth(1)?, shape(k)?) else { return None };
+    let rows = shape(q)?.iter().nth_back(1)?;
+    let keys = shape(k)?.iter().nth_back(usize::from(!p.keys_turned))?;
     let (_, batch) = shape(out)?.split_last()?;
     let (_, batch) = batch.split_last()?;
     let shape = batch.iter().chain([rows, keys]).cloned().collect();

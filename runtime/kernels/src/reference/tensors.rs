@@ -254,8 +254,9 @@ fn attend(p: &Attend, operands: &Operands<'_>, out: &mut TensorOut<'_>) -> Resul
         let q = &queries[(q * m + row) * k..][..k];
         shape.mask_of(batch, row, &mut mask);
         let score = |j: usize| {
-            let key = &keys[(k_at * n + j) * k..][..k];
-            let products = q.iter().zip(key).map(|(a, b)| f64::from(*a) * f64::from(*b));
+            let key =
+                |l: usize| keys[k_at * n * k + if p.keys_turned { l * n + j } else { j * k + l }];
+            let products = q.iter().enumerate().map(|(l, a)| f64::from(*a) * f64::from(key(l)));
             products.sum::<f64>() * f64::from(p.scale) + f64::from(mask[j])
         };
         let scores: Vec<f64> = (0..n).map(score).collect();
@@ -267,7 +268,8 @@ fn attend(p: &Attend, operands: &Operands<'_>, out: &mut TensorOut<'_>) -> Resul
         };
         let weights: Vec<f64> = scores.iter().map(weight).collect();
         for c in 0..width {
-            let value = |j: usize| f64::from(values[(v * n + j) * width + c]);
+            let at = |j: usize| if p.values_turned { c * n + j } else { j * width + c };
+            let value = |j: usize| f64::from(values[v * n * width + at(j)]);
             let products = weights.iter().enumerate().map(|(j, w)| w * value(j));
             out[(batch * m + row) * width + c] = products.sum::<f64>() as f32;
         }

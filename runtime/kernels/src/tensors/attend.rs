@@ -32,13 +32,15 @@ impl<'a> Attended<'a> {
         let shapes = (q, k, v, out);
         let (
             [batch_q @ .., m, of_q],
-            [batch_k @ .., n, of_k],
-            [batch_v @ .., of_v, width],
+            [batch_k @ .., k0, k1],
+            [batch_v @ .., v0, v1],
             [batch @ .., out_m, out_width],
         ) = shapes
         else {
             return Err(Error::shape(format!("{q:?}, {k:?} and {v:?} are not matrices")));
         };
+        let (n, of_k) = if p.keys_turned { (k1, k0) } else { (k0, k1) };
+        let (of_v, width) = if p.values_turned { (v1, v0) } else { (v0, v1) };
         check_shape("what is attended", &[*out_m, *out_width], &[*m, *width])?;
         check_shape("the keys", &[*of_k], &[*of_q])?;
         check_shape("the values", &[*of_v], &[*n])?;
@@ -161,8 +163,8 @@ pub(super) fn run(
         shape: &shape,
         q,
         zero_nan: p.zero_nan,
-        scores: Sizes { m, k, n, transposed: true, scale: p.scale },
-        mixed: Sizes { m, k: n, n: width, transposed: false, scale: 1.0 },
+        scores: Sizes { m, k, n, transposed: !p.keys_turned, scale: p.scale },
+        mixed: Sizes { m, k: n, n: width, transposed: p.values_turned, scale: 1.0 },
     };
     let macs = batches.saturating_mul(m).saturating_mul(n).saturating_mul(k + width);
     let threads = if macs < SERIAL_MACS { 1 } else { pool.threads() };

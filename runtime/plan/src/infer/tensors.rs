@@ -197,11 +197,13 @@ fn attend(p: &Attend, inputs: &[Fact]) -> Result<Fact, String> {
         return Err(format!("scale {} is not finite", p.scale));
     }
     let [q, k, v, mask @ ..] = inputs else { return Err("operands are missing".into()) };
-    let ([batch_q @ .., m, of_q], [batch_k @ .., n, of_k], [batch_v @ .., of_v, width]) =
+    let ([batch_q @ .., m, of_q], [batch_k @ .., k0, k1], [batch_v @ .., v0, v1]) =
         (q.shape.as_slice(), k.shape.as_slice(), v.shape.as_slice())
     else {
         return Err(format!("{q}, {k} and {v} are not matrices"));
     };
+    let (n, of_k) = if p.keys_turned { (k1, k0) } else { (k0, k1) };
+    let (of_v, width) = if p.values_turned { (v1, v0) } else { (v0, v1) };
     if differ(of_q, of_k) || differ(n, of_v) {
         return Err(format!("{q}, {k} and {v} do not go together"));
     }

@@ -277,6 +277,10 @@ pub struct Attend {
     pub scale: f32,
     /// Whether a mask is added to the scores.
     pub mask: bool,
+    /// `k` is `[.., K, N]`.
+    pub keys_turned: bool,
+    /// `v` is `[.., V, N]`.
+    pub values_turned: bool,
     /// Weights that are NaN count as 0: those of a row whose scores are all `-inf` are.
     pub zero_nan: bool,
 }

@@ -237,6 +237,44 @@ fn names_that_come_twice_are_refused() {
     assert!(open(&both).err().expect("an error").contains("input \"x\""));
 }
 
+#[test]
+fn positions_of_other_shapes_turn_nothing() {
+    for (dims, taken) in [
+        (&[1][..], true),
+        (&[2, 4], true),
+        (&[1, 4], true),
+        (&[], false),
+        (&[4], false),
+        (&[2], false),
+        (&[4, 2], false),
+        (&[3, 4], false),
+        (&[1, 2, 4], false),
+    ] {
+        let mut turn = node("n", "RotaryEmbedding", &["x", "ids", "cos", "sin"], &["y"]);
+        turn.domain = "com.microsoft".into();
+        let cache = |name: &str| tensor(name, &[8, 2], &[0.5; 16]);
+        let count: i64 = dims.iter().product();
+        let ids = TensorProto {
+            dims: dims.to_vec(),
+            ..numbers("ids", &vec![1; usize::try_from(count).unwrap()])
+        };
+        let mut model = model(vec![turn], vec![cache("cos"), cache("sin"), ids]);
+        let opset = OperatorSetIdProto { domain: "com.microsoft".into(), version: 1 };
+        model.opset_import.push(opset);
+        if let Some(graph) = &mut model.graph {
+            graph.input = vec![value("x", &[2, 4, 8])];
+        }
+        let found = open(&model);
+        match taken {
+            true => drop(found.unwrap_or_else(|e| panic!("{dims:?}: {e}"))),
+            false => {
+                let error = found.err().unwrap_or_else(|| panic!("{dims:?} were taken"));
+                assert!(error.contains("node \"n\"") && error.contains("positions"), "{error}");
+            }
+        }
+    }
+}
+
 /// A graph within a node that ONNX Runtime computes.
 fn branch(name: &str, graph: GraphProto) -> AttributeProto {
     let g = Some(Box::new(graph));

@@ -4,7 +4,7 @@ use crate::adaptive::{Gate, gains_row};
 use crate::attention::{AttendTask, PrepareTask, attend_task, prepare_task};
 use crate::elementwise::{activate_row, add_row, gate_row, soft_cap_row};
 use crate::error::{Error, ErrorKind};
-use crate::images::{DepthwiseTask, depthwise_task};
+use crate::images::{DepthwiseTask, WinogradTask, depthwise_task, winograd_task};
 use crate::isa::{Isa, Portable};
 use crate::linear::{
     ActBlock, ChannelTask, FindTask, LinearTask, Panels, PortableChannels, PortableQuads, Q4, Q4M,
@@ -62,6 +62,8 @@ pub enum KernelOp {
     Attend,
     /// Convolution of each channel with its own kernel.
     Depthwise,
+    /// The transforms around the products of a convolution of 3 x 3 pixels.
+    Winograd,
     /// Steps of elementwise computation.
     Map,
     /// Softmax of a row.
@@ -89,6 +91,7 @@ enum Function {
     AttentionPrepare(unsafe fn(&PrepareTask<'_>)),
     Attend(unsafe fn(&AttendTask<'_>)),
     Depthwise(unsafe fn(&mut DepthwiseTask<'_>)),
+    Winograd(unsafe fn(&mut WinogradTask<'_>)),
     Map(unsafe fn(&mut MapTask<'_>)),
     Softmax(unsafe fn(&[f32], bool, &mut [f32])),
     ChannelRows(unsafe fn(&mut ChannelRowsTask<'_>)),
@@ -198,6 +201,7 @@ macro_rules! entries {
                 prepare(task: &PrepareTask<'_>) = prepare_task(task);
                 attend(task: &AttendTask<'_>) = attend_task(task);
                 depthwise(task: &mut DepthwiseTask<'_>) = depthwise_task(task);
+                winograd(task: &mut WinogradTask<'_>) = winograd_task(task);
                 map(task: &mut MapTask<'_>) = map_chunk(task);
                 softmax(x: &[f32], log: bool, out: &mut [f32]) = softmax_row(x, log, out);
                 channel_rows(task: &mut ChannelRowsTask<'_>) = channel_rows_task(task);
@@ -214,6 +218,7 @@ macro_rules! entries {
             use super::$base::{
                 activate, add, attend, channel_rows, channels_f16, depthwise, find, gains, gate, keep,
                 linear_f16, linear_f32, map, norm, prepare, quantise, soft_cap, softmax,
+                winograd,
             };
             use super::*;
 
@@ -265,6 +270,7 @@ macro_rules! entries {
             entries!(@row $isa, $prefix, "prepare", AttentionPrepare, None, prepare),
             entries!(@row $isa, $prefix, "attend", Attend, None, attend),
             entries!(@row $isa, $prefix, "depthwise", Depthwise, None, depthwise),
+            entries!(@row $isa, $prefix, "winograd", Winograd, None, winograd),
             entries!(@row $isa, $prefix, "map", Map, None, map),
             entries!(@row $isa, $prefix, "softmax", Softmax, None, softmax),
             entries!(@row $isa, $prefix, "channel-rows", ChannelRows, None, channel_rows),
@@ -379,6 +385,7 @@ pub struct Kernels {
     prepare: unsafe fn(&PrepareTask<'_>),
     attend: unsafe fn(&AttendTask<'_>),
     depthwise: unsafe fn(&mut DepthwiseTask<'_>),
+    winograd: unsafe fn(&mut WinogradTask<'_>),
     map: unsafe fn(&mut MapTask<'_>),
     softmax: unsafe fn(&[f32], bool, &mut [f32]),
     channel_rows: unsafe fn(&mut ChannelRowsTask<'_>),
@@ -467,6 +474,7 @@ impl Kernels {
             prepare: portable::prepare,
             attend: portable::attend,
             depthwise: portable::depthwise,
+            winograd: portable::winograd,
             map: portable::map,
             softmax: portable::softmax,
             channel_rows: portable::channel_rows,
@@ -488,6 +496,7 @@ impl Kernels {
                 (Function::AttentionPrepare(f), _) => kernels.prepare = f,
                 (Function::Attend(f), _) => kernels.attend = f,
                 (Function::Depthwise(f), _) => kernels.depthwise = f,
+                (Function::Winograd(f), _) => kernels.winograd = f,
                 (Function::Map(f), _) => kernels.map = f,
                 (Function::Softmax(f), _) => kernels.softmax = f,
                 (Function::ChannelRows(f), _) => kernels.channel_rows = f,
@@ -582,6 +591,14 @@ impl Kernels {
     pub(crate) fn depthwise(&self, task: &mut DepthwiseTask<'_>) {
         // SAFETY: only kernels of an available instruction set are chosen.
         unsafe { (self.depthwise)(task) }
+    }
+
+    /// # Safety
+    /// The contract of `images::winograd_task`.
+    pub(crate) unsafe fn winograd(&self, task: &mut WinogradTask<'_>) {
+        // SAFETY: only kernels of an available instruction set are chosen; the caller vouches for
+        // the task.
+        unsafe { (self.winograd)(task) }
     }
 
     pub(crate) fn map(&self, task: &mut MapTask<'_>) {

@@ -39,6 +39,11 @@ fn shapes() -> Vec<(Window, usize, usize, usize)> {
         (Window { dilation: [2, 3], ..window([11, 12], [3, 3], [1, 1]) }, 32, 1, 24),
         // Windows that see nothing of the image.
         (Window { padding: [5; 4], ..window([3, 4], [2, 2], [2, 1]) }, 6, 1, 16),
+        // Transformed: whole and cut squares, whole and cut units, padding of all kinds.
+        (square(16, 3, 1), 16, 1, 20),
+        (square(17, 3, 1), 48, 1, 32),
+        (Window { padding: [0, 1, 2, 0], ..window([19, 21], [3, 3], [1, 1]) }, 32, 1, 1),
+        (Window { padding: [3, 4, 0, 2], ..window([3, 90], [3, 3], [1, 1]) }, 16, 1, 33),
         // Groups of whole units and blocks, of whole units alone, and of parts of both.
         (square(6, 3, 1), 64, 2, 32),
         (square(6, 3, 2), 12, 3, 48),
@@ -239,6 +244,31 @@ fn values_that_are_not_finite_stay_in_their_windows() {
                     } else {
                         assert_same_bits(&part(&got), &part(&clean), &format!("{values:?}"));
                     }
+                }
+            }
+        }
+    }
+}
+
+/// Of those whose windows see the pixel, and of the squares that these lie in.
+#[test]
+fn values_that_are_not_finite_stay_in_their_squares() {
+    let (pool, side, n) = (Pool::new(1), 18, 20);
+    for kernels in all_kernels() {
+        for values in [Values::F32, Values::F16] {
+            let shape = (window([side; 2], [3, 3], [1, 1]), 32, 1, n);
+            let mut case = Case::new(2, values, 1, shape);
+            case.params.activation = Activation::Identity;
+            let clean = case.run(&kernels, &pool);
+            case.x[(5 * side + 7) * 32] = f32::NAN;
+            let got = case.run(&kernels, &pool);
+            for pixel in 0..side * side {
+                let part = |of: &[f32]| of[pixel * n..][..n].to_vec();
+                let (y, x) = (pixel / side, pixel % side);
+                if (4..=6).contains(&y) && (6..=8).contains(&x) {
+                    assert!(part(&got).iter().all(|v| v.is_nan()), "{values:?} {pixel}");
+                } else if !((4..=7).contains(&y) && (6..=9).contains(&x)) {
+                    assert_same_bits(&part(&got), &part(&clean), &format!("{values:?}"));
                 }
             }
         }

@@ -4,10 +4,11 @@
 //!
 //! Where the channels of a group are whole blocks, a quantised weight meets pixels that were
 //! quantised once, whatever the number of windows that see them; otherwise each row is quantised.
-//! The bits are the same, since blocks are.
+//! The bits are the same, since blocks are. What [`winograd::pays`] for goes its own way.
 
 use super::Images;
 use super::gather::Gather;
+use super::winograd::{self, Winograd, WinogradScratch};
 use crate::elementwise::SharedRows;
 use crate::error::{Error, ErrorKind, check_len};
 use crate::linear::{ActBlock, Epilogue, Input, LinearTask, QuantActs, UNIT, whole_products};
@@ -76,6 +77,7 @@ pub struct ConvScratch {
     pixels: QuantActs,
     /// By thread.
     tiles: Vec<Tile>,
+    winograd: WinogradScratch,
 }
 
 /// What a thread gathers.
@@ -94,7 +96,7 @@ impl ConvScratch {
     /// Bytes that it holds.
     pub fn bytes(&self) -> usize {
         let tiles = self.tiles.iter().map(Tile::bytes).sum::<usize>();
-        self.pixels.bytes() + vec_bytes(&self.tiles) + tiles
+        self.pixels.bytes() + vec_bytes(&self.tiles) + tiles + self.winograd.bytes()
     }
 }
 
@@ -111,6 +113,10 @@ impl Tile {
 /// Groups whose outputs are not a multiple of 16 compute the whole units that they touch and drop
 /// what is not theirs.
 ///
+/// Large images and kernels of 3 x 3 whose weights are floats go through Winograd's transforms: the sums are
+/// others than the direct ones, and a value that is not finite reaches the squares of 2 x 2 results of
+/// which a window sees it.
+///
 /// # Errors
 /// `Shape` when the operands do not fit each other, `Range` for a window that does not move over the
 /// image, `Format` for a weight in another layout.
@@ -124,8 +130,12 @@ pub fn conv2d(
     if images.rows() == 0 {
         return Ok(());
     }
+    let values = args.w.format().values;
+    if winograd::pays(args.params, &images, values) {
+        Winograd::new(kernels, images, args).run(pool, &mut scratch.winograd);
+        return Ok(());
+    }
     let Conv2dArgs { params, x, w, bias, residual, out } = args;
-    let values = w.format().values;
     let (k, each) = (w.cols(), images.channels / params.groups);
     let ready = params.groups == 1 && params.window.is_pixel();
     let quantised = values.is_quantised();

@@ -6,12 +6,14 @@ mod depthwise;
 mod gather;
 mod max_pool;
 mod pixels;
+mod winograd;
 
 pub use conv::{Conv2dArgs, ConvScratch, conv2d};
 pub use depthwise::{DepthwiseConv2dArgs, depthwise_conv2d};
 pub(crate) use depthwise::{DepthwiseTask, depthwise_task};
 pub use max_pool::max_pool2d;
 pub use pixels::pixels;
+pub(crate) use winograd::{WinogradTask, winograd_task};
 
 use crate::error::{Error, check_len};
 use limbeck_plan::Window;

@@ -70,6 +70,17 @@ pub(crate) struct LinearTask<'a> {
     pub epilogue: &'a Epilogue<'a>,
 }
 
+impl Epilogue<'_> {
+    /// Whether products are stored as they are.
+    fn is_plain(&self) -> bool {
+        let alone = self.parts == 1 && !self.gated && self.to.is_none();
+        alone
+            && self.bias.is_none()
+            && self.residual.is_none()
+            && self.activation == Activation::Identity
+    }
+}
+
 impl LinearTask<'_> {
     /// Rows of the weight from its first unit here on.
     pub fn held(&self) -> usize {
@@ -168,6 +179,7 @@ pub(crate) unsafe fn run<S: Simd, T: Tile<S>>(s: S, tile: T, task: &LinearTask<'
     let count = task.rows.len();
     let tiles = count.div_ceil(T::UNIT_ROWS);
     // Two units share the loads of rows, but have fewer rows to share their own among.
+    let plain = task.epilogue.is_plain() && task.units.end * UNIT <= task.n;
     let pairs = T::PAIR_ROWS > 0 && (tiles > 2 || count <= tiles * T::PAIR_ROWS);
     let mut unit = task.units.start;
     while unit < task.units.end {
@@ -189,6 +201,13 @@ pub(crate) unsafe fn run<S: Simd, T: Tile<S>>(s: S, tile: T, task: &LinearTask<'
                 } else {
                     single(s, tile, task, (row, take), held, &mut acc[0]);
                 }
+                if plain {
+                    for (u, acc) in acc.iter().enumerate().take(units) {
+                        store_whole(task, row, unit + u, &acc[..take]);
+                    }
+                    row += take;
+                    continue;
+                }
                 for r in (0..take).step_by(parts) {
                     if parts == 2 {
                         acc.iter_mut().take(units).for_each(|acc| add_next(acc, r));
@@ -207,6 +226,19 @@ pub(crate) unsafe fn run<S: Simd, T: Tile<S>>(s: S, tile: T, task: &LinearTask<'
             row += take;
         }
         unit += units;
+    }
+}
+
+/// Stores the products of whole rows from `row` on with a whole unit as they are.
+///
+/// # Safety
+/// As for [`run`].
+#[inline(always)]
+unsafe fn store_whole(task: &LinearTask<'_>, row: usize, unit: usize, acc: &[[f32; UNIT]]) {
+    let e = task.epilogue;
+    for (r, acc) in acc.iter().enumerate() {
+        // SAFETY: outputs of this row and unit, which are this task's alone.
+        unsafe { e.out.part((row + r) * e.n_out + unit * UNIT, UNIT) }.copy_from_slice(acc);
     }
 }
 

@@ -18,6 +18,7 @@ mod source;
 mod types;
 mod walk;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -94,7 +95,8 @@ impl OnnxModel {
             .map_err(|e| Error::format(format!("not an ONNX model: {e}")))?;
         let opset = opset(&model, choices.prefer)?;
         let graph = model.graph.as_ref().ok_or_else(|| Error::format("it has no graph"))?;
-        let source = Source { model: &model, graph, external, opset, fixed: &choices.fixed };
+        let (fixed, known) = (&choices.fixed, RefCell::default());
+        let source = Source { model: &model, graph, external, opset, fixed, known };
         let (graph, parts) = if choices.prefer == Prefer::Onnx {
             source.whole()?
         } else {

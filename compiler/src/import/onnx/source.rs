@@ -1,6 +1,7 @@
 //! A model as one entry: what goes in, its nodes, and what comes out; again with more of the nodes in segments
 //! where some turn out to have no native form.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use limbeck_plan::{DType, Dim, Fact, Map, MapStep, Op, Symbol};
@@ -36,7 +37,12 @@ pub(super) struct Source<'a> {
     pub external: &'a External,
     pub opset: i64,
     pub fixed: &'a BTreeMap<String, f64>,
+    /// Its initialisers, which one import leaves to the next.
+    pub known: RefCell<Option<Initialised>>,
 }
+
+/// Initialisers by their names, and why some of them are not read.
+type Initialised = (HashMap<String, Item>, HashMap<String, String>);
 
 impl Source<'_> {
     /// Imports it with these nodes in segments, and with those too that turn out to have no native form.
@@ -75,14 +81,21 @@ fn import(
     chosen: &Chosen,
     known: &HashMap<String, Fact>,
 ) -> std::result::Result<(limbeck_graph::Graph, Vec<Part>), Failed> {
-    let Source { model, graph: proto, external, opset, fixed } = *source;
+    let Source { model, graph: proto, external, opset, fixed, .. } = *source;
     if !proto.sparse_initializer.is_empty() {
         return Err(Error::unsupported("sparse initialisers").into());
     }
-    names::check_given_once(proto)?;
     external.restart();
     let mut importer = Importer::new(external);
-    importer.initialise(proto)?;
+    let before = source.known.borrow().clone();
+    if let Some((values, unread)) = before {
+        (importer.scopes, importer.unread) = (vec![values], unread);
+    } else {
+        names::check_given_once(proto)?;
+        importer.initialise(proto)?;
+        let values = importer.scopes.first().cloned().unwrap_or_default();
+        *source.known.borrow_mut() = Some((values, importer.unread.clone()));
+    }
     let mut unused: BTreeSet<&str> = fixed.keys().map(String::as_str).collect();
     for (at, info) in proto.input.iter().enumerate() {
         // Before IR version 4 initialisers are inputs too.

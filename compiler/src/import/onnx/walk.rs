@@ -23,7 +23,7 @@ impl<'a> Importer<'a> {
             match constant {
                 Ok(constant) => self.set(&tensor.name, Item::Constant(constant)),
                 Err(e) if e.kind() == ErrorKind::Unsupported => {
-                    self.unread.insert(&tensor.name, e.to_string());
+                    self.unread.insert(tensor.name.clone(), e.to_string());
                 }
                 Err(e) => return Err(e),
             }

@@ -67,6 +67,26 @@ fn sizes_of_very_many_inputs_or_axes_have_no_native_form() {
     }
 }
 
+/// A native graph of many nodes, and its passes.
+#[test]
+fn models_of_very_many_native_nodes_are_compiled_in_time() {
+    let (mut nodes, mut last) = (Vec::new(), "x".to_owned());
+    let count = 20_000;
+    for at in 0..count {
+        let next = if at + 1 == count { "y".to_owned() } else { format!("v{at}") };
+        let kind = ["Abs", "Softmax", "Relu"][at % 3];
+        nodes.push(node(&format!("n{at}"), kind, &[&last], &[&next]));
+        last = next;
+    }
+    let start = Instant::now();
+    let mut found = open(&model(nodes, vec![])).unwrap_or_else(|e| panic!("{e}"));
+    println!("imported in {:?}", start.elapsed());
+    let graph = &mut found.graph.entries[0].1;
+    crate::passes::run_all(graph).unwrap_or_else(|e| panic!("{e}"));
+    println!("passes after {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(120));
+}
+
 /// What a segment of many nodes takes, and many segments, grows with the nodes.
 #[test]
 fn models_of_very_many_nodes_are_cut_in_time() {

@@ -2,6 +2,7 @@
 //! by the reader to check a plan.
 
 mod adaptive;
+mod attend;
 mod images;
 mod moe;
 mod patches;

@@ -31,7 +31,7 @@ pub(super) fn infer(op: &Op, inputs: &[Fact]) -> Result<Fact, String> {
             axis(0, inputs[0].shape.len())?;
             inputs[0].clone()
         }
-        Op::Attend(p) => attend(p, inputs)?,
+        Op::Attend(p) => super::attend::attend(p, inputs)?,
         Op::GroupNorm(p) => group_norm(p, inputs)?,
         Op::AveragePool2d(p) => {
             let (channels, sizes) = input(&p.window, &inputs[0])?;
@@ -66,7 +66,7 @@ fn integers(count: Dim) -> Fact {
 }
 
 /// Whether two sizes are known and not the same.
-fn differ(a: &Dim, b: &Dim) -> bool {
+pub(super) fn differ(a: &Dim, b: &Dim) -> bool {
     a.as_const().zip(b.as_const()).is_some_and(|(a, b)| a != b)
 }
 
@@ -188,35 +188,6 @@ fn mat_mul(p: &MatMul, a: &Fact, b: &Fact) -> Result<Fact, String> {
     }
     let mut shape = broadcast(&[batch_a, batch_b])?;
     shape.extend([m.clone(), n.clone()]);
-    Ok(Fact::new(DType::F32, shape))
-}
-
-fn attend(p: &Attend, inputs: &[Fact]) -> Result<Fact, String> {
-    inputs.iter().try_for_each(floats)?;
-    if !p.scale.is_finite() {
-        return Err(format!("scale {} is not finite", p.scale));
-    }
-    let [q, k, v, mask @ ..] = inputs else { return Err("operands are missing".into()) };
-    let ([batch_q @ .., m, of_q], [batch_k @ .., k0, k1], [batch_v @ .., v0, v1]) =
-        (q.shape.as_slice(), k.shape.as_slice(), v.shape.as_slice())
-    else {
-        return Err(format!("{q}, {k} and {v} are not matrices"));
-    };
-    let (n, of_k) = if p.keys_turned { (k1, k0) } else { (k0, k1) };
-    let (of_v, width) = if p.values_turned { (v1, v0) } else { (v0, v1) };
-    if differ(of_q, of_k) || differ(n, of_v) {
-        return Err(format!("{q}, {k} and {v} do not go together"));
-    }
-    let mut shape = broadcast(&[batch_q, batch_k, batch_v])?;
-    let scores = || shape.iter().chain([m, n]).rev();
-    for mask in mask {
-        let repeats = |(to, from): (&Dim, &Dim)| *from == Dim::Const(1) || !differ(to, from);
-        if mask.shape.len() > shape.len() + 2 || !scores().zip(mask.shape.iter().rev()).all(repeats)
-        {
-            return Err(format!("the mask {mask} does not repeat to the scores of {q} and {k}"));
-        }
-    }
-    shape.extend([m.clone(), width.clone()]);
     Ok(Fact::new(DType::F32, shape))
 }
 

@@ -204,6 +204,8 @@ mod tests {
         // As times, the other is the fastest.
         let line = Line::new(["c", "call"], 1, Unit::Milliseconds, 0, &ours, &peers, None);
         assert_eq!((line.peer.as_str(), line.ratio[0]), ("slow", 0.05));
+        let line = Line::new(["c", "call"], 1, Unit::Mebibytes, 1, &ours, &[&fast], None);
+        assert_eq!((line.unit.name(), line.ratio[0]), ("MiB", 0.0));
         assert_eq!(median(vec![4.0, 1.0]), 2.5);
         assert!(median(Vec::new()).is_nan());
     }

@@ -318,6 +318,9 @@ pub struct ForwardArgs {
     /// Tokens computed at a time.
     #[arg(long, default_value_t = 256, value_parser = within(1..=MAX_CHUNK))]
     pub chunk: usize,
+    /// How often to run; `--json` tells the median time of a run, the first left out where there are more.
+    #[arg(short, long, default_value_t = 1, value_parser = at_least(1))]
+    pub repeat: usize,
 }
 
 #[derive(Args)]

@@ -48,7 +48,18 @@ pub fn export(plan: &Plan, bytes: &[u8], folder: &Path) -> Result<Exported> {
     let entry = entry(plan)?;
     check(entry)?;
     plan.verify(bytes)?;
+    let folder_was_there = folder.exists();
     std::fs::create_dir_all(folder).at(folder.display())?;
+    let written = write(plan, entry, bytes, folder);
+    if written.is_err() && !folder_was_there {
+        // A folder in which something lies is kept.
+        let _ = std::fs::remove_dir(folder);
+    }
+    written
+}
+
+/// Writes both files of an entry that has a form in ONNX; an error leaves none of them half written.
+fn write(plan: &Plan, entry: &Entry, bytes: &[u8], folder: &Path) -> Result<Exported> {
     let data = Part::create(folder, DATA)?;
     let weights = Dequantised {
         plan,
@@ -69,10 +80,12 @@ pub fn export(plan: &Plan, bytes: &[u8], folder: &Path) -> Result<Exported> {
     part.file.write_all(&model).at(folder.display())?;
     if stored > 0 {
         data.keep(folder)?;
-    } else {
-        data.drop_file();
     }
-    part.keep(folder)?;
+    if let Err(error) = part.keep(folder) {
+        // Without the model they are of no use.
+        let _ = std::fs::remove_file(folder.join(DATA));
+        return Err(error);
+    }
     Ok(Exported { nodes, bytes: stored + model.len() as u64, interface })
 }
 
@@ -249,29 +262,36 @@ fn positions(b: &mut Builder, batch: &str, length: &str) -> String {
     b.cast(&flat, dtype::INT32)
 }
 
-/// A file that is written under another name until it is whole.
+/// A file that is written under another name until it is whole, and removed where it is not kept.
 struct Part {
     file: BufWriter<File>,
     name: &'static str,
     path: std::path::PathBuf,
+    kept: bool,
 }
 
 impl Part {
     fn create(folder: &Path, name: &'static str) -> Result<Part> {
         let path = folder.join(format!(".{name}.{}.part", std::process::id()));
         let file = File::create(&path).at(path.display())?;
-        Ok(Part { file: BufWriter::new(file), name, path })
+        Ok(Part { file: BufWriter::new(file), name, path, kept: false })
     }
 
-    fn keep(self, folder: &Path) -> Result<()> {
-        let file = self.file.into_inner().map_err(|e| Error::from(e.into_error()));
-        file.and_then(|file| Ok(file.sync_all()?)).at(self.path.display())?;
-        std::fs::rename(&self.path, folder.join(self.name)).at(self.path.display())
+    fn keep(mut self, folder: &Path) -> Result<()> {
+        let flushed = self.file.flush();
+        flushed.and_then(|()| self.file.get_ref().sync_all()).at(self.path.display())?;
+        std::fs::rename(&self.path, folder.join(self.name)).at(self.path.display())?;
+        self.kept = true;
+        Ok(())
     }
+}
 
-    fn drop_file(self) {
-        // A file that is left over is only untidy.
-        let _ = std::fs::remove_file(&self.path);
+impl Drop for Part {
+    fn drop(&mut self) {
+        if !self.kept {
+            // A file that is left over is only untidy.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 

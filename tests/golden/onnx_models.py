@@ -469,6 +469,11 @@ def ordered():
         m.give(value, f"value_{largest}")
         m.give(index, f"index_{largest}", "i64")
     m.give(m.op("Tile", x, m.const(np.array([2, 1, 3]))), "tiled")
+    for upper, k in ((1, None), (0, None), (1, 2), (0, -1)):
+        given = [x] if k is None else [x, m.const(np.int64(k))]
+        m.give(m.op("Trilu", *given, upper=upper), f"triangle_{upper}_{k}")
+    whole = m.op("Trilu", m.op("Cast", x, to=T.INT64), upper=0)
+    m.give(whole, "triangle_of_integers", "i64")
     count = m.op("Shape", x, start=0, end=1)
     m.give(m.op("Tile", m.random(1, 3), m.op("Concat", count, m.const(np.array([2])), axis=0)), "by_size")
     m.save("ordered", [dict(x=floats(42, n, 5, 4)) for n in (2, 3)])
@@ -588,9 +593,313 @@ def runtimes_own():
     m.save("runtimes_own", [call(2, 1, 3), call(1, 1, 5)])
 
 
+def attention():
+    """Attention written out, as exporters do, in nodes."""
+    m = Model(17, 61)
+    x, y = m.input("x", ["n", "t", 24]), m.input("y", ["n", "s", 24])
+    mask, seen = m.input("mask", ["n", "s"]), m.input("seen", ["n", "s"], "i64")
+    heads, size = 3, 8
+    dims = m.const(np.array([0, 0, heads, size]))
+    part = lambda v: m.op("Reshape", m.op("Add", m.op("MatMul", v, m.random(24, 24, scale=0.4)), m.random(24)), dims)
+    turned = lambda v, *perm: m.op("Transpose", part(v), perm=perm)
+    queries, values = lambda: turned(x, 0, 2, 1, 3), lambda v=y: turned(v, 0, 2, 1, 3)
+    keys = lambda v=y: turned(v, 0, 2, 3, 1)
+    number = lambda v: m.const(np.float32(v))
+    axes = m.const(np.array([1, 2]))
+    added = m.op("Unsqueeze", mask, axes)
+    hidden = m.op("Unsqueeze", m.op("Equal", seen, m.const(np.int64(0))), axes)
+
+    def rows(weights, v, name):
+        mixed = m.op("Transpose", m.op("MatMul", weights, v), perm=[0, 2, 1, 3])
+        m.give(m.op("MatMul", m.op("Reshape", mixed, m.const(np.array([0, 0, 24]))), m.random(24, 5)), name)
+
+    softmax = lambda v: m.op("Softmax", v, axis=-1)
+    scores = lambda: m.op("MatMul", queries(), keys())
+    rows(softmax(scores()), values(), "bare")
+    rows(softmax(m.op("Div", scores(), number(8**0.5))), values(), "divided")
+    rows(softmax(m.op("Add", m.op("Mul", scores(), number(8**-0.5)), added)), values(), "masked")
+    rows(softmax(m.op("Add", added, m.op("Mul", number(0.3), scores()))), values(), "mask_first")
+    root = number(8**-0.25)
+    both = m.op("MatMul", m.op("Mul", queries(), root), m.op("Mul", keys(), root))
+    rows(softmax(both), values(), "both_scaled")
+    for name, fill in (("filled", -3.4e38), ("filled_minus", -np.inf)):
+        rows(softmax(m.op("Where", hidden, number(fill), scores())), values(), name)
+    weights = softmax(m.op("Where", hidden, number(-np.inf), scores()))
+    rows(m.op("Where", m.op("IsNaN", weights), number(0), weights), values(), "numbers")
+    own = m.op("MatMul", queries(), keys(x))
+    lower = m.const(np.triu(np.full((32, 32), -np.inf, np.float32), 1))
+    count = m.op("Shape", x, start=1, end=2)
+    ends, starts = m.op("Concat", count, count, axis=0), m.const(np.array([0, 0]))
+    causal = m.op("Slice", lower, starts, ends, m.const(np.array([0, 1])))
+    rows(softmax(m.op("Add", own, causal)), values(x), "causal")
+    count = lambda v: m.op("Shape", v, start=1, end=2)
+    flat = lambda v: m.op("Concat", m.const(np.array([-1])), count(v), m.const(np.array([size])), axis=0)
+    three = lambda v: m.op("Reshape", turned(v, 0, 2, 1, 3), flat(v))
+    q, k, v = three(x), three(y), three(y)
+    weights = softmax(m.op("Mul", m.op("MatMul", q, m.op("Transpose", k, perm=[0, 2, 1])), number(0.35)))
+    m.give(m.op("MatMul", weights, v), "three_axes")
+    weights = softmax(m.op("Einsum", q, k, equation="btc,bsc->bts"))
+    m.give(m.op("Einsum", weights, v, equation="bts,bsc->btc"), "einsum")
+    columns = lambda v: m.op("Reshape", m.op("Transpose", v, perm=[0, 2, 1]), m.op("Concat", m.const(np.array([-1, size])), count(v), axis=0))
+    scaled = lambda v: columns(m.op("Mul", m.op("MatMul", v, m.random(24, 24, scale=0.4)), root))
+    weights = softmax(m.op("Einsum", scaled(x), scaled(y), equation="bct,bcs->bts"))
+    mixed = m.op("Einsum", weights, columns(y), equation="bts,bcs->bct")
+    m.give(m.op("Reshape", mixed, m.op("Concat", m.const(np.array([-1, 24])), count(x), axis=0)), "columns")
+    weights = softmax(m.op("MatMul", x, m.op("Transpose", y, perm=[0, 2, 1])))
+    m.give(m.op("MatMul", weights, y), "one_head")
+    call = lambda n, t, s: dict(x=floats(62, n, t, 24), y=floats(63, n, s, 24), mask=-np.abs(floats(64, n, s, scale=4)),
+                                seen=(np.arange(n * s).reshape(n, s) % 3 > 0).astype(np.int64))
+    m.save("attention", [call(2, 5, 7), call(1, 1, 4)])
+
+
+def not_attention():
+    """What looks like attention and is not."""
+    m = Model(17, 65)
+    q, k, v = m.input("q", ["n", 2, "t", 8]), m.input("k", ["n", 2, "t", 8]), m.input("v", ["n", 2, "t", 8])
+    scale, row = m.input("scale", []), m.input("row", ["t"])
+    number = lambda v: m.const(np.float32(v))
+    scores = lambda: m.op("MatMul", q, m.op("Transpose", k, perm=[0, 1, 3, 2]))
+    softmax = lambda v, axis=-1: m.op("Softmax", v, axis=axis)
+    mixed = lambda w, name: m.give(m.op("MatMul", w, v), name)
+    mixed(softmax(scores(), 2), "other_axis")
+    shared = softmax(scores())
+    m.give(shared, "weights")
+    mixed(shared, "weights_used")
+    read = scores()
+    m.give(read, "scores")
+    mixed(softmax(read), "scores_used")
+    mixed(softmax(m.op("Mul", scores(), scale)), "scale_of_call")
+    mixed(softmax(m.op("Mul", scores(), row)), "scale_by_key")
+    mixed(softmax(m.op("Mul", m.op("Add", scores(), row), number(0.5))), "scaled_after")
+    mixed(softmax(m.op("Where", m.op("Less", row, number(0)), number(-2.0), scores())), "filled_little")
+    mixed(softmax(m.op("Tanh", scores())), "capped")
+    mixed(m.op("LogSoftmax", scores(), axis=-1), "logarithm")
+    mixed(m.op("Mul", softmax(scores()), number(0.9)), "weights_scaled")
+    mixed(m.op("Relu", scores()), "no_softmax")
+    call = lambda n, t: dict(q=floats(66, n, 2, t, 8), k=floats(67, n, 2, t, 8), v=floats(68, n, 2, t, 8),
+                             scale=np.array(0.4, np.float32), row=floats(69, t))
+    m.save("not_attention", [call(2, 5), call(1, 3)])
+
+
+def written_out():
+    """Norms and activations written out."""
+    m = Model(17, 71)
+    x, image = m.input("x", ["n", "t", 24]), m.input("image", ["n", 8, "h", "w"])
+    number = lambda v: m.const(np.float32(v))
+    mean = lambda v, axis=-1: m.op("ReduceMean", v, axes=[axis])
+    square = lambda v: m.op("Pow", v, number(2))
+    root = lambda v, eps=1e-5: m.op("Sqrt", m.op("Add", v, number(eps)))
+
+    d = m.op("Sub", x, mean(x))
+    y = m.op("Div", d, root(mean(square(d))))
+    m.give(m.op("Add", m.op("Mul", y, m.random(24)), m.random(24)), "layer")
+    average = mean(x)
+    a, b = m.op("Sub", x, average), m.op("Sub", x, average)
+    y = m.op("Div", a, root(mean(m.op("Mul", b, b)), 1e-6))
+    m.give(m.op("Mul", m.random(1, 1, 24), y), "layer_twice")
+    d = m.op("Sub", x, mean(x))
+    m.give(m.op("Mul", d, m.op("Reciprocal", root(mean(square(d))))), "layer_bare")
+    pixels = m.op("Conv", image, m.random(8, 8, 1, 1, scale=0.4))
+    d = m.op("Sub", pixels, mean(pixels, 1))
+    y = m.op("Div", d, root(mean(square(d), 1)))
+    y = m.op("Add", m.op("Mul", y, m.random(8, 1, 1)), m.random(8, 1, 1))
+    m.give(m.op("Conv", y, m.random(4, 8, 1, 1)), "layer_channels")
+
+    m.give(m.op("Mul", m.random(24), m.op("Mul", x, m.op("Reciprocal", root(mean(square(x)))))), "rms")
+    y = m.op("Mul", x, m.op("Div", number(1), root(mean(m.op("Mul", x, x)), 1e-6)))
+    m.give(m.op("Mul", y, m.random(24)), "rms_divided")
+    y = m.op("Div", x, root(mean(square(x))))
+    m.give(m.op("Mul", y, m.random(24)), "rms_root")
+    y = m.op("Mul", x, m.op("Pow", m.op("Add", mean(square(x)), number(1e-5)), number(-0.5)))
+    m.give(m.op("Mul", y, m.random(24)), "rms_power")
+
+    one, half = number(1), number(0.5)
+    erf = lambda v: m.op("Add", m.op("Erf", m.op("Div", v, number(2**0.5))), one)
+    m.give(m.op("Mul", m.op("Mul", x, erf(x)), half), "gelu")
+    m.give(m.op("Mul", m.op("Mul", half, x), erf(x)), "gelu_half_first")
+    erf = m.op("Erf", m.op("Mul", x, number(0.5**0.5)))
+    m.give(m.op("Mul", x, m.op("Add", m.op("Mul", erf, half), half)), "gelu_inside")
+    cube = m.op("Mul", number(0.044715), m.op("Pow", x, number(3)))
+    tanh = m.op("Tanh", m.op("Mul", m.op("Add", x, cube), number((2 / np.pi) ** 0.5)))
+    m.give(m.op("Mul", m.op("Mul", half, x), m.op("Add", tanh, one)), "gelu_tanh")
+    m.give(m.op("Mul", x, m.op("Sigmoid", x)), "silu")
+    m.give(m.op("Div", x, m.op("Add", one, m.op("Exp", m.op("Neg", x)))), "silu_divided")
+
+    rows = m.op("Reshape", image, m.const(np.array([0, 4, -1])))
+    y = m.op("InstanceNormalization", rows, m.const(np.ones(4, np.float32)), m.const(np.zeros(4, np.float32)))
+    y = m.op("Reshape", y, m.op("Shape", image))
+    y = m.op("Add", m.op("Mul", y, m.random(8, 1, 1)), m.random(8, 1, 1))
+    m.give(m.op("Mul", y, m.op("Sigmoid", y)), "group")
+    call = lambda n, t, h, w: dict(x=floats(72, n, t, 24), image=floats(73, n, 8, h, w))
+    m.save("written_out", [call(2, 5, 3, 4), call(1, 3, 5, 2)])
+
+
+def not_norms():
+    """What looks like norms and is not."""
+    m = Model(17, 75)
+    x, image, eps = m.input("x", ["n", "t", 24]), m.input("image", ["n", 8, 3, 4]), m.input("eps", [1])
+    number = lambda v: m.const(np.float32(v))
+    mean = lambda v, *axes: m.op("ReduceMean", v, axes=list(axes) or [-1])
+    square = lambda v: m.op("Pow", v, number(2))
+    root = lambda v, eps=1e-5: m.op("Sqrt", m.op("Add", v, number(eps)))
+    distance = lambda *axes: m.op("Sub", x, mean(x, *axes))
+
+    d = distance(1)
+    m.give(m.op("Div", d, root(mean(square(d), 1))), "other_axis")
+    d = distance(1, 2)
+    m.give(m.op("Div", d, root(mean(square(d), 1, 2))), "two_axes")
+    d = distance()
+    m.give(m.op("Div", d, m.op("Sqrt", m.op("Add", mean(square(d)), eps))), "eps_of_call")
+    d = distance()
+    m.give(m.op("Div", d, root(mean(m.op("Pow", d, number(3))), 50.0)), "cubed")
+    d = distance()
+    m.give(m.op("Div", d, m.op("Add", m.op("Sqrt", mean(square(d))), number(1e-5))), "eps_outside")
+    d = distance()
+    m.give(m.op("Div", x, root(mean(square(d)))), "not_moved")
+    d = distance()
+    variance = mean(square(d))
+    m.give(variance, "variance")
+    m.give(m.op("Div", d, root(variance)), "variance_used")
+    d = distance()
+    m.give(m.op("Div", root(mean(square(d))), m.op("Add", m.op("Abs", d), number(1))), "upside_down")
+    m.give(m.op("Mul", x, m.op("Sigmoid", m.op("Mul", x, number(1.2)))), "not_silu")
+    m.give(m.op("Mul", x, m.op("Sigmoid", d)), "gated")
+    m.give(m.op("Mul", x, m.op("Add", m.op("Erf", x), number(1))), "not_gelu")
+    rows = m.op("Reshape", image, m.const(np.array([0, 4, -1])))
+    ones, zeros = m.const(np.ones(4, np.float32)), m.const(np.zeros(4, np.float32))
+    y = m.op("InstanceNormalization", rows, ones, zeros)
+    m.give(y, "rows")
+    m.give(m.op("Reshape", y, m.op("Shape", image)), "rows_used")
+    y = m.op("InstanceNormalization", rows, ones, zeros)
+    m.give(m.op("Reshape", y, m.const(np.array([0, 4, 8, 3]))), "other_shape")
+    call = lambda n, t: dict(x=floats(76, n, t, 24), image=floats(77, n, 8, 3, 4), eps=np.array([0.1], np.float32))
+    m.save("not_norms", [call(2, 5), call(1, 3)])
+
+
+def exported():
+    """A transformer's block and a UNet's attention as PyTorch writes them out."""
+    import torch
+    from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+    from torch import nn
+    from torch.nn import functional as F
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.act = nn.LayerNorm(16), [F.gelu, lambda v: F.gelu(v, approximate="tanh"), F.silu]
+            self.parts = nn.ModuleList(nn.ModuleList(nn.Linear(16, 16) for _ in range(4)) for _ in range(5))
+            heads = dict(query_dim=16, heads=2, dim_head=8, norm_num_groups=4, residual_connection=True)
+            self.images = nn.ModuleList(Attention(processor=p(), **heads) for p in (AttnProcessor, AttnProcessor2_0))
+            self.group = nn.GroupNorm(4, 16)
+
+        def attend(self, i, x, how):
+            q, k, v, out = self.parts[i]
+            n, t, _ = x.shape
+            heads = lambda v: v.view(n, t, 2, 8).transpose(1, 2)
+            y = how(heads(q(x)), heads(k(x)), heads(v(x)))
+            return out(y.transpose(1, 2).reshape(n, t, 16))
+
+        def forward(self, x, mask, image):
+            x = self.norm(x)
+            wide = mask[:, None, None, :]
+            eager = lambda q, k, v: torch.softmax(q @ k.transpose(-1, -2) / 8**0.5 + wide, -1) @ v
+            filled = lambda q, k, v: torch.softmax((q @ k.transpose(-1, -2)).masked_fill(wide < -1, -torch.inf), -1) @ v
+            fast = lambda **more: lambda q, k, v: F.scaled_dot_product_attention(q, k, v, **more)
+            hows = [eager, filled, fast(), fast(attn_mask=wide > -1), fast(is_causal=True)]
+            tokens = [self.attend(i, x, how) for i, how in enumerate(hows)]
+            root = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+            return *tokens, root, *(f(x) for f in self.act), *(a(image) for a in self.images), F.silu(self.group(image))
+
+    torch.manual_seed(81)
+    call = lambda n, t, h, w: dict(x=floats(82, n, t, 16), mask=np.minimum(floats(83, n, t), 0) * (np.arange(t) > 0).astype(np.float32),
+                                   image=floats(84, n, 16, h, w))
+    calls = [call(2, 5, 3, 4), call(1, 3, 4, 2)]
+    block, path = Block().eval(), OUT / "exported.onnx"
+    names = ["eager", "filled", "fast", "fast_masked", "fast_causal", "rms", "gelu", "gelu_tanh", "silu", "of_image", "of_image_fast", "group"]
+    sizes = dict(x={0: "n", 1: "t"}, mask={0: "n", 1: "t"}, image={0: "n", 2: "h", 3: "w"})
+    torch.onnx.export(block, tuple(map(torch.tensor, calls[0].values())), str(path), dynamo=False, opset_version=14,
+                      input_names=list(sizes), output_names=names, dynamic_axes=sizes)
+    tensors = {}
+    for number, given in enumerate(calls):
+        with torch.no_grad():
+            found = block(*map(torch.tensor, given.values()))
+        tensors.update({f"{number}.in.{name}": value for name, value in given.items()})
+        tensors.update({f"{number}.out.{name}": value.numpy() for name, value in zip(names, found)})
+    np.savez_compressed(OUT / "exported.npz", **tensors)
+
+
+def long_sums():
+    """Running sums along axes that are cut into parts."""
+    m = Model(18, 91)
+    x, y = m.input("x", ["n", 600]), m.input("y", [700, "n"])
+    for exclusive, reverse in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        m.give(m.op("CumSum", x, m.const(np.int64(1)), exclusive=exclusive, reverse=reverse), f"sum_{exclusive}{reverse}")
+    m.give(m.op("CumSum", y, m.const(np.int64(0))), "sum_first")
+    m.save("long_sums", [dict(x=floats(92, n, 600), y=floats(93, 700, n)) for n in (2, 1)])
+
+
+def only_runtime():
+    """Forms of operators that only ONNX Runtime has."""
+    m = Model(18, 94)
+    x, image, cube = m.input("x", ["n", 6]), m.input("image", ["n", 2, 4, 5]), m.input("cube", ["n", 2, 3, 4, 5])
+    at, count = m.input("at", ["k", 1], "i64"), m.input("count", [], "i64")
+    x = m.op("Tanh", x)
+    values, places = m.op("TopK", x, m.const(np.array([3])), outputs=2)
+    m.give(values, "largest")
+    m.give(places, "places", "i64")
+    m.give(m.op("ScatterND", x, at, m.op("Neg", m.op("GatherND", x, at))), "scattered")
+    m.give(m.op("Resize", image, "", m.const(np.array([1, 1, 2, 2], np.float32)), mode="cubic"), "cubic")
+    m.give(m.op("Conv", cube, m.random(3, 2, 2, 2, 2), m.random(3), pads=[1, 0, 0, 0, 1, 1]), "conv_3d")
+    info = lambda name, kind=T.FLOAT, shape=None: helper.make_tensor_value_info(name, kind, shape)
+    step = [helper.make_node("Sin", ["state"], ["next"]), helper.make_node("Identity", ["next"], ["kept"]),
+            helper.make_node("Identity", ["going"], ["go_on"])]
+    body = helper.make_graph(step, "body", [info("i", T.INT64, []), info("going", T.BOOL, []), info("state", shape=["n", 6])],
+                             [info("go_on", T.BOOL, []), info("next", shape=["n", 6]), info("kept", shape=["n", 6])])
+    last, kept = m.op("Loop", count, m.const(np.array(True)), x, body=body, outputs=2)
+    m.give(last, "looped")
+    m.give(kept, "kept")
+    step = [helper.make_node("Add", ["sum", "row"], ["next"]), helper.make_node("Identity", ["next"], ["kept"])]
+    body = helper.make_graph(step, "body", [info("sum", shape=[6]), info("row", shape=[6])],
+                             [info("next", shape=[6]), info("kept", shape=[6])])
+    zero = m.const(np.zeros(6, np.float32))
+    m.give(m.op("Scan", zero, x, body=body, num_scan_inputs=1, outputs=2)[1], "scanned")
+    ms = dict(domain="com.microsoft")
+    wide = m.op("MatMul", x, m.random(6, 32))
+    bits = lambda *shape: m.const(m.rng.integers(0, 256, shape).astype(np.uint8))
+    scales = lambda *shape: m.const(np.abs(m.rng.standard_normal(shape)).astype(np.float32) / 64)
+    m.give(m.op("QMoE", wide, m.op("MatMul", x, m.random(6, 4)), bits(4, 16, 16), scales(4, 16), "", bits(4, 32, 8), scales(4, 32), "",
+                k=2, activation_type="silu", normalize_routing_weights=1, expert_weight_bits=4, **ms), "mixed")
+    call = lambda n, rows, count: dict(x=floats(95, n, 6), image=floats(96, n, 2, 4, 5), cube=floats(97, n, 2, 3, 4, 5),
+                                       at=np.array(rows)[:, None], count=np.array(count))
+    m.save("only_runtime", [call(3, [2, 0], 3), call(2, [1], 2)], infer=True)
+
+
+def taken_names():
+    """Values that are called as a segment's own inputs and outputs are."""
+    m = Model(18, 98)
+    m.input("in1", ["n", 4])
+    m.input("out0", ["n", 4])
+    node = lambda kind, inputs, outputs, **more: m.nodes.append(helper.make_node(kind, inputs, outputs, f"make {outputs[0]}", **more))
+    node("Relu", ["in1"], ["out1"])
+    node("Celu", ["out1"], ["in0"], alpha=2.0)
+    node("Celu", ["out0"], ["in2"], alpha=0.5)
+    node("Tan", ["in2"], ["in2_"])
+    info = lambda name: helper.make_tensor_value_info(name, T.FLOAT, ["n", 4])
+    inner = lambda kind: helper.make_graph([helper.make_node(kind, ["in0"], ["in3"])], kind, [], [info("in3")])
+    node("ReduceSum", ["out0"], ["sum"], keepdims=0)
+    m.constants.append(numpy_helper.from_array(np.float32(0), "out2"))
+    node("Less", ["sum", "out2"], ["less"])
+    node("If", ["less"], ["chosen"], then_branch=inner("Neg"), else_branch=inner("Exp"))
+    node("Add", ["chosen", "in2_"], ["out3"])
+    m.outputs.append(info("out3"))
+    m.outputs.append(info("in2"))
+    m.save("taken_names", [{"in1": floats(99, n, 4), "out0": floats(100, n, 4)} for n in (2, 3)], infer=True)
+
+
 if __name__ == "__main__":
     OUT.mkdir(exist_ok=True)
     for case in [elementwise, integers, layout, gather, products, conv, images, norms, reductions, recurrent,
                  quantised, contrib, every_op, branches, ordered, gated, quantised_linear, rotary, segments,
-                 runtimes_own]:
+                 runtimes_own, attention, not_attention, written_out, not_norms, exported,
+                 long_sums, only_runtime, taken_names]:
         case()

@@ -11,6 +11,7 @@ mod format_plans;
 pub mod hostile;
 pub mod memory;
 mod npz;
+pub mod onnx_cases;
 
 use std::path::{Path, PathBuf};
 

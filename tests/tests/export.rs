@@ -233,3 +233,19 @@ fn what_chooses_per_token_is_refused_by_name() {
     let plan = Compiled::with(&source, &[minilm_acm()], Quant::F32, true);
     assert!(refused(plan.path()).contains("limbeck:adaptive_mlp@1"));
 }
+
+/// What cannot be put in its place leaves nothing behind.
+#[test]
+fn an_export_that_fails_leaves_no_file() {
+    let plan = Compiled::new(&golden().join("tiny/bert"), Quant::F32, true);
+    let bytes = std::fs::read(plan.path()).expect("a plan file");
+    let parsed = Plan::parse(&bytes).expect("a plan");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // A folder lies where the model should.
+    std::fs::create_dir_all(folder.path().join("model.onnx/in")).expect("a folder");
+    let error = export(&parsed, &bytes, folder.path()).expect_err("an error").to_string();
+    assert!(error.contains("model.onnx"), "{error}");
+    let left = std::fs::read_dir(folder.path()).expect("a folder");
+    let left: Vec<_> = left.map(|entry| entry.expect("an entry").file_name()).collect();
+    assert_eq!(left, ["model.onnx"]);
+}

@@ -120,10 +120,11 @@ fn image_size(text: &str) -> Result<ImageSize, String> {
 
 fn named_number(text: &str) -> Result<(String, f64), String> {
     let parts = text.rsplit_once('=').filter(|(name, _)| !name.is_empty());
-    let parts = parts.and_then(|(name, value)| Some((name.to_owned(), value.parse().ok()?)));
-    parts
-        .filter(|(_, v): &(String, f64)| v.is_finite())
-        .ok_or_else(|| "it is not NAME=VALUE".into())
+    let (name, value) = parts.ok_or("it is not NAME=VALUE")?;
+    match value.parse() {
+        Ok(number) if f64::is_finite(number) => Ok((name.to_owned(), number)),
+        _ => Err(format!("{value:?} is no finite number")),
+    }
 }
 
 #[derive(Args)]
@@ -317,6 +318,9 @@ pub struct ForwardArgs {
     /// Tokens computed at a time.
     #[arg(long, default_value_t = 256, value_parser = within(1..=MAX_CHUNK))]
     pub chunk: usize,
+    /// How often to run; `--json` tells the median time of a run, the first left out where there are more.
+    #[arg(short, long, default_value_t = 1, value_parser = at_least(1))]
+    pub repeat: usize,
 }
 
 #[derive(Args)]

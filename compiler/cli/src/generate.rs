@@ -20,6 +20,14 @@ pub fn execute(args: GenerateArgs) -> Result<(), Failure> {
     if args.samples > 1 && (png || args.preview.is_some()) {
         return Err(Failure::usage("a picture is of one sample: several go to an .npz file"));
     }
+    if let Some(preview) = &args.preview {
+        if !has_extension(preview, "png") {
+            return Err(Failure::usage("--preview takes a name that ends in .png"));
+        }
+        if *preview == args.output {
+            return Err(Failure::usage("-o and --preview are the same file"));
+        }
+    }
     let model = args.plan.open()?;
     check_result(&args.output)?;
     args.preview.as_deref().map_or(Ok(()), check_result)?;

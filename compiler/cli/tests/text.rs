@@ -130,6 +130,7 @@ fn values_out_of_range_are_wrong_usage() {
         ("embed", "", "--batch", &["0"][..]),
         ("perplexity", "--file=a.txt", "--context", &["0", "3"]),
         ("forward", "--inputs=i.npz --outputs=o.npz", "--chunk", &["0", "65537"]),
+        ("forward", "--inputs=i.npz --outputs=o.npz", "--repeat", &["0"]),
         ("bench", "", "-p", &["0"]),
         ("bench", "", "--batch", &["0", "1025"]),
         ("bench", "", "-r", &["0"]),

@@ -154,7 +154,10 @@ fn the_names_of_forward_are_shown() {
         assert_eq!(names("inputs"), inputs);
         assert_eq!(names("outputs"), outputs);
         place.npz("in.npz", &[("input_ids", &[1, 3], &[1i64, 2, 3])]);
-        forward(place, &[]).ok();
+        let report = forward(place, &["--repeat", "3", "--json"]).json();
+        assert!(report["median_ms"].as_f64().expect("a time") > 0.0, "{report}");
+        let told = report["memory"]["resident_peak_bytes"].is_u64();
+        assert!(told || !cfg!(target_os = "linux"), "{report}");
         let npz = npyz::npz::NpzArchive::<std::io::BufReader<_>>::open(place.path("out.npz"));
         let npz = npz.expect("an archive");
         let mut given: Vec<&str> = npz.array_names().collect();

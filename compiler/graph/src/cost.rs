@@ -36,6 +36,16 @@ pub fn macs(op: &Op, inputs: &[&Fact], output: &Fact) -> Dim {
             None => Dim::Const(0),
         },
         Op::Reduce(_) => inputs.first().map_or(Dim::Const(0), |x| elements(x)),
+        // Scores, their softmax, and what they weigh.
+        Op::Attend(p) => match inputs {
+            [q, k, ..] if q.shape.len() > 1 && k.shape.len() > 1 => {
+                let (width, last) = (&q.shape[q.shape.len() - 1], k.shape.len() - 1);
+                let keys = &k.shape[if p.keys_turned { last } else { last - 1 }];
+                let scores = leading(output).times(keys.clone());
+                scores.times(width.clone().plus(1u64)).plus(elements(output).times(keys.clone()))
+            }
+            _ => Dim::Const(0),
+        },
         Op::Softmax(_) | Op::GroupNorm(_) | Op::Resize(_) => elements(output),
         Op::AveragePool2d(p) => elements(output).times(p.window.taps()),
         Op::ConvTranspose2d(_) => match inputs {

@@ -238,8 +238,10 @@ impl TensorExpr {
             | TensorExpr::TransposeEach { base, .. }
             | TensorExpr::Normalised { base, bias: false, .. }
             | TensorExpr::Equalised { base, factors: false, .. } => base.storage(),
-            TensorExpr::AddRow { .. }
-            | TensorExpr::SumRows(_)
+            TensorExpr::AddRow { base, row, .. } => {
+                base.storage().filter(|s| row.storage() == Some(s))
+            }
+            TensorExpr::SumRows(_)
             | TensorExpr::Folded { .. }
             | TensorExpr::Normalised { bias: true, .. }
             | TensorExpr::Equalised { factors: true, .. } => None,

@@ -1,8 +1,9 @@
-//! A row that is added to the result of a linear or a convolution becomes its bias.
+//! A row that is added to the result of a linear, a convolution or a norm becomes its bias.
 
 use limbeck_graph::{Error, Graph, NodeId, ValueId};
 use limbeck_plan::{
-    Activation, Binary, Conv2d, ConvTranspose2d, DepthwiseConv2d, Dim, Linear, Map, MapStep, Op,
+    Activation, Binary, Conv2d, ConvTranspose2d, DepthwiseConv2d, Dim, Linear, Map, MapStep, Norm,
+    Op,
 };
 
 pub(super) fn apply(graph: &mut Graph, at: NodeId) -> Result<bool, Error> {
@@ -31,7 +32,7 @@ pub(super) fn apply(graph: &mut Graph, at: NodeId) -> Result<bool, Error> {
 }
 
 /// Whether a weight has a value for each column, the same in all rows.
-fn is_row(graph: &Graph, value: ValueId, cols: &Dim) -> bool {
+pub(super) fn is_row(graph: &Graph, value: ValueId, cols: &Dim) -> bool {
     let one_row = graph.weight_expr(value).is_some_and(|expr| expr.rows() == 1);
     match graph.value(value).fact.shape.split_last() {
         Some((last, rest)) => one_row && last == cols && rest.iter().all(|d| *d == Dim::Const(1)),
@@ -52,6 +53,7 @@ fn with_bias(op: &Op) -> Option<Op> {
         Op::DepthwiseConv2d(p) if !p.bias && p.activation == plain => {
             Op::DepthwiseConv2d(DepthwiseConv2d { bias: true, ..p.clone() })
         }
+        Op::Norm(p) if !p.bias => Op::Norm(Norm { bias: true, ..p.clone() }),
         Op::ConvTranspose2d(p) if !p.bias => {
             Op::ConvTranspose2d(ConvTranspose2d { bias: true, ..p.clone() })
         }

@@ -6,13 +6,16 @@
 mod equalise;
 mod fold_gates;
 mod fuse_activation;
+mod fuse_attention;
 mod fuse_bias;
 mod fuse_conv;
 mod fuse_maps;
+mod fuse_norm;
 mod fuse_residual;
 mod merge_gate_up;
 mod merge_qkv;
 mod name_maps;
+mod single;
 
 use limbeck_graph::{Graph, NodeId, ValueId};
 use limbeck_plan::{Activation, Linear, Op};
@@ -31,6 +34,8 @@ pub struct Pass {
 pub const PASSES: &[Pass] = &[
     Pass { name: "merge-qkv", apply: merge_qkv::apply },
     Pass { name: "merge-gate-up", apply: merge_gate_up::apply },
+    Pass { name: "fuse-attention", apply: fuse_attention::apply },
+    Pass { name: "fuse-norm", apply: fuse_norm::apply },
     Pass { name: "fuse-bias", apply: fuse_bias::apply },
     Pass { name: "fuse-activation", apply: fuse_activation::apply },
     Pass { name: "fuse-residual", apply: fuse_residual::apply },

@@ -52,15 +52,6 @@ int main(int argc, char **argv)
     lbk_engine_options_init(NULL, sizeof options);
     lbk_engine_options_init(&options, 0);
 
-    /* Some backend is always there. */
-    lbk_engine_options_init(&options, sizeof options);
-    options.backend = LBK_BACKEND_AUTO;
-    options.threads = 1;
-    OK(lbk_engine_new(LBK_ABI_VERSION, &options, &engine));
-    CHECK(lbk_engine_backend(engine)[0]);
-    lbk_engine_free(engine);
-    engine = NULL;
-
     /* Values out of range; the log's user data is let go on failure too. */
     lbk_engine_options_init(&options, sizeof options);
     options.log = on_message;

@@ -1,11 +1,12 @@
-//! Steps that end early: what is committed, and how it goes on.
+//! Steps on a backend that is chosen, and steps that end early: what is committed, and how it goes on.
 
-use runtime::{ErrorKind, SessionOptions, Wanted, Work};
+use runtime::{BackendKind, EngineOptions, ErrorKind, SessionOptions, Wanted, Work};
 
 use crate::api::{ControlApi, ModelApi, SessionApi};
 use crate::{both, fails, logits, open, step, tiny, work};
 
 both!(
+    a_backend_that_is_chosen_gives_what_the_cpu_does,
     a_cancelled_step_stops_between_chunks_and_leaves_what_was_committed,
     a_cancelled_batch_tells_how_far_each_sequence_came,
     a_fault_inside_is_an_error_and_all_goes_on,
@@ -14,6 +15,20 @@ both!(
 /// A session that computes 8 tokens at a time.
 fn small_chunks<M: ModelApi>(model: &M) -> M::Session {
     model.session(&SessionOptions { chunk: 8, ..SessionOptions::default() }).expect("a session")
+}
+
+fn a_backend_that_is_chosen_gives_what_the_cpu_does<M: ModelApi>() {
+    let (plan, ids) = tiny();
+    let run = |backend| {
+        let options = EngineOptions { backend, threads: 1, ..EngineOptions::default() };
+        let mut session = small_chunks(&M::open(&plan.path(), options));
+        let sequence = session.add();
+        step(&mut session, sequence, &ids[..20])
+    };
+    let (found, expected) = (run(BackendKind::Auto), run(BackendKind::Cpu));
+    let norm = |v: &[f32]| v.iter().map(|v| v * v).sum::<f32>().sqrt();
+    let apart: Vec<f32> = found.iter().zip(&expected).map(|(a, b)| a - b).collect();
+    assert!(!found.is_empty() && norm(&apart) <= 0.05 * norm(&expected), "{}", norm(&apart));
 }
 
 fn a_cancelled_step_stops_between_chunks_and_leaves_what_was_committed<M: ModelApi>() {

@@ -9,7 +9,7 @@ use limbeck_kernels::{
     TensorOut, TensorScratch, conv_transpose2d, pack_rows, reference, tensor,
 };
 use limbeck_plan::{
-    Activation, AveragePool2d, Binary, Concat, ConvTranspose2d, Coordinates, Dim, Expand,
+    Activation, Attend, AveragePool2d, Binary, Concat, ConvTranspose2d, Coordinates, Dim, Expand,
     GroupNorm, Interpolation, Lstm, Map, MapStep, MatMul, Op, PackFormat, Pad, Padding, Reduce,
     Reduction, Resize, Slice, Softmax, Transpose, Unary, Values, Window,
 };
@@ -166,6 +166,49 @@ fn products_follow_the_reference() {
         let inputs = [random(&mut r, a), random(&mut r, b)];
         let op = Op::MatMul(MatMul { transposed: *transposed, scale: 0.75 });
         compare(&op, &inputs, out, 1e-5);
+    }
+}
+
+#[test]
+fn attention_follows_the_reference() {
+    let mut r = Random::new(12);
+    // Queries, keys, values and mask.
+    let cases: &[[Shape<'_>; 4]] = &[
+        [&[5, 7], &[9, 7], &[9, 4], &[9]],
+        [&[2, 3, 33, 40], &[2, 3, 17, 40], &[2, 3, 17, 20], &[2, 1, 1, 17]],
+        [&[4, 1, 6, 8], &[3, 5, 8], &[1, 5, 30], &[6, 1]],
+        [&[1, 64], &[1, 64], &[1, 1], &[1, 1]],
+        [&[1, 150, 16], &[1, 1100, 16], &[1, 1100, 16], &[150, 1100]],
+        [&[2, 0, 4], &[2, 4, 4], &[2, 4, 3], &[4]],
+        [&[2, 3, 4], &[2, 0, 4], &[2, 0, 3], &[1]],
+        [&[2, 3, 0], &[2, 5, 0], &[2, 5, 3], &[2, 3, 5]],
+    ];
+    for [q, k, v, mask] in cases {
+        let mut out = q.to_vec();
+        if q.len() == 4 {
+            out[1] = 3;
+        }
+        out[q.len() - 1] = v[v.len() - 1];
+        let mut inputs = [q, k, v, mask].map(|shape| random(&mut r, shape));
+        for (masked, zero_nan) in [(false, false), (true, false), (true, true)] {
+            if zero_nan {
+                // Of some masks whole rows, whose weights are not numbers.
+                inputs[3].1.iter_mut().step_by(2).for_each(|v| *v = f32::NEG_INFINITY);
+            }
+            for (keys_turned, values_turned) in [(false, false), (true, false), (false, true)] {
+                let mut inputs = inputs.clone();
+                for (at, turned) in [(1, keys_turned), (2, values_turned)] {
+                    // Other values in the sizes of the turned matrix.
+                    let last = inputs[at].0.len() - 1;
+                    if turned {
+                        inputs[at].0.swap(last, last - 1);
+                    }
+                }
+                let attend =
+                    Attend { scale: 0.3, mask: masked, keys_turned, values_turned, zero_nan };
+                compare(&Op::Attend(attend), &inputs[..3 + usize::from(masked)], &out, 1e-5);
+            }
+        }
     }
 }
 
@@ -404,6 +447,15 @@ fn operands_that_do_not_fit_are_refused() {
         steps: vec![MapStep::Input(0), MapStep::Input(1), MapStep::Binary(Binary::Add, 0, 1)],
     });
     let product = Op::MatMul(MatMul { transposed: false, scale: 1.0 });
+    let attend = Attend {
+        scale: 1.0,
+        mask: false,
+        keys_turned: false,
+        values_turned: false,
+        zero_nan: false,
+    };
+    let masked = Op::Attend(Attend { mask: true, ..attend.clone() });
+    let attend = Op::Attend(attend);
     let turn = |order: &[usize]| Op::Transpose(Transpose { order: order.to_vec() });
     let slice = |start, count, step| {
         Op::Slice(Slice { axis: 0, start: Dim::Const(start), count: Dim::Const(count), step })
@@ -416,6 +468,11 @@ fn operands_that_do_not_fit_are_refused() {
         (&add, vec![&[3, 5], &[5]], &[3, 5]),
         (&product, vec![&[3, 4], &[3, 4]], &[3, 4]),
         (&product, vec![&[4], &[4, 3]], &[3]),
+        (&attend, vec![&[3, 4], &[2, 3], &[2, 4]], &[3, 4]),
+        (&attend, vec![&[3, 4], &[2, 4], &[3, 4]], &[3, 4]),
+        (&attend, vec![&[3, 4], &[2, 4], &[2, 4]], &[3, 3]),
+        (&masked, vec![&[3, 4], &[2, 4], &[2, 4], &[3]], &[3, 4]),
+        (&masked, vec![&[3, 4], &[2, 4], &[2, 4]], &[3, 4]),
         (&reduce, vec![&[3, 4]], &[3, 1]),
         (&join, vec![&[1, 4], &[1, 3]], &[2, 4]),
         (&join, vec![&[1, 4], &[2, 4]], &[2, 4]),

@@ -471,6 +471,7 @@ ops! {
     Gather = "limbeck:gather@1",
     GatherElements = "limbeck:gather_elements@1",
     Softmax = "limbeck:softmax@1",
+    Attend = "limbeck:attend@1",
     GroupNorm = "limbeck:group_norm@1",
     AveragePool2d = "limbeck:average_pool2d@1",
     ConvTranspose2d = "limbeck:conv_transpose2d@1",

@@ -537,6 +537,7 @@ impl<'a> Operands<'a> {
             | Op::Gather(_)
             | Op::GatherElements(_)
             | Op::Softmax(_)
+            | Op::Attend(_)
             | Op::GroupNorm(_)
             | Op::AveragePool2d(_)
             | Op::Resize(_)

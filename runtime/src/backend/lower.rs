@@ -608,6 +608,7 @@ impl Context<'_> {
             | Op::Gather(_)
             | Op::GatherElements(_)
             | Op::Softmax(_)
+            | Op::Attend(_)
             | Op::GroupNorm(_)
             | Op::AveragePool2d(_)
             | Op::Resize(_)

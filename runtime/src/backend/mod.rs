@@ -1,5 +1,7 @@
 //! Backends: what runs a plan's native segments.
 
+#[cfg(feature = "wgpu")]
+mod apart;
 mod choices;
 pub(crate) mod cost;
 pub(crate) mod cpu;

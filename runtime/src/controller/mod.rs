@@ -60,7 +60,7 @@ impl fmt::Display for Unmet {
             Unmet::Floor => "the floor is above it",
             Unmet::BelowFloor => "the student spends less than the floor even at full compute",
             Unmet::Reach => "it is below the lowest fraction that the plan can reach",
-            Unmet::Time => "even the cheapest tokens take longer",
+            Unmet::Time => "even the cheapest choices take longer",
             Unmet::OffTarget => "what was spent is off the target",
         })
     }

@@ -1,6 +1,6 @@
 //! Tensors whose data lie in files beside the model: never in one outside of its folder.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
@@ -14,20 +14,25 @@ pub(super) struct External {
     /// Without symbolic links; `None` where there is no folder.
     folder: Option<PathBuf>,
     files: RefCell<BTreeMap<String, Rc<FileBytes>>>,
+    /// Bytes that tensors have read.
+    read: Cell<usize>,
 }
+
+/// Tensors may have bytes in common, but altogether read no more than so many times those of the files.
+const READS: usize = 4;
 
 impl External {
     /// Of the folder that the model file lies in.
     pub fn beside(model: &Path) -> Result<External> {
         let parent = model.parent().filter(|p| !p.as_os_str().is_empty());
         let folder = parent.unwrap_or(Path::new(".")).canonicalize()?;
-        Ok(External { folder: Some(folder), files: RefCell::default() })
+        Ok(External { folder: Some(folder), files: RefCell::default(), read: Cell::new(0) })
     }
 
     /// Without any file.
     #[cfg(test)]
     pub fn none() -> External {
-        External { folder: None, files: RefCell::default() }
+        External { folder: None, files: RefCell::default(), read: Cell::new(0) }
     }
 
     /// The bytes of a tensor.
@@ -47,10 +52,21 @@ impl External {
         let file = self.file(&location.value).at(format_args!("file {:?}", location.value))?;
         let length = length.unwrap_or(file.len().saturating_sub(offset));
         let found = offset.checked_add(length).and_then(|end| file.get(offset..end));
-        found.map(<[u8]>::to_vec).ok_or_else(|| {
+        let found = found.ok_or_else(|| {
             let message = format!("its {length} bytes from {offset} are beyond the file's end");
             Error::format(message)
-        })
+        })?;
+        let all: usize = self.files.borrow().values().map(|file| file.len()).sum();
+        self.read.set(self.read.get().saturating_add(length));
+        if self.read.get() > all.saturating_mul(READS) {
+            return Err(Error::format("tensors read the same bytes too often"));
+        }
+        Ok(found.to_vec())
+    }
+
+    /// Counts what is read anew.
+    pub fn restart(&self) {
+        self.read.set(0);
     }
 
     fn file(&self, location: &str) -> Result<Rc<FileBytes>> {
@@ -98,6 +114,11 @@ mod tests {
         std::fs::write(place.join("secret"), [7; 8]).unwrap();
         std::fs::write(folder.join("data/weights"), [1, 2, 3, 4]).unwrap();
         let external = External::beside(&folder.join("model.onnx")).unwrap();
+        let whole = tensor("data/weights", "0", "4");
+        assert!((0..4).all(|_| external.read(&whole).is_ok()));
+        let error = external.read(&whole).unwrap_err().to_string();
+        assert!(error.contains("too often"), "{error}");
+        external.restart();
         assert_eq!(external.read(&tensor("data/weights", "1", "2")).unwrap(), [2, 3]);
         assert_eq!(external.read(&tensor("./data/weights", "0", "4")).unwrap().len(), 4);
         let absolute = place.join("secret").display().to_string();

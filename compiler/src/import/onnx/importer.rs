@@ -64,7 +64,7 @@ pub(super) struct Importer<'a> {
     /// Nodes that were imported with others.
     pub done: HashSet<*const NodeProto>,
     /// Constants of types that are not read, and why.
-    pub unread: HashMap<&'a str, String>,
+    pub unread: HashMap<String, String>,
     /// Weights by the constants that they hold and their shapes.
     weights: HashMap<(usize, Vec<usize>), (Constant, ValueId)>,
     /// Elements of all that was computed.

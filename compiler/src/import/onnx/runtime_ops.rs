@@ -78,7 +78,6 @@ const OWN: &[&str] = &[
     "Tan",
     "TfIdfVectorizer",
     "ThresholdedRelu",
-    "Trilu",
     "Unique",
     "Upsample",
 ];
@@ -130,7 +129,6 @@ const MICROSOFT: &[&str] = &[
     "SparseAttention",
     "Tokenizer",
     "TransposeMatMul",
-    "Trilu",
     "UnfoldTensor",
     "WordConvEmbedding",
 ];

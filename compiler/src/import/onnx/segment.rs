@@ -8,6 +8,8 @@ use limbeck_plan::{DType, Dim, Fact, Onnx};
 
 use super::constant::{Constant, Data};
 use super::importer::{Importer, Item, Laid, plain};
+use super::names::Names;
+use super::node::Node;
 use super::proto::{
     DimensionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, dtype,
 };
@@ -27,6 +29,11 @@ pub(super) struct Cut<'a> {
     pub types: Types,
     /// Facts of outputs, where they are known from elsewhere.
     pub known: &'a HashMap<String, Fact>,
+    /// By name, the nodes of the outermost graph that read it.
+    readers: HashMap<&'a str, Vec<usize>>,
+    initialisers: HashMap<&'a str, &'a TensorProto>,
+    outputs: HashSet<&'a str>,
+    names: Names,
     /// Segments so far.
     pub parts: Vec<Part>,
     /// The node of the outermost graph that is imported.
@@ -42,7 +49,15 @@ impl<'a> Cut<'a> {
         chosen: &'a Chosen,
         known: &'a HashMap<String, Fact>,
     ) -> Cut<'a> {
+        let mut readers: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (at, node) in graph.node.iter().enumerate() {
+            reads(node).into_iter().for_each(|name| readers.entry(name).or_default().push(at));
+        }
         Cut {
+            readers,
+            initialisers: graph.initializer.iter().map(|t| (t.name.as_str(), t)).collect(),
+            outputs: graph.output.iter().map(|info| info.name.as_str()).collect(),
+            names: Names::of(graph),
             model,
             graph,
             chosen,
@@ -115,30 +130,40 @@ impl<'a> Importer<'a> {
             .map(String::as_str)
             .filter(|n| !n.is_empty())
             .collect();
-        self.node = super::node::Node { proto: nodes[0], opset: 0 }.name().to_owned();
+        self.node = Node { proto: nodes[0], opset: 0 }.name().to_owned();
         let mut graph = GraphProto { name: "segment".into(), ..GraphProto::default() };
         let (mut inputs, mut facts) = (Vec::new(), Vec::new());
         let read: BTreeSet<&str> = nodes.iter().flat_map(|node| reads(node)).collect();
         for name in read.into_iter().filter(|name| !written.contains(name)) {
             let place = || format!("{name:?}, which a segment reads");
-            if let Some(tensor) = cut.graph.initializer.iter().find(|t| t.name == name) {
-                graph.initializer.push(self.raw(tensor).at(place())?);
+            let inside = cut.names.of_value(name);
+            if let Some(tensor) = cut.initialisers.get(name) {
+                let tensor = self.raw(tensor).at(place())?;
+                graph.initializer.push(TensorProto { name: inside, ..tensor });
                 continue;
             }
             let item = self.find(name).cloned();
             let item =
                 item.ok_or_else(|| Error::format("nothing before it gives it")).at(place())?;
             if let Item::Constant(constant) = &item {
-                graph.initializer.push(stored(name, constant, cut.types.find(name)).at(place())?);
+                let tensor = stored(&inside, constant, cut.types.find(name)).at(place())?;
+                graph.initializer.push(tensor);
                 continue;
             }
             let value = self.plain_value(&item).at(place())?;
             let fact = self.graph.value(value).fact.clone();
-            given(&mut graph, (inputs.len(), name), &fact, cut.types.find(name)).at(place())?;
+            given(&mut graph, (inputs.len(), &inside), &fact, cut.types.find(name)).at(place())?;
             inputs.push(value);
             facts.push(fact);
         }
-        graph.node.extend(nodes.iter().map(|node| (*node).clone()));
+        for node in nodes {
+            let place =
+                || format!("a graph within node {:?}", Node { proto: node, opset: 0 }.name());
+            let mut node = node.clone();
+            self.inline(&mut node).at(place())?;
+            cut.names.rename(&mut node);
+            graph.node.push(node);
+        }
         let outputs = self.outputs(cut, group, &mut graph)?;
         let reason = reason(cut, group);
         let names: Vec<String> = outputs.iter().map(|(name, _)| name.clone()).collect();
@@ -163,20 +188,17 @@ impl<'a> Importer<'a> {
         group: &[usize],
         graph: &mut GraphProto,
     ) -> Result<Vec<(String, Fact)>> {
-        let is_output = |name: &str| cut.graph.output.iter().any(|info| info.name == name);
+        let is_output = |name: &str| cut.outputs.contains(name);
+        let inside: HashSet<usize> = group.iter().copied().collect();
         let mut found = Vec::new();
         let mut tainted = Vec::new();
         for name in group.iter().flat_map(|at| &cut.graph.node[*at].output) {
-            let others = cut.graph.node.iter().enumerate().filter(|(at, _)| !group.contains(at));
-            let readers: Vec<usize> = others
-                .filter(|(_, n)| reads(n).contains(name.as_str()))
-                .map(|(at, _)| at)
-                .collect();
-            if name.is_empty() || readers.is_empty() && !is_output(name) {
+            let readers = cut.readers.get(name.as_str()).map_or(&[][..], Vec::as_slice);
+            let outside = || readers.iter().copied().filter(|at| !inside.contains(at));
+            if name.is_empty() || outside().next().is_none() && !is_output(name) {
                 continue;
             }
-            let native: Vec<usize> =
-                readers.into_iter().filter(|at| !cut.chosen.contains_key(at)).collect();
+            let native: Vec<usize> = outside().filter(|at| !cut.chosen.contains_key(at)).collect();
             let of = cut.types.find(name);
             let Some(float) = types::is_float(of) else {
                 if native.is_empty() && is_output(name) {
@@ -198,7 +220,7 @@ impl<'a> Importer<'a> {
                 continue;
             }
             let fact = Fact::new(dtype, shape);
-            given_out(graph, (found.len(), name), &fact, of);
+            given_out(graph, (found.len(), &cut.names.of_value(name)), &fact, of);
             found.push((name.clone(), fact));
         }
         if tainted.is_empty() {
@@ -257,6 +279,24 @@ impl<'a> Importer<'a> {
         }
         Ok(tensor)
     }
+
+    /// Reads the data of tensors within a node: a plan's models name no files of their own.
+    fn inline(&self, node: &mut NodeProto) -> Result<()> {
+        for attribute in &mut node.attribute {
+            for tensor in attribute.t.as_deref_mut().into_iter().chain(&mut attribute.tensors) {
+                if tensor.data_location == 1 {
+                    *tensor = self.raw(tensor)?;
+                }
+            }
+            for graph in attribute.g.as_deref_mut().into_iter().chain(&mut attribute.graphs) {
+                for tensor in graph.initializer.iter_mut().filter(|t| t.data_location == 1) {
+                    *tensor = self.raw(tensor)?;
+                }
+                graph.node.iter_mut().try_for_each(|node| self.inline(node))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Why nodes are in a segment: reasons with the nodes that they are for.
@@ -265,7 +305,7 @@ fn reason(cut: &Cut<'_>, group: &[usize]) -> String {
     const NAMED: usize = 4;
     let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for at in group {
-        let node = super::node::Node { proto: &cut.graph.node[*at], opset: 0 };
+        let node = Node { proto: &cut.graph.node[*at], opset: 0 };
         let why = cut.chosen.get(at).map_or("", String::as_str);
         reasons.entry(why).or_default().push(format!("{:?} ({})", node.name(), node.operator()));
     }

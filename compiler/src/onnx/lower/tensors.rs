@@ -23,6 +23,29 @@ impl Lowering<'_> {
                 let product = self.b.op("MatMul", &[get(0)?, &b], Vec::new());
                 self.scaled(product, p.scale)
             }
+            Op::Attend(p) => {
+                let mut turned = |at: usize, wanted: bool| -> Result<String> {
+                    if !wanted {
+                        return Ok(get(at)?.to_owned());
+                    }
+                    let rank = step.inputs.get(at).map_or(0, |id| self.shape(*id).len()) as i64;
+                    let order: Vec<i64> = (0..rank - 2).chain([rank - 1, rank - 2]).collect();
+                    Ok(self.turned(get(at)?, &order))
+                };
+                let (keys, values) = (turned(1, !p.keys_turned)?, turned(2, p.values_turned)?);
+                let scores = self.b.op("MatMul", &[get(0)?, &keys], Vec::new());
+                let mut scores = self.scaled(scores, p.scale);
+                if p.mask {
+                    scores = self.b.op("Add", &[&scores, get(3)?], Vec::new());
+                }
+                let mut weights = self.b.op("Softmax", &[&scores], vec![int("axis", -1)]);
+                if p.zero_nan {
+                    let (nan, zero) =
+                        (self.b.op("IsNaN", &[&weights], Vec::new()), self.b.number(0.0));
+                    weights = self.b.op("Where", &[&nan, &zero, &weights], Vec::new());
+                }
+                self.b.op("MatMul", &[&weights, &values], Vec::new())
+            }
             Op::Reduce(p) => self.reduce(p, get(0)?),
             Op::Reshape(p) => {
                 let shape = self.sizes(&p.shape)?;

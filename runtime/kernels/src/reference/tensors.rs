@@ -6,11 +6,11 @@ use crate::images::{Images, seen};
 use crate::packed::Packed;
 use crate::pool::Pool;
 use crate::tensors::{
-    ConvTranspose2dArgs, Elements, ElementsMut, Extent, Layout, Operands, Parts, Products, Sides,
-    TensorArg, TensorOut, check_shape, giver, image, place, run_moves,
+    Attended, ConvTranspose2dArgs, Elements, ElementsMut, Extent, Layout, Operands, Parts,
+    Products, Sides, TensorArg, TensorOut, check_shape, giver, image, place, run_moves,
 };
 use limbeck_plan::{
-    AveragePool2d, Binary, DType, Dim, GroupNorm, Lstm, Map, MapStep, MatMul, Op, Reduce,
+    Attend, AveragePool2d, Binary, DType, Dim, GroupNorm, Lstm, Map, MapStep, MatMul, Op, Reduce,
     Reduction, Resize, Softmax, Unary,
 };
 
@@ -33,6 +33,7 @@ pub fn tensor(
         }
         Op::Reduce(p) => crate::tensors::reduce_to_index(p, operands.get(0)?, &mut out)?,
         Op::Softmax(p) => softmax(p, operands.get(0)?, &mut out)?,
+        Op::Attend(p) => attend(p, &operands, &mut out)?,
         Op::GroupNorm(p) => group_norm(p, &operands, &mut out)?,
         Op::AveragePool2d(p) => average_pool(p, operands.get(0)?, &mut out)?,
         Op::Resize(p) => resize(p, operands.get(0)?, &mut out)?,
@@ -236,6 +237,41 @@ fn softmax(p: &Softmax, x: TensorArg<'_>, out: &mut TensorOut<'_>) -> Result<(),
         for (out, v) in out.iter_mut().zip(x) {
             let v = f64::from(*v) - most;
             *out = if p.log { v - sum.ln() } else { v.exp() / sum } as f32;
+        }
+    }
+    Ok(())
+}
+
+fn attend(p: &Attend, operands: &Operands<'_>, out: &mut TensorOut<'_>) -> Result<(), Error> {
+    let shape = Attended::of(p, operands, out.shape)?;
+    let Attended { batches, m, k, n, width, .. } = shape;
+    let [queries, keys, values] = [operands.get(0)?, operands.get(1)?, operands.get(2)?];
+    let (queries, keys, values) = (queries.floats()?, keys.floats()?, values.floats()?);
+    let out = out.floats()?;
+    let mut mask = vec![0.0f32; n];
+    for (batch, row) in (0..batches).flat_map(|batch| (0..m).map(move |row| (batch, row))) {
+        let [q, k_at, v] = [0, 1, 2].map(|i| shape.at[i].place(batch));
+        let q = &queries[(q * m + row) * k..][..k];
+        shape.mask_of(batch, row, &mut mask);
+        let score = |j: usize| {
+            let key =
+                |l: usize| keys[k_at * n * k + if p.keys_turned { l * n + j } else { j * k + l }];
+            let products = q.iter().enumerate().map(|(l, a)| f64::from(*a) * f64::from(key(l)));
+            products.sum::<f64>() * f64::from(p.scale) + f64::from(mask[j])
+        };
+        let scores: Vec<f64> = (0..n).map(score).collect();
+        let most = scores.iter().fold(f64::NEG_INFINITY, |m, v| m.max(*v));
+        let sum: f64 = scores.iter().map(|v| (v - most).exp()).sum();
+        let weight = |v: &f64| match (v - most).exp() / sum {
+            w if w.is_nan() && p.zero_nan => 0.0,
+            w => w,
+        };
+        let weights: Vec<f64> = scores.iter().map(weight).collect();
+        for c in 0..width {
+            let at = |j: usize| if p.values_turned { c * n + j } else { j * width + c };
+            let value = |j: usize| f64::from(values[v * n * width + at(j)]);
+            let products = weights.iter().enumerate().map(|(j, w)| w * value(j));
+            out[(batch * m + row) * width + c] = products.sum::<f64>() as f32;
         }
     }
     Ok(())

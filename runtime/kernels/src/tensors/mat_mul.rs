@@ -14,7 +14,7 @@ use limbeck_plan::{Activation, MatMul, Values};
 #[derive(Debug, Default)]
 pub struct TensorScratch {
     /// By thread.
-    panels: Vec<Vec<f32>>,
+    pub(super) panels: Vec<Vec<f32>>,
     /// Values on the way.
     pub(super) values: Vec<f32>,
 }
@@ -48,11 +48,17 @@ pub(crate) struct Sizes {
 impl Sizes {
     /// Lays `b` into panels of 16 outputs, zeros after the last.
     pub fn pack(&self, b: &[f32], panels: &mut Vec<f32>) {
-        let Sizes { k, n, transposed, scale, .. } = *self;
-        let len = n.next_multiple_of(UNIT) * k;
+        let len = self.n.next_multiple_of(UNIT) * self.k;
         if panels.len() < len {
             panels.resize(len, 0.0);
         }
+        self.pack_into(b, panels);
+    }
+
+    /// The same, where there is room.
+    pub fn pack_into(&self, b: &[f32], panels: &mut [f32]) {
+        let Sizes { k, n, transposed, scale, .. } = *self;
+        let len = n.next_multiple_of(UNIT) * k;
         for (unit, panel) in panels[..len].chunks_exact_mut((UNIT * k).max(1)).enumerate() {
             let first = unit * UNIT;
             let width = UNIT.min(n - first);

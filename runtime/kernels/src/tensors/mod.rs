@@ -3,6 +3,7 @@
 //! Every op checks the sizes that it is given, since those of a plan are only compared where they are
 //! known without a call.
 
+mod attend;
 mod conv_transpose;
 mod gather;
 mod group_norm;
@@ -15,6 +16,7 @@ mod reduce;
 mod resize;
 mod softmax;
 
+pub(crate) use attend::Attended;
 pub use conv_transpose::{ConvTranspose2dArgs, conv_transpose2d};
 pub(crate) use conv_transpose::{Sides, giver};
 pub(crate) use group_norm::{ChannelRowsTask, channel_rows_task};
@@ -262,6 +264,7 @@ pub fn tensor(
         Op::MatMul(p) => mat_mul::run(kernels, pool, scratch, p, &operands, &mut out)?,
         Op::Reduce(p) => reduce::run(pool, p, operands.get(0)?, &mut out)?,
         Op::Softmax(p) => softmax::run(kernels, pool, p, operands.get(0)?, &mut out)?,
+        Op::Attend(p) => attend::run(kernels, pool, scratch, p, &operands, &mut out)?,
         Op::GroupNorm(p) => group_norm::run(kernels, pool, p, &operands, &mut out)?,
         Op::AveragePool2d(p) => pool2d::run(pool, p, operands.get(0)?, &mut out)?,
         Op::Resize(p) => resize::run(pool, p, operands.get(0)?, &mut out)?,

@@ -2,6 +2,7 @@
 //! by the reader to check a plan.
 
 mod adaptive;
+mod attend;
 mod images;
 mod moe;
 mod patches;
@@ -86,6 +87,7 @@ impl Op {
             Op::Map(p) => vec![Tensor; p.inputs.min(Map::MAX_INPUTS)],
             Op::Concat(p) => vec![Tensor; p.inputs.min(tensors::MAX_PARTS)],
             Op::MatMul(_) | Op::Gather(_) | Op::GatherElements(_) => vec![Tensor, Tensor],
+            Op::Attend(p) => vec![Tensor; 3 + usize::from(p.mask)],
             Op::Reduce(_)
             | Op::Reshape(_)
             | Op::Transpose(_)

@@ -31,6 +31,7 @@ pub(super) fn infer(op: &Op, inputs: &[Fact]) -> Result<Fact, String> {
             axis(0, inputs[0].shape.len())?;
             inputs[0].clone()
         }
+        Op::Attend(p) => super::attend::attend(p, inputs)?,
         Op::GroupNorm(p) => group_norm(p, inputs)?,
         Op::AveragePool2d(p) => {
             let (channels, sizes) = input(&p.window, &inputs[0])?;
@@ -65,7 +66,7 @@ fn integers(count: Dim) -> Fact {
 }
 
 /// Whether two sizes are known and not the same.
-fn differ(a: &Dim, b: &Dim) -> bool {
+pub(super) fn differ(a: &Dim, b: &Dim) -> bool {
     a.as_const().zip(b.as_const()).is_some_and(|(a, b)| a != b)
 }
 

@@ -268,6 +268,23 @@ pub struct Softmax {
     pub log: bool,
 }
 
+/// Attention of tensors' matrices: `q [.., M, K], k [.., N, K], v [.., N, V], (mask [..])? -> [.., M, V]`,
+/// `softmax(scale q k^T + mask) v`. The axes before are those of all three, where one of size 1 repeats; the
+/// mask repeats to `[.., M, N]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attend {
+    /// Finite.
+    pub scale: f32,
+    /// Whether a mask is added to the scores.
+    pub mask: bool,
+    /// `k` is `[.., K, N]`.
+    pub keys_turned: bool,
+    /// `v` is `[.., V, N]`.
+    pub values_turned: bool,
+    /// Weights that are NaN count as 0: those of a row whose scores are all `-inf` are.
+    pub zero_nan: bool,
+}
+
 /// Normalises groups of channels over all positions of an image: `x [batch, .., C], weight [C], (bias
 /// [C])? -> ` the same shape. `act((v - mean) / sqrt(var + eps) * weight + bias)`, mean and variance being
 /// those of a group's `C / groups` channels at all positions.

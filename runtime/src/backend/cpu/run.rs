@@ -78,7 +78,8 @@ impl CpuState {
         let units = |unit| sizes.units(unit);
         let more = entry.slots.missing_bytes(units, slots);
         if more == 0 {
-            return Ok(());
+            // Calls of no elements come here too before there are any buffers.
+            return entry.slots.fit(units, slots);
         }
         self.held.set(self.held.bytes().saturating_add(more))?;
         let fitted = entry.slots.fit(units, slots);

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use limbeck_kernels::{KV_BLOCK, KvConfig, KvLayer};
 use limbeck_plan::{Entry, Program, StateKind};
 
+use super::apart::without_attend;
 use super::lower::{Ids, Instruction, Lowered};
 use super::{Backend, Bounds, PlanData, Prepared, State};
 use crate::error::{Error, ErrorKind, Result};
@@ -77,9 +78,10 @@ impl Backend for WgpuBackend {
 
     fn prepare(&self, data: Arc<PlanData>) -> Result<Arc<dyn Prepared>> {
         let program = data.plan.program();
+        let entries: Vec<Entry> = program.entries.iter().map(without_attend).collect();
         let limits = &self.gpu.limits;
-        program.entries.iter().try_for_each(|entry| ops::check(program, entry, limits))?;
-        let entries = program.entries.iter().map(|entry| DeviceEntry::new(&data, entry));
+        entries.iter().try_for_each(|entry| ops::check(program, entry, limits))?;
+        let entries = entries.iter().map(|entry| DeviceEntry::new(&data, entry));
         let entries = entries.collect::<Result<Vec<_>>>()?;
         let weights = Weights::upload(&self.gpu, &data)?;
         let (gpu, pipelines) = (self.gpu.clone(), self.pipelines.clone());

@@ -13,6 +13,7 @@ mod qwen2;
 mod report;
 mod rounds;
 mod smollm2;
+mod terrain;
 
 use std::fs;
 use std::path::PathBuf;
@@ -47,7 +48,11 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', default_value = "1,2")]
     threads: Vec<u32>,
     /// Cases to measure
-    #[arg(long, value_delimiter = ',', default_value = "smollm2,qwen2,minilm,long,dial,abi")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "smollm2,qwen2,minilm,terrain,long,dial,abi"
+    )]
     cases: Vec<Case>,
     /// Formats of SmolLM2 to measure, of: q4_1, q4_0, q8_0, f16
     #[arg(long, value_delimiter = ',', default_value = "q4_1,q4_0", value_parser = ["q4_1", "q4_0", "q8_0", "f16"])]
@@ -82,6 +87,8 @@ enum Case {
     Qwen2,
     /// MiniLM-L6 against ONNX Runtime
     Minilm,
+    /// The terrain UNet against ONNX Runtime
+    Terrain,
     /// SmolLM2-135M after 4,096 tokens against llama.cpp
     Long,
     /// Adaptive ops against themselves
@@ -175,6 +182,9 @@ fn against_peers(
         lines.extend(measured);
         more.push(report::cosines(&cosines));
         data["cosines"] = cosines;
+    }
+    if wanted(Case::Terrain) {
+        lines.extend(terrain::measure(workspace, &bench)?);
     }
     data["rounds"] = bench.rounds.into();
     data["lines"] = lines.iter().map(rounds::Line::json).collect();

@@ -39,8 +39,9 @@ pub fn markdown(lines: &[Line], rounds: u32) -> String {
         ]);
     }
     format!(
-        "Medians of {rounds} alternating rounds; a ratio above 1 says that Limbeck is faster. Text: \
-         prefill of {PROMPT} tokens, decode of {TOKENS} after them; MiniLM: a call of batch x tokens. \
+        "Medians of {rounds} alternating rounds; a ratio above 1 says that Limbeck is faster, or takes \
+         less memory. Text: prefill of {PROMPT} tokens, decode of {TOKENS} after them; MiniLM: a call of \
+         batch x tokens; MiB: what a process has grown by at most since before it read the student. \
          Peers: llama.cpp as in llama-cpp-python {}, ONNX Runtime {}, each at its fastest of the ways \
          tried. Ceilings are measured beside: bytes read from memory, operations on f32 or 8 bits.\n\n{}",
         llama::VERSION,

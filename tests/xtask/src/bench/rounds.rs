@@ -61,6 +61,8 @@ pub enum Unit {
     TokensPerSecond,
     /// Less is better.
     Milliseconds,
+    /// By which a process has grown at most; less is better.
+    Mebibytes,
 }
 
 impl Unit {
@@ -69,14 +71,15 @@ impl Unit {
         match self {
             Unit::TokensPerSecond => "tokens/s",
             Unit::Milliseconds => "ms",
+            Unit::Mebibytes => "MiB",
         }
     }
 
-    /// How many times as fast the first is.
+    /// How many times as good the first is.
     fn ratio(self, ours: f64, theirs: f64) -> f64 {
         match self {
             Unit::TokensPerSecond => ours / theirs,
-            Unit::Milliseconds => theirs / ours,
+            Unit::Milliseconds | Unit::Mebibytes => theirs / ours,
         }
     }
 }
@@ -201,6 +204,8 @@ mod tests {
         // As times, the other is the fastest.
         let line = Line::new(["c", "call"], 1, Unit::Milliseconds, 0, &ours, &peers, None);
         assert_eq!((line.peer.as_str(), line.ratio[0]), ("slow", 0.05));
+        let line = Line::new(["c", "call"], 1, Unit::Mebibytes, 1, &ours, &[&fast], None);
+        assert_eq!((line.unit.name(), line.ratio[0]), ("MiB", 0.0));
         assert_eq!(median(vec![4.0, 1.0]), 2.5);
         assert!(median(Vec::new()).is_nan());
     }

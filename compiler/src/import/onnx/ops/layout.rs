@@ -98,6 +98,9 @@ fn quotient(shape: &[Dim], rest: &[Dim]) -> Result<Dim> {
 /// other, it keeps its order.
 pub(super) fn into_shape(importer: &mut Importer<'_>, item: &Item, dims: Vec<Dim>) -> Result<Item> {
     check_rank(dims.len())?;
+    if !matches!(item, Item::Sizes(_)) && importer.shape(item) == dims {
+        return Ok(item.clone());
+    }
     match item {
         Item::Sizes(sizes) if dims.len() < 2 => {
             let scalar = dims.is_empty();

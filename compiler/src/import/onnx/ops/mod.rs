@@ -16,6 +16,7 @@ mod recurrent;
 mod reduce;
 mod rope;
 mod shape;
+mod triangle;
 
 use super::importer::{Importer, Item};
 use super::node::Node;
@@ -65,6 +66,7 @@ const OWN: &[&[(&str, Operator)]] = &[
     recurrent::TABLE,
     reduce::TABLE,
     shape::TABLE,
+    triangle::TABLE,
 ];
 
 impl Call<'_> {

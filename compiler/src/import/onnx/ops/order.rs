@@ -1,20 +1,24 @@
 //! Operators along one axis in which the order of elements counts.
 
-use limbeck_plan::{DType, Reduction};
+use limbeck_plan::{Binary, DType, Dim, Op, Pad, Padding, Reduction, Slice};
 
+use super::elementwise::two;
+use super::layout::{into_shape, with_axes, without};
 use super::products::product;
 use super::reduce::reduced;
 use super::{Call, Operator, axis};
 use crate::error::{Error, Result};
 use crate::import::onnx::constant::Constant;
-use crate::import::onnx::importer::{Importer, Item, Laid};
+use crate::import::onnx::importer::{Importer, Item, Laid, plain};
 
 pub(super) const TABLE: &[(&str, Operator)] = &[("CumSum", cumulative), ("TopK", top)];
 
-/// Elements of an axis that sums run along, at most: they are products with a matrix of as many rows.
-const MAX_SUMMED: usize = 4096;
+/// Elements of an axis that sums run along, at most.
+const MAX_SUMMED: usize = 1 << 16;
+/// Elements that one product sums: longer axes are cut into parts.
+const SUMMED_AT_ONCE: usize = 256;
 
-/// Running sums: a product with ones on one side of the diagonal.
+/// Running sums: products with ones on one side of the diagonal.
 fn cumulative(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     let item = call.get(0)?;
     let rank = importer.rank(item);
@@ -28,19 +32,57 @@ fn cumulative(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>>
     let size = importer.shape(item)[along].as_const().and_then(|n| usize::try_from(n).ok());
     let size = size.filter(|n| (1..=MAX_SUMMED).contains(n));
     let size = size.ok_or_else(|| Error::unsupported("running sums along a size of the call"))?;
-    let (exclusive, reverse) = (call.node.is_set("exclusive")?, call.node.is_set("reverse")?);
+    let sides = (call.node.is_set("exclusive")?, call.node.is_set("reverse")?);
+    let last = swapped(item, along, rank);
+    let found = match size <= SUMMED_AT_ONCE {
+        true => product(importer, &last, &ones(size, sides))?,
+        false => in_parts(importer, &last, size, sides)?,
+    };
+    Ok(vec![swapped(&found, along, rank)])
+}
+
+/// A matrix of ones where the row counts for the column.
+fn ones(size: usize, (exclusive, reverse): (bool, bool)) -> Item {
     let counts = |from: usize, to: usize| match (exclusive, reverse) {
         (false, false) => from <= to,
         (true, false) => from < to,
         (false, true) => from >= to,
         (true, true) => from > to,
     };
-    let ones = (0..size).flat_map(|from| (0..size).map(move |to| (from, to)));
-    let ones: Vec<f32> = ones.map(|(from, to)| f32::from(u8::from(counts(from, to)))).collect();
-    let matrix = Item::Constant(Constant::floats(vec![size, size], ones));
-    let last = swapped(item, along, rank);
-    let found = product(importer, &last, &matrix)?;
-    Ok(vec![swapped(&found, along, rank)])
+    let places = (0..size).flat_map(|from| (0..size).map(move |to| (from, to)));
+    let ones: Vec<f32> = places.map(|(from, to)| f32::from(u8::from(counts(from, to)))).collect();
+    Item::Constant(Constant::floats(vec![size, size], ones))
+}
+
+/// Running sums along the last axis: within parts of it, and over those before each.
+fn in_parts(
+    importer: &mut Importer<'_>,
+    item: &Item,
+    size: usize,
+    sides: (bool, bool),
+) -> Result<Item> {
+    let parts = size.div_ceil(SUMMED_AT_ONCE);
+    let (whole, shape) = (parts * SUMMED_AT_ONCE, importer.shape(item));
+    let rank = shape.len();
+    let with = |more: &[usize]| -> Vec<Dim> {
+        shape[..rank - 1].iter().cloned().chain(more.iter().map(|n| Dim::from(*n))).collect()
+    };
+    let mut after = vec![0; rank];
+    after[rank - 1] = whole - size;
+    let pad = Pad { padding: Padding::Constant, before: vec![0; rank], after, value: 0.0 };
+    let operand = importer.plain(item)?;
+    let padded = importer.apply(Op::Pad(pad), vec![operand], plain(rank))?;
+    let apart = into_shape(importer, &padded, with(&[parts, SUMMED_AT_ONCE]))?;
+    let within = product(importer, &apart, &ones(SUMMED_AT_ONCE, sides))?;
+    let sums = reduced(importer, &apart, Reduction::Sum, &[rank])?;
+    let sums = without(importer, &sums, &[rank])?;
+    let before = product(importer, &sums, &ones(parts, (true, sides.1)))?;
+    let before = with_axes(importer, &before, &[rank])?;
+    let both = two(importer, &within, &before, Binary::Add)?;
+    let joined = into_shape(importer, &both, with(&[whole]))?;
+    let slice = Slice { axis: rank - 1, start: Dim::Const(0), count: Dim::from(size), step: 1 };
+    let operand = importer.plain(&joined)?;
+    importer.apply(Op::Slice(slice), vec![operand], plain(rank))
 }
 
 /// An item with one axis and the last in each other's places.

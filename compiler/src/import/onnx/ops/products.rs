@@ -46,10 +46,10 @@ pub(super) fn product(importer: &mut Importer<'_>, a: &Item, b: &Item) -> Result
 pub(super) fn scaled(importer: &mut Importer<'_>, a: &Item, b: &Item, scale: f32) -> Result<Item> {
     let (rank_a, rank_b) = (importer.rank(a), importer.rank(b));
     let mut order = plain(rank_b);
-    order.swap(rank_b - 1, rank_b - 2);
-    let transposed = importer.order(b) == order && matches!(b, Item::Value(_));
-    if !transposed {
-        order = plain(rank_b);
+    // Where the axis that is summed over lies last, it stays there.
+    let transposed = matches!(b, Item::Value(b) if b.order.last() == Some(&(rank_b - 2)));
+    if transposed {
+        order.swap(rank_b - 1, rank_b - 2);
     }
     let operands = vec![importer.plain(a)?, importer.operand(b, &order)?];
     let rank = rank_a.max(rank_b);

@@ -50,7 +50,7 @@ fn rotary(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     let size = size.filter(|n| *n >= 2 * half);
     let size = size.ok_or_else(|| Error::format("heads are smaller than what is turned"))?;
     let tokens = if heads_first { &places[2] } else { &places[1] };
-    let ids = positions(importer, call.get(1)?, tokens)?;
+    let ids = positions(importer, call.get(1)?, [&places[0], tokens])?;
     let mut turn = Vec::new();
     for cache in [call.get(2)?, call.get(3)?] {
         let rank = importer.rank(&ids) + 1;
@@ -94,13 +94,25 @@ fn rotary(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
 }
 
 /// Positions of tokens: given for each, or the first of them for all sequences.
-fn positions(importer: &mut Importer<'_>, ids: &Item, tokens: &Dim) -> Result<Item> {
-    let shape = importer.shape(ids);
-    if importer.fact(ids).dtype != DType::I32 {
+fn positions(importer: &mut Importer<'_>, ids: &Item, [batch, tokens]: [&Dim; 2]) -> Result<Item> {
+    let fact = importer.fact(ids);
+    if fact.dtype != DType::I32 {
         return Err(Error::mismatch("positions are not integers"));
     }
-    if shape.len() == 2 {
-        return Ok(ids.clone());
+    let fits = |have: &Dim, want: &Dim| {
+        have.as_const().zip(want.as_const()).is_none_or(|(have, want)| have == want)
+    };
+    match fact.shape.as_slice() {
+        [rows, columns]
+            if fits(columns, tokens) && (*rows == Dim::Const(1) || fits(rows, batch)) =>
+        {
+            return Ok(ids.clone());
+        }
+        [one] if *one == Dim::Const(1) => {}
+        _ => {
+            let message = format!("positions {fact} are not those of {batch} x {tokens} tokens");
+            return Err(Error::format(message));
+        }
     }
     let op = Op::Range(Range { count: tokens.clone(), start: 0, step: 1 });
     let range = importer.laid(op, &[], plain(1))?;

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
 use super::harness::{gpu, required};
@@ -33,20 +34,35 @@ pub(in crate::backend::wgpu) fn module(
     }
 }
 
-/// What the layers complained of.
-static HEARD: Heard = Heard(Mutex::new(Vec::new()));
+/// What layers say that are older than the number of WGSL in SPIR-V. wgpu writes it where it makes a messenger for them;
+/// they then look at no more of a module.
+const UNKNOWN_LANGUAGE: &str = "Invalid source language operand: 10";
 
-struct Heard(Mutex<Vec<String>>);
+/// What the layers said.
+static HEARD: Heard = Heard { errors: Mutex::new(Vec::new()), layers: AtomicBool::new(false) };
+
+struct Heard {
+    errors: Mutex<Vec<String>>,
+    /// Whether they told what they are set to, as they do when they are loaded.
+    layers: AtomicBool,
+}
 
 impl log::Log for Heard {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() == log::Level::Error && metadata.target().starts_with("wgpu_hal::vulkan")
+        metadata.target().starts_with("wgpu_hal::vulkan")
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        if self.enabled(record.metadata()) {
-            let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            heard.push(record.args().to_string());
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let message = record.args().to_string();
+        // Lines that begin with a tab name what the message before them is of.
+        let error = record.level() == log::Level::Error && !message.starts_with('\t');
+        if error && !message.contains(UNKNOWN_LANGUAGE) {
+            self.errors.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+        } else if message.contains("khronos-validation-createinstance-status-message") {
+            self.layers.store(true, Ordering::Relaxed);
         }
     }
 
@@ -59,7 +75,7 @@ pub fn listen() {
     if unchecked() {
         ONCE.call_once(|| {
             log::set_logger(&HEARD).expect("no other logger");
-            log::set_max_level(log::LevelFilter::Error);
+            log::set_max_level(log::LevelFilter::Debug);
         });
     }
 }
@@ -67,8 +83,16 @@ pub fn listen() {
 /// # Panics
 /// Where the layers complained.
 pub fn nothing_heard() {
-    let heard = HEARD.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let heard = HEARD.errors.lock().unwrap_or_else(PoisonError::into_inner);
     assert!(heard.is_empty(), "{}", heard.join("\n"));
+}
+
+#[test]
+fn layers_that_are_installed_are_heard() {
+    if unchecked() && Path::new(LAYERS).exists() {
+        gpu().expect("a device");
+        assert!(HEARD.layers.load(Ordering::Relaxed));
+    }
 }
 
 #[test]
@@ -83,7 +107,7 @@ fn shaders_without_checks_stay_within_their_buffers() {
     }
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args(["backend::wgpu::tests", "--skip", "shaders::"]);
-    command.env(UNCHECKED, "1").env("WGPU_VALIDATION", "1");
+    command.env(UNCHECKED, "1").env("WGPU_VALIDATION", "1").env("WGPU_DEBUG", "1");
     let output = command.output().expect("this program runs");
     let text =
         [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());

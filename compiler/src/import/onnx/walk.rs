@@ -1,0 +1,215 @@
+//! The nodes of a graph, imported one after the other, and what is known of their surroundings.
+
+use std::collections::HashMap;
+
+use limbeck_plan::Dim;
+
+use super::constant::Constant;
+use super::importer::{Importer, Item};
+use super::node::Node;
+use super::ops::{self, Call};
+use super::proto::{GraphProto, NodeProto};
+use super::segment::Cut;
+use super::sizes::Sizes;
+use super::{MAX_DEPTH, names, norm};
+use crate::error::{At, Error, ErrorKind, Result};
+
+impl<'a> Importer<'a> {
+    /// The constants of a graph. Those of types that are not read are missed by the nodes that read them.
+    pub(super) fn initialise(&mut self, proto: &'a GraphProto) -> Result<()> {
+        for tensor in &proto.initializer {
+            let constant = Constant::read(tensor, self.external)
+                .at(format_args!("initialiser {:?}", tensor.name));
+            match constant {
+                Ok(constant) => self.set(&tensor.name, Item::Constant(constant)),
+                Err(e) if e.kind() == ErrorKind::Unsupported => {
+                    self.unread.insert(tensor.name.clone(), e.to_string());
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Imports the nodes of the outermost graph, some of them as segments.
+    pub(super) fn run_cut(&mut self, cut: &mut Cut<'a>, opset: i64) -> Result<()> {
+        (self.readers, self.producers) = (readers(cut.graph), producers(cut.graph));
+        let native = |at: &usize| !cut.chosen.contains_key(at);
+        let nodes = (0..cut.graph.node.len()).filter(native).map(|at| &cut.graph.node[at]);
+        self.constants(nodes, opset);
+        for (is_segment, group) in cut.groups() {
+            let [first, ..] = group[..] else { continue };
+            cut.at = Some(first).filter(|_| !is_segment);
+            let node = Node { proto: &cut.graph.node[first], opset };
+            let imported =
+                if is_segment { self.segment(cut, &group) } else { self.import_node(&node) };
+            let place = || format!("node {:?} ({})", node.name(), node.operator());
+            imported.map_err(|e| e.at(place()))?;
+        }
+        cut.at = None;
+        Ok(())
+    }
+
+    /// Imports the constants among nodes, so that what looks ahead of a node finds them. Those that cannot be
+    /// are met again in their turn.
+    fn constants(&mut self, nodes: impl Iterator<Item = &'a NodeProto>, opset: i64) {
+        for node in nodes.filter(|node| node.op_type == "Constant") {
+            if self.import_node(&Node { proto: node, opset }).is_ok() {
+                self.done.insert(node);
+            }
+        }
+    }
+
+    /// Imports the nodes of a graph within another, in their order.
+    fn run(&mut self, proto: &'a GraphProto, opset: i64) -> Result<()> {
+        let outside = std::mem::replace(&mut self.readers, readers(proto));
+        let producers = std::mem::replace(&mut self.producers, producers(proto));
+        self.constants(proto.node.iter(), opset);
+        for node in &proto.node {
+            let node = Node { proto: node, opset };
+            let place = || format!("node {:?} ({})", node.name(), node.operator());
+            self.import_node(&node).map_err(|e| e.at(place()))?;
+        }
+        (self.readers, self.producers) = (outside, producers);
+        Ok(())
+    }
+
+    fn import_node(&mut self, node: &Node<'a>) -> Result<()> {
+        if self.done.remove(&std::ptr::from_ref(node.proto)) {
+            return Ok(());
+        }
+        self.node = node.name().to_owned();
+        if node.proto.op_type == "Reshape" {
+            norm::reshaped_group_norm(self, node.proto)?;
+        }
+        let mut inputs = Vec::with_capacity(node.proto.input.len());
+        for name in &node.proto.input {
+            inputs.push(match name.as_str() {
+                "" => None,
+                name => Some(self.find(name).cloned().ok_or_else(|| {
+                    if let Some(why) = self.unread.get(name) {
+                        return Error::unsupported(why.clone());
+                    }
+                    let message = format!(
+                        "it reads {name:?}, which nothing before it gives: the nodes are not in \
+                         order, or go round in a circle"
+                    );
+                    Error::format(message)
+                })?),
+            });
+        }
+        let operator = ops::find(node).ok_or_else(|| Error::unsupported("it is not supported"))?;
+        let outputs = operator(self, &Call { node: *node, inputs })?;
+        let names: Vec<&String> =
+            node.proto.output.iter().filter(|name| !name.is_empty()).collect();
+        if outputs.len() < names.len() && node.proto.output.len() > outputs.len() {
+            return Err(Error::unsupported(format!("its output {:?}", names[outputs.len()])));
+        }
+        for (name, item) in node.proto.output.iter().zip(outputs) {
+            let item = match item {
+                Item::Sizes(sizes) => sizes.known().map_or(Item::Sizes(sizes), Item::Constant),
+                item => item,
+            };
+            self.check_depth(&item)?;
+            if !name.is_empty() {
+                self.set(name, item);
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses sizes that nest as deep as no plan's may; what is computed with them nests deeper still.
+    pub(super) fn check_depth(&self, item: &Item) -> Result<()> {
+        let deep = |dim: &Dim| dim.depth() > Dim::MAX_DEPTH / 2;
+        let found = match item {
+            Item::Constant(_) => false,
+            Item::Sizes(sizes) => sizes.values.iter().filter_map(|s| s.dim()).any(|d| deep(&d)),
+            Item::Value(laid) => self.graph.value(laid.value).fact.shape.iter().any(deep),
+        };
+        if found { Err(Error::unsupported("its sizes are too involved")) } else { Ok(()) }
+    }
+
+    /// Imports a graph within a node and gives what its outputs stand for.
+    pub(super) fn inner(&mut self, proto: &'a GraphProto, opset: i64) -> Result<Vec<Item>> {
+        if self.scopes.len() > MAX_DEPTH {
+            return Err(Error::format("graphs nest too deep"));
+        }
+        names::check_given_once(proto)?;
+        self.scopes.push(HashMap::new());
+        self.initialise(proto)?;
+        let node = self.node.clone();
+        self.run(proto, opset)?;
+        self.node = node;
+        let found = proto.output.iter().map(|info| {
+            let found = self.find(&info.name).cloned();
+            found.ok_or_else(|| Error::format(format!("nothing gives {:?}", info.name)))
+        });
+        let found = found.collect();
+        self.scopes.pop();
+        found
+    }
+
+    /// The node of this kind that alone reads a value of the graph at hand.
+    pub(super) fn only_reader(&self, name: &str, op: &str) -> Option<&'a NodeProto> {
+        let found = self.readers.get(name).copied().flatten()?;
+        (found.op_type == op && found.domain.is_empty()).then_some(found)
+    }
+
+    /// Says what a node gives that need not be imported any more.
+    pub(super) fn finish(&mut self, node: &'a NodeProto, item: Item) {
+        if let Some(name) = node.output.first() {
+            self.set(name, item);
+        }
+        self.done.insert(node);
+    }
+
+    /// Whether a name stands for the shape of a value of these sizes.
+    pub(super) fn is_shape_of(&self, name: &str, of: &str, sizes: &[Dim]) -> bool {
+        let whole = |node: &NodeProto| {
+            node.op_type == "Shape"
+                && node.input.first().is_some_and(|input| input == of)
+                && node.attribute.iter().all(|a| a.name == "start" && a.i == 0)
+        };
+        if self.producers.get(name).is_some_and(|node| whole(node)) {
+            return true;
+        }
+        let known = match self.find(name) {
+            Some(Item::Constant(c)) => Sizes::of(c),
+            Some(Item::Sizes(sizes)) => Some(sizes.clone()),
+            _ => None,
+        };
+        known.is_some_and(|known| {
+            known.values.iter().eq(&sizes.iter().map(Into::into).collect::<Vec<_>>())
+        })
+    }
+}
+
+/// By name, the node that gives it.
+fn producers(proto: &GraphProto) -> HashMap<&str, &NodeProto> {
+    proto.node.iter().flat_map(|n| n.output.iter().map(move |o| (o.as_str(), n))).collect()
+}
+
+/// By name, the node that reads it; none where several do, or where it leaves the graph.
+fn readers(proto: &GraphProto) -> HashMap<&str, Option<&NodeProto>> {
+    let mut found: HashMap<&str, Option<&NodeProto>> = HashMap::new();
+    fn read<'a>(
+        proto: &'a GraphProto,
+        outside: Option<&'a NodeProto>,
+        found: &mut HashMap<&'a str, Option<&'a NodeProto>>,
+    ) {
+        for node in &proto.node {
+            for name in &node.input {
+                let reader = if outside.is_some() { None } else { Some(node) };
+                found.entry(name).and_modify(|reader| *reader = None).or_insert(reader);
+            }
+            for graph in node.attribute.iter().filter_map(|a| a.g.as_deref()) {
+                read(graph, Some(node), found);
+            }
+        }
+        for info in &proto.output {
+            found.insert(&info.name, None);
+        }
+    }
+    read(proto, None, &mut found);
+    found
+}

@@ -59,8 +59,7 @@ fn smollm2_in_4_bits_follows_the_cpu_backend() {
     let greedy = gpu.clone();
     let vocab = cpu.manifest().vocab_size;
     // One 8-bit part makes as much of a sum's last bit as of its own steps: instruction sets of the CPU, and the
-    // reference, are 4e-2 from one another, and agree in 60 of these tokens. Two parts leave what the backends
-    // compute otherwise.
+    // reference, are as far from one another. Two parts leave what the backends compute otherwise.
     let pairs = [(precise(&gpu), precise(&cpu), 1e-3, 62), (gpu, cpu.clone(), 6e-2, 57)];
     let used = pairs.map(|(gpu, cpu, bar, least)| {
         let (found, used) = forced(&gpu, prompt, tokens);

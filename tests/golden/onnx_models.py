@@ -896,10 +896,36 @@ def taken_names():
     m.save("taken_names", [{"in1": floats(99, n, 4), "out0": floats(100, n, 4)} for n in (2, 3)], infer=True)
 
 
+def edges():
+    """Where windows, cuts and parts end."""
+    m = Model(18, 120)
+    x = m.input("x", ["n", 3, 6, 7])
+    odd = m.input("odd", ["n", 3, "h", "w"])
+    small = m.input("small", ["n", 3, 2, 2])
+    pool = lambda kind, of, name, **more: m.give(m.op(kind, of, ceil_mode=1, **more), name)
+    # A window that would begin behind the image, in padding or not, is none.
+    for kind, short in [("MaxPool", "max"), ("AveragePool", "mean")]:
+        pool(kind, x, f"{short}_beyond", kernel_shape=[2, 2], strides=[3, 3])
+        pool(kind, x, f"{short}_padded", kernel_shape=[2, 3], strides=[2, 3], pads=[1, 1, 1, 1])
+        pool(kind, x, f"{short}_within", kernel_shape=[3, 3], strides=[2, 2], pads=[0, 1, 1, 0])
+        pool(kind, odd, f"{short}_open", kernel_shape=[3, 3], strides=[2, 2])
+        pool(kind, small, f"{short}_small", kernel_shape=[3, 3], strides=[2, 2])
+    w = m.random(3, 2, 3, 3)
+    for name, more in [("notset", {}), ("lower", dict(auto_pad="SAME_LOWER")), ("upper", dict(auto_pad="SAME_UPPER"))]:
+        m.give(m.op("ConvTranspose", x, w, strides=[2, 2], output_shape=[12, 13], **more), f"shape_{name}")
+    part = lambda start, end, step: m.op("Slice", x, *[m.const(np.array([v])) for v in (start, end, 3, step)])
+    m.give(part(-9, -99, -3), "before")
+    m.give(part(-7, -99, -2), "first")
+    m.give(part(99, 1, -3), "behind")
+    m.give(part(4, 4, -1), "nothing_back")
+    call = lambda n, h, w: dict(x=floats(121, n, 3, 6, 7), odd=floats(122, n, 3, h, w), small=floats(123, n, 3, 2, 2))
+    m.save("edges", [call(1, 6, 7), call(2, 5, 8)])
+
+
 if __name__ == "__main__":
     OUT.mkdir(exist_ok=True)
     for case in [elementwise, integers, layout, gather, products, conv, images, norms, reductions, recurrent,
                  quantised, contrib, every_op, branches, ordered, gated, quantised_linear, rotary, segments,
                  runtimes_own, attention, not_attention, written_out, not_norms, exported,
-                 long_sums, only_runtime, taken_names]:
+                 long_sums, only_runtime, taken_names, edges]:
         case()

@@ -12,6 +12,7 @@ const CASES: &[&str] = &[
     "attention",
     "contrib",
     "conv",
+    "edges",
     "elementwise",
     "every_op",
     "exported",

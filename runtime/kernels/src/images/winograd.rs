@@ -13,7 +13,6 @@
 use super::{Conv2dArgs, Images};
 use crate::elementwise::SharedRows;
 use crate::linear::{Epilogue, Input, LinearTask, UNIT};
-use crate::math;
 use crate::packed::Packed;
 use crate::pool::Pool;
 use crate::simd::{LANES, Lanes, Simd, WIDE, WideV};
@@ -101,6 +100,7 @@ pub(crate) struct PixelsTask<'a> {
 
 /// Makes results of the products of squares.
 pub(crate) struct ResultsTask<'a> {
+    kernels: &'a Kernels,
     grid: Grid<'a>,
     /// `[16]` matrices `[squares, units 16]`.
     products: &'a [f32],
@@ -261,6 +261,7 @@ impl<'a> Winograd<'a> {
             self.products(x, weight, squares.len(), out);
         }
         let results = WinogradTask::Results(ResultsTask {
+            kernels: self.kernels,
             grid: self.grid,
             products: &own.products,
             apart: products_apart,
@@ -434,9 +435,17 @@ unsafe fn results<S: Simd>(s: S, task: &ResultsTask<'_>) {
                     if let Some(residual) = task.residual {
                         v = wide.add(v, load_wide(s, &residual[pixel..][..n], at));
                     }
-                    let v = math::apply(wide, task.activation, v);
                     // SAFETY: results of this square, which are this task's alone.
-                    store_wide(s, unsafe { task.out.part(pixel, n) }, at, v);
+                    let out = unsafe { task.out.part(pixel, n) };
+                    if task.activation == Activation::Identity {
+                        store_wide(s, out, at, v);
+                        continue;
+                    }
+                    // By its own kernel: here it would be compiled for each of the four.
+                    let mut sums = [0.0; UNIT];
+                    store_wide(s, &mut sums, 0, v);
+                    let out = &mut out[at..n.min(at + UNIT)];
+                    task.kernels.activate(task.activation, &sums[..out.len()], out);
                 }
             }
         }

@@ -198,10 +198,16 @@ fn transposed(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>>
     let shape = importer.shape(&x);
     let mut window = window(call, kernel, line, [&shape[2], &shape[3]])?;
     let output_padding = sides(call.node.ints("output_padding")?, line, 0)?;
+    let pad = call.node.text_or("auto_pad", "NOTSET")?;
     if let Some(wanted) = call.node.ints("output_shape")? {
-        window.padding =
+        let all =
             cut(&window, sides(Some(wanted), line, 1)?, [&shape[2], &shape[3]], output_padding)?;
-    } else if call.node.text_or("auto_pad", "NOTSET")?.starts_with("SAME") {
+        // The larger half is cut off the end with SAME_UPPER, else off the beginning.
+        let small = all.map(|all| all / 2);
+        let large = [all[0] - small[0], all[1] - small[1]];
+        let [before, after] = if pad == "SAME_UPPER" { [small, large] } else { [large, small] };
+        window.padding = [before[0], before[1], after[0], after[1]];
+    } else if pad.starts_with("SAME") {
         return Err(Error::unsupported("a transposed convolution with auto_pad"));
     }
     let inputs = weight.shape[0];
@@ -231,22 +237,21 @@ fn transposed(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>>
     Ok(vec![back(importer, found, line)?])
 }
 
-/// What is cut off so that the result has these sides.
+/// What is cut off of each side so that the result has these.
 fn cut(
     window: &Window,
     wanted: [usize; 2],
     image: [&Dim; 2],
     more: [usize; 2],
-) -> Result<[usize; 4]> {
-    let mut padding = [0; 4];
+) -> Result<[usize; 2]> {
+    let mut cut = [0; 2];
     for axis in 0..2 {
         let size = image[axis].as_const().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
         let size =
             size.ok_or_else(|| Error::unsupported("an output_shape of a size of the call"))?;
         let reach = (window.kernel[axis] - 1) * window.dilation[axis] + 1;
         let all = ((size - 1) * window.stride[axis] + reach + more[axis]).checked_sub(wanted[axis]);
-        let all = all.ok_or_else(|| Error::unsupported("an output_shape that is larger"))?;
-        (padding[axis], padding[axis + 2]) = (all / 2, all - all / 2);
+        cut[axis] = all.ok_or_else(|| Error::unsupported("an output_shape that is larger"))?;
     }
-    Ok(padding)
+    Ok(cut)
 }

@@ -24,23 +24,36 @@ fn pool_window(importer: &Importer<'_>, call: &Call<'_>, x: &Item, line: bool) -
     let shape = importer.shape(x);
     let mut window = window(call, kernel, line, [&shape[2], &shape[3]])?;
     if call.node.is_set("ceil_mode")? {
-        // A place more for what is left over, as long as it begins within.
         for axis in 0..2 {
-            let reach = (window.kernel[axis].max(1) - 1) * window.dilation[axis] + 1;
-            let stride = window.stride[axis];
-            let padding = window.padding[axis] + window.padding[axis + 2];
-            let left = shape[2 + axis].as_const().map(|n| {
-                let all = usize::try_from(n).unwrap_or(usize::MAX).saturating_add(padding);
-                all.saturating_sub(reach) % stride
-            });
-            window.padding[axis + 2] += match left {
-                Some(0) => 0,
-                Some(left) => stride - left,
-                None => stride - 1,
-            };
+            let size = shape[2 + axis].as_const();
+            let size = size.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+            window.padding[axis + 2] += more_padding(&window, axis, size)?;
         }
     }
     Ok(window)
+}
+
+/// What is added after an axis, of a known size or of one of the call, so that there is a place more for what is
+/// left over, as long as it does not begin in what follows the axis.
+fn more_padding(window: &Window, axis: usize, size: Option<usize>) -> Result<usize> {
+    let reach = (window.kernel[axis].max(1) - 1) * window.dilation[axis] + 1;
+    let (stride, [before, after]) =
+        (window.stride[axis], [window.padding[axis], window.padding[axis + 2]]);
+    let Some(size) = size else {
+        if after + stride > reach {
+            return Err(Error::unsupported("ceil_mode of a size of the call and such a window"));
+        }
+        return Ok(stride - 1);
+    };
+    let within = size.saturating_add(before);
+    let all = within.saturating_add(after);
+    if all < reach {
+        // One place, of a window that begins within all that there is.
+        return Ok(if reach - all < stride { reach - all } else { 0 });
+    }
+    let (places, left) = ((all - reach) / stride + 1, (all - reach) % stride);
+    let begins = places.saturating_mul(stride);
+    Ok(if left > 0 && begins < within { stride - left } else { 0 })
 }
 
 fn max_pool(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {

@@ -174,7 +174,13 @@ fn squeeze(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     let shape = importer.shape(item);
     let gone = match call.integers_or("axes", 1)? {
         Some(given) => axes(&given, shape.len())?,
-        None => (0..shape.len()).filter(|a| shape[*a] == Dim::Const(1)).collect(),
+        None => match shape.iter().find(|dim| dim.as_const().is_none()) {
+            Some(dim) => {
+                let message = format!("without axes, of a size of the call, {dim}, which may be 1");
+                return Err(Error::unsupported(message));
+            }
+            None => (0..shape.len()).filter(|a| shape[*a] == Dim::Const(1)).collect(),
+        },
     };
     if let Some(axis) = gone.iter().find(|a| shape[**a].as_const().is_some_and(|n| n != 1)) {
         return Err(Error::format(format!("axis {axis} has the size {}", shape[*axis])));

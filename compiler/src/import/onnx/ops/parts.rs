@@ -159,7 +159,8 @@ fn known_part(start: i64, end: i64, step: i64, n: i64) -> Result<(i64, i64)> {
             (start, end.clamp(0, n) - start)
         }
         _ => {
-            let start = start.clamp(-1, n - 1);
+            // A start before the axis is its first place.
+            let start = start.clamp(0, (n - 1).max(0)).min(n - 1);
             (start, start - end.clamp(-1, n - 1))
         }
     };

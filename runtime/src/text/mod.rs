@@ -6,6 +6,7 @@ mod continuation;
 mod fixtures;
 mod generate;
 mod sampler;
+mod shortlist;
 mod stop;
 mod stream;
 mod template;
@@ -16,8 +17,8 @@ mod tokenizer_file;
 pub use generate::{
     Continuation, Finish, GenerateOptions, Generation, Generator, Piece, Progress, generate,
 };
-pub(crate) use sampler::Peak;
 pub use sampler::{Sampled, Sampler, SamplerOptions, log_probabilities};
+pub(crate) use shortlist::{Found, Logit, Need, Shortlist};
 pub use stop::StopMatcher;
 pub use stream::Detokenizer;
 pub use template::{ChatMessage, ChatOptions, ChatTemplate};

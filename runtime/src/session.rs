@@ -16,7 +16,8 @@ use crate::memory::Account;
 use crate::model::Model;
 use crate::pace::Pace;
 use crate::route::Route;
-use crate::text::{Found, Need, Sampled, Sampler, SamplerOptions, Shortlist};
+use crate::text::shortlist::{Found, Need, Shortlist};
+use crate::text::{Sampled, Sampler, SamplerOptions};
 use crate::usage::Usage;
 
 /// Most tokens that are computed at a time.

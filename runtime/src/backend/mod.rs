@@ -24,7 +24,7 @@ use limbeck_plan::{Dim, Symbol};
 use crate::control::Control;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Account;
-use crate::text::Shortlist;
+use crate::text::shortlist::Shortlist;
 
 pub(crate) use choices::Choices;
 pub(crate) use data::PlanData;
@@ -83,8 +83,14 @@ pub(crate) struct Call<'a> {
     pub forced: Option<&'a [i32]>,
     /// What cancels the call between two steps of the entry, where calls are long.
     pub control: Option<&'a Control>,
-    /// How many of the largest logits are enough of each row, at most [`crate::text::Need::MOST`]; 0 for all logits.
-    /// See [`State::picked`].
+    /// How many of the largest logits are enough of each row, at most [`Need::MOST`]; 0 for all logits. See
+    /// [`State::picked`].
+    ///
+    /// [`Need::MOST`]: crate::text::shortlist::Need::MOST
+    #[cfg_attr(
+        not(feature = "wgpu"),
+        expect(dead_code, reason = "the backend of GPUs alone picks")
+    )]
     pub pick: usize,
 }
 

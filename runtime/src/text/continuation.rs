@@ -3,9 +3,9 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use super::shortlist::Found;
 use super::{
-    Continuation, Detokenizer, Finish, Found, Piece, Progress, Sampled, Sampler, StopMatcher,
-    Tokenizer,
+    Continuation, Detokenizer, Finish, Piece, Progress, Sampled, Sampler, StopMatcher, Tokenizer,
 };
 use crate::error::Result;
 use crate::session::Sequence;

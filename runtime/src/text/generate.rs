@@ -3,7 +3,8 @@
 use std::ops::ControlFlow;
 
 use super::continuation::{Rules, Stream};
-use super::{Found, Sampler, SamplerOptions, StopMatcher};
+use super::shortlist::Found;
+use super::{Sampler, SamplerOptions, StopMatcher};
 use crate::control::Control;
 use crate::error::{Error, ErrorKind, Result};
 use crate::session::{Sequence, Session, Wanted, Work};

@@ -6,7 +6,7 @@ mod continuation;
 mod fixtures;
 mod generate;
 mod sampler;
-mod shortlist;
+pub(crate) mod shortlist;
 mod stop;
 mod stream;
 mod template;
@@ -18,7 +18,6 @@ pub use generate::{
     Continuation, Finish, GenerateOptions, Generation, Generator, Piece, Progress, generate,
 };
 pub use sampler::{Sampled, Sampler, SamplerOptions, log_probabilities};
-pub(crate) use shortlist::{Found, Logit, Need, Shortlist};
 pub use stop::StopMatcher;
 pub use stream::Detokenizer;
 pub use template::{ChatMessage, ChatOptions, ChatTemplate};

@@ -461,7 +461,7 @@ fn exp(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::Logit;
+    use crate::text::shortlist::Logit;
     use proptest::prelude::*;
     use serde::Deserialize;
 

@@ -19,7 +19,7 @@ use crate::backend::{Bounds, Call, Choices, DeviceUse, Matrix, Sequences, Spent,
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Holding;
 use crate::pace::check_cancelled;
-use crate::text::{Logit, Need, Shortlist};
+use crate::text::shortlist::{Logit, Need, Shortlist};
 
 /// Recordings that an entry keeps: one for decoding, a few for longer calls.
 const RECORDINGS: usize = 8;

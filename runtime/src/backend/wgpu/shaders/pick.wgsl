@@ -1,6 +1,6 @@
 // Of each row of logits the sum of exp(logit - largest), and the largest in turn, each with its id: of equals the
 // lowest id comes first, and NaN is larger than all. A group for each row. An id of NONE stands where there is no
-// other logit; all are NONE where more logits than there is room for are as large as what a few lanes met.
+// other logit; all ids are NONE where more than ROOM logits are at or before the bound.
 
 struct Params {
     rows: u32,
@@ -19,7 +19,7 @@ const NONE: u32 = 0xffffffffu;
 // Of each lane the largest that it meets: its place in the order of floats, and its id.
 var<workgroup> best: array<vec2<u32>, LANES>;
 var<workgroup> largest: u32;
-// No fewer are before or at it than are wanted.
+// Of what lanes met, the last of as many as are wanted: no logit that is wanted is behind it.
 var<workgroup> bound: vec2<u32>;
 var<workgroup> kept: array<vec2<u32>, ROOM>;
 var<workgroup> found: atomic<u32>;

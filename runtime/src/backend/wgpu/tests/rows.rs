@@ -13,7 +13,8 @@ use super::harness::{
 use crate::ErrorKind;
 use crate::backend::wgpu::WgpuBackend;
 use crate::backend::wgpu::device::least;
-use crate::text::{Found, Logit, Need, Sampler, SamplerOptions, Shortlist};
+use crate::text::shortlist::{Found, Logit, Need, Shortlist};
+use crate::text::{Sampler, SamplerOptions};
 
 const ACTIVATIONS: [Activation; 10] = [
     Activation::Identity,

@@ -207,7 +207,7 @@ impl Classifier {
             price,
             forced: self.route.part(rows),
             control: None,
-            pick: false,
+            pick: 0,
         };
         let spent = self.state.run(&call)?;
         self.pace.observe(spent);

@@ -240,7 +240,7 @@ impl Encoder {
             price,
             forced: self.route.part(ids.len()),
             control: None,
-            pick: false,
+            pick: 0,
         };
         let spent = self.state.run(&call)?;
         self.pace.observe(spent);

@@ -16,7 +16,8 @@ use crate::memory::Account;
 use crate::model::Model;
 use crate::pace::Pace;
 use crate::route::Route;
-use crate::text::{Peak, Sampled};
+use crate::text::shortlist::{Found, Need, Shortlist};
+use crate::text::{Sampled, Sampler, SamplerOptions};
 use crate::usage::Usage;
 
 /// Most tokens that are computed at a time.
@@ -141,12 +142,6 @@ pub struct LogitsRow {
     pub work: usize,
     /// Index into that work's tokens.
     pub token: usize,
-}
-
-/// What a step finds of a row.
-enum Found<'a> {
-    Logits(&'a [f32]),
-    Peak(Peak),
 }
 
 /// Sequences over one model, with their own working memory and cache.
@@ -398,7 +393,7 @@ impl Session {
         work: &[Work<'_>],
         mut sink: impl FnMut(LogitsRow, &[f32]),
     ) -> Result<()> {
-        self.advance(usage, work, false, |row, found| {
+        self.step_found(usage, work, Need::Logits, |row, found| {
             if let Found::Logits(logits) = found {
                 sink(row, logits);
             }
@@ -418,22 +413,20 @@ impl Session {
         work: &[Work<'_>],
         mut sink: impl FnMut(LogitsRow, Sampled),
     ) -> Result<()> {
-        self.advance(usage, work, true, |row, found| {
-            let peak = match found {
-                Found::Logits(logits) => Peak::of(logits),
-                Found::Peak(peak) => peak,
-            };
-            sink(row, peak.sampled()?);
+        let mut sampler = Sampler::new(SamplerOptions::default())?;
+        self.step_found(usage, work, sampler.need(), |row, found| {
+            sink(row, sampler.choose(found, &[])?);
             Ok(())
         })
     }
 
-    /// A step that gives what was asked for to `sink`, whose first error is that of the step.
-    fn advance(
+    /// [`Session::step_onto`] that gives what meets the need to `sink`, whose first error is that of the step. A
+    /// device gives a shortlist of logits in the place of all, where that is enough.
+    pub(crate) fn step_found(
         &mut self,
         usage: &mut Usage,
         work: &[Work<'_>],
-        pick: bool,
+        need: Need,
         mut sink: impl FnMut(LogitsRow, Found<'_>) -> Result<()>,
     ) -> Result<()> {
         let mut failure = None;
@@ -446,7 +439,7 @@ impl Session {
         self.route.begin(tokens)?;
         self.check(work)?;
         let start = Instant::now();
-        let result = self.call(tokens, |session| session.run(usage, work, pick, sink));
+        let result = self.call(tokens, |session| session.run(usage, work, need, sink));
         usage.ms += start.elapsed().as_secs_f64() * 1e3;
         usage.unmet = self.pace.status().unmet;
         result.and(failure.map_or(Ok(()), Err))
@@ -456,9 +449,11 @@ impl Session {
         &mut self,
         usage: &mut Usage,
         work: &[Work<'_>],
-        pick: bool,
+        need: Need,
         mut sink: impl FnMut(LogitsRow, Found<'_>),
     ) -> Result<()> {
+        let vocab = self.model.manifest().vocab_size;
+        let pick = if need.count() <= vocab { need.count() } else { 0 };
         let (mut item, mut done) = (0, 0);
         while item < work.len() {
             (item, done) = self.fill(work, item, done)?;
@@ -469,9 +464,13 @@ impl Session {
             self.pace.observe(spent);
             let sites = &self.model.plan().program().sites;
             usage.count(tokens, spent, sites, self.state.choices());
+            let unmet = |lists: &[Shortlist]| lists.iter().any(|list| !need.met_by(list));
+            if self.state.picked().is_some_and(unmet) {
+                self.state.unpick()?;
+            }
             let outputs = self.buffers.outputs.iter();
-            if let Some(peaks) = self.state.picked() {
-                outputs.zip(peaks).for_each(|(o, peak)| sink(*o, Found::Peak(*peak)));
+            if let Some(lists) = self.state.picked() {
+                outputs.zip(lists).for_each(|(o, list)| sink(*o, Found::Shortlist(list)));
             } else if let Some(logits) = self.state.output("logits") {
                 let rows = logits.values.chunks_exact(logits.cols);
                 outputs.zip(rows).for_each(|(o, row)| sink(*o, Found::Logits(row)));
@@ -551,7 +550,7 @@ impl Session {
     }
 
     /// Runs the buffered chunk at this price and commits its positions.
-    fn run_chunk(&mut self, price: f32, pick: bool) -> Result<crate::backend::Spent> {
+    fn run_chunk(&mut self, price: f32, pick: usize) -> Result<crate::backend::Spent> {
         let b = &self.buffers;
         for span in &b.spans {
             if let Some(sequence) = span.sequence {

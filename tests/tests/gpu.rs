@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use limbeck::plan::{Op, OperandKind};
+use limbeck::plan::{Activation, Op, Operand, OperandKind};
 use limbeck::text::{GenerateOptions, Sampler, SamplerOptions, generate};
 use limbeck::{
     BackendKind, Budget, DeviceUse, Encoder, Limits, Model, SessionOptions, Usage, Wanted, Work,
@@ -136,6 +136,94 @@ fn greedy_tokens_are_chosen_where_the_logits_are() {
             }
         }
     }
+}
+
+/// A model whose logits are none below 0, so that many are 0.
+fn rectified(model: &Model) -> Model {
+    let mut program = model.plan().program().clone();
+    let entry = &mut program.entries[0];
+    let is_logits = |(id, operand): (usize, &Operand)| (operand.name == "logits").then_some(id);
+    let logits = entry.operands_of(OperandKind::Output).find_map(is_logits).expect("logits");
+    let steps = entry.segments.iter_mut().flat_map(|segment| &mut segment.steps);
+    let last = steps.filter(|step| step.outputs.contains(&logits)).last().expect("a step");
+    let Op::Linear(linear) = &mut last.op else { panic!("logits of {:?}", last.op) };
+    linear.activation = Activation::Relu;
+    model.with_program(program).expect("the program")
+}
+
+/// What a sampler and its fork choose of the logits of two sequences that are computed together.
+fn sampled_by_logits(model: &Model, options: &SamplerOptions, prompt: &[u32]) -> [Vec<u32>; 2] {
+    let sampler = Sampler::new(options.clone()).expect("a sampler");
+    let mut samplers = [sampler.clone(), sampler.fork(1)];
+    let mut session = model.session(SessionOptions::default()).expect("a session");
+    let first = session.sequence();
+    let mut logits = Vec::new();
+    let work = [Work { sequence: first, tokens: prompt, wanted: Wanted::Last }];
+    session.step(&work, |_, row| logits.extend_from_slice(row)).expect("a step");
+    let sequences = [first, session.fork(first).expect("a fork")];
+    let mut rows = [logits.clone(), logits];
+    let mut found = [Vec::new(), Vec::new()];
+    loop {
+        for i in 0..2 {
+            let sampled = samplers[i].sample(&rows[i], &[]).expect("a token");
+            found[i].push(sampled.token);
+        }
+        if found[0].len() == 12 {
+            return found;
+        }
+        let tokens =
+            [found[0].last().copied(), found[1].last().copied()].map(|t| [t.expect("one")]);
+        let work = [0, 1].map(|i| Work {
+            sequence: sequences[i],
+            tokens: &tokens[i],
+            wanted: Wanted::Last,
+        });
+        session.step(&work, |row, logits| rows[row.work] = logits.to_vec()).expect("a step");
+    }
+}
+
+#[test]
+fn top_k_is_sampled_from_a_shortlist_as_from_all_logits() {
+    if !adapter() {
+        return;
+    }
+    let filtered = |top_k| {
+        let (temperature, top_p, seed) = (0.8, 0.9, 11);
+        SamplerOptions { temperature, top_k, top_p, seed, ..SamplerOptions::default() }
+    };
+    let check = |case: &str, model: &Model, sampler: SamplerOptions, words: usize, times: usize| {
+        let prompt = [3, 1, 4];
+        let tokens = sampled_by_logits(model, &sampler, &prompt);
+        let options =
+            GenerateOptions { max_tokens: 12, ignore_eos: true, sampler, ..Default::default() };
+        let mut session = model.session(SessionOptions::default()).expect("a session");
+        let sequence = session.sequence();
+        let go = |_: limbeck::text::Piece<'_>| ControlFlow::Continue(());
+        let generation = generate(&mut session, sequence, &prompt, 2, &options, go);
+        let found = generation.expect("a generation").continuations;
+        assert_eq!([&found[0].tokens, &found[1].tokens], [&tokens[0], &tokens[1]], "{case}");
+        assert!(tokens[0] != tokens[1], "{case}: {tokens:?}");
+        let used = session.device_use().expect("a device");
+        // Choices at sites beside them.
+        let sites = model.plan().program().sites.len();
+        let bytes = 2 * words * 4;
+        assert!(used.bytes_read_back <= bytes + sites * 64, "{case}: {used:?}");
+        assert!(used.bytes_read_back >= bytes, "{case}: {used:?}");
+        assert_eq!(used.submissions, times, "{case}");
+    };
+    for student in ["tiny/llama", "acm/decoder", "moe/qwen3_moe"] {
+        let plan = Compiled::new(&golden().join(student), Quant::F32, true);
+        let model = plan.open(BackendKind::Wgpu, 0);
+        let vocab = model.manifest().vocab_size;
+        check(student, &model, filtered(40), 2 * 41 + 1, 1);
+        check(student, &model, filtered(0), vocab, 1);
+        check(student, &model, filtered(vocab + 1), vocab, 1);
+    }
+    // As many are as large as the last: the list does not tell them all.
+    let plan = Compiled::new(&golden().join("acm/decoder"), Quant::F32, true);
+    let model = rectified(&plan.open(BackendKind::Wgpu, 0));
+    let vocab = model.manifest().vocab_size;
+    check("rectified", &model, filtered(vocab - 6), 2 * (vocab - 5) + 1 + vocab, 2);
 }
 
 /// Bytes that a route reads of the weights of ops that follow choices, and the bytes that they have; one token.

@@ -24,7 +24,7 @@ use limbeck_plan::{Dim, Symbol};
 use crate::control::Control;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Account;
-use crate::text::Peak;
+use crate::text::shortlist::Shortlist;
 
 pub(crate) use choices::Choices;
 pub(crate) use data::PlanData;
@@ -83,8 +83,15 @@ pub(crate) struct Call<'a> {
     pub forced: Option<&'a [i32]>,
     /// What cancels the call between two steps of the entry, where calls are long.
     pub control: Option<&'a Control>,
-    /// Whether the peak is enough of each row of logits: see [`State::picked`].
-    pub pick: bool,
+    /// How many of the largest logits are enough of each row, at most [`Need::MOST`]; 0 for all logits. See
+    /// [`State::picked`].
+    ///
+    /// [`Need::MOST`]: crate::text::shortlist::Need::MOST
+    #[cfg_attr(
+        not(feature = "wgpu"),
+        expect(dead_code, reason = "the backend of GPUs alone picks")
+    )]
+    pub pick: usize,
 }
 
 impl<'a> Call<'a> {
@@ -180,10 +187,15 @@ pub(crate) trait State: Send {
     fn run(&mut self, call: &Call<'_>) -> Result<Spent>;
     /// An output of the last run, by name.
     fn output(&self, name: &str) -> Option<Matrix<'_>>;
-    /// The peak of each row of logits, where the last run was asked to pick and the backend finds it where the
-    /// logits are; there is no output of logits then.
-    fn picked(&self) -> Option<&[Peak]> {
+    /// The largest of each row of logits, as many as [`Call::pick`] where the row has them, when the last run was
+    /// asked to pick and the backend finds them where the logits are; there is no output of logits then. A list is
+    /// empty where the backend did not come to it.
+    fn picked(&self) -> Option<&[Shortlist]> {
         None
+    }
+    /// Gives the last run's output of logits in the place of what was picked.
+    fn unpick(&mut self) -> Result<()> {
+        Ok(())
     }
     /// An output of the last run as a tensor, by name, of an entry of tensors.
     fn tensor(&self, name: &str) -> Option<TensorArg<'_>>;

@@ -133,7 +133,7 @@ impl EntryRunner {
             price,
             forced: None,
             control: Some(control),
-            pick: false,
+            pick: 0,
         })
     }
 

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use super::shortlist::Found;
 use super::{
     Continuation, Detokenizer, Finish, Piece, Progress, Sampled, Sampler, StopMatcher, Tokenizer,
 };
@@ -64,28 +65,17 @@ impl Stream {
         self.history.get(self.prompt_tokens..).unwrap_or_default()
     }
 
-    /// Takes the next token from logits.
+    /// Takes the next token from what a step found.
     pub fn choose(
         &mut self,
-        logits: &[f32],
+        found: Found<'_>,
         rules: &Rules,
         on_piece: &mut impl FnMut(Piece<'_>) -> ControlFlow<()>,
     ) -> Result<()> {
-        let sampled = self.sampler.sample(logits, &self.history)?;
-        self.advance(sampled, rules, on_piece)
-    }
-
-    /// Takes the next token.
-    pub fn advance(
-        &mut self,
-        sampled: Sampled,
-        rules: &Rules,
-        on_piece: &mut impl FnMut(Piece<'_>) -> ControlFlow<()>,
-    ) -> Result<()> {
+        let Sampled { token, logprob } = self.sampler.choose(found, &self.history)?;
         if rules.max_tokens == 0 {
             return self.end(Finish::MaxTokens, on_piece);
         }
-        let Sampled { token, logprob } = sampled;
         if rules.ends.contains(&token) {
             return self.end(Finish::EndOfText, on_piece);
         }

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::continuation::{Rules, Stream};
+use super::shortlist::Found;
 use super::{Sampler, SamplerOptions, StopMatcher};
 use crate::control::Control;
 use crate::error::{Error, ErrorKind, Result};
@@ -278,16 +279,15 @@ impl Generator {
             return Ok(());
         }
         let tokens = unfed(session, self.sequence, self.base, &self.prompt)?;
-        let (mut logits, mut greedy) = (Vec::new(), None);
+        let (mut logits, mut list) = (Vec::new(), None);
         let work = [Work { sequence: self.sequence, tokens, wanted: Wanted::Last }];
-        if self.sampler.is_greedy() {
-            session.step_greedy(&mut self.prefill, &work, |_, sampled| greedy = Some(sampled))?;
-        } else {
-            session.step_onto(&mut self.prefill, &work, |_, row| {
-                logits.clear();
-                logits.extend_from_slice(row);
-            })?;
-        }
+        session.step_found(&mut self.prefill, &work, self.sampler.need(), |_, found| {
+            match found {
+                Found::Logits(row) => logits = row.to_vec(),
+                Found::Shortlist(found) => list = Some(found.clone()),
+            }
+            Ok(())
+        })?;
         let tokenizer = session.model().tokenizer().ok().cloned();
         for i in 0..self.samples {
             let sequence = if i == 0 { self.sequence } else { session.fork(self.sequence)? };
@@ -296,10 +296,8 @@ impl Generator {
             self.streams.push(Stream::new(i, sequence, sampler, stop, tokenizer, &self.prompt));
         }
         let rules = &self.rules;
-        let results = self.streams.iter_mut().map(|s| match greedy {
-            Some(sampled) => s.advance(sampled, rules, on_piece),
-            None => s.choose(&logits, rules, on_piece),
-        });
+        let found = list.as_ref().map_or(Found::Logits(&logits), Found::Shortlist);
+        let results = self.streams.iter_mut().map(|s| s.choose(found, rules, on_piece));
         // Each of them, whatever becomes of those before it.
         results.collect::<Vec<_>>().into_iter().collect()
     }
@@ -333,24 +331,11 @@ impl Generator {
             .map(|(s, tokens)| Work { sequence: s.sequence, tokens, wanted: Wanted::Last })
             .collect();
         let rules = &self.rules;
-        let mut failure = None;
-        let mut take = |result: Option<Result<()>>| {
-            if let Some(Err(e)) = result {
-                failure.get_or_insert(e);
-            }
-        };
-        if self.sampler.is_greedy() {
-            session.step_greedy(&mut self.decode, &work, |row, sampled| {
-                let stream = live.get_mut(row.work);
-                take(stream.map(|s| s.advance(sampled, rules, on_piece)));
-            })?;
-        } else {
-            session.step_onto(&mut self.decode, &work, |row, logits| {
-                let stream = live.get_mut(row.work);
-                take(stream.map(|s| s.choose(logits, rules, on_piece)));
-            })?;
-        }
-        failure.map_or(Ok(true), Err)
+        session.step_found(&mut self.decode, &work, self.sampler.need(), |row, found| {
+            let stream = live.get_mut(row.work);
+            stream.map_or(Ok(()), |s| s.choose(found, rules, on_piece))
+        })?;
+        Ok(true)
     }
 }
 

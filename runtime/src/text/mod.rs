@@ -6,6 +6,7 @@ mod continuation;
 mod fixtures;
 mod generate;
 mod sampler;
+pub(crate) mod shortlist;
 mod stop;
 mod stream;
 mod template;
@@ -16,7 +17,6 @@ mod tokenizer_file;
 pub use generate::{
     Continuation, Finish, GenerateOptions, Generation, Generator, Piece, Progress, generate,
 };
-pub(crate) use sampler::Peak;
 pub use sampler::{Sampled, Sampler, SamplerOptions, log_probabilities};
 pub use stop::StopMatcher;
 pub use stream::Detokenizer;

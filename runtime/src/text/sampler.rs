@@ -5,6 +5,7 @@
 //! top-k, top-p, min-p. Presence and frequency penalties, which transformers lacks, follow the
 //! formula of OpenAI's API reference and come right after the repetition penalty.
 
+use super::shortlist::{Found, Need, Shortlist};
 use crate::philox::Philox;
 use crate::{Error, ErrorKind, Result};
 
@@ -123,9 +124,18 @@ impl Sampler {
         })
     }
 
-    /// Whether the [`Peak`] of logits is all that it looks at.
-    pub(crate) fn is_greedy(&self) -> bool {
-        self.options.temperature == 0.0 && !self.options.penalises()
+    /// What it looks at of a row of logits.
+    pub(crate) fn need(&self) -> Need {
+        let SamplerOptions { temperature, top_k, .. } = self.options;
+        if self.options.penalises() {
+            Need::Logits
+        } else if temperature == 0.0 {
+            Need::Largest
+        } else if top_k > 0 && top_k < Need::MOST {
+            Need::Top(top_k)
+        } else {
+            Need::Logits
+        }
     }
 
     /// What it was made with.
@@ -153,9 +163,6 @@ impl Sampler {
     /// Errors: backend, when a logit is NaN or +inf or when all are -inf; invalid input, when
     /// the history has an id outside of the vocabulary.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<Sampled> {
-        if self.is_greedy() {
-            return Peak::of(logits).sampled();
-        }
         let max = largest(logits)?;
         let token = if self.options.temperature == 0.0 {
             if self.penalise(logits, history)? {
@@ -170,6 +177,33 @@ impl Sampler {
         };
         let logit = logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
         Ok(Sampled { token, logprob: logit - max - exp_sum(logits, max, 1.0).ln() })
+    }
+
+    /// [`Sampler::sample`] by what a step found, which meets its [`Sampler::need`].
+    pub(crate) fn choose(&mut self, found: Found<'_>, history: &[u32]) -> Result<Sampled> {
+        match found {
+            Found::Logits(logits) => self.sample(logits, history),
+            Found::Shortlist(list) => self.choose_of(list),
+        }
+    }
+
+    fn choose_of(&mut self, list: &Shortlist) -> Result<Sampled> {
+        let first = list.largest.first();
+        let max = first.map_or(f32::NEG_INFINITY, |logit| logit.value);
+        check_largest(max)?;
+        let SamplerOptions { temperature, top_k, .. } = self.options;
+        let token = if temperature == 0.0 {
+            first.map_or(0, |logit| logit.token)
+        } else {
+            let top = list.largest.iter().take(top_k);
+            self.candidates.clear();
+            self.candidates.extend(top.map(|logit| Candidate::new(logit.value, logit.token)));
+            self.narrow(max, self.candidates.len(), None);
+            self.draw()
+        };
+        let chosen = list.largest.iter().find(|logit| logit.token == token);
+        let logit = chosen.map_or(f32::NEG_INFINITY, |logit| logit.value);
+        Ok(Sampled { token, logprob: logit - max - list.sum.ln() })
     }
 
     /// Fills `scores` with the logits after penalties; false when there are none to apply.
@@ -218,9 +252,8 @@ impl Sampler {
     fn filter(&mut self, logits: &[f32], history: &[u32]) -> Result<()> {
         let penalised = self.penalise(logits, history)?;
         let scores = if penalised { &self.scores } else { logits };
-        let SamplerOptions { temperature, top_k, top_p, min_p, .. } = self.options;
+        let SamplerOptions { temperature, top_k, top_p, .. } = self.options;
         let max = largest(scores)?;
-        let weight = |candidate: &Candidate| exp((candidate.score() - max) / temperature);
 
         let kept = &mut self.candidates;
         kept.clear();
@@ -233,12 +266,22 @@ impl Sampler {
             kept.sort_unstable_by(|a, b| b.cmp(a));
             sorted = kept.len();
         }
+        let all = top_p < 1.0 && sorted == 0;
+        let total = all.then(|| f64::from(exp_sum(scores, max, temperature)));
+        self.narrow(max, sorted, total);
+        Ok(())
+    }
+
+    /// Leaves of the candidates those that top-p and min-p keep, and their weights in `weights`. The `sorted`
+    /// greatest stand in order at the front, `max` is the largest score, and `total` what all weigh; `None` for
+    /// the sum of their weights.
+    fn narrow(&mut self, max: f32, mut sorted: usize, total: Option<f64>) {
+        let SamplerOptions { temperature, top_p, min_p, .. } = self.options;
+        let weight = |candidate: &Candidate| exp((candidate.score() - max) / temperature);
+        let kept = &mut self.candidates;
         if top_p < 1.0 {
-            let total: f64 = if sorted > 0 {
-                kept.iter().map(|candidate| f64::from(weight(candidate))).sum()
-            } else {
-                f64::from(exp_sum(scores, max, temperature))
-            };
+            let sum = || kept.iter().map(|candidate| f64::from(weight(candidate))).sum();
+            let total: f64 = total.unwrap_or_else(sum);
             let wanted = f64::from(top_p) * total;
             let (mut mass, mut count) = (0.0, 0);
             while mass < wanted && count < kept.len() {
@@ -255,7 +298,6 @@ impl Sampler {
         }
         self.weights.clear();
         self.weights.extend(kept.iter().map(weight));
-        Ok(())
     }
 
     /// Draws one of the candidates by their weights.
@@ -274,31 +316,6 @@ impl Sampler {
             }
         }
         chosen
-    }
-}
-
-/// What greedy choice needs of a row of logits.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Peak {
-    /// The lowest id with the largest logit.
-    pub token: u32,
-    /// That logit; NaN where any is.
-    pub largest: f32,
-    /// Sum of `exp(logit - largest)`.
-    pub sum: f32,
-}
-
-impl Peak {
-    pub fn of(logits: &[f32]) -> Peak {
-        let largest = peak(logits);
-        let sum = exp_sum(logits, largest, 1.0);
-        Peak { token: first_at(logits, largest), largest, sum }
-    }
-
-    /// The token; errors are those of [`Sampler::sample`].
-    pub fn sampled(self) -> Result<Sampled> {
-        check_largest(self.largest)?;
-        Ok(Sampled { token: self.token, logprob: -self.sum.ln() })
     }
 }
 
@@ -444,6 +461,7 @@ fn exp(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::shortlist::Logit;
     use proptest::prelude::*;
     use serde::Deserialize;
 
@@ -590,6 +608,25 @@ mod tests {
     }
 
     #[test]
+    fn needs_are_no_more_than_the_options_ask() {
+        let need = |change: fn(&mut SamplerOptions)| sampler(change).need();
+        assert_eq!(need(|_| ()), Need::Largest);
+        assert_eq!(need(|o| (o.top_k, o.top_p) = (40, 0.9)), Need::Largest);
+        assert_eq!(need(|o| (o.temperature, o.top_k) = (0.8, 40)), Need::Top(40));
+        assert_eq!(need(|o| (o.temperature, o.top_k) = (0.8, 127)), Need::Top(127));
+        for change in [
+            |o: &mut SamplerOptions| (o.temperature, o.top_k) = (0.8, 128),
+            |o: &mut SamplerOptions| (o.temperature, o.top_p) = (0.8, 0.9),
+            |o: &mut SamplerOptions| o.presence_penalty = 0.1,
+            |o: &mut SamplerOptions| {
+                (o.temperature, o.top_k, o.repetition_penalty) = (0.8, 40, 1.1)
+            },
+        ] {
+            assert_eq!(need(change), Need::Logits);
+        }
+    }
+
+    #[test]
     fn bad_options_are_named() {
         type Change = fn(&mut SamplerOptions, f32);
         let fields: [(&str, Change, &[f32]); 6] = [
@@ -646,6 +683,36 @@ mod tests {
             actual.sort();
             expected.sort();
             prop_assert_eq!(actual, expected);
+        }
+
+        #[test]
+        fn a_shortlist_gives_the_tokens_of_all_logits(
+            steps in prop::collection::vec(0u16..400, 1..300),
+            k in 1usize..100,
+            p in prop_oneof![Just(1.0f32), 0.05f32..0.99],
+            min_p in prop_oneof![Just(0.0f32), 0.0f32..0.3],
+            seed: u64,
+        ) {
+            let possible = |s: u16| if s < 9 { f32::NEG_INFINITY } else { f32::from(s) / 73.0 };
+            let logits: Vec<f32> = steps.iter().map(|&s| possible(s)).collect();
+            let mut order: Vec<usize> = (0..logits.len()).collect();
+            order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+            let sum = exp_sum(&logits, logits[order[0]], 1.0);
+            let mut whole = sampler(|o| {
+                (o.temperature, o.top_k, o.top_p, o.min_p, o.seed) = (0.7, k, p, min_p, seed);
+            });
+            let mut short = whole.clone();
+            let listed = order.iter().take(short.need().count());
+            let logit = |&i: &usize| Logit { token: i as u32, value: logits[i] };
+            let list = Shortlist { largest: listed.map(logit).collect(), sum };
+            let possible = logits.iter().filter(|l| **l > f32::NEG_INFINITY).count();
+            let met = short.need().met_by(&list);
+            let tied = |k: usize| logits[order[k - 1]] == logits[order[k]];
+            prop_assert_eq!(met, k < possible && !tied(k));
+            for _ in 0..if met { 8 } else { 0 } {
+                let found = short.choose(Found::Shortlist(&list), &[]).unwrap();
+                prop_assert_eq!(found, whole.sample(&logits, &[]).unwrap());
+            }
         }
 
         #[test]

@@ -21,8 +21,10 @@ const CALL_WORDS: usize = 1 << 14;
 /// Of the counters of an op that follows choices, which has two weights.
 const COUNTER_BYTES: usize = 2 * 4;
 
-/// Of a row of logits; see `shaders/pick.wgsl`.
-pub(super) const PEAK_WORDS: usize = 3;
+/// Words of so many rows of logits of which so many are picked; see `shaders/pick.wgsl`.
+pub(super) fn picked_words(rows: usize, pick: usize) -> usize {
+    if pick == 0 { 0 } else { rows.saturating_mul(2 * pick + 1) }
+}
 
 /// Bytes behind each value that tests bind with it, to see whether they are read or written; see `tests/guards.rs`.
 pub(super) const GUARD: usize = if cfg!(test) { 4096 } else { 0 };
@@ -40,7 +42,7 @@ pub(super) struct Pool {
     pub made: Option<wgpu::Buffer>,
     /// What is read of weights that choices bound.
     pub counted: Option<wgpu::Buffer>,
-    /// Peaks of logits.
+    /// The largest logits.
     pub picked: Option<wgpu::Buffer>,
     /// Of mixtures: routes, what experts have between their linears, and what they give. What other ops have on
     /// their way is in the second too.
@@ -78,7 +80,7 @@ impl Pool {
             (&mut self.local, "keys and values", needed.local, storage),
             (&mut self.made, "choices", needed.made, storage),
             (&mut self.counted, "counters", needed.counted, storage),
-            (&mut self.picked, "peaks", needed.picked, storage),
+            (&mut self.picked, "the largest logits", needed.picked, storage),
             (&mut self.routes, "routes", needed.routes, storage),
             (&mut self.hidden, "hidden units", needed.hidden, storage),
             (&mut self.parts, "experts' results", needed.parts, storage),
@@ -245,9 +247,9 @@ pub(super) fn needed(
         }
     }
     let rows = sizes.units(Unit::Outputs);
-    larger(&mut needed.picked, rows.saturating_mul(PEAK_WORDS));
-    let outputs =
-        lowered.outputs.iter().map(|output| sizes.len(output.value).max(rows * PEAK_WORDS));
+    let picked = picked_words(rows, call.pick);
+    larger(&mut needed.picked, picked);
+    let outputs = lowered.outputs.iter().map(|output| sizes.len(output.value).max(picked));
     let words = outputs.fold(made, usize::saturating_add);
     needed.read = words.saturating_mul(4).saturating_add(needed.counted);
     Ok(needed)

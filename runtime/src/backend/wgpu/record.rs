@@ -33,7 +33,7 @@ pub(super) struct Recording {
 }
 
 impl Recording {
-    /// Records an entry for calls of this one's sizes over these buffers, and the peaks of its logits where it asks
+    /// Records an entry for calls of this one's sizes over these buffers, and the largest of its logits where it asks
     /// for them.
     ///
     /// # Errors
@@ -69,8 +69,8 @@ impl Recording {
                 e.at(format!("entry {:?}, step {:?}", entry.lowered.name, named.step))
             })?;
         }
-        if call.pick {
-            ops::pick(&mut recorder)?;
+        if call.pick > 0 {
+            ops::pick(&mut recorder, call.pick)?;
         }
         recorder.finish()
     }

@@ -8,7 +8,7 @@ use super::Shared;
 use super::cache::DeviceCache;
 use super::call::CallLayout;
 use super::ops::LOGITS;
-use super::pool::{Needed, PEAK_WORDS, Pool, needed, there};
+use super::pool::{Needed, Pool, needed, picked_words, there};
 use super::record::Recording;
 use super::sites::{self, MadeLayout};
 #[cfg(test)]
@@ -19,10 +19,13 @@ use crate::backend::{Bounds, Call, Choices, DeviceUse, Matrix, Sequences, Spent,
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Holding;
 use crate::pace::check_cancelled;
-use crate::text::Peak;
+use crate::text::shortlist::{Logit, Need, Shortlist};
 
 /// Recordings that an entry keeps: one for decoding, a few for longer calls.
 const RECORDINGS: usize = 8;
+
+/// The id that stands where there is no other logit; see `shaders/pick.wgsl`.
+const NONE: u32 = u32::MAX;
 
 /// Buffers, recordings and cache of one session.
 pub(super) struct WgpuState {
@@ -40,8 +43,8 @@ pub(super) struct WgpuState {
     results: Vec<f32>,
     choices: Choices,
     last: Option<Last>,
-    /// Those of the last run, where it was asked for them.
-    peaks: Option<Vec<Peak>>,
+    /// Of the last run's logits, where it was asked to pick.
+    picked: Option<Vec<Shortlist>>,
     used: DeviceUse,
 }
 
@@ -49,19 +52,20 @@ pub(super) struct WgpuState {
 struct Last {
     entry: usize,
     sizes: Sizes,
-    pick: bool,
+    pick: usize,
 }
 
 impl Last {
-    /// Whether an output's peaks took its place.
+    /// Whether the largest of an output took its place.
     fn picks(&self, output: &Output) -> bool {
-        self.pick && output.name == LOGITS
+        self.pick > 0 && output.name == LOGITS
     }
 
     /// Words that came back of an output.
     fn words(&self, output: &Output) -> usize {
         let len = self.sizes.len(output.value);
-        if self.picks(output) { len / output.value.cols.max(1) * PEAK_WORDS } else { len }
+        let rows = len / output.value.cols.max(1);
+        if self.picks(output) { picked_words(rows, self.pick) } else { len }
     }
 }
 
@@ -71,8 +75,8 @@ struct Kept {
     sizes: Sizes,
     /// The values of the call's symbols.
     bound: Vec<u64>,
-    /// Whether it ends with the peaks of logits.
-    pick: bool,
+    /// How many of the largest logits it ends with.
+    pick: usize,
     recording: Recording,
 }
 
@@ -96,7 +100,7 @@ impl WgpuState {
             results: Vec::new(),
             choices: Choices::default(),
             last: None,
-            peaks: None,
+            picked: None,
             used: DeviceUse::default(),
         }
     }
@@ -154,7 +158,7 @@ impl WgpuState {
     /// Sends a call to the device and takes what it gives: its outputs, then its choices, then its counters.
     fn submit(&mut self, last: &Last, recording: usize, made: usize) -> Result<()> {
         let gpu = &self.shared.gpu;
-        let (call, target) = (there(&self.pool.call)?, there(&self.pool.read)?);
+        let call = there(&self.pool.call)?;
         gpu.queue.write_buffer(call, 0, bytemuck::cast_slice(&self.words));
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
         let choices = there(&self.pool.made)?;
@@ -170,28 +174,48 @@ impl WgpuState {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             self.recordings[recording].recording.replay(&mut pass);
         }
+        let read = self.copy_outputs(last, &mut encoder)?;
+        let read = self.copy(&mut encoder, choices, made, read)?;
+        let read = self.copy(&mut encoder, counted, counters, read)?;
+        self.take(encoder, read)
+    }
+
+    /// Copies what comes back of each output in turn, and gives how many bytes that is.
+    fn copy_outputs(&self, last: &Last, encoder: &mut wgpu::CommandEncoder) -> Result<u64> {
         let mut read = 0;
-        let mut copy = |buffer: &wgpu::Buffer, words: usize| {
-            let bytes = words as u64 * 4;
-            if bytes > 0 {
-                encoder.copy_buffer_to_buffer(buffer, 0, target, read, bytes);
-            }
-            read += bytes;
-        };
         for output in &self.shared.entries[last.entry].lowered.outputs {
             let slot = self.pool.slots[last.entry].get(output.value.slot).unwrap_or(&None);
             let source = if last.picks(output) { &self.pool.picked } else { slot };
-            copy(there(source)?, last.words(output));
+            read = self.copy(encoder, there(source)?, last.words(output), read)?;
         }
-        copy(choices, made);
-        copy(counted, counters);
+        Ok(read)
+    }
+
+    /// Copies words to the bytes from `read` on of what comes back, and gives how many bytes there are then.
+    fn copy(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        buffer: &wgpu::Buffer,
+        words: usize,
+        read: u64,
+    ) -> Result<u64> {
+        let bytes = words as u64 * 4;
+        if bytes > 0 {
+            encoder.copy_buffer_to_buffer(buffer, 0, there(&self.pool.read)?, read, bytes);
+        }
+        Ok(read + bytes)
+    }
+
+    /// Submits commands and takes so many bytes that they bring back.
+    fn take(&mut self, encoder: wgpu::CommandEncoder, read: u64) -> Result<()> {
+        let gpu = &self.shared.gpu;
         let submission = gpu.queue.submit([encoder.finish()]);
         self.results.clear();
         if read == 0 {
             return gpu.wait(submission);
         }
         let results = &mut self.results;
-        gpu.read(target, read as usize, submission, |bytes| {
+        gpu.read(there(&self.pool.read)?, read as usize, submission, |bytes| {
             let words = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
             results.extend(words);
         })
@@ -213,17 +237,19 @@ impl WgpuState {
         Ok(())
     }
 
-    /// The peaks that the last run gives in the place of logits.
-    fn peaks_found(&self) -> Option<Vec<Peak>> {
+    /// The largest logits of each row that the last run gives in the place of all.
+    fn largest_found(&self) -> Option<Vec<Shortlist>> {
         let (words, output) = self.written(LOGITS)?;
-        let picked = self.last.as_ref().is_some_and(|last| last.picks(output));
-        let (rows, _) = words.as_chunks::<PEAK_WORDS>();
-        let peak = |[token, largest, sum]: &[f32; PEAK_WORDS]| Peak {
-            token: token.to_bits(),
-            largest: *largest,
-            sum: *sum,
+        let last = self.last.as_ref().filter(|last| last.picks(output))?;
+        let logit = |[token, value]: &[f32; 2]| {
+            (token.to_bits() != NONE).then(|| Logit { token: token.to_bits(), value: *value })
         };
-        picked.then(|| rows.iter().map(peak).collect())
+        let list = |row: &[f32]| {
+            let (sum, pairs) = row.split_first()?;
+            let largest = pairs.as_chunks::<2>().0.iter().map_while(logit).collect();
+            Some(Shortlist { largest, sum: *sum })
+        };
+        words.chunks_exact(picked_words(1, last.pick)).map(list).collect()
     }
 
     /// An output of the last run and its words.
@@ -243,10 +269,15 @@ impl WgpuState {
 
 impl State for WgpuState {
     fn run(&mut self, call: &Call<'_>) -> Result<Spent> {
-        (self.last, self.peaks) = (None, None);
+        (self.last, self.picked) = (None, None);
         // A step is one submission: it is not cancelled on its way.
         call.control.map_or(Ok(()), check_cancelled)?;
         self.bounds.check(call)?;
+        if call.pick > Need::MOST {
+            let message =
+                format!("{} logits are not picked, but {} at most", call.pick, Need::MOST);
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
         let shared = self.shared.clone();
         let entry = shared.entries.get(call.entry).ok_or_else(|| {
             Error::new(ErrorKind::InvalidInput, format!("entry {} does not exist", call.entry))
@@ -285,7 +316,7 @@ impl State for WgpuState {
         let words = counted.saturating_sub(made.words);
         made.take(&entry.told, &entry.lowered, &self.results[words..counted], &mut self.choices)?;
         self.last = Some(last);
-        self.peaks = self.peaks_found();
+        self.picked = self.largest_found();
         Ok(entry.lowered.cost.of(call, &self.choices))
     }
 
@@ -307,8 +338,21 @@ impl State for WgpuState {
         })
     }
 
-    fn picked(&self) -> Option<&[Peak]> {
-        self.peaks.as_deref()
+    fn picked(&self) -> Option<&[Shortlist]> {
+        self.picked.as_deref()
+    }
+
+    fn unpick(&mut self) -> Result<()> {
+        let Some(last) = self.last.take() else { return Ok(()) };
+        self.picked = None;
+        let last = Last { pick: 0, ..last };
+        let mut encoder = self.shared.gpu.device.create_command_encoder(&Default::default());
+        let read = self.copy_outputs(&last, &mut encoder)?;
+        self.take(encoder, read)?;
+        self.used.submissions += 1;
+        self.used.bytes_read_back += self.results.len() * 4;
+        self.last = Some(last);
+        Ok(())
     }
 
     fn choices(&self) -> &[i32] {

@@ -25,7 +25,7 @@ use super::shaders::Shader;
 use crate::backend::lower::Instruction;
 use crate::error::{Error, ErrorKind, Result};
 
-/// The output that peaks are looked for in.
+/// The output that the largest are picked of.
 pub(super) const LOGITS: &str = "logits";
 
 /// Items of a group of most shaders.
@@ -82,16 +82,17 @@ pub(super) fn record(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
     }
 }
 
-/// Records the search for the peak of each row of logits.
+/// Records the search for so many of the largest of each row of logits.
 ///
 /// # Errors
 /// Those of the device.
-pub(super) fn pick(rec: &mut Recorder<'_>) -> Result<()> {
+pub(super) fn pick(rec: &mut Recorder<'_>, count: usize) -> Result<()> {
     let outputs = &rec.entry.lowered.outputs;
     let Some(logits) = outputs.iter().find(|output| output.name == LOGITS) else { return Ok(()) };
     let (value, rows) = (logits.value, rec.sizes.len(logits.value) / logits.value.cols.max(1));
     let (logits, picked) = (rec.value(value)?, Slice::whole(rec.buffers.picked));
-    rec.dispatch(Shader::Pick, &[rows as u32, value.cols as u32], &[&logits, &picked], rows)
+    let params = [rows as u32, value.cols as u32, count as u32];
+    rec.dispatch(Shader::Pick, &params, &[&logits, &picked], rows)
 }
 
 /// The number by which shaders know an activation function; see `shaders/activation.wgsl`.

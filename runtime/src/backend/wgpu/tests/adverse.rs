@@ -41,7 +41,7 @@ fn a_limit_on_memory_holds_and_ids_beyond_a_table_are_refused() {
             price: 0.0,
             forced: None,
             control: None,
-            pick: false,
+            pick: 0,
         };
         state.run(&call).map(|_| ())
     };
@@ -79,7 +79,7 @@ fn a_device_that_is_lost_is_an_error_of_every_call_and_another_one_opens() {
             price: 0.0,
             forced: None,
             control: None,
-            pick: false,
+            pick: 0,
         };
         let e = running.state.run(&call).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Backend, "{e}");

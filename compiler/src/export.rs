@@ -49,6 +49,9 @@ pub fn export(plan: &Plan, bytes: &[u8], folder: &Path) -> Result<Exported> {
     check(entry)?;
     plan.verify(bytes)?;
     let folder_was_there = folder.exists();
+    if folder_was_there && !folder.is_dir() {
+        return Err(Error::mismatch("it is a file, and a folder is written").at(folder.display()));
+    }
     std::fs::create_dir_all(folder).at(folder.display())?;
     let written = write(plan, entry, bytes, folder);
     if written.is_err() && !folder_was_there {

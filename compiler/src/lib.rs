@@ -21,6 +21,6 @@ pub use compile::{Options, Progress, Report, compile};
 pub use error::{Error, ErrorKind, Result};
 pub use export::{Exported, export};
 pub use pack::Quant;
-pub use segments::{Prefer, SegmentReport};
+pub use segments::{Prefer, Reason, SegmentReport, summary};
 pub use sparsify::{ChannelWeights, SparsityLevel, set_levels, sparsify};
 pub use write::{check_output, rewrite};

@@ -874,6 +874,18 @@ def only_runtime():
     m.save("only_runtime", [call(3, [2, 0], 3), call(2, [1], 2)], infer=True)
 
 
+def wide_integers():
+    """Integers of more than 24 bits and of more than 32, where they are only moved or become small again."""
+    m = Model(18, 101)
+    ids, x = m.input("ids", ["n", 3], "i64"), m.input("x", ["n", 5])
+    m.give(m.op("Add", ids, m.const(np.array([2**30 + 12345, -2**31 + 100, 2**24 + 1]))), "far", "i64")
+    ends = m.op("Concat", m.op("Unsqueeze", m.const(np.int64(2**63 - 1)), m.const(np.array([0]))), m.const(np.array([3])), axis=0)
+    m.give(m.op("Slice", x, m.const(np.array([1, 0])), ends, m.const(np.array([0, 1]))), "sliced")
+    square = m.op("Mul", m.const(np.array([[70000, 3]])), m.const(np.array([[70000], [2]])))
+    m.give(m.op("Sub", m.op("Div", square, m.const(np.array([[7000]]))), m.const(np.array([[1]]))), "small", "i64")
+    m.save("wide_integers", [dict(ids=np.arange(3 * n).reshape(n, 3), x=floats(102, n, 5)) for n in (2, 3)])
+
+
 def taken_names():
     """Values that are called as a segment's own inputs and outputs are."""
     m = Model(18, 98)
@@ -927,5 +939,5 @@ if __name__ == "__main__":
     for case in [elementwise, integers, layout, gather, products, conv, images, norms, reductions, recurrent,
                  quantised, contrib, every_op, branches, ordered, gated, quantised_linear, rotary, segments,
                  runtimes_own, attention, not_attention, written_out, not_norms, exported,
-                 long_sums, only_runtime, taken_names, edges]:
+                 long_sums, only_runtime, wide_integers, taken_names, edges]:
         case()

@@ -108,6 +108,76 @@ fn calls_of_other_sizes_follow_each_other() {
     }
 }
 
+/// A call of nothing gives nothing, of the shapes that a call of something gives.
+#[test]
+fn calls_of_no_rows_give_no_rows() {
+    let mut backends = BACKENDS.to_vec();
+    if adapter() {
+        backends.push(BackendKind::Wgpu);
+    }
+    for case in ["elementwise", "conv", "norms", "products"] {
+        let (inputs, outputs) = &calls(case)[0];
+        let plan = Plan::new(case, true, &[]);
+        for &backend in &backends {
+            empty_call(&plan, backend, (inputs, outputs), case);
+        }
+    }
+    if onnx_runtime().is_some() {
+        let (inputs, outputs) = &calls("conv")[0];
+        let (plan, _) = Plan::with("conv", |options| options.prefer = Prefer::Onnx);
+        empty_call(&plan, BackendKind::Cpu, (inputs, outputs), "conv, --prefer onnx");
+    }
+}
+
+#[test]
+fn pools_of_no_images_give_no_images() {
+    let (inputs, outputs) = &calls("images")[0];
+    let plan = Plan::new("images", true, &[]);
+    for &backend in BACKENDS {
+        empty_call(&plan, backend, (inputs, outputs), "images");
+    }
+}
+
+/// Calls a plan with 0 for the size `n`, which is the first of inputs and outputs.
+fn empty_call(
+    plan: &Plan,
+    backend: BackendKind,
+    (inputs, outputs): (&[Golden], &[Golden]),
+    case: &str,
+) {
+    let case = format!("{case}, {backend:?}");
+    let bytes = std::fs::read(plan.path()).expect("a plan file");
+    let parsed = limbeck::plan::Plan::parse(&bytes).expect("a plan");
+    let entry = &parsed.program().entries[0];
+    let is_of_n = |name: &str| {
+        let mut operands = entry.operands.iter().filter(|operand| operand.name == name);
+        let first = operands.next().and_then(|operand| operand.fact.shape.first());
+        first.is_some_and(|dim| *dim == limbeck::plan::Dim::symbol("n"))
+    };
+    let empty = |golden: &Golden| {
+        let shape = [&[0], &golden.shape[1..]].concat();
+        let values = match golden.values {
+            Values::Floats(_) => Values::Floats(Vec::new()),
+            Values::Integers(_) => Values::Integers(Vec::new()),
+        };
+        Golden { name: golden.name.clone(), shape, values }
+    };
+    let given: Vec<Golden> = inputs.iter().filter(|g| is_of_n(&g.name)).map(empty).collect();
+    assert!(!given.is_empty(), "{case}");
+    let others = inputs.iter().filter(|g| !is_of_n(&g.name));
+    let views: Vec<TensorView<'_>> = given.iter().chain(others).map(Golden::view).collect();
+    let model = plan.open(backend, 2);
+    let mut forward = Forward::new(&model, SessionOptions::default()).expect("a runner");
+    let (found, _) = forward.run(&views).unwrap_or_else(|e| panic!("{case}: {e}"));
+    let mut compared = 0;
+    for expected in outputs.iter().filter(|g| is_of_n(&g.name)) {
+        let tensor = found.iter().find(|tensor| tensor.name == expected.name);
+        empty(expected).compare(tensor.expect("an output"), &case);
+        compared += 1;
+    }
+    assert!(compared > 0, "{case}");
+}
+
 #[test]
 fn threads_change_no_bit() {
     for case in CASES {

@@ -3,6 +3,7 @@
 //! Expected values: `golden/onnx_models.py`.
 
 use limbeck::BackendKind;
+use limbeck_compiler::{Options, Reason};
 use limbeck_tests::onnx_cases::{Plan, calls, compare};
 use limbeck_tests::onnx_runtime;
 
@@ -13,7 +14,8 @@ fn check(case: &str, wanted: &[&str], native: &[&str]) {
     }
     for passes in [false, true] {
         let (plan, segments) = Plan::with(case, |options| options.passes = passes);
-        let reasons: Vec<&str> = segments.iter().map(|s| s.reason.as_str()).collect();
+        let told = |r: &Reason| format!("{}: {}", r.reason, r.nodes.join(", "));
+        let reasons: Vec<String> = segments.iter().flat_map(|s| &s.reasons).map(told).collect();
         let reasons = reasons.join("; ");
         for words in wanted {
             assert!(reasons.contains(words), "{case}: {words:?} is not in {reasons}");
@@ -63,4 +65,44 @@ fn forms_that_only_onnx_runtime_has_are_segments() {
 #[test]
 fn names_of_values_do_not_meet_those_of_segments() {
     check("taken_names", &["(Celu)", "(If)"], &["(Relu)", "(Less)"]);
+}
+
+/// Integers that 32 bits hold and 24 do not, such as only move, and what does not fit.
+#[test]
+fn wide_integers_are_right_or_left_to_onnx_runtime() {
+    check("wide_integers", &["may not fit 32 bits", "(Mul)"], &["(Add)", "(Slice)"]);
+}
+
+/// A node that is asked for gives what its native form would: what reads it stays native.
+#[test]
+fn what_reads_nodes_that_are_asked_for_stays_native() {
+    if onnx_runtime().is_none() {
+        return;
+    }
+    let cases = [
+        ("images", "*_Conv"),
+        ("conv", "*_Conv"),
+        ("exported", "*MatMul*"),
+        ("conv", "*_BatchNormalization"),
+        ("written_out", "*_InstanceNormalization"),
+        ("norms", "*_Reshape"),
+        ("attention", "*_MatMul"),
+        ("attention", "*_Reshape"),
+        ("attention", "*_Shape"),
+        ("written_out", "*_Div"),
+        ("layout", "*_Transpose"),
+        ("gather", "*_Gather"),
+    ];
+    for (case, pattern) in cases {
+        let of = |options: &mut Options| options.onnx_for = vec![pattern.to_owned()];
+        let (plan, segments) = Plan::with(case, of);
+        let reasons: Vec<&Reason> = segments.iter().flat_map(|s| &s.reasons).collect();
+        let wanted = format!("--onnx-for {pattern}");
+        assert!(reasons.iter().all(|r| r.reason == wanted), "{case}, {pattern}: {reasons:?}");
+        assert!(!segments.is_empty() || pattern == "*_Shape", "{case}, {pattern}");
+        let model = plan.open(BackendKind::Cpu, 2);
+        for (number, (inputs, outputs)) in calls(case).iter().enumerate() {
+            compare(&model, inputs, outputs, &format!("{case}, {pattern}, call {number}"));
+        }
+    }
 }

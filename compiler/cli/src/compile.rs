@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use limbeck_compiler::{Options, Prefer, Report, SegmentReport, compile};
+use limbeck_compiler::{Options, Prefer, Report, SegmentReport, compile, summary};
 use serde_json::json;
 
 use crate::args::CompileArgs;
@@ -37,10 +37,14 @@ pub fn execute(args: CompileArgs) -> Result<(), Failure> {
     let report = report?;
     let seconds = start.elapsed().as_secs_f64();
     report.notes.iter().for_each(note);
-    report.segments.iter().for_each(|segment| {
-        let SegmentReport { entry, step, nodes, reason } = segment;
-        note(format!("ONNX Runtime computes {nodes} nodes, {step:?} of entry {entry:?}: {reason}"));
-    });
+    if !report.segments.is_empty() {
+        let segments = report.segments.len();
+        let nodes: usize = report.segments.iter().map(SegmentReport::nodes).sum();
+        let why = summary(report.segments.iter().flat_map(|s| &s.reasons));
+        let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        let (nodes, segments) = (count(nodes, "node"), count(segments, "segment"));
+        note(format!("ONNX Runtime computes {nodes} in {segments}: {why}"));
+    }
     if args.json {
         return print_json(&to_json(&options, &report, seconds));
     }
@@ -83,8 +87,11 @@ fn to_json(options: &Options, report: &Report, seconds: f64) -> serde_json::Valu
         "onnx_segments": report.segments.iter().map(|s| json!({
             "entry": s.entry,
             "step": s.step,
-            "nodes": s.nodes,
-            "reason": s.reason,
+            "nodes": s.nodes(),
+            "reasons": s.reasons.iter().map(|r| json!({
+                "reason": r.reason,
+                "nodes": r.nodes,
+            })).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
         "weight_bytes": report.packing.bytes,
         "file_bytes": report.file_bytes,

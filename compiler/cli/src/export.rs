@@ -12,6 +12,10 @@ use crate::output::{Failure, at_file, print_json, say};
 pub fn execute(args: ExportArgs) -> Result<(), Failure> {
     let bytes = memory::map(&args.plan)?;
     let plan = at_file(&args.plan, Plan::parse(&bytes))?;
+    if args.output.is_file() {
+        let output = args.output.display();
+        return Err(Failure::new(format!("{output}: it is a file, and -o names a folder")));
+    }
     let exported = at_file(&args.plan, export(&plan, &bytes, &args.output))?;
     let model = args.output.join("model.onnx");
     if args.json {

@@ -59,21 +59,23 @@ impl Inputs {
         Ok(matches!(array.dtype(), npyz::DType::Plain(kind) if float(&kind)))
     }
 
-    /// A tensor of i32 or i64; `None` when there is none of that name.
+    /// A tensor of integers that i64 holds, or of truth values; `None` when there is none of that name.
     pub fn integers(&mut self, name: &str) -> Result<Option<Integers>, Failure> {
         let fail = failure(self.path.clone(), name);
         let Some(array) = self.array(name)? else { return Ok(None) };
         let shape = array.shape().iter().map(|d| *d as usize).collect();
-        let values = match array.try_data::<i64>() {
-            Ok(data) => data.collect::<Result<Vec<i64>, _>>(),
-            Err(array) => match array.try_data::<i32>() {
-                Ok(data) => data.map(|v| v.map(i64::from)).collect(),
-                Err(array) => {
-                    let dtype = array.dtype().descr();
-                    return Err(fail(format!("its dtype {dtype} is neither i32 nor i64")));
-                }
-            },
-        };
+        let values = widened::<i64>(array)
+            .or_else(widened::<i32>)
+            .or_else(widened::<bool>)
+            .or_else(widened::<u8>)
+            .or_else(widened::<i8>)
+            .or_else(widened::<u16>)
+            .or_else(widened::<i16>)
+            .or_else(widened::<u32>);
+        let values = values.map_err(|array| {
+            let dtype = array.dtype().descr();
+            fail(format!("its dtype {dtype} is none of integers that i64 holds, nor bool"))
+        })?;
         Ok(Some(Integers { shape, values: values.map_err(|e| fail(e.to_string()))? }))
     }
 
@@ -166,6 +168,14 @@ impl Inputs {
         });
         deepest.max().unwrap_or(0) <= MAX_NESTING
     }
+}
+
+/// The elements of an array as i64; the array where they are not of this type.
+#[allow(clippy::result_large_err, reason = "npyz gives back an array of another type as it is")]
+fn widened<T: npyz::Deserialize + Into<i64>>(
+    array: npyz::NpyFile<Entry<'_>>,
+) -> Result<io::Result<Vec<i64>>, npyz::NpyFile<Entry<'_>>> {
+    Ok(array.try_data::<T>()?.map(|v| v.map(Into::into)).collect())
 }
 
 fn failure(path: String, name: &str) -> impl Fn(String) -> Failure {

@@ -5,8 +5,10 @@ mod common;
 use std::path::PathBuf;
 use std::process::Command;
 
-use common::{Run, golden, run};
+use common::{Run, array, golden, run};
 use serde_json::Value;
+
+type Npz = npyz::npz::NpzWriter<std::io::BufWriter<std::fs::File>>;
 
 /// ONNX Runtime's library, or `None`, with the reason printed, where it is missing.
 fn library() -> Option<PathBuf> {
@@ -54,13 +56,80 @@ fn segments_are_reported_and_inspected() {
     let (plan, report) = place.classifier("onnx");
     let segments = report["onnx_segments"].as_array().expect("segments");
     assert_eq!(segments.len(), 1, "{report}");
-    assert_eq!(segments[0]["reason"], "--prefer onnx");
+    let reasons = segments[0]["reasons"].as_array().expect("reasons");
+    assert_eq!(reasons.len(), 1, "{report}");
+    assert_eq!(reasons[0]["reason"], "--prefer onnx");
+    assert_eq!(reasons[0]["nodes"].as_array().map(Vec::len), Some(11), "{report}");
     let inspected = limbeck(&["inspect", &plan, "--json", "--verify"], None).json();
     assert_eq!(inspected["onnx_segments"].as_array().map(Vec::len), Some(1), "{inspected}");
     assert!(
         inspected["sections"].as_array().expect("sections").iter().any(|s| s["kind"] == "onnx")
     );
     assert!(limbeck(&["inspect", &plan], None).ok().contains("onnx segments"));
+}
+
+/// A model of ONNX is told in a line, whatever becomes of its nodes.
+#[test]
+fn notes_on_nodes_are_short_and_json_has_all() {
+    let place = Place::new();
+    let (model, plan) = (golden("onnx/segments.onnx").display().to_string(), place.path("x.lbk"));
+    let run = limbeck(&["compile", &model, "-o", &plan, "--json"], None);
+    let note = run.stderr.lines().find(|line| line.contains("ONNX Runtime computes"));
+    let note = note.unwrap_or_else(|| panic!("{run:?}"));
+    assert!(note.contains(" x no native operator Celu (") && note.len() < 1000, "{note}");
+    let report = run.json();
+    let segments = report["onnx_segments"].as_array().expect("segments");
+    for segment in segments {
+        let reasons = segment["reasons"].as_array().expect("reasons");
+        let named: usize = reasons.iter().filter_map(|r| Some(r["nodes"].as_array()?.len())).sum();
+        assert_eq!(segment["nodes"], named, "{segment}");
+    }
+    let args = ["compile", &model, "-o", &plan, "--prefer", "onnx", "--quant", "q8"];
+    let run = limbeck(&args, None);
+    assert!(run.stderr.contains("kept as the model has them"), "{run:?}");
+    run.ok();
+    let run = limbeck(&["compile", &model, "-o", &plan, "--onnx-for", "*_Constant"], None);
+    run.fails(&["no node is called so"]);
+}
+
+#[test]
+fn files_that_are_not_meant_are_one_sentence() {
+    let place = Place::new();
+    let (plan, _) = place.classifier("native");
+    limbeck(&["export", &plan, "-o", &plan], None).fails(&["native", "it is a file"]);
+    let empty = place.path("empty.onnx");
+    std::fs::write(&empty, b"").expect("a file");
+    limbeck(&["compile", &empty, "-o", &plan], None).fails(&["empty.onnx", "it is empty"]);
+}
+
+/// Integers that a call takes may be of any width.
+#[test]
+fn narrow_integers_are_taken_for_wide_ones() {
+    let place = Place::new();
+    let (model, plan) = (golden("onnx/integers.onnx").display().to_string(), place.path("x.lbk"));
+    limbeck(&["compile", &model, "-o", &plan], None).ok();
+    let a = [3i8, -4, 0, 7];
+    let b = [true, false, true, true];
+    let outputs = |file: &str, write: &dyn Fn(&mut Npz)| {
+        let (input, output) = (place.path(file), place.path(&format!("out-{file}")));
+        let mut npz = Npz::create(&input).expect("a file");
+        write(&mut npz);
+        drop(npz);
+        limbeck(&["forward", &plan, "--inputs", &input, "--outputs", &output], None).ok();
+        let mut npz = npyz::npz::NpzArchive::open(output).expect("outputs");
+        let array = npz.by_name("Add").expect("an archive").expect("an output");
+        array.into_vec::<i32>().expect("integers")
+    };
+    let narrow = outputs("narrow.npz", &|npz| {
+        array(npz, "a", &[1, 4], &a);
+        array(npz, "b", &[4], &b);
+    });
+    let wide = outputs("wide.npz", &|npz| {
+        array(npz, "a", &[1, 4], &a.map(i64::from));
+        array(npz, "b", &[4], &b.map(u16::from));
+    });
+    assert_eq!(narrow, wide);
+    assert_eq!(narrow, [4, -4, 1, 8]);
 }
 
 #[test]
@@ -104,6 +173,7 @@ fn the_library_is_found_and_its_providers_are_listed() {
     limbeck(&bench(&plan, &["--ort-library", &library]), None).json();
     limbeck(&bench(&plan, &[]), Some(&library)).json();
     limbeck(&bench(&plan, &["--ep", "cpu"]), Some(&library)).json();
+    limbeck(&bench(&plan, &["--ep", "CPUExecutionProvider"]), Some(&library)).json();
     limbeck(&bench(&plan, &["--ep", "npu"]), Some(&library)).fails(&["\"npu\"", "cpu"]);
     let devices = limbeck(&["devices", "--json"], Some(&library)).json();
     let devices = devices["devices"].as_array().expect("devices");

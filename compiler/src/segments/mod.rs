@@ -6,6 +6,7 @@
 
 mod native;
 mod part;
+mod report;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -19,6 +20,7 @@ use crate::onnx::lower::refusal;
 pub(crate) use native::lower;
 pub use part::Part;
 pub(crate) use part::place;
+pub use report::{Reason, SegmentReport, summary};
 
 /// Who computes what has a choice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -161,19 +163,6 @@ pub(crate) fn stages(
         stages.push(if least.rem_euclid(2) == parity { least } else { least + 1 });
     }
     stages
-}
-
-/// What became of a plan's segments.
-#[derive(Clone, Debug)]
-pub struct SegmentReport {
-    /// The entry it is in.
-    pub entry: String,
-    /// Its step.
-    pub step: String,
-    /// How many nodes it has.
-    pub nodes: usize,
-    /// Why ONNX Runtime computes it.
-    pub reason: String,
 }
 
 /// Nodes by stage, as they run.

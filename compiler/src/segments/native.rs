@@ -7,7 +7,7 @@ use limbeck_plan::{
     Values, Weight,
 };
 
-use super::{Choice, SegmentReport, order, stages};
+use super::{Choice, Reason, SegmentReport, order, stages};
 use crate::error::{Error, Result};
 use crate::onnx::builder::{Builder, element_type};
 use crate::onnx::lower::{Lowering, Rows, Weights};
@@ -54,12 +54,12 @@ pub(crate) fn lower(
             (0..steps.len()).partition(|at| stage.contains(at));
         let part: Vec<&Step> = part.into_iter().map(|at| steps[at]).collect();
         let others: Vec<&Step> = others.into_iter().map(|at| steps[at]).collect();
+        let nodes = part.iter().map(|s| format!("{:?} ({})", s.name, s.op.name())).collect();
         let step = segment(program, entry, &part, &others, choice, models)?;
         reports.push(SegmentReport {
             entry: entry.name.clone(),
             step: step.name.clone(),
-            nodes: part.len(),
-            reason: choice.reason.clone(),
+            reasons: vec![Reason { reason: choice.reason.clone(), nodes }],
         });
         lowered.push(step);
     }

@@ -6,7 +6,7 @@ use limbeck_plan::{Onnx, Op, PlanWriter, Program};
 use prost::Message;
 
 use super::native::view;
-use super::{Places, SegmentReport};
+use super::{Places, Reason, SegmentReport};
 use crate::error::{Error, Result};
 use crate::onnx::proto::ModelProto;
 
@@ -19,8 +19,8 @@ const LARGE: usize = 128;
 pub struct Part {
     /// The model, whose inputs and outputs are the segment's.
     pub(crate) model: ModelProto,
-    /// Nodes of the original.
-    pub(crate) nodes: usize,
+    /// Why ONNX Runtime computes the nodes.
+    pub(crate) reasons: Vec<Reason>,
 }
 
 /// Writes the weights of a program's parts and puts their models to the end of `models`. An initialiser
@@ -49,8 +49,7 @@ pub(crate) fn place<W: Write + Seek>(
             reports.push(SegmentReport {
                 entry: entry.name.clone(),
                 step: step.name.clone(),
-                nodes: part.nodes,
-                reason: op.reason.clone(),
+                reasons: part.reasons.clone(),
             });
         }
     }

@@ -60,9 +60,12 @@ impl Declaration {
             (None, class) => !of.is_empty() && class.as_deref() == Some(*of),
         });
         let Some((name, _, reader)) = known else {
-            let found = name.or(class).unwrap_or_default();
             let rules: Vec<&str> = RULES.iter().map(|(rule, _, _)| *rule).collect();
             let rules = rules.join(", ");
+            let Some(found) = name.or(class) else {
+                let message = format!("it has no scheduler whose rule is one of {rules}");
+                return Err(Error::missing(message));
+            };
             let message = format!("the sampler's rule {found:?} is not one of {rules}");
             return Err(Error::unsupported(message));
         };

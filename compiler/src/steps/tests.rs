@@ -139,7 +139,8 @@ fn declared_steps_and_names_are_kept() {
 fn what_is_not_known_is_refused_by_name() {
     let cases = [
         (json!([]), "not a JSON object"),
-        (json!({}), "rule \"\" is not one of"),
+        (json!({}), "no scheduler whose rule is one of"),
+        (json!({"steps": [1]}), "no scheduler whose rule is one of"),
         (json!({"scheduler": {"rule": "dpm"}}), "rule \"dpm\""),
         (json!({"_class_name": "DDIMScheduler"}), "rule \"DDIMScheduler\""),
         (json!({"_class_name": "LCMScheduler", "warp": 9}), "\"scheduler.warp\"|\"warp\""),

@@ -118,7 +118,8 @@ impl Diffuser {
     pub fn with_limit(model: &Model, memory_limit: usize) -> Result<Diffuser> {
         let program = model.plan().program();
         let Some(sampler) = program.sampler.clone() else {
-            let message = "the plan does not make samples of noise: it has no sampler";
+            let message = "the plan does not make samples of noise: it has no sampler (docs/samplers.md says how compile \
+                 --sampler declares one)";
             return Err(Error::new(ErrorKind::Unsupported, message));
         };
         let malformed = || Error::new(ErrorKind::Plan, "the plan's sampler has no sample");

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::cut::Chosen;
 use super::node::Node;
 use super::proto::{GraphProto, ModelProto, NodeProto};
-use super::segment::Chosen;
 use super::{MAX_DEPTH, ops, runtime_ops};
 use crate::error::{Error, Result};
 use crate::segments;
@@ -34,7 +34,12 @@ pub(super) fn without_native(model: &ModelProto, graph: &GraphProto, opset: i64)
             format!("{operator} in {}{more}", named.join(", "))
         })
         .collect();
-    Err(Error::unsupported(format!("operators that are not supported: {}", listed.join("; "))))
+    let message = format!(
+        "operators that are not supported, unless the ONNX Runtime that runs the plan has them, which --prefer onnx \
+         leaves to it: {}",
+        listed.join("; ")
+    );
+    Err(Error::unsupported(message))
 }
 
 /// The operators of a node and of graphs within it that are not native, and those that are not known.

@@ -7,6 +7,7 @@ use half::{bf16, f16};
 
 use super::external::External;
 use super::proto::{TensorProto, dtype};
+use super::types;
 use crate::error::{Error, Result};
 
 /// Bytes that the elements of one tensor may take once they are decoded.
@@ -153,7 +154,10 @@ fn decode(tensor: &TensorProto, raw: &[u8], count: usize) -> Result<Data> {
         dtype::UINT16 | dtype::INT16 | dtype::FLOAT16 | dtype::BFLOAT16 => 2,
         dtype::FLOAT | dtype::INT32 | dtype::UINT32 => 4,
         dtype::INT64 | dtype::DOUBLE | dtype::UINT64 => 8,
-        other => return Err(Error::unsupported(format!("its data type {other} is not read"))),
+        other => {
+            let message = format!("its elements, of {}, are not read", types::name(other));
+            return Err(Error::unsupported(message));
+        }
     };
     // An empty list of bytes is a list of a type that is not used, unless nothing is stored.
     let is_raw = !raw.is_empty() || tensor.data_location == 1;

@@ -9,19 +9,17 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use limbeck_graph::{Graph, TensorExpr, ValueId};
-use limbeck_kernels::{Elements, ElementsMut, TensorArg, TensorOut, reference};
 use limbeck_plan::{
     Binary, DType, Dim, Fact, Map, MapStep, Op, Reshape, Sizes as SizesOp, Transpose, Unary,
 };
 
-use super::constant::{Constant, Data, elements};
+use super::constant::{Constant, Data};
+use super::cut::{Found, Known};
 use super::external::External;
+use super::fold::{MAX_FOLDED, fold};
 use super::proto::NodeProto;
-use super::sizes::Sizes;
+use super::sizes::{Size, Sizes};
 use crate::error::{Error, Result};
-
-/// Elements of a constant that is computed when a model is compiled.
-const MAX_FOLDED: usize = 1 << 27;
 
 /// What a name of the model stands for.
 #[derive(Clone, Debug)]
@@ -95,6 +93,16 @@ impl<'a> Importer<'a> {
         if let Some(scope) = self.scopes.last_mut() {
             scope.insert(name.to_owned(), item);
         }
+    }
+
+    /// What is known of the names of the outermost graph.
+    pub fn known(&self) -> Known {
+        let names = self.scopes.first().into_iter().flatten();
+        let found = names.map(|(name, item)| {
+            let fixed = !matches!(item, Item::Value(_));
+            (name.clone(), Found { fact: self.fact(item), fixed })
+        });
+        found.collect()
     }
 
     /// A type and sizes, in the model's order of axes.
@@ -184,9 +192,20 @@ impl<'a> Importer<'a> {
     }
 
     fn sizes_value(&mut self, sizes: &Sizes) -> Result<ValueId> {
-        let dims = sizes.values.iter().map(|size| size.dim()).collect::<Option<Vec<_>>>();
-        let dims = dims.ok_or_else(|| Error::unsupported("a size is negative"))?;
-        let value = self.emit(Op::Sizes(SizesOp { sizes: dims }), &[])?;
+        let dims = sizes.values.iter().map(|size| match size {
+            Size::Known(n) => Dim::Const(n.unsigned_abs()),
+            Size::Dim(dim) => dim.clone(),
+        });
+        let mut value = self.emit(Op::Sizes(SizesOp { sizes: dims.collect() }), &[])?;
+        let negative = |size: &Size| matches!(size, Size::Known(n) if *n < 0);
+        if sizes.values.iter().any(negative) {
+            let signs = sizes.values.iter().map(|size| if negative(size) { -1 } else { 1 });
+            let signs = Constant::integers(vec![sizes.values.len()], signs.collect::<Vec<i64>>());
+            let signs = self.value(Operand::Constant(signs))?;
+            let steps =
+                vec![MapStep::Input(0), MapStep::Input(1), MapStep::Binary(Binary::Mul, 0, 1)];
+            value = self.emit(Op::Map(Map { inputs: 2, steps }), &[value, signs])?;
+        }
         if !sizes.scalar {
             return Ok(value);
         }
@@ -245,16 +264,32 @@ impl<'a> Importer<'a> {
                 self.emit(Op::Map(Map { inputs: 2, steps }), &[finite, code])
             }
             Data::I64(values) => {
-                let exact = |v: &i64| v.unsigned_abs() <= 1 << 24;
-                if !values.iter().all(exact) {
-                    return Err(Error::unsupported("an integer constant is beyond 24 bits"));
+                if let Some(v) = values.iter().find(|v| i32::try_from(**v).is_err()) {
+                    let message = format!("its constant {v} does not fit 32 bits");
+                    return Err(Error::unsupported(message));
                 }
-                let floats = values.iter().map(|v| *v as f32).collect();
-                let value = self.weight(floats, &constant.shape);
-                let steps = vec![MapStep::Input(0), MapStep::Unary(Unary::ToInteger, 0)];
-                self.emit(Op::Map(Map { inputs: 1, steps }), &[value])
+                self.integers(values, &constant.shape)
             }
         }
+    }
+
+    /// Integers of 32 bits. A plan's weights are floats, which hold 24 of them exactly.
+    fn integers(&mut self, values: &[i64], shape: &[usize]) -> Result<ValueId> {
+        let mut steps = vec![MapStep::Input(0), MapStep::Unary(Unary::ToInteger, 0)];
+        if values.iter().all(|v| v.unsigned_abs() <= 1 << 24) {
+            let value = self.weight(values.iter().map(|v| *v as f32).collect(), shape);
+            return self.emit(Op::Map(Map { inputs: 1, steps }), &[value]);
+        }
+        let high = self.weight(values.iter().map(|v| (*v >> 16) as f32).collect(), shape);
+        let low = self.weight(values.iter().map(|v| (*v & 0xffff) as f32).collect(), shape);
+        steps.extend([
+            MapStep::Integer(1 << 16),
+            MapStep::Binary(Binary::Mul, 1, 2),
+            MapStep::Input(1),
+            MapStep::Unary(Unary::ToInteger, 4),
+            MapStep::Binary(Binary::Add, 3, 5),
+        ]);
+        self.emit(Op::Map(Map { inputs: 2, steps }), &[high, low])
     }
 
     /// A weight of the plan, with the shape of a tensor.
@@ -312,57 +347,4 @@ impl<'a> Importer<'a> {
     ) -> Result<Item> {
         self.apply(Op::Reshape(Reshape { shape }), vec![operand], order)
     }
-}
-
-/// The result of an op on constants; `None` where it is not an op on tensors, or has more than so many
-/// elements.
-fn fold(op: &Op, inputs: &[&Constant], most: usize) -> Result<Option<Constant>> {
-    let fact = |c: &&Constant| {
-        let dtype = if c.is_float() { DType::F32 } else { DType::I32 };
-        Fact::new(dtype, c.shape.iter().map(|n| Dim::from(*n)).collect())
-    };
-    let facts: Vec<Fact> = inputs.iter().map(fact).collect();
-    let result = op.infer(&facts).map_err(Error::mismatch)?;
-    let Some(result) = result.first() else { return Ok(None) };
-    let size = |dim: &Dim| dim.as_const().and_then(|n| usize::try_from(n).ok());
-    let shape: Option<Vec<usize>> = result.shape.iter().map(size).collect();
-    let Some(shape) = shape else { return Ok(None) };
-    let count = elements(&shape)?;
-    // What a call would compute is computed once, but no model grows by it without bound.
-    let given = inputs.iter().map(|c| c.len()).sum::<usize>();
-    if count > most || count > 1 << 16 && count / 64 > given {
-        return Ok(None);
-    }
-    let narrow = |v: &i64| (*v).clamp(i32::MIN.into(), i32::MAX.into()) as i32;
-    let integers: Vec<Vec<i32>> = inputs
-        .iter()
-        .map(|c| c.as_integers().map_or_else(|_| Vec::new(), |v| v.iter().map(narrow).collect()))
-        .collect();
-    let arguments: Vec<TensorArg<'_>> = inputs
-        .iter()
-        .zip(&integers)
-        .map(|(c, integers)| {
-            let data = match &c.data {
-                Data::F32(values) => Elements::F32(values),
-                Data::I64(_) => Elements::I32(integers),
-            };
-            TensorArg { shape: &c.shape, data }
-        })
-        .collect();
-    let mut floats = vec![0.0f32; if result.dtype == DType::F32 { count } else { 0 }];
-    let mut whole = vec![0i32; if result.dtype == DType::I32 { count } else { 0 }];
-    let data = match result.dtype {
-        DType::F32 => ElementsMut::F32(&mut floats),
-        DType::I32 => ElementsMut::I32(&mut whole),
-    };
-    let out = TensorOut { shape: &shape, data };
-    if !reference::tensor(op, &size, &arguments, out)? {
-        return Ok(None);
-    }
-    Ok(Some(match result.dtype {
-        DType::F32 => Constant::floats(shape, floats),
-        DType::I32 => {
-            Constant::integers(shape, whole.into_iter().map(i64::from).collect::<Vec<_>>())
-        }
-    }))
 }

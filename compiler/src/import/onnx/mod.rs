@@ -3,7 +3,9 @@
 
 mod choose;
 mod constant;
+mod cut;
 mod external;
+mod fold;
 #[cfg(test)]
 mod hostile;
 mod importer;
@@ -38,7 +40,7 @@ use crate::segments::{Part, Prefer};
 use choose::{asked_for, without_native};
 use external::External;
 use proto::{ModelProto, StringStringEntryProto};
-use source::Source;
+use source::{Imported, Source};
 
 /// Versions of ONNX's operator set that are read.
 const OPSETS: std::ops::RangeInclusive<i64> = 11..=21;
@@ -91,18 +93,20 @@ impl OnnxModel {
         student: String,
         choices: &OnnxChoices,
     ) -> Result<OnnxModel> {
+        if bytes.is_empty() {
+            return Err(Error::format("it is empty"));
+        }
         let model = ModelProto::decode(bytes)
             .map_err(|e| Error::format(format!("not an ONNX model: {e}")))?;
         let opset = opset(&model, choices.prefer)?;
         let graph = model.graph.as_ref().ok_or_else(|| Error::format("it has no graph"))?;
         let (fixed, known) = (&choices.fixed, RefCell::default());
         let source = Source { model: &model, graph, external, opset, fixed, known };
-        let (graph, parts) = if choices.prefer == Prefer::Onnx {
+        let Imported { graph, parts, mut notes, .. } = if choices.prefer == Prefer::Onnx {
             source.whole()?
         } else {
-            let mut chosen = without_native(&model, graph, opset)?;
-            chosen.extend(asked_for(graph, &choices.onnx_for)?);
-            source.import(chosen)?
+            let chosen = without_native(&model, graph, opset)?;
+            source.import(chosen, asked_for(graph, &choices.onnx_for)?)?
         };
         let metadata = |key: &str| model.metadata_props.iter().find(|p| p.key == key);
         let (sampler, note) = match metadata("sampler") {
@@ -113,6 +117,7 @@ impl OnnxModel {
             }
             None => consistency(metadata("architecture"), &graph).unzip(),
         };
+        notes.extend(note);
         let licence = model.metadata_props.iter().find(|p| p.key.eq_ignore_ascii_case("license"));
         Ok(OnnxModel {
             student: student.clone(),
@@ -127,7 +132,7 @@ impl OnnxModel {
                 vocab_size: 0,
                 embedding_size: 0,
                 entries: vec![(Manifest::TENSORS_ENTRY.into(), graph)],
-                notes: note.into_iter().collect(),
+                notes,
             },
             sampler,
         })

@@ -1,124 +1,21 @@
 //! Nodes for ONNX Runtime: they stay as they are, in a model of their own within the plan.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 use half::{bf16, f16};
-use limbeck_graph::ValueId;
 use limbeck_plan::{DType, Dim, Fact, Onnx};
 
 use super::constant::{Constant, Data};
+use super::cut::{Cut, reads};
 use super::importer::{Importer, Item, Laid, plain};
-use super::names::Names;
 use super::node::Node;
 use super::proto::{
     DimensionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, dtype,
 };
-use super::types::{self, Types};
+use super::types;
 use crate::error::{At, Error, Result};
 use crate::onnx::builder::{element_type, int, value_info};
-use crate::segments::{Part, order, stages};
-
-/// Which nodes of the outermost graph ONNX Runtime computes, by number, and why.
-pub(super) type Chosen = BTreeMap<usize, String>;
-
-/// What an import has to know of a model to cut it.
-pub(super) struct Cut<'a> {
-    pub model: &'a ModelProto,
-    pub graph: &'a GraphProto,
-    pub chosen: &'a Chosen,
-    pub types: Types,
-    /// Facts of outputs, where they are known from elsewhere.
-    pub known: &'a HashMap<String, Fact>,
-    /// By name, the nodes of the outermost graph that read it.
-    readers: HashMap<&'a str, Vec<usize>>,
-    initialisers: HashMap<&'a str, &'a TensorProto>,
-    outputs: HashSet<&'a str>,
-    names: Names,
-    /// Segments so far.
-    pub parts: Vec<Part>,
-    /// The node of the outermost graph that is imported.
-    pub at: Option<usize>,
-    /// Nodes that have to be computed by ONNX Runtime too, and why.
-    pub tainted: Chosen,
-}
-
-impl<'a> Cut<'a> {
-    pub fn new(
-        model: &'a ModelProto,
-        graph: &'a GraphProto,
-        chosen: &'a Chosen,
-        known: &'a HashMap<String, Fact>,
-    ) -> Cut<'a> {
-        let mut readers: HashMap<&str, Vec<usize>> = HashMap::new();
-        for (at, node) in graph.node.iter().enumerate() {
-            reads(node).into_iter().for_each(|name| readers.entry(name).or_default().push(at));
-        }
-        Cut {
-            readers,
-            initialisers: graph.initializer.iter().map(|t| (t.name.as_str(), t)).collect(),
-            outputs: graph.output.iter().map(|info| info.name.as_str()).collect(),
-            names: Names::of(graph),
-            model,
-            graph,
-            chosen,
-            types: Types::of(graph),
-            known,
-            parts: Vec::new(),
-            at: None,
-            tainted: Chosen::new(),
-        }
-    }
-
-    /// Nodes in the order in which they are imported: by themselves, or several as a segment.
-    pub fn groups(&self) -> Vec<(bool, Vec<usize>)> {
-        let nodes = &self.graph.node;
-        let mut writer: HashMap<&str, usize> = HashMap::new();
-        for (at, node) in nodes.iter().enumerate() {
-            writer.extend(node.output.iter().map(|name| (name.as_str(), at)));
-        }
-        let written = |at: usize| {
-            let from = reads(&nodes[at]).into_iter().filter_map(|name| writer.get(name).copied());
-            from.filter(|from| *from < at).collect::<Vec<usize>>()
-        };
-        let stages = stages(nodes.len(), |at| self.chosen.contains_key(&at), written);
-        let mut groups: Vec<(bool, Vec<usize>)> = Vec::new();
-        let mut last = None;
-        for at in order(&stages) {
-            let is_segment = self.chosen.contains_key(&at);
-            match groups.last_mut() {
-                Some((true, group)) if is_segment && last == Some(stages[at]) => group.push(at),
-                _ => groups.push((is_segment, vec![at])),
-            }
-            last = Some(stages[at]);
-        }
-        groups
-    }
-}
-
-/// The names that a node reads, those of graphs within it too.
-fn reads(node: &NodeProto) -> BTreeSet<&str> {
-    fn free<'a>(graph: &'a GraphProto, found: &mut BTreeSet<&'a str>) {
-        let mut inner = BTreeSet::new();
-        graph.node.iter().for_each(|node| inner.extend(reads(node)));
-        inner.extend(graph.output.iter().map(|info| info.name.as_str()));
-        let own = graph.node.iter().flat_map(|n| &n.output).map(String::as_str);
-        let own = own.chain(graph.input.iter().map(|info| info.name.as_str()));
-        let own = own.chain(graph.initializer.iter().map(|t| t.name.as_str()));
-        let own: HashSet<&str> = own.collect();
-        found.extend(inner.into_iter().filter(|name| !own.contains(name)));
-    }
-    let mut found: BTreeSet<&str> = node.input.iter().map(String::as_str).collect();
-    for attribute in &node.attribute {
-        attribute
-            .g
-            .as_deref()
-            .into_iter()
-            .chain(&attribute.graphs)
-            .for_each(|g| free(g, &mut found));
-    }
-    found.remove("");
-    found
-}
+use crate::segments::{Part, summary};
 
 impl<'a> Importer<'a> {
     /// Imports nodes as one segment.
@@ -165,10 +62,10 @@ impl<'a> Importer<'a> {
             graph.node.push(node);
         }
         let outputs = self.outputs(cut, group, &mut graph)?;
-        let reason = reason(cut, group);
+        let reasons = cut.reasons(group);
         let names: Vec<String> = outputs.iter().map(|(name, _)| name.clone()).collect();
         let gives = outputs.into_iter().map(|(_, fact)| fact).collect();
-        let op = Part::op(cut.parts.len(), facts, gives, reason);
+        let op = Part::op(cut.parts.len(), facts, gives, summary(&reasons));
         let values = self.graph.nodes_of(&self.node.clone(), op, &inputs);
         let values = values.map_err(|e| Error::mismatch(e.message()))?;
         for (name, value) in names.iter().zip(values) {
@@ -177,7 +74,7 @@ impl<'a> Importer<'a> {
         }
         let model =
             ModelProto { graph: Some(graph), metadata_props: Vec::new(), ..cut.model.clone() };
-        cut.parts.push(Part { model, nodes: group.len() });
+        cut.parts.push(Part { model, reasons });
         Ok(())
     }
 
@@ -200,43 +97,60 @@ impl<'a> Importer<'a> {
             }
             let native: Vec<usize> = outside().filter(|at| !cut.chosen.contains_key(at)).collect();
             let of = cut.types.find(name);
-            let Some(float) = types::is_float(of) else {
+            let Some(fact) = self.given_by(cut, name) else {
                 if native.is_empty() && is_output(name) {
                     let message = format!("the output {name:?} is not of numbers");
                     return Err(Error::unsupported(message));
                 }
-                tainted.extend(native.into_iter().map(|at| (at, name.clone())));
+                tainted.extend(native);
                 continue;
             };
-            let dtype = if float { DType::F32 } else { DType::I32 };
-            let shape = self.sizes_of(cut, name);
-            let bound = |dim: &Dim| {
-                let mut symbols = Vec::new();
-                dim.symbols(&mut symbols);
-                symbols.iter().all(|name| self.binds(name))
-            };
-            if !native.is_empty() && !shape.iter().all(bound) {
-                tainted.extend(native.into_iter().map(|at| (at, name.clone())));
+            if !native.is_empty() && !self.is_bound(&fact) {
+                tainted.extend(native);
                 continue;
             }
-            let fact = Fact::new(dtype, shape);
             given_out(graph, (found.len(), &cut.names.of_value(name)), &fact, of);
             found.push((name.clone(), fact));
         }
         if tainted.is_empty() {
             return Ok(found);
         }
-        for (at, name) in tainted {
-            let why = format!("it reads {name:?}, of which only ONNX Runtime knows the sizes");
-            cut.tainted.insert(at, why);
-        }
+        self.taint(cut, tainted);
         Err(Error::unsupported("a value has sizes that are not known"))
     }
 
-    /// The sizes of a value, as far as the model says.
+    /// Puts nodes into segments, and with them all that read of them what only ONNX Runtime knows.
+    fn taint(&self, cut: &mut Cut<'_>, mut nodes: Vec<usize>) {
+        let why = "they read values of which only ONNX Runtime knows the sizes";
+        while let Some(at) = nodes.pop() {
+            if cut.chosen.contains_key(&at) || cut.remedy.insert(at, why.into()).is_some() {
+                continue;
+            }
+            for name in cut.graph.node[at].output.iter().filter(|name| !name.is_empty()) {
+                if !self.given_by(cut, name).is_some_and(|fact| self.is_bound(&fact)) {
+                    nodes.extend(cut.readers.get(name.as_str()).into_iter().flatten());
+                }
+            }
+        }
+    }
+
+    /// What is known of a value that a segment gives; `None` where it is not of numbers.
+    fn given_by(&self, cut: &Cut<'_>, name: &str) -> Option<Fact> {
+        let dtype = if types::is_float(cut.types.find(name))? { DType::F32 } else { DType::I32 };
+        Some(Fact::new(dtype, self.sizes_of(cut, name)))
+    }
+
+    /// Whether all sizes follow from those of the inputs.
+    fn is_bound(&self, fact: &Fact) -> bool {
+        let mut symbols = Vec::new();
+        fact.shape.iter().for_each(|dim| dim.symbols(&mut symbols));
+        symbols.iter().all(|name| self.binds(name))
+    }
+
+    /// The sizes of a value, as a native import has found them or as far as the model says.
     fn sizes_of(&self, cut: &Cut<'a>, name: &str) -> Vec<Dim> {
-        if let Some(fact) = cut.known.get(name) {
-            return fact.shape.clone();
+        if let Some(found) = cut.known.get(name) {
+            return found.fact.shape.clone();
         }
         let infos = cut.graph.value_info.iter().chain(&cut.graph.output);
         let info = infos.into_iter().find(|info| info.name == name);
@@ -297,24 +211,6 @@ impl<'a> Importer<'a> {
         }
         Ok(())
     }
-}
-
-/// Why nodes are in a segment: reasons with the nodes that they are for.
-fn reason(cut: &Cut<'_>, group: &[usize]) -> String {
-    /// Nodes that are named for a reason.
-    const NAMED: usize = 4;
-    let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for at in group {
-        let node = Node { proto: &cut.graph.node[*at], opset: 0 };
-        let why = cut.chosen.get(at).map_or("", String::as_str);
-        reasons.entry(why).or_default().push(format!("{:?} ({})", node.name(), node.operator()));
-    }
-    let listed = reasons.into_iter().map(|(why, nodes)| {
-        let more = nodes.len().saturating_sub(NAMED);
-        let named = nodes[..nodes.len().min(NAMED)].join(", ");
-        if more > 0 { format!("{why}: {named} and {more} more") } else { format!("{why}: {named}") }
-    });
-    listed.collect::<Vec<_>>().join("; ")
 }
 
 /// An input of a segment: a value of the plan as the type that the model has.
@@ -396,10 +292,4 @@ fn stored(name: &str, constant: &Constant, of: i32) -> Result<TensorProto> {
         raw_data,
         ..TensorProto::default()
     })
-}
-
-/// The values of the graph that stand for these names, for what is known of them.
-pub(super) fn facts(importer_graph: &limbeck_graph::Graph) -> HashMap<String, Fact> {
-    let fact = |value: ValueId| importer_graph.value(value).fact.clone();
-    importer_graph.outputs().iter().map(|(name, value)| (name.clone(), fact(*value))).collect()
 }

@@ -4,15 +4,15 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use limbeck_plan::{DType, Dim, Fact, Map, MapStep, Op, Symbol};
+use limbeck_plan::{DType, Dim, Map, MapStep, Op, Symbol};
 
 use super::constant::Constant;
+use super::cut::{Chosen, Cut, Known};
 use super::external::External;
 use super::importer::{Importer, Item, Laid, plain};
 use super::proto::{DimensionProto, GraphProto, ModelProto, ValueInfoProto, dtype};
-use super::segment::{self, Chosen, Cut};
-use super::{OPSETS, names};
-use crate::error::{At, Error, ErrorKind, Result};
+use super::{OPSETS, names, types};
+use crate::error::{At, Error, Result};
 use crate::segments::Part;
 
 /// Imports of a model, each with more of its nodes in segments.
@@ -44,12 +44,47 @@ pub(super) struct Source<'a> {
 /// Initialisers by their names, and why some of them are not read.
 type Initialised = (HashMap<String, Item>, HashMap<String, String>);
 
+/// A model as a graph.
+pub(super) struct Imported {
+    pub graph: limbeck_graph::Graph,
+    pub parts: Vec<Part>,
+    pub notes: Vec<String>,
+    known: Known,
+}
+
 impl Source<'_> {
+    /// Imports it with these nodes in segments, with those too that turn out to have no native form, and with those
+    /// that are asked for.
+    pub fn import(&self, chosen: Chosen, mut asked: Chosen) -> Result<Imported> {
+        let none = Chosen::new();
+        if asked.is_empty() {
+            return self.completed(chosen, &Known::new(), &none);
+        }
+        // Who computes a node does not change what it gives: a native import finds its sizes.
+        let native = self.completed(chosen.clone(), &Known::new(), &asked);
+        let known = native.map_or_else(|_| Known::new(), |native| native.known);
+        let is_output = |name: &String| self.graph.output.iter().any(|info| info.name == *name);
+        let before = asked.len();
+        asked.retain(|at, _| {
+            let fixed = |name: &String| known.get(name).is_some_and(|found| found.fixed);
+            let mut names = self.graph.node[*at].output.iter().filter(|name| !name.is_empty());
+            names.any(|name| !fixed(name) || is_output(name))
+        });
+        let fixed = before - asked.len();
+        let mut all = chosen;
+        all.extend(asked);
+        let mut found = self.completed(all, &known, &none)?;
+        if fixed > 0 {
+            let note = "nodes that --onnx-for names are of constants and sizes alone, which are known before a run";
+            found.notes.push(format!("{fixed} {note}"));
+        }
+        Ok(found)
+    }
+
     /// Imports it with these nodes in segments, and with those too that turn out to have no native form.
-    pub fn import(&self, mut chosen: Chosen) -> Result<(limbeck_graph::Graph, Vec<Part>)> {
-        let known = HashMap::new();
+    fn completed(&self, mut chosen: Chosen, known: &Known, apart: &Chosen) -> Result<Imported> {
         for _ in 0..MAX_ATTEMPTS {
-            match import(self, &chosen, &known) {
+            match import(self, &chosen, apart, known) {
                 Ok(found) => return Ok(found),
                 Err(failed) => {
                     let before = chosen.len();
@@ -64,23 +99,25 @@ impl Source<'_> {
     }
 
     /// Imports it as one segment. What a native import would know of its outputs' sizes is kept.
-    pub fn whole(&self) -> Result<(limbeck_graph::Graph, Vec<Part>)> {
+    pub fn whole(&self) -> Result<Imported> {
+        let none = Chosen::new();
         let native = OPSETS
             .contains(&self.opset)
-            .then(|| import(self, &Chosen::new(), &HashMap::new()).ok())
+            .then(|| import(self, &none, &none, &Known::new()).ok())
             .flatten();
-        let known = native.map_or_else(HashMap::new, |(graph, _)| segment::facts(&graph));
+        let known = native.map_or_else(Known::new, |native| native.known);
         let all = 0..self.graph.node.len();
         let chosen: Chosen = all.map(|at| (at, "--prefer onnx".to_owned())).collect();
-        import(self, &chosen, &known).map_err(|failed| failed.error)
+        import(self, &chosen, &none, &known).map_err(|failed| failed.error)
     }
 }
 
 fn import(
     source: &Source<'_>,
     chosen: &Chosen,
-    known: &HashMap<String, Fact>,
-) -> std::result::Result<(limbeck_graph::Graph, Vec<Part>), Failed> {
+    apart: &Chosen,
+    known: &Known,
+) -> std::result::Result<Imported, Failed> {
     let Source { model, graph: proto, external, opset, fixed, .. } = *source;
     if !proto.sparse_initializer.is_empty() {
         return Err(Error::unsupported("sparse initialisers").into());
@@ -110,14 +147,8 @@ fn import(
         return Err(Error::missing(format!("there is no input and no size {name:?} to fix")).into());
     }
     let mut cut = Cut::new(model, proto, chosen, known);
-    if let Err(error) = importer.run_cut(&mut cut, opset) {
-        let mut remedy = cut.tainted;
-        if let Some(at) =
-            cut.at.filter(|_| error.kind() == ErrorKind::Unsupported && remedy.is_empty())
-        {
-            remedy.insert(at, format!("no native form ({error})"));
-        }
-        return Err(Failed { error, remedy });
+    if let Err(error) = importer.run_cut(&mut cut, apart, opset) {
+        return Err(Failed { error, remedy: cut.remedy });
     }
     let mut taken = BTreeSet::new();
     for info in &proto.output {
@@ -137,9 +168,11 @@ fn import(
         }
         importer.graph.output(&info.name, value);
     }
+    let parts = cut.parts;
+    let known = importer.known();
     let mut graph = importer.graph;
     graph.prune();
-    Ok((graph, cut.parts))
+    Ok(Imported { graph, parts, notes: Vec::new(), known })
 }
 
 fn input(
@@ -154,7 +187,10 @@ fn input(
     let float = match tensor.elem_type {
         dtype::FLOAT | dtype::DOUBLE | dtype::FLOAT16 | dtype::BFLOAT16 => true,
         dtype::INT64 | dtype::INT32 | dtype::BOOL | dtype::UINT8 | dtype::INT8 => false,
-        other => return Err(Error::unsupported(format!("its data type {other}"))),
+        other => {
+            let message = format!("it is of {}, and inputs are of numbers", types::name(other));
+            return Err(Error::unsupported(message));
+        }
     };
     let dims = tensor.shape.as_ref().map_or(&[][..], |shape| shape.dim.as_slice());
     let mut shape = Vec::with_capacity(dims.len());

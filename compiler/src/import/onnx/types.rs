@@ -44,6 +44,15 @@ impl Types {
             let value = node.attribute.iter().find(|a| a.name == "value");
             value.and_then(|a| a.t.as_deref()).map(|t| t.data_type)
         };
+        // Of the outputs of a loop's body the first says whether it goes on.
+        let place = index + usize::from(node.op_type == "Loop");
+        let inner = |name: &str| {
+            let graph = node.attribute.iter().find(|a| a.name == name)?.g.as_deref()?;
+            let output = graph.output.get(place)?;
+            declared(output)
+                .filter(|of| *of != 0)
+                .or_else(|| Types::of(graph).0.get(&output.name).copied())
+        };
         match node.op_type.as_str() {
             "Cast" => int("to").unwrap_or(0),
             "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" | "Not" | "And"
@@ -59,6 +68,13 @@ impl Types {
                 Some("value_int" | "value_ints") => dtype::INT64,
                 _ => tensor().unwrap_or(0),
             },
+            "If" => inner("then_branch").unwrap_or(0),
+            "Loop" | "Scan" => inner("body").unwrap_or(0),
+            "EmbedLayerNormalization" | "GatherBlockQuantized" => input(2),
+            "TfIdfVectorizer" => dtype::FLOAT,
+            "HannWindow" | "HammingWindow" | "BlackmanWindow" | "MelWeightMatrix" => {
+                int("output_datatype").unwrap_or(dtype::FLOAT)
+            }
             "ConstantOfShape" => tensor().unwrap_or(dtype::FLOAT),
             "RandomNormal" | "RandomUniform" | "DequantizeLinear" => dtype::FLOAT,
             "MatMulInteger" | "ConvInteger" => dtype::INT32,
@@ -71,6 +87,31 @@ impl Types {
             _ => input(0),
         }
     }
+}
+
+/// What elements of a type are called, in ONNX's words.
+pub(super) fn name(of: i32) -> String {
+    let names = [
+        "no type",
+        "float32",
+        "uint8",
+        "int8",
+        "uint16",
+        "int16",
+        "int32",
+        "int64",
+        "strings",
+        "bool",
+        "float16",
+        "float64",
+        "uint32",
+        "uint64",
+        "complex64",
+        "complex128",
+        "bfloat16",
+    ];
+    let known = usize::try_from(of).ok().and_then(|of| names.get(of));
+    known.map_or_else(|| format!("the type {of}"), |name| (*name).to_owned())
 }
 
 fn declared(info: &ValueInfoProto) -> Option<i32> {
@@ -90,5 +131,43 @@ pub(super) fn is_float(of: i32) -> Option<bool> {
         | dtype::INT16
         | dtype::UINT16 => Some(false),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::proto::AttributeProto;
+
+    fn info(name: &str, elem_type: i32) -> ValueInfoProto {
+        crate::onnx::builder::value_info(name, elem_type, &[])
+    }
+
+    /// What nodes with graphs give is what the graphs give, not what the nodes take.
+    #[test]
+    fn types_of_inner_graphs_are_those_of_their_outputs() {
+        let node = |kind: &str, graph: &str, output: Vec<ValueInfoProto>| NodeProto {
+            op_type: kind.into(),
+            input: vec!["in".into()],
+            output: vec![kind.into()],
+            attribute: vec![AttributeProto {
+                name: graph.into(),
+                g: Some(Box::new(GraphProto { output, ..GraphProto::default() })),
+                ..AttributeProto::default()
+            }],
+            ..NodeProto::default()
+        };
+        let graph = GraphProto {
+            input: vec![info("in", dtype::INT64)],
+            node: vec![
+                node("If", "then_branch", vec![info("a", dtype::FLOAT)]),
+                node("Loop", "body", vec![info("b", dtype::BOOL), info("c", dtype::FLOAT)]),
+                node("Scan", "body", vec![info("d", dtype::INT32)]),
+            ],
+            ..GraphProto::default()
+        };
+        let types = Types::of(&graph);
+        let found = ["If", "Loop", "Scan"].map(|name| types.find(name));
+        assert_eq!(found, [dtype::FLOAT, dtype::FLOAT, dtype::INT32]);
     }
 }

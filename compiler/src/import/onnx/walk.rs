@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use limbeck_plan::Dim;
 
 use super::constant::Constant;
+use super::cut::{Chosen, Cut, reads};
 use super::importer::{Importer, Item};
 use super::node::Node;
 use super::ops::{self, Call};
 use super::proto::{GraphProto, NodeProto};
-use super::segment::Cut;
 use super::sizes::Sizes;
 use super::{MAX_DEPTH, names, norm};
 use crate::error::{At, Error, ErrorKind, Result};
@@ -31,22 +31,30 @@ impl<'a> Importer<'a> {
         Ok(())
     }
 
-    /// Imports the nodes of the outermost graph, some of them as segments.
-    pub(super) fn run_cut(&mut self, cut: &mut Cut<'a>, opset: i64) -> Result<()> {
+    /// Imports the nodes of the outermost graph, some of them as segments. Nodes `apart` are not imported with
+    /// others.
+    pub(super) fn run_cut(&mut self, cut: &mut Cut<'a>, apart: &Chosen, opset: i64) -> Result<()> {
         (self.readers, self.producers) = (readers(cut.graph), producers(cut.graph));
+        for at in cut.chosen.keys().chain(apart.keys()) {
+            let node = &cut.graph.node[*at];
+            let around = reads(node).into_iter().chain(node.output.iter().map(String::as_str));
+            self.readers.extend(around.map(|name| (name, None)));
+        }
         let native = |at: &usize| !cut.chosen.contains_key(at);
         let nodes = (0..cut.graph.node.len()).filter(native).map(|at| &cut.graph.node[at]);
         self.constants(nodes, opset);
         for (is_segment, group) in cut.groups() {
             let [first, ..] = group[..] else { continue };
-            cut.at = Some(first).filter(|_| !is_segment);
             let node = Node { proto: &cut.graph.node[first], opset };
             let imported =
                 if is_segment { self.segment(cut, &group) } else { self.import_node(&node) };
-            let place = || format!("node {:?} ({})", node.name(), node.operator());
-            imported.map_err(|e| e.at(place()))?;
+            if let Err(error) = imported {
+                if !is_segment && error.kind() == ErrorKind::Unsupported {
+                    cut.remedy.insert(first, format!("no native form: {error}"));
+                }
+                return Err(error.at(format!("node {:?} ({})", node.name(), node.operator())));
+            }
         }
-        cut.at = None;
         Ok(())
     }
 

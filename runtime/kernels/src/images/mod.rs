@@ -34,7 +34,12 @@ impl Images {
     pub fn of(window: &Window, channels: usize, values: usize) -> Result<Images, Error> {
         let out = window.out().filter(|_| channels > 0);
         let out = out.ok_or_else(|| {
-            Error::range(format!("{window:?} does not move over images of {channels} channels"))
+            let Window { image, kernel, padding: [top, left, bottom, right], .. } = window;
+            Error::range(format!(
+                "a window of {} x {} does not move over images of {} x {} with {channels} channels, padded by \
+                 {top}, {left}, {bottom} and {right}",
+                kernel[0], kernel[1], image[0], image[1]
+            ))
         })?;
         let [height, width] = window.image;
         let image = (height * width).checked_mul(channels);
@@ -58,4 +63,23 @@ pub(crate) fn seen(window: &Window, axis: usize, at: usize) -> (isize, std::ops:
     let after = (window.image[axis] as isize - first).max(0) as usize;
     let start = before.div_ceil(dilation).min(kernel);
     (first, start..after.div_ceil(dilation).clamp(start, kernel))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_beyond_an_image_is_told_in_sizes() {
+        let window = Window {
+            image: [2, 0],
+            kernel: [3, 5],
+            stride: [1, 1],
+            padding: [0, 1, 0, 1],
+            dilation: [1, 1],
+        };
+        let error = Images::of(&window, 4, 0).unwrap_err().to_string();
+        let wanted = "a window of 3 x 5 does not move over images of 2 x 0 with 4 channels, padded by 0, 1, 0 and 1";
+        assert!(error.contains(wanted), "{error}");
+    }
 }

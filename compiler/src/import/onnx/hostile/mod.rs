@@ -150,7 +150,7 @@ fn what_does_not_fit_names_its_node() {
         let error = refusal(open(&model(vec![node], constants)));
         let error = error.unwrap_or_else(|| panic!("{operator} {message:?} was taken"));
         assert!(error.contains(message), "{operator}: {error}");
-        assert!(error.contains(&format!("node \"n\" ({operator}): ")), "{error}");
+        assert!(error.contains(&format!("\"n\" ({operator})")), "{error}");
     }
 }
 
@@ -327,4 +327,21 @@ fn data_of_graphs_within_nodes_stay_within_the_folder() {
         }
     }
     std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn what_only_another_runtime_may_have_is_named() {
+    let mut text = model(vec![node("n", "Relu", &["x"], &["y"])], vec![]);
+    let info = text.graph.as_mut().and_then(|graph| graph.input.first_mut()).expect("an input");
+    let tensor = info.r#type.as_mut().and_then(|t| t.tensor_type.as_mut()).expect("a tensor");
+    tensor.elem_type = 8;
+    let error = open(&text).err().expect("a refusal");
+    assert!(error.contains("input \"x\": it is of strings"), "{error}");
+    let own = NodeProto { domain: "com.own".into(), ..node("n", "Nonsense", &["x"], &["y"]) };
+    let error = open(&model(vec![own], vec![])).err().expect("a refusal");
+    assert!(
+        error.contains("com.own.Nonsense in \"n\"") && error.contains("--prefer onnx"),
+        "{error}"
+    );
+    assert_eq!(read(b"").err().as_deref(), Some("it is empty"));
 }

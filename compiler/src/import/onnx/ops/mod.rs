@@ -34,16 +34,9 @@ pub(super) type Operator = for<'a> fn(&mut Importer<'a>, &Call<'a>) -> Result<Ve
 
 /// The operator of a node; `None` where there is none.
 pub(super) fn find(node: &Node<'_>) -> Option<Operator> {
-    let tables: &[&[(&str, Operator)]] = match node.proto.domain.as_str() {
+    let tables = match node.proto.domain.as_str() {
         "" | "ai.onnx" => OWN,
-        // Older exporters put quantised operators there too.
-        "com.microsoft" => &[
-            contrib::TABLE,
-            quant::TABLE,
-            quant_linear::TABLE,
-            quant_linear::MICROSOFT,
-            rope::TABLE,
-        ],
+        "com.microsoft" => MICROSOFT,
         _ => return None,
     };
     let mut rows = tables.iter().copied().flatten();
@@ -68,6 +61,10 @@ const OWN: &[&[(&str, Operator)]] = &[
     shape::TABLE,
     triangle::TABLE,
 ];
+
+/// Of ONNX Runtime's. Older exporters put quantised operators there too.
+const MICROSOFT: &[&[(&str, Operator)]] =
+    &[contrib::TABLE, quant::TABLE, quant_linear::TABLE, quant_linear::MICROSOFT, rope::TABLE];
 
 impl Call<'_> {
     /// An input that is there.
@@ -137,4 +134,25 @@ pub(super) fn axes(given: &[i64], rank: usize) -> Result<Vec<usize>> {
         return Err(Error::format(format!("axes {given:?} of {rank} come twice")));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// `docs/onnx.md` lists each operator, and no other.
+    #[test]
+    fn all_operators_are_listed_in_the_docs() {
+        let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/onnx.md");
+        let docs = std::fs::read_to_string(docs).expect("docs/onnx.md");
+        for (tables, mark) in [(OWN, "<!-- own -->"), (MICROSOFT, "<!-- microsoft -->")] {
+            let list = docs.split(mark).nth(1).and_then(|rest| rest.split("<!-- end -->").next());
+            let list = list.unwrap_or_else(|| panic!("no {mark}")).trim().trim_end_matches('.');
+            let listed: BTreeSet<&str> = list.split(',').map(str::trim).collect();
+            let known: BTreeSet<&str> = tables.iter().copied().flatten().map(|row| row.0).collect();
+            assert_eq!(listed, known, "{mark}");
+        }
+    }
 }

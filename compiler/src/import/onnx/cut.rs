@@ -1,0 +1,134 @@
+//! Where a model is cut: which of its nodes make up each segment, and what an import has to know for it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use limbeck_plan::Fact;
+
+use super::names::Names;
+use super::node::Node;
+use super::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
+use super::types::Types;
+use crate::segments::{Part, Reason, order, stages};
+
+/// Which nodes of the outermost graph ONNX Runtime computes, by number, and why.
+pub(super) type Chosen = BTreeMap<usize, String>;
+
+/// What an import has to know of a model to cut it.
+pub(super) struct Cut<'a> {
+    pub model: &'a ModelProto,
+    pub graph: &'a GraphProto,
+    pub chosen: &'a Chosen,
+    pub types: Types,
+    /// What a native import found.
+    pub known: &'a Known,
+    /// By name, the nodes of the outermost graph that read it.
+    pub readers: HashMap<&'a str, Vec<usize>>,
+    pub initialisers: HashMap<&'a str, &'a TensorProto>,
+    pub outputs: HashSet<&'a str>,
+    pub names: Names,
+    /// Segments so far.
+    pub parts: Vec<Part>,
+    /// Nodes that have to be computed by ONNX Runtime too, and why.
+    pub remedy: Chosen,
+}
+
+/// By name, what a native import found of the values of a model: their types and sizes do not depend on who
+/// computes them.
+pub(super) type Known = HashMap<String, Found>;
+
+/// What a native import found of a value.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub fact: Fact,
+    /// Whether it is a constant, or made of sizes alone, so that no node computes it.
+    pub fixed: bool,
+}
+
+impl<'a> Cut<'a> {
+    pub fn new(
+        model: &'a ModelProto,
+        graph: &'a GraphProto,
+        chosen: &'a Chosen,
+        known: &'a Known,
+    ) -> Cut<'a> {
+        let mut readers: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (at, node) in graph.node.iter().enumerate() {
+            reads(node).into_iter().for_each(|name| readers.entry(name).or_default().push(at));
+        }
+        Cut {
+            readers,
+            initialisers: graph.initializer.iter().map(|t| (t.name.as_str(), t)).collect(),
+            outputs: graph.output.iter().map(|info| info.name.as_str()).collect(),
+            names: Names::of(graph),
+            model,
+            graph,
+            chosen,
+            types: Types::of(graph),
+            known,
+            parts: Vec::new(),
+            remedy: Chosen::new(),
+        }
+    }
+
+    /// Nodes in the order in which they are imported: by themselves, or several as a segment.
+    pub fn groups(&self) -> Vec<(bool, Vec<usize>)> {
+        let nodes = &self.graph.node;
+        let mut writer: HashMap<&str, usize> = HashMap::new();
+        for (at, node) in nodes.iter().enumerate() {
+            writer.extend(node.output.iter().map(|name| (name.as_str(), at)));
+        }
+        let written = |at: usize| {
+            let from = reads(&nodes[at]).into_iter().filter_map(|name| writer.get(name).copied());
+            from.filter(|from| *from < at).collect::<Vec<usize>>()
+        };
+        let stages = stages(nodes.len(), |at| self.chosen.contains_key(&at), written);
+        let mut groups: Vec<(bool, Vec<usize>)> = Vec::new();
+        let mut last = None;
+        for at in order(&stages) {
+            let is_segment = self.chosen.contains_key(&at);
+            match groups.last_mut() {
+                Some((true, group)) if is_segment && last == Some(stages[at]) => group.push(at),
+                _ => groups.push((is_segment, vec![at])),
+            }
+            last = Some(stages[at]);
+        }
+        groups
+    }
+
+    /// Why the nodes of a segment are in it.
+    pub fn reasons(&self, group: &[usize]) -> Vec<Reason> {
+        let mut nodes: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for at in group {
+            let node = Node { proto: &self.graph.node[*at], opset: 0 };
+            let why = self.chosen.get(at).map_or("", String::as_str);
+            nodes.entry(why).or_default().push(format!("{:?} ({})", node.name(), node.operator()));
+        }
+        let reason = |(why, nodes): (&str, _)| Reason { reason: why.to_owned(), nodes };
+        nodes.into_iter().map(reason).collect()
+    }
+}
+
+/// The names that a node reads, those of graphs within it too.
+pub(super) fn reads(node: &NodeProto) -> BTreeSet<&str> {
+    fn free<'a>(graph: &'a GraphProto, found: &mut BTreeSet<&'a str>) {
+        let mut inner = BTreeSet::new();
+        graph.node.iter().for_each(|node| inner.extend(reads(node)));
+        inner.extend(graph.output.iter().map(|info| info.name.as_str()));
+        let own = graph.node.iter().flat_map(|n| &n.output).map(String::as_str);
+        let own = own.chain(graph.input.iter().map(|info| info.name.as_str()));
+        let own = own.chain(graph.initializer.iter().map(|t| t.name.as_str()));
+        let own: HashSet<&str> = own.collect();
+        found.extend(inner.into_iter().filter(|name| !own.contains(name)));
+    }
+    let mut found: BTreeSet<&str> = node.input.iter().map(String::as_str).collect();
+    for attribute in &node.attribute {
+        attribute
+            .g
+            .as_deref()
+            .into_iter()
+            .chain(&attribute.graphs)
+            .for_each(|g| free(g, &mut found));
+    }
+    found.remove("");
+    found
+}

@@ -1005,8 +1005,9 @@ typedef int32_t (*lbk_diffuse_fn)(const struct lbk_diffuse_progress *progress, v
 #define LBK_BACKEND_WGPU 2
 
 /**
- * `LBK_BACKEND_WGPU` where the library has it and there is a GPU that is not software, or `LIMBECK_ADAPTER` in
- * the environment names one; else `LBK_BACKEND_CPU`. `lbk_engine_backend` says which.
+ * `LBK_BACKEND_WGPU` where the library has it and there is a GPU that is not software and opens, or
+ * `LIMBECK_ADAPTER` in the environment names one; else `LBK_BACKEND_CPU`. `lbk_engine_backend` says which. No
+ * plan is known then: one that the GPU cannot run is refused when it is opened.
  */
 #define LBK_BACKEND_AUTO 3
 

@@ -24,8 +24,9 @@ pub const LBK_BACKEND_FAKE: lbk_backend = 1;
 /// A GPU, through Vulkan, Metal or Direct3D 12; `LBK_UNSUPPORTED` in a library that was built without the
 /// feature `wgpu`, as the installed one is.
 pub const LBK_BACKEND_WGPU: lbk_backend = 2;
-/// `LBK_BACKEND_WGPU` where the library has it and there is a GPU that is not software, or `LIMBECK_ADAPTER` in
-/// the environment names one; else `LBK_BACKEND_CPU`. `lbk_engine_backend` says which.
+/// `LBK_BACKEND_WGPU` where the library has it and there is a GPU that is not software and opens, or
+/// `LIMBECK_ADAPTER` in the environment names one; else `LBK_BACKEND_CPU`. `lbk_engine_backend` says which. No
+/// plan is known then: one that the GPU cannot run is refused when it is opened.
 pub const LBK_BACKEND_AUTO: lbk_backend = 3;
 
 /// Threads, kernels and options that models share. All functions take it as `const`: any number of

@@ -38,7 +38,8 @@ pub enum BackendKind {
     /// A GPU, through Vulkan, Metal or Direct3D 12; in builds with the feature `wgpu`.
     Wgpu,
     /// [`BackendKind::Wgpu`], where there is a GPU that is not software and it opens, or where
-    /// `LIMBECK_ADAPTER` names an adapter; else [`BackendKind::Cpu`]. [`Engine::backend`] says which.
+    /// `LIMBECK_ADAPTER` names an adapter; else [`BackendKind::Cpu`]. [`Engine::backend`] says which. No plan
+    /// is known then: one that the GPU cannot run is refused when it is opened.
     Auto,
 }
 

@@ -4,7 +4,7 @@
 use limbeck_graph::{Error, Graph, NodeId, ValueId};
 use limbeck_plan::{Attend, Binary, Fact, Map, MapStep, MatMul, Op, Softmax, Unary};
 
-use super::single::{Single, scaled, single};
+use super::single::{Single, alone, scaled, single};
 
 /// Transpositions and reshapes of a head that may follow its scale.
 const MOVES: usize = 4;
@@ -162,11 +162,6 @@ fn product(graph: &Graph, at: NodeId) -> Option<(&MatMul, &[ValueId])> {
         },
         _ => None,
     }
-}
-
-/// A value that is read once.
-fn alone(graph: &Graph, value: ValueId) -> Option<ValueId> {
-    (graph.uses(value) == 1).then_some(value)
 }
 
 /// The weights of which those that are NaN are taken for 0.

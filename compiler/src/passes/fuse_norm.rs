@@ -6,7 +6,7 @@ use limbeck_graph::{Error, Graph, NodeId, TensorExpr, ValueId};
 use limbeck_plan::{Binary, Dim, Norm, NormKind, Op, Reduce, Reduction, Unary};
 
 use super::fuse_bias::is_row;
-use super::single::{Single, single, single_at};
+use super::single::{Single, alone, single, single_at};
 
 /// Channels of a norm at most, which get factors that no model stores.
 const MAX_CHANNELS: usize = 1 << 20;
@@ -133,10 +133,6 @@ fn mean_of(graph: &Graph, value: ValueId) -> Option<ValueId> {
     };
     let last = graph.value(x).fact.shape.len().checked_sub(1)?;
     (*axes == [last]).then_some(x)
-}
-
-fn alone(graph: &Graph, value: ValueId) -> Option<ValueId> {
-    (graph.uses(value) == 1).then_some(value)
 }
 
 /// How often the node that gives a value reads another.

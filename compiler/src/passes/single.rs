@@ -75,3 +75,8 @@ pub(super) fn scaled(graph: &Graph, value: ValueId) -> Option<(ValueId, f32)> {
     }
     .filter(|(_, by)| by.is_finite())
 }
+
+/// A value that is read once.
+pub(super) fn alone(graph: &Graph, value: ValueId) -> Option<ValueId> {
+    (graph.uses(value) == 1).then_some(value)
+}

@@ -72,10 +72,10 @@ impl Stream {
         rules: &Rules,
         on_piece: &mut impl FnMut(Piece<'_>) -> ControlFlow<()>,
     ) -> Result<()> {
-        let Sampled { token, logprob } = self.sampler.choose(found, &self.history)?;
         if rules.max_tokens == 0 {
             return self.end(Finish::MaxTokens, on_piece);
         }
+        let Sampled { token, logprob } = self.sampler.choose(found, &self.history)?;
         if rules.ends.contains(&token) {
             return self.end(Finish::EndOfText, on_piece);
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::MAX_DEPTH;
 use super::proto::{GraphProto, NodeProto, ValueInfoProto, dtype};
 
 /// By name, the number of its type of elements; 0 where it holds no tensor.
@@ -10,6 +11,24 @@ pub(super) struct Types(HashMap<String, i32>);
 impl Types {
     /// Of all values of a graph: as the model says, or else by the operators that give them.
     pub fn of(graph: &GraphProto) -> Types {
+        Types(Scope::of(graph, None).found)
+    }
+
+    /// That of a value.
+    pub fn find(&self, name: &str) -> i32 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+}
+
+/// The values of a graph and of those that it lies in.
+struct Scope<'a> {
+    found: HashMap<String, i32>,
+    outer: Option<&'a Scope<'a>>,
+    depth: usize,
+}
+
+impl Scope<'_> {
+    fn of<'a>(graph: &GraphProto, outer: Option<&'a Scope<'a>>) -> Scope<'a> {
         let mut found = HashMap::new();
         for tensor in &graph.initializer {
             found.insert(tensor.name.clone(), tensor.data_type);
@@ -19,25 +38,45 @@ impl Types {
                 found.insert(info.name.clone(), of);
             }
         }
-        let mut types = Types(found);
+        let mut scope = Scope { found, outer, depth: outer.map_or(0, |scope| scope.depth + 1) };
         for node in &graph.node {
-            for (index, name) in node.output.iter().enumerate() {
-                if !name.is_empty() && !types.0.contains_key(name) {
-                    let of = types.given(node, index);
-                    types.0.insert(name.clone(), of);
-                }
+            let open = |name: &&String| !name.is_empty() && !scope.found.contains_key(*name);
+            if node.output.iter().find(open).is_none() {
+                continue;
             }
+            let inner = scope.inner(node);
+            let given = |index| scope.given(node, inner.as_ref(), index);
+            let outputs = node.output.iter().enumerate().filter(|(_, name)| open(name));
+            let more: Vec<_> = outputs.map(|(index, name)| (name.clone(), given(index))).collect();
+            scope.found.extend(more);
         }
-        types
+        scope
     }
 
-    /// That of a value.
-    pub fn find(&self, name: &str) -> i32 {
-        self.0.get(name).copied().unwrap_or(0)
+    fn find(&self, name: &str) -> i32 {
+        let here = self.found.get(name).copied();
+        here.unwrap_or_else(|| self.outer.map_or(0, |outer| outer.find(name)))
+    }
+
+    /// The graph whose outputs a node gives, and its values.
+    fn inner<'n>(&self, node: &'n NodeProto) -> Option<(&'n GraphProto, Scope<'_>)> {
+        let name = match node.op_type.as_str() {
+            "If" => "then_branch",
+            "Loop" | "Scan" => "body",
+            _ => return None,
+        };
+        let graph = node.attribute.iter().find(|a| a.name == name)?.g.as_deref()?;
+        // Deeper ones are refused elsewhere.
+        (self.depth < MAX_DEPTH).then(|| (graph, Scope::of(graph, Some(self))))
     }
 
     /// What a node gives at a place.
-    fn given(&self, node: &NodeProto, index: usize) -> i32 {
+    fn given(
+        &self,
+        node: &NodeProto,
+        inner: Option<&(&GraphProto, Scope<'_>)>,
+        index: usize,
+    ) -> i32 {
         let input = |at: usize| node.input.get(at).map_or(0, |name| self.find(name));
         let int = |name: &str| node.attribute.iter().find(|a| a.name == name).map(|a| a.i as i32);
         let tensor = || {
@@ -46,12 +85,10 @@ impl Types {
         };
         // Of the outputs of a loop's body the first says whether it goes on.
         let place = index + usize::from(node.op_type == "Loop");
-        let inner = |name: &str| {
-            let graph = node.attribute.iter().find(|a| a.name == name)?.g.as_deref()?;
+        let of_inner = || {
+            let (graph, scope) = inner?;
             let output = graph.output.get(place)?;
-            declared(output)
-                .filter(|of| *of != 0)
-                .or_else(|| Types::of(graph).0.get(&output.name).copied())
+            Some(declared(output).filter(|of| *of != 0).unwrap_or_else(|| scope.find(&output.name)))
         };
         match node.op_type.as_str() {
             "Cast" => int("to").unwrap_or(0),
@@ -68,8 +105,7 @@ impl Types {
                 Some("value_int" | "value_ints") => dtype::INT64,
                 _ => tensor().unwrap_or(0),
             },
-            "If" => inner("then_branch").unwrap_or(0),
-            "Loop" | "Scan" => inner("body").unwrap_or(0),
+            "If" | "Loop" | "Scan" => of_inner().unwrap_or(0),
             "EmbedLayerNormalization" | "GatherBlockQuantized" => input(2),
             "TfIdfVectorizer" => dtype::FLOAT,
             "HannWindow" | "HammingWindow" | "BlackmanWindow" | "MelWeightMatrix" => {

@@ -12,7 +12,7 @@
 
 use super::{Conv2dArgs, Images};
 use crate::elementwise::SharedRows;
-use crate::linear::{Epilogue, Input, LinearTask, UNIT};
+use crate::linear::{UNIT, float_products};
 use crate::packed::Packed;
 use crate::pool::Pool;
 use crate::simd::{LANES, Lanes, Simd, WIDE, WideV};
@@ -258,7 +258,8 @@ impl<'a> Winograd<'a> {
             let out = &mut own.products[point * products_apart..][..squares.len() * wide];
             let weight = &weight[point * wide * channels..][..wide * channels];
             let x = &own.pixels[point * pixels_apart..][..squares.len() * channels];
-            self.products(x, weight, squares.len(), out);
+            let sizes = [squares.len(), channels, wide];
+            float_products(self.kernels, None, sizes, x, weight, out);
         }
         let results = WinogradTask::Results(ResultsTask {
             kernels: self.kernels,
@@ -274,36 +275,6 @@ impl<'a> Winograd<'a> {
         });
         // SAFETY: each square is one task's alone.
         unsafe { self.kernels.winograd(&mut { results }) };
-    }
-
-    /// The products of a point: `x` `[squares, C]` with `weight` `[units, C, 16]`.
-    fn products(&self, x: &[f32], weight: &[f32], squares: usize, out: &mut [f32]) {
-        let (channels, units) = (self.grid.images.channels, self.units());
-        let out = SharedRows::new(out);
-        let epilogue = Epilogue {
-            parts: 1,
-            bias: None,
-            activation: Activation::Identity,
-            gated: false,
-            residual: None,
-            residual_first: false,
-            n_out: units * UNIT,
-            to: None,
-            out: &out,
-        };
-        let task = LinearTask {
-            input: Input::Floats(x),
-            w: bytemuck::cast_slice(weight),
-            k: channels,
-            stored: channels,
-            n: units * UNIT,
-            rows: 0..squares,
-            units: 0..units,
-            first_unit: 0,
-            epilogue: &epilogue,
-        };
-        // SAFETY: the slices hold the rows, the units and the products, which are this thread's.
-        unsafe { self.kernels.linear_task(Values::F32, &task) };
     }
 }
 

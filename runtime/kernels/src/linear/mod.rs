@@ -263,6 +263,46 @@ pub(crate) fn whole_products(
     }
 }
 
+/// `out = x w'`: `x` is `[m, k]`, `panels` are those of an `[n, k]` weight in f32, `out` is `[m, n]`. Without a
+/// pool it is this thread's work.
+pub(crate) fn float_products(
+    kernels: &Kernels,
+    pool: Option<&Pool>,
+    [m, k, n]: [usize; 3],
+    x: &[f32],
+    panels: &[f32],
+    out: &mut [f32],
+) {
+    let out = SharedRows::new(&mut out[..m * n]);
+    let epilogue = Epilogue {
+        parts: 1,
+        bias: None,
+        activation: Activation::Identity,
+        gated: false,
+        residual: None,
+        residual_first: false,
+        n_out: n,
+        to: None,
+        out: &out,
+    };
+    let task = LinearTask {
+        input: Input::Floats(&x[..m * k]),
+        w: bytemuck::cast_slice(&panels[..n.next_multiple_of(UNIT) * k]),
+        k,
+        stored: k,
+        n,
+        rows: 0..m,
+        units: 0..n.div_ceil(UNIT),
+        first_unit: 0,
+        epilogue: &epilogue,
+    };
+    match pool {
+        Some(pool) => whole_products(kernels, pool, Values::F32, &task),
+        // SAFETY: the slices hold all rows and units, and `out` their products.
+        None => unsafe { kernels.linear_task(Values::F32, &task) },
+    }
+}
+
 /// See [`Size::shares`].
 pub(crate) type Shares<'a> = dyn Fn(usize, usize) -> usize + Sync + 'a;
 

@@ -4,11 +4,11 @@
 use super::{Layout, Operands, TensorOut, check_shape};
 use crate::elementwise::SharedRows;
 use crate::error::Error;
-use crate::linear::{Epilogue, Input, LinearTask, UNIT, whole_products};
+use crate::linear::{UNIT, float_products};
 use crate::pool::{Pool, SERIAL_MACS};
 use crate::table::Kernels;
 use crate::vec_bytes;
-use limbeck_plan::{Activation, MatMul, Values};
+use limbeck_plan::MatMul;
 
 /// Memory that ops on tensors work in; grows to the largest call and is then reused.
 #[derive(Debug, Default)]
@@ -93,34 +93,7 @@ impl Sizes {
         out: &mut [f32],
     ) {
         let Sizes { m, k, n, .. } = *self;
-        let out = SharedRows::new(out);
-        let epilogue = Epilogue {
-            parts: 1,
-            bias: None,
-            activation: Activation::Identity,
-            gated: false,
-            residual: None,
-            residual_first: false,
-            n_out: n,
-            to: None,
-            out: &out,
-        };
-        let task = LinearTask {
-            input: Input::Floats(&a[..m * k]),
-            w: bytemuck::cast_slice(&panels[..n.next_multiple_of(UNIT) * k]),
-            k,
-            stored: k,
-            n,
-            rows: 0..m,
-            units: 0..n.div_ceil(UNIT),
-            first_unit: 0,
-            epilogue: &epilogue,
-        };
-        match pool {
-            Some(pool) => whole_products(kernels, pool, Values::F32, &task),
-            // SAFETY: the slices hold all rows and units, and `out` their products.
-            None => unsafe { kernels.linear_task(Values::F32, &task) },
-        }
+        float_products(kernels, pool, [m, k, n], a, panels, out);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -25,11 +26,11 @@ pub(super) struct Kept {
 impl Kept {
     /// `None` where the device has no such caches.
     pub fn open(gpu: &Gpu, folder: &Path) -> Option<Kept> {
-        let path = folder.join(wgpu::util::pipeline_cache_key(&gpu.info)?);
-        let data = read(&path);
         if !gpu.device.features().contains(wgpu::Features::PIPELINE_CACHE) {
             return None;
         }
+        let path = folder.join(wgpu::util::pipeline_cache_key(&gpu.info)?);
+        let data = read(&path);
         let descriptor = wgpu::PipelineCacheDescriptor {
             label: Some("limbeck"),
             data: data.as_deref(),
@@ -44,9 +45,14 @@ impl Kept {
 
     /// Writes what the driver made so far, in the place of what was there.
     pub fn save(&self) {
-        let Some(data) = self.cache.get_data() else { return };
-        // Another process may write the same file.
-        let ours = self.path.with_extension(std::process::id().to_string());
+        static WRITES: AtomicUsize = AtomicUsize::new(0);
+        let Some(data) = self.cache.get_data().filter(|data| data.len() + HEADER <= MOST as usize)
+        else {
+            return;
+        };
+        // Another process, or engine of this one, may write the same file.
+        let write_number = WRITES.fetch_add(1, Ordering::Relaxed);
+        let ours = self.path.with_extension(format!("{}-{write_number}", std::process::id()));
         let written = write(&ours, &data).and_then(|()| fs::rename(&ours, &self.path));
         if written.is_err() {
             // It may not even have been made.

@@ -374,10 +374,7 @@ pub(super) fn map(
         inputs.push(match single.filter(|c| c.shape.len() <= widest) {
             Some(c) => match &c.data {
                 Data::F32(values) => MapStep::Float(values[0]),
-                Data::I64(values) => {
-                    let v = values[0].clamp(i32::MIN.into(), i32::MAX.into());
-                    MapStep::Integer(v as i32)
-                }
+                Data::I64(values) => MapStep::Integer(narrowed(values[0], &steps)?),
             },
             None => {
                 operands.push(aligned(importer, item, &order)?);
@@ -391,6 +388,19 @@ pub(super) fn map(
     });
     let op = Op::Map(Map { inputs: operands.len(), steps: steps.collect() });
     importer.apply(op, operands, order)
+}
+
+/// An integer beside others of 32 bits: one beyond them is only compared to find the least or the largest.
+fn narrowed(v: i64, steps: &[MapStep]) -> Result<i32> {
+    let bound = |step: &MapStep| {
+        !matches!(step, MapStep::Unary(..) | MapStep::Select(..))
+            && !matches!(step, MapStep::Binary(f, ..) if !matches!(f, Binary::Min | Binary::Max))
+    };
+    match i32::try_from(v) {
+        Ok(v) => Ok(v),
+        Err(_) if steps.iter().all(bound) => Ok(if v < 0 { i32::MIN } else { i32::MAX }),
+        Err(_) => Err(Error::unsupported(format!("{v} is beyond 32 bits"))),
+    }
 }
 
 /// An item with axes of size 1 in front, in an order of all axes.

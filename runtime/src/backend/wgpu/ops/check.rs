@@ -27,7 +27,10 @@ pub(in crate::backend::wgpu) fn check(
 fn check_step(program: &Program, entry: &Entry, step: &Step, binding: u64) -> Result<()> {
     match &step.op {
         Op::Attention(p) => attention::check(p)?,
-        Op::Onnx(_) => return Err(lacks(format_args!("the op {}", step.op.name()))),
+        // Attention of tensors is products and a softmax here, but where its sizes do not tell of scores.
+        Op::Onnx(_) | Op::Attend(_) => {
+            return Err(lacks(format_args!("the op {}", step.op.name())));
+        }
         _ => {}
     }
     for (at, id) in step.inputs.iter().enumerate() {

@@ -70,7 +70,7 @@ fn main(
             out[cells + i] = first_cells[at + i];
         }
     }
-    let backwards = (P.reverse >> direction & 1u) != 0u;
+    let backwards = ((P.reverse >> direction) & 1u) != 0u;
     var before = 0u;
     for (var step = 0u; step < P.time; step++) {
         let t = select(step, P.time - 1u - step, backwards);

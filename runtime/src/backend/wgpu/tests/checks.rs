@@ -1,6 +1,6 @@
 //! The tests of this backend once more, in a process of their own, with shaders that check no bounds and under the
 //! validation layers of Vulkan, whose errors are a test's. A device may still hold accesses within what is bound:
-//! so values are bound with what lies behind them, which must stay as it was; see `state.rs`.
+//! so values are bound with what lies behind them, which must stay as it was; see `guards.rs`.
 
 use std::path::Path;
 use std::process::Command;
@@ -103,7 +103,7 @@ fn shaders_without_checks_stay_within_their_buffers() {
     if !Path::new(LAYERS).exists() {
         let reason = "the validation layers of Vulkan are not installed";
         assert!(!required(), "{reason}: install vulkan-validationlayers");
-        println!("skipped: {reason}");
+        println!("without layers: {reason}");
     }
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args(["backend::wgpu::tests", "--skip", "shaders::"]);

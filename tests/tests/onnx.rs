@@ -12,6 +12,7 @@ const CASES: &[&str] = &[
     "attention",
     "contrib",
     "conv",
+    "corners",
     "edges",
     "elementwise",
     "every_op",
@@ -27,7 +28,9 @@ const CASES: &[&str] = &[
     "norms_21",
     "not_attention",
     "not_norms",
+    "open_sizes",
     "ordered",
+    "outputs",
     "products",
     "quantised",
     "quantised_linear",
@@ -255,9 +258,16 @@ fn whole_models_in_onnx_runtime_give_its_bits() {
     if onnx_runtime().is_none() {
         return;
     }
-    for case in
-        CASES.iter().chain(&["branches", "only_runtime", "runtimes_own", "segments", "taken_names"])
-    {
+    let others = [
+        "branches",
+        "integer_forms",
+        "only_runtime",
+        "runtimes_own",
+        "said_sizes",
+        "segments",
+        "taken_names",
+    ];
+    for case in CASES.iter().chain(&others) {
         let (plan, segments) = Plan::with(case, |options| options.prefer = Prefer::Onnx);
         assert_eq!(segments.len(), 1, "{case}");
         let Some(expected) = run_onnx_runtime(&path(case, "onnx"), &path(case, "npz"), 2) else {

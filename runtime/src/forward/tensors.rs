@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use limbeck_kernels::{Elements, KvType, TensorArg};
-use limbeck_plan::{DType, Dim, Entry, Fact, OperandKind, Program};
+use limbeck_plan::{DType, Dim, Entry, Fact, Op, OperandKind, Program};
 
 use super::Inputs;
 use super::tensor::{Tensor, TensorData, TensorValues, TensorView};
@@ -120,7 +120,7 @@ impl EntryRunner {
                 (*name, TensorArg { shape, data })
             })
             .collect();
-        self.state.run(&Call {
+        let ran = self.state.run(&Call {
             entry,
             inputs: &[],
             floats: &[],
@@ -134,7 +134,8 @@ impl EntryRunner {
             forced: None,
             control: Some(control),
             pick: 0,
-        })
+        });
+        ran.map_err(|error| without_size(program.entries.get(entry), &sizes).unwrap_or(error))
     }
 
     /// An output of the last run.
@@ -161,6 +162,34 @@ impl EntryRunner {
 fn entry(program: &Program, index: usize) -> Result<&Entry> {
     let found = program.entries.get(index);
     found.ok_or_else(|| Error::new(ErrorKind::Plan, "the entry is not there"))
+}
+
+/// Why a call failed, where its sizes leave a step without one.
+fn without_size(entry: Option<&Entry>, sizes: &[(&str, u64)]) -> Option<Error> {
+    let entry = entry?;
+    let bind = |name: &str| sizes.iter().find(|(n, _)| *n == name).map(|(_, size)| *size);
+    for step in entry.steps() {
+        let operands = step.outputs.iter().filter_map(|id| entry.operands.get(*id));
+        let params = match &step.op {
+            Op::Sizes(p) => p.sizes.as_slice(),
+            Op::Slice(p) => std::slice::from_ref(&p.start),
+            _ => &[],
+        };
+        for dim in operands.flat_map(|operand| &operand.fact.shape).chain(params) {
+            let mut names = Vec::new();
+            dim.symbols(&mut names);
+            names.sort_unstable();
+            names.dedup();
+            let given = |name: &&str| Some(format!("{name} is {}", bind(name)?));
+            let Some(given) = names.iter().map(given).collect::<Option<Vec<_>>>() else { continue };
+            if dim.eval(&bind).is_none() {
+                let message = format!("there is no size {dim} where {}", given.join(" and "));
+                let place = format!("entry {:?}, step {:?}", entry.name, step.name);
+                return Some(Error::new(ErrorKind::InvalidInput, message).at(place));
+            }
+        }
+    }
+    None
 }
 
 /// Binds the symbols of a shape to what is given.

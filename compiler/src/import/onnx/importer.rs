@@ -16,7 +16,7 @@ use limbeck_plan::{
 use super::constant::{Constant, Data};
 use super::cut::{Found, Known};
 use super::external::External;
-use super::fold::{MAX_FOLDED, fold};
+use super::fold::{Left, fold};
 use super::proto::NodeProto;
 use super::sizes::{Size, Sizes};
 use crate::error::{Error, Result};
@@ -43,6 +43,16 @@ pub(super) enum Operand {
     Value(ValueId),
 }
 
+/// Why an op does not take operands: where it took floats of their sizes, a form of integers is missing.
+pub(super) fn refused(op: &Op, mut facts: Vec<Fact>, message: &str) -> Error {
+    let integers = facts.iter().all(|fact| fact.dtype == DType::I32);
+    facts.iter_mut().for_each(|fact| fact.dtype = DType::F32);
+    match integers && op.infer(&facts).is_ok() {
+        true => Error::unsupported(format!("of integers: {message}")),
+        false => Error::mismatch(message),
+    }
+}
+
 /// Axes in the model's order.
 pub(super) fn plain(rank: usize) -> Vec<usize> {
     (0..rank).collect()
@@ -65,8 +75,8 @@ pub(super) struct Importer<'a> {
     pub unread: HashMap<String, String>,
     /// Weights by the constants that they hold and their shapes.
     weights: HashMap<(usize, Vec<usize>), (Constant, ValueId)>,
-    /// Elements of all that was computed.
-    folded: usize,
+    /// What may be computed of constants still.
+    left: Left,
 }
 
 impl<'a> Importer<'a> {
@@ -80,7 +90,7 @@ impl<'a> Importer<'a> {
             producers: HashMap::new(),
             done: HashSet::new(),
             unread: HashMap::new(),
-            folded: 0,
+            left: Left::all(),
             weights: HashMap::new(),
         }
     }
@@ -187,8 +197,9 @@ impl<'a> Importer<'a> {
     }
 
     fn emit(&mut self, op: Op, inputs: &[ValueId]) -> Result<ValueId> {
-        let found = self.graph.node(&self.node, op, inputs);
-        found.map_err(|e| Error::mismatch(e.message()))
+        let facts = inputs.iter().map(|id| self.graph.value(*id).fact.clone()).collect();
+        let found = self.graph.node(&self.node, op.clone(), inputs);
+        found.map_err(|e| refused(&op, facts, e.message()))
     }
 
     fn sizes_value(&mut self, sizes: &Sizes) -> Result<ValueId> {
@@ -318,9 +329,8 @@ impl<'a> Importer<'a> {
             })
             .collect();
         if let Some(constants) = constants.filter(|c| !c.is_empty())
-            && let Some(found) = fold(&op, &constants, MAX_FOLDED - self.folded)?
+            && let Some(found) = fold(&op, &constants, &mut self.left)?
         {
-            self.folded += found.len();
             // It was computed as it would be stored; constants have the model's order.
             let mut back = vec![0; order.len()];
             order.iter().enumerate().for_each(|(k, axis)| back[*axis] = k);

@@ -8,6 +8,7 @@ use crate::math;
 use crate::pool::Pool;
 use crate::simd::{LANES, Simd};
 use crate::table::Kernels;
+use half::{bf16, f16};
 use limbeck_plan::{Binary, DType, Map, MapStep, Unary};
 
 /// Elements of a chunk.
@@ -164,9 +165,19 @@ fn unary<S: Simd>(s: S, f: Unary, a: &[f32], out: &mut [f32]) {
         Unary::IsNan => each(a, truth(out), |a| i32::from(a.is_nan())),
         Unary::ToInteger => each(a, truth(out), |a| a as i32),
         Unary::ToTruth => each(a, truth(out), |a| i32::from(a != 0.0)),
+        Unary::ToF16 | Unary::ToBf16 => narrowed(f, a, out),
         Unary::Activation(f) => lanes!(s, a, out, v => math::apply(s, f, v)),
         // Of integers alone.
         Unary::Not | Unary::ToFloat => out.fill(f32::NAN),
+    }
+}
+
+/// Rounds to floats of 16 bits: the same code for every instruction set.
+#[inline(never)]
+fn narrowed(f: Unary, a: &[f32], out: &mut [f32]) {
+    match f {
+        Unary::ToF16 => each(a, out, |a| f16::from_f32_const(a).to_f32_const()),
+        _ => each(a, out, |a| bf16::from_f32_const(a).to_f32_const()),
     }
 }
 

@@ -972,6 +972,7 @@ def corners():
     behind = m.op("Sub", m.op("Mod", a, m.const(np.array([5]))), m.const(np.array([5])))
     m.give(m.op("Gather", table, behind), "from_end_of_call")
     m.give(m.op("Slice", x, m.const(np.array([-3])), m.const(np.array([2**40])), m.const(np.array([0]))), "tail")
+    m.give(m.op("Slice", h, m.const(np.array([0])), m.const(np.array([-3])), m.const(np.array([0]))), "head")
     m.give(m.op("Gemm", x, m.random(3, 4), m.random(3), transB=1), "gemm")
     images = m.input("images", ["k", "channels", 4, 5])
     m.give(m.op("ConvTranspose", m.op("Conv", images, m.random(4, 3, 2, 2)), m.random(4, 2, 2, 2)), "convolved")

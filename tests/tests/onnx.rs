@@ -260,7 +260,8 @@ fn sizes_that_no_call_has_are_refused_by_name() {
     if adapter() {
         backends.push(BackendKind::Wgpu);
     }
-    let cases: [(&str, &[(&str, u64)], &str); 3] = [
+    type Sizes = &'static [(&'static str, u64)];
+    let cases: [(&str, Sizes, &str); 3] = [
         ("open_sizes", &[("n", 4), ("m", 3)], "no size broadcast(m, n) where m is 3 and n is 4"),
         (
             "corners",

@@ -976,6 +976,8 @@ def corners():
     m.give(m.op("Gemm", x, m.random(3, 4), m.random(3), transB=1), "gemm")
     images = m.input("images", ["k", "channels", 4, 5])
     m.give(m.op("ConvTranspose", m.op("Conv", images, m.random(4, 3, 2, 2)), m.random(4, 2, 2, 2)), "convolved")
+    fixed = m.random(1, 3, 4, 5)
+    m.give(m.op("Add", m.op("MaxPool", m.op("Conv", fixed, m.random(4, 3, 2, 2)), kernel_shape=[2, 2]), m.op("Gather", h, m.const(np.int64(0)))), "fixed_image")
     steps = m.input("steps", [4, 2, 5])
     for after in (0, 1):
         weights = [m.random(2, 12, 5), m.random(2, 12, 4), m.random(2, 24)]

@@ -262,7 +262,7 @@ fn sizes_that_no_call_has_are_refused_by_name() {
     }
     type Sizes = &'static [(&'static str, u64)];
     let cases: [(&str, Sizes, &str); 3] = [
-        ("open_sizes", &[("n", 4), ("m", 3)], "no size broadcast(m, n) where m is 3 and n is 4"),
+        ("open_sizes", &[("n", 4), ("m", 3)], "no size broadcast(m, n) where n is 4, m is 3"),
         (
             "corners",
             &[("k", 2), ("n", 2), ("depth", 4), ("channels", 3)],

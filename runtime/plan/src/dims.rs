@@ -190,25 +190,32 @@ impl Dim {
                     collect(a, found);
                     collect(b, found);
                 }
+                dim if found.contains(&dim) => {}
                 dim => found.push(dim),
             }
         }
         let mut found = Vec::new();
         sizes.iter().for_each(|dim| collect(dim, &mut found));
-        if found.windows(2).any(|w| w[0] != w[1]) {
-            found.sort_by_cached_key(|dim| dim.to_string());
-            found.dedup();
-        } else {
-            found.truncate(1);
-        }
+        Dim::sort(&mut found);
         // To one that is never 1, all others do.
         if let Some(size) = found.iter().find(|dim| dim.is_many()) {
             return Some((*size).clone());
         }
-        let all = found.clone();
-        found.retain(|dim| !dim.is_cut_of(&all));
-        let both = |a, b| Dim::Broadcast(Box::new(a), Box::new(b));
-        found.into_iter().cloned().reduce(both)
+        let mut all: Option<Dim> = None;
+        for dim in found.iter().filter(|dim| !dim.is_cut_of(&found)) {
+            let dim = (*dim).clone();
+            all = Some(match all {
+                Some(all) => Dim::Broadcast(Box::new(all), Box::new(dim)),
+                None => dim,
+            });
+        }
+        all
+    }
+
+    /// In the order of their text.
+    #[inline(never)]
+    fn sort(dims: &mut Vec<&Dim>) {
+        dims.sort_by_cached_key(|dim| dim.to_string());
     }
 
     /// Whether it is 0, or 2 or more, by its form.
@@ -305,7 +312,7 @@ impl Dim {
         }
         let (mut known, mut rest) = (1, Vec::new());
         sizes.into_iter().for_each(|dim| collect(dim, &mut known, &mut rest));
-        rest.sort_by_cached_key(|dim| dim.to_string());
+        Dim::sort(&mut rest);
         (known, rest)
     }
 

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use limbeck_kernels::{Elements, KvType, TensorArg};
-use limbeck_plan::{DType, Dim, Entry, Fact, Op, OperandKind, Program};
+use limbeck_plan::{DType, Dim, Entry, Fact, OperandKind, Program};
 
 use super::Inputs;
 use super::tensor::{Tensor, TensorData, TensorValues, TensorView};
@@ -135,7 +135,11 @@ impl EntryRunner {
             control: Some(control),
             pick: 0,
         });
-        ran.map_err(|error| without_size(program.entries.get(entry), &sizes).unwrap_or(error))
+        let entry = program.entries.get(entry);
+        ran.map_err(|error| match entry.and_then(|entry| entry.without_size(&sizes)) {
+            Some((place, message)) => Error::new(ErrorKind::InvalidInput, message).at(place),
+            None => error,
+        })
     }
 
     /// An output of the last run.
@@ -162,34 +166,6 @@ impl EntryRunner {
 fn entry(program: &Program, index: usize) -> Result<&Entry> {
     let found = program.entries.get(index);
     found.ok_or_else(|| Error::new(ErrorKind::Plan, "the entry is not there"))
-}
-
-/// Why a call failed, where its sizes leave a step without one.
-fn without_size(entry: Option<&Entry>, sizes: &[(&str, u64)]) -> Option<Error> {
-    let entry = entry?;
-    let bind = |name: &str| sizes.iter().find(|(n, _)| *n == name).map(|(_, size)| *size);
-    for step in entry.steps() {
-        let operands = step.outputs.iter().filter_map(|id| entry.operands.get(*id));
-        let params = match &step.op {
-            Op::Sizes(p) => p.sizes.as_slice(),
-            Op::Slice(p) => std::slice::from_ref(&p.start),
-            _ => &[],
-        };
-        for dim in operands.flat_map(|operand| &operand.fact.shape).chain(params) {
-            let mut names = Vec::new();
-            dim.symbols(&mut names);
-            names.sort_unstable();
-            names.dedup();
-            let given = |name: &&str| Some(format!("{name} is {}", bind(name)?));
-            let Some(given) = names.iter().map(given).collect::<Option<Vec<_>>>() else { continue };
-            if dim.eval(&bind).is_none() {
-                let message = format!("there is no size {dim} where {}", given.join(" and "));
-                let place = format!("entry {:?}, step {:?}", entry.name, step.name);
-                return Some(Error::new(ErrorKind::InvalidInput, message).at(place));
-            }
-        }
-    }
-    None
 }
 
 /// Binds the symbols of a shape to what is given.

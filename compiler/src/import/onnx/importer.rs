@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use limbeck_graph::{Graph, TensorExpr, ValueId};
 use limbeck_plan::{
-    Binary, DType, Dim, Fact, Map, MapStep, Op, Reshape, Sizes as SizesOp, Transpose, Unary,
+    Binary, DType, Dim, Fact, InputRole, Map, MapStep, Op, Reshape, Sizes as SizesOp, Transpose,
+    Unary,
 };
 
 use super::constant::{Constant, Data};
@@ -197,9 +198,23 @@ impl<'a> Importer<'a> {
     }
 
     fn emit(&mut self, op: Op, inputs: &[ValueId]) -> Result<ValueId> {
+        let inputs = &self.computed(&op, inputs)?;
         let facts = inputs.iter().map(|id| self.graph.value(*id).fact.clone()).collect();
         let found = self.graph.node(&self.node, op.clone(), inputs);
         found.map_err(|e| refused(&op, facts, e.message()))
+    }
+
+    /// Operands of an op: copies of weights where it takes what is computed alone.
+    fn computed(&mut self, op: &Op, inputs: &[ValueId]) -> Result<Vec<ValueId>> {
+        let roles = op.input_roles();
+        let each = inputs.iter().enumerate().map(|(at, id)| {
+            let computed = roles.get(at) == Some(&InputRole::Activation);
+            if !computed || self.graph.weight_expr(*id).is_none() {
+                return Ok(*id);
+            }
+            self.emit(Op::Map(Map { inputs: 1, steps: vec![MapStep::Input(0)] }), &[*id])
+        });
+        each.collect()
     }
 
     fn sizes_value(&mut self, sizes: &Sizes) -> Result<ValueId> {

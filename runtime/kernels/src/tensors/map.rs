@@ -8,7 +8,6 @@ use crate::math;
 use crate::pool::Pool;
 use crate::simd::{LANES, Simd};
 use crate::table::Kernels;
-use half::{bf16, f16};
 use limbeck_plan::{Binary, DType, Map, MapStep, Unary};
 
 /// Elements of a chunk.
@@ -176,8 +175,18 @@ fn unary<S: Simd>(s: S, f: Unary, a: &[f32], out: &mut [f32]) {
 #[inline(never)]
 fn narrowed(f: Unary, a: &[f32], out: &mut [f32]) {
     match f {
-        Unary::ToF16 => each(a, out, |a| f16::from_f32_const(a).to_f32_const()),
-        _ => each(a, out, |a| bf16::from_f32_const(a).to_f32_const()),
+        Unary::ToF16 => each(a, out, |a| {
+            // A sum with a number so large that its last digit is the last one that is kept.
+            let digit = (a.to_bits() >> 23 & 255).max(113) - 10;
+            let large = f32::from_bits((digit + 23) << 23 | 1 << 22);
+            let near = if a.abs() < 65520.0 { a + large - large } else { a * f32::INFINITY };
+            near.abs().copysign(a)
+        }),
+        _ => each(a, out, |a| {
+            let bits = a.to_bits();
+            let near = f32::from_bits(bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000);
+            if a.is_nan() { a } else { near }
+        }),
     }
 }
 

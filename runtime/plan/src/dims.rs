@@ -236,32 +236,32 @@ impl Dim {
         cuts(a, b) || cuts(b, a)
     }
 
+    /// The operator and its two sides, as a plan stores them; `None` for a constant and a symbol.
+    fn sides(&self) -> Option<(&'static str, &Dim, &Dim)> {
+        let (name, a, b) = match self {
+            Dim::Const(_) | Dim::Symbol(_) => return None,
+            Dim::Add(a, b) => ("+", a, b),
+            Dim::Sub(a, b) => ("-", a, b),
+            Dim::Mul(a, b) => ("*", a, b),
+            Dim::FloorDiv(a, b) => ("//", a, b),
+            Dim::Min(a, b) => ("min", a, b),
+            Dim::Max(a, b) => ("max", a, b),
+            Dim::Broadcast(a, b) => ("broadcast", a, b),
+        };
+        Some((name, a, b))
+    }
+
     /// How deep it nests. A plan's may be as deep as [`Dim::MAX_DEPTH`].
     pub fn depth(&self) -> usize {
-        match self {
-            Dim::Const(_) | Dim::Symbol(_) => 0,
-            Dim::Add(a, b)
-            | Dim::Sub(a, b)
-            | Dim::Mul(a, b)
-            | Dim::FloorDiv(a, b)
-            | Dim::Min(a, b)
-            | Dim::Max(a, b)
-            | Dim::Broadcast(a, b) => 1 + a.depth().max(b.depth()),
-        }
+        self.sides().map_or(0, |(_, a, b)| 1 + a.depth().max(b.depth()))
     }
 
     /// Whether it has at most so many constants and symbols.
     pub fn is_within(&self, most: usize) -> bool {
         fn left(dim: &Dim, most: usize) -> Option<usize> {
-            match dim {
-                Dim::Const(_) | Dim::Symbol(_) => most.checked_sub(1),
-                Dim::Add(a, b)
-                | Dim::Sub(a, b)
-                | Dim::Mul(a, b)
-                | Dim::FloorDiv(a, b)
-                | Dim::Min(a, b)
-                | Dim::Max(a, b)
-                | Dim::Broadcast(a, b) => left(b, left(a, most)?),
+            match dim.sides() {
+                None => most.checked_sub(1),
+                Some((_, a, b)) => left(b, left(a, most)?),
             }
         }
         left(self, most).is_some()
@@ -269,19 +269,12 @@ impl Dim {
 
     /// The names of its symbols.
     pub fn symbols<'a>(&'a self, found: &mut Vec<&'a str>) {
-        match self {
-            Dim::Const(_) => {}
-            Dim::Symbol(s) => found.push(s.name()),
-            Dim::Add(a, b)
-            | Dim::Sub(a, b)
-            | Dim::Mul(a, b)
-            | Dim::FloorDiv(a, b)
-            | Dim::Min(a, b)
-            | Dim::Max(a, b)
-            | Dim::Broadcast(a, b) => {
-                a.symbols(found);
-                b.symbols(found);
-            }
+        if let Dim::Symbol(s) = self {
+            found.push(s.name());
+        }
+        if let Some((_, a, b)) = self.sides() {
+            a.symbols(found);
+            b.symbols(found);
         }
     }
 
@@ -317,18 +310,11 @@ impl Dim {
     }
 
     fn to_json(&self) -> Value {
-        let pair =
-            |op: &str, a: &Dim, b: &Dim| Value::from(vec![op.into(), a.to_json(), b.to_json()]);
-        match self {
-            Dim::Const(v) => (*v).into(),
-            Dim::Symbol(s) => s.name().into(),
-            Dim::Add(a, b) => pair("+", a, b),
-            Dim::Sub(a, b) => pair("-", a, b),
-            Dim::Mul(a, b) => pair("*", a, b),
-            Dim::FloorDiv(a, b) => pair("//", a, b),
-            Dim::Min(a, b) => pair("min", a, b),
-            Dim::Max(a, b) => pair("max", a, b),
-            Dim::Broadcast(a, b) => pair("broadcast", a, b),
+        match (self, self.sides()) {
+            (_, Some((name, a, b))) => Value::from(vec![name.into(), a.to_json(), b.to_json()]),
+            (Dim::Const(v), _) => (*v).into(),
+            (Dim::Symbol(s), _) => s.name().into(),
+            _ => Value::Null,
         }
     }
 
@@ -377,16 +363,13 @@ impl From<usize> for Dim {
 
 impl fmt::Display for Dim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Dim::Const(v) => write!(f, "{v}"),
-            Dim::Symbol(s) => f.write_str(s.name()),
-            Dim::Add(a, b) => write!(f, "({a} + {b})"),
-            Dim::Sub(a, b) => write!(f, "({a} - {b})"),
-            Dim::Mul(a, b) => write!(f, "{a}*{b}"),
-            Dim::FloorDiv(a, b) => write!(f, "({a} // {b})"),
-            Dim::Min(a, b) => write!(f, "min({a}, {b})"),
-            Dim::Max(a, b) => write!(f, "max({a}, {b})"),
-            Dim::Broadcast(a, b) => write!(f, "broadcast({a}, {b})"),
+        match (self, self.sides()) {
+            (_, Some(("*", a, b))) => write!(f, "{a}*{b}"),
+            (_, Some((name @ ("+" | "-" | "//"), a, b))) => write!(f, "({a} {name} {b})"),
+            (_, Some((name, a, b))) => write!(f, "{name}({a}, {b})"),
+            (Dim::Const(v), _) => v.fmt(f),
+            (Dim::Symbol(s), _) => f.write_str(s.name()),
+            _ => Ok(()),
         }
     }
 }

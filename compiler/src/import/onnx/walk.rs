@@ -1,11 +1,11 @@
 //! The nodes of a graph, imported one after the other, and what is known of their surroundings.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use limbeck_plan::Dim;
 
 use super::constant::Constant;
-use super::cut::{Chosen, Cut, reads};
+use super::cut::{Chosen, Cut};
 use super::importer::{Importer, Item};
 use super::node::Node;
 use super::ops::{self, Call};
@@ -36,26 +36,47 @@ impl<'a> Importer<'a> {
     pub(super) fn run_cut(&mut self, cut: &mut Cut<'a>, apart: &Chosen, opset: i64) -> Result<()> {
         (self.readers, self.producers) = (readers(cut.graph), producers(cut.graph));
         for at in cut.chosen.keys().chain(apart.keys()) {
-            let node = &cut.graph.node[*at];
-            let around = reads(node).into_iter().chain(node.output.iter().map(String::as_str));
+            let (node, reads) = (&cut.graph.node[*at], &cut.tables.reads[*at]);
+            let around = reads.iter().copied().chain(node.output.iter().map(String::as_str));
             self.readers.extend(around.map(|name| (name, None)));
         }
         let native = |at: &usize| !cut.chosen.contains_key(at);
         let nodes = (0..cut.graph.node.len()).filter(native).map(|at| &cut.graph.node[at]);
         self.constants(nodes, opset);
+        // What is not known of a node that fails does not keep others from failing too.
+        let mut first = None;
+        let mut lost: HashSet<&str> = HashSet::new();
         for (is_segment, group) in cut.groups() {
-            let [first, ..] = group[..] else { continue };
-            let node = Node { proto: &cut.graph.node[first], opset };
-            let imported =
-                if is_segment { self.segment(cut, &group) } else { self.import_node(&node) };
-            if let Err(error) = imported {
+            let [at, ..] = group[..] else { continue };
+            let reads = |at: &usize| cut.tables.reads[*at].iter().any(|name| lost.contains(name));
+            let node = Node { proto: &cut.graph.node[at], opset };
+            let imported = if group.iter().any(reads) {
+                None
+            } else if is_segment {
+                Some(self.segment(cut, &group))
+            } else {
+                Some(self.import_node(&node))
+            };
+            let error = match imported {
+                Some(Ok(())) => continue,
+                Some(Err(error)) => Some(error),
+                None => None,
+            };
+            if let Some(error) = error {
+                let remedies = cut.remedy.len();
                 if !is_segment && error.kind() == ErrorKind::Unsupported {
-                    cut.remedy.insert(first, format!("no native form: {error}"));
+                    cut.remedy.insert(at, format!("no native form: {error}"));
                 }
-                return Err(error.at(format!("node {:?} ({})", node.name(), node.operator())));
+                let error = error.at(format!("node {:?} ({})", node.name(), node.operator()));
+                if cut.remedy.len() == remedies {
+                    return Err(error);
+                }
+                first = first.or(Some(error));
             }
+            let outputs = group.iter().flat_map(|at| &cut.graph.node[*at].output);
+            lost.extend(outputs.filter(|name| !name.is_empty()).map(String::as_str));
         }
-        Ok(())
+        first.map_or(Ok(()), Err)
     }
 
     /// Imports the constants among nodes, so that what looks ahead of a node finds them. Those that cannot be
@@ -210,7 +231,7 @@ fn readers(proto: &GraphProto) -> HashMap<&str, Option<&NodeProto>> {
                 let reader = if outside.is_some() { None } else { Some(node) };
                 found.entry(name).and_modify(|reader| *reader = None).or_insert(reader);
             }
-            for graph in node.attribute.iter().filter_map(|a| a.g.as_deref()) {
+            for graph in (Node { proto: node, opset: 0 }).graphs() {
                 read(graph, Some(node), found);
             }
         }

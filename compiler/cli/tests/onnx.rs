@@ -215,6 +215,23 @@ fn a_missing_or_wrong_library_is_one_sentence() {
     }
 }
 
+/// An open plan holds its weights packed, and no second copy of them.
+#[cfg(target_os = "linux")]
+#[test]
+fn weights_of_segments_are_held_once() {
+    let (Some(library), Some(source)) = (library(), limbeck_tests::student(limbeck_tests::MINILM))
+    else {
+        return;
+    };
+    let place = Place::new();
+    let (source, plan) = (source.display().to_string(), place.path("minilm.lbk"));
+    let args = ["compile", &source, "-o", &plan, "--quant", "f32", "--prefer", "onnx", "--json"];
+    let weights = limbeck(&args, None).json()["weight_bytes"].as_u64().expect("a number");
+    let report = limbeck(&bench(&plan, &["-p", "8"]), Some(&library.display().to_string())).json();
+    let held = report["memory"]["resident_after_open_bytes"].as_u64().expect("a number");
+    assert!(held < weights * 3 / 2, "{held} bytes with weights of {weights}");
+}
+
 #[test]
 fn a_plan_without_segments_never_loads_it() {
     let place = Place::new();

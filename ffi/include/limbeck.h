@@ -409,7 +409,8 @@ typedef struct lbk_totals {
      */
     uint64_t bytes;
     /**
-     * `macs / full_macs`; 1 where nothing ran.
+     * `macs / full_macs`; 1 where nothing ran. The share of the steps where a sampler's student is a model whose
+     * multiply-adds are not known.
      */
     double fraction;
     /**

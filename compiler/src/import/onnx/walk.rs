@@ -43,38 +43,30 @@ impl<'a> Importer<'a> {
         let native = |at: &usize| !cut.chosen.contains_key(at);
         let nodes = (0..cut.graph.node.len()).filter(native).map(|at| &cut.graph.node[at]);
         self.constants(nodes, opset);
-        // What is not known of a node that fails does not keep others from failing too.
-        let mut first = None;
-        let mut lost: HashSet<&str> = HashSet::new();
+        let (graph, tables) = (cut.graph, cut.tables);
+        let (mut first, mut lost) = (None, HashSet::new());
         for (is_segment, group) in cut.groups() {
             let [at, ..] = group[..] else { continue };
-            let reads = |at: &usize| cut.tables.reads[*at].iter().any(|name| lost.contains(name));
-            let node = Node { proto: &cut.graph.node[at], opset };
-            let imported = if group.iter().any(reads) {
-                None
-            } else if is_segment {
-                Some(self.segment(cut, &group))
-            } else {
-                Some(self.import_node(&node))
-            };
-            let error = match imported {
-                Some(Ok(())) => continue,
-                Some(Err(error)) => Some(error),
-                None => None,
-            };
-            if let Some(error) = error {
-                let remedies = cut.remedy.len();
-                if !is_segment && error.kind() == ErrorKind::Unsupported {
-                    cut.remedy.insert(at, format!("no native form: {error}"));
-                }
-                let error = error.at(format!("node {:?} ({})", node.name(), node.operator()));
-                if cut.remedy.len() == remedies {
-                    return Err(error);
-                }
-                first = first.or(Some(error));
+            let given = group.iter().flat_map(|at| &graph.node[*at].output).map(String::as_str);
+            let given = given.filter(|name| !name.is_empty());
+            if group.iter().flat_map(|at| &tables.reads[*at]).any(|name| lost.contains(name)) {
+                lost.extend(given);
+                continue;
             }
-            let outputs = group.iter().flat_map(|at| &cut.graph.node[*at].output);
-            lost.extend(outputs.filter(|name| !name.is_empty()).map(String::as_str));
+            let (node, remedies) = (Node { proto: &graph.node[at], opset }, cut.remedy.len());
+            let imported =
+                if is_segment { self.segment(cut, &group) } else { self.import_node(&node) };
+            let Err(error) = imported else { continue };
+            if !is_segment && error.kind() == ErrorKind::Unsupported {
+                cut.remedy.insert(at, format!("no native form: {error}"));
+            }
+            let error = error.at(format!("node {:?} ({})", node.name(), node.operator()));
+            if cut.remedy.len() == remedies {
+                return Err(error);
+            }
+            // Nodes that do not read what it would have given may have no native form either.
+            lost.extend(given);
+            first = first.or(Some(error));
         }
         first.map_or(Ok(()), Err)
     }
@@ -94,13 +86,13 @@ impl<'a> Importer<'a> {
         let outside = std::mem::replace(&mut self.readers, readers(proto));
         let producers = std::mem::replace(&mut self.producers, producers(proto));
         self.constants(proto.node.iter(), opset);
-        for node in &proto.node {
+        let imported = proto.node.iter().try_for_each(|node| {
             let node = Node { proto: node, opset };
             let place = || format!("node {:?} ({})", node.name(), node.operator());
-            self.import_node(&node).map_err(|e| e.at(place()))?;
-        }
+            self.import_node(&node).map_err(|e| e.at(place()))
+        });
         (self.readers, self.producers) = (outside, producers);
-        Ok(())
+        imported
     }
 
     fn import_node(&mut self, node: &Node<'a>) -> Result<()> {
@@ -165,15 +157,14 @@ impl<'a> Importer<'a> {
         }
         names::check_given_once(proto)?;
         self.scopes.push(HashMap::new());
-        self.initialise(proto)?;
         let node = self.node.clone();
-        self.run(proto, opset)?;
+        let imported = self.initialise(proto).and_then(|()| self.run(proto, opset));
         self.node = node;
         let found = proto.output.iter().map(|info| {
             let found = self.find(&info.name).cloned();
             found.ok_or_else(|| Error::format(format!("nothing gives {:?}", info.name)))
         });
-        let found = found.collect();
+        let found = imported.and_then(|()| found.collect());
         self.scopes.pop();
         found
     }

@@ -64,6 +64,9 @@ impl PlanBytes {
         // required of the caller in `Engine::open`.
         #[allow(unsafe_code, reason = "mapping a file is the one unsafe act of this crate")]
         let map = unsafe { options.map(file) }.map_err(io)?;
+        // Every token reads the weights: fewer and larger pages where the system has them. It may not.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
         Ok(PlanBytes::Mapped(Arc::new(map)))
     }
 

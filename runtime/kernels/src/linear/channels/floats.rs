@@ -71,7 +71,7 @@ unsafe fn add_channels<S: Simd, const WHOLE: bool>(
     }
     for i in four..one {
         // SAFETY: the caller's contract.
-        unsafe { add::<S, 1, WHOLE>(s, data, [(at[i], x[i])], [at[i]], sums) };
+        unsafe { add::<S, 1, false>(s, data, [(at[i], x[i])], [at[i]], sums) };
     }
 }
 

@@ -8,7 +8,9 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use limbeck_kernels::Packed;
-use limbeck_plan::{DType, Dim, Entry, Manifest, Op, OperandKind, Plan, Symbol, Task, Weight};
+use limbeck_plan::{
+    DType, Dim, Entry, Manifest, MapStep, Op, OperandKind, Plan, Step, Symbol, Task, Weight,
+};
 
 use crate::error::{At, Error, Result};
 use crate::onnx::builder::{Builder, element_type};
@@ -162,8 +164,11 @@ fn graph(
     weights: &dyn Weights,
 ) -> Result<crate::onnx::proto::GraphProto> {
     let mut b = Builder::default();
+    let passed = passed_on(entry)?;
     for (_, operand) in entry.operands_of(OperandKind::Output) {
-        b.reserve(&operand.name);
+        if !passed.contains(operand.name.as_str()) {
+            b.reserve(&operand.name);
+        }
     }
     b.step = "inputs".into();
     let mut lowering = match plan.manifest().task {
@@ -186,9 +191,31 @@ fn graph(
         } else if shape.first() == Some(&Dim::symbol(Symbol::SEQUENCES)) {
             shape[0] = Dim::symbol("batch");
         }
-        lowering.b.output(&operand.name, &value, element_type(operand.fact.dtype), &shape);
+        let elements = element_type(operand.fact.dtype);
+        match passed.contains(operand.name.as_str()) {
+            true => lowering.b.passed_on(&operand.name, elements, &shape),
+            false => lowering.b.output(&operand.name, &value, elements, &shape),
+        }
     }
     Ok(lowering.b.finish(&plan.manifest().student))
+}
+
+/// The outputs that are called as inputs are, of which they have to be copies.
+fn passed_on(entry: &Entry) -> Result<BTreeSet<&str>> {
+    let mut found = BTreeSet::new();
+    for (input, given) in entry.operands_of(OperandKind::Input) {
+        let mut outputs = entry.operands_of(OperandKind::Output);
+        let Some((output, _)) = outputs.find(|(_, o)| o.name == given.name) else { continue };
+        let copies = |op: &Op| matches!(op, Op::Map(map) if map.steps == [MapStep::Input(0)]);
+        let copy =
+            |step: &&Step| step.inputs == [input] && step.outputs == [output] && copies(&step.op);
+        if entry.steps().find(copy).is_none() {
+            let message = format!("the output {:?} is called as an input is", given.name);
+            return Err(Error::unsupported(message));
+        }
+        found.insert(given.name.as_str());
+    }
+    Ok(found)
 }
 
 /// An entry of tensors: its own inputs.

@@ -54,6 +54,8 @@ pub enum Dim {
     Min(Box<Dim>, Box<Dim>),
     /// The larger.
     Max(Box<Dim>, Box<Dim>),
+    /// What both repeat to: the one where the other is 1 or the same; none where they differ otherwise.
+    Broadcast(Box<Dim>, Box<Dim>),
 }
 
 impl Dim {
@@ -82,6 +84,11 @@ impl Dim {
             Dim::FloorDiv(a, b) => a.eval(bind)?.checked_div(b.eval(bind)?),
             Dim::Min(a, b) => Some(a.eval(bind)?.min(b.eval(bind)?)),
             Dim::Max(a, b) => Some(a.eval(bind)?.max(b.eval(bind)?)),
+            Dim::Broadcast(a, b) => match (a.eval(bind)?, b.eval(bind)?) {
+                (a, b) if a == b || b == 1 => Some(a),
+                (1, b) => Some(b),
+                _ => None,
+            },
         }
     }
 
@@ -175,6 +182,60 @@ impl Dim {
         Some(((**x).clone(), b.checked_mul(m)?, m.checked_mul(c)?))
     }
 
+    /// What sizes that are not known repeat to: one expression for the same sizes in any order.
+    pub(crate) fn together(sizes: &[&Dim]) -> Option<Dim> {
+        fn collect<'a>(dim: &'a Dim, found: &mut Vec<&'a Dim>) {
+            match dim {
+                Dim::Broadcast(a, b) => {
+                    collect(a, found);
+                    collect(b, found);
+                }
+                dim if found.contains(&dim) => {}
+                dim => found.push(dim),
+            }
+        }
+        let mut found = Vec::new();
+        sizes.iter().for_each(|dim| collect(dim, &mut found));
+        Dim::sort(&mut found);
+        // To one that is never 1, all others do.
+        if let Some(size) = found.iter().find(|dim| dim.is_many()) {
+            return Some((*size).clone());
+        }
+        let mut all: Option<Dim> = None;
+        for dim in found.iter().filter(|dim| !dim.is_cut_of(&found)) {
+            let dim = (*dim).clone();
+            all = Some(match all {
+                Some(all) => Dim::Broadcast(Box::new(all), Box::new(dim)),
+                None => dim,
+            });
+        }
+        all
+    }
+
+    /// In the order of their text.
+    #[inline(never)]
+    fn sort(dims: &mut Vec<&Dim>) {
+        dims.sort_by_cached_key(|dim| dim.to_string());
+    }
+
+    /// Whether it is 0, or 2 or more, by its form.
+    fn is_many(&self) -> bool {
+        let known = match self {
+            Dim::Add(_, b) | Dim::Mul(_, b) => b.as_const(),
+            _ => None,
+        };
+        known.is_some_and(|n| n > 1)
+    }
+
+    /// Whether it is the least of one of these sizes and a number, and so 1 where that is.
+    fn is_cut_of(&self, sizes: &[&Dim]) -> bool {
+        let Dim::Min(a, b) = self else { return false };
+        let cuts = |number: &Dim, size: &Dim| {
+            number.as_const().is_some_and(|n| n > 0) && sizes.contains(&size)
+        };
+        cuts(a, b) || cuts(b, a)
+    }
+
     /// How deep it nests. A plan's may be as deep as [`Dim::MAX_DEPTH`].
     pub fn depth(&self) -> usize {
         match self {
@@ -184,8 +245,26 @@ impl Dim {
             | Dim::Mul(a, b)
             | Dim::FloorDiv(a, b)
             | Dim::Min(a, b)
-            | Dim::Max(a, b) => 1 + a.depth().max(b.depth()),
+            | Dim::Max(a, b)
+            | Dim::Broadcast(a, b) => 1 + a.depth().max(b.depth()),
         }
+    }
+
+    /// Whether it has at most so many constants and symbols.
+    pub fn is_within(&self, most: usize) -> bool {
+        fn left(dim: &Dim, most: usize) -> Option<usize> {
+            match dim {
+                Dim::Const(_) | Dim::Symbol(_) => most.checked_sub(1),
+                Dim::Add(a, b)
+                | Dim::Sub(a, b)
+                | Dim::Mul(a, b)
+                | Dim::FloorDiv(a, b)
+                | Dim::Min(a, b)
+                | Dim::Max(a, b)
+                | Dim::Broadcast(a, b) => left(b, left(a, most)?),
+            }
+        }
+        left(self, most).is_some()
     }
 
     /// The names of its symbols.
@@ -198,7 +277,8 @@ impl Dim {
             | Dim::Mul(a, b)
             | Dim::FloorDiv(a, b)
             | Dim::Min(a, b)
-            | Dim::Max(a, b) => {
+            | Dim::Max(a, b)
+            | Dim::Broadcast(a, b) => {
                 a.symbols(found);
                 b.symbols(found);
             }
@@ -232,7 +312,7 @@ impl Dim {
         }
         let (mut known, mut rest) = (1, Vec::new());
         sizes.into_iter().for_each(|dim| collect(dim, &mut known, &mut rest));
-        rest.sort_by_cached_key(|dim| dim.to_string());
+        Dim::sort(&mut rest);
         (known, rest)
     }
 
@@ -248,6 +328,7 @@ impl Dim {
             Dim::FloorDiv(a, b) => pair("//", a, b),
             Dim::Min(a, b) => pair("min", a, b),
             Dim::Max(a, b) => pair("max", a, b),
+            Dim::Broadcast(a, b) => pair("broadcast", a, b),
         }
     }
 
@@ -273,6 +354,7 @@ impl Dim {
                     "//" => Dim::FloorDiv(a, b),
                     "min" => Dim::Min(a, b),
                     "max" => Dim::Max(a, b),
+                    "broadcast" => Dim::Broadcast(a, b),
                     _ => return Err(format!("unknown dim operator {op:?}")),
                 })
             }
@@ -304,6 +386,7 @@ impl fmt::Display for Dim {
             Dim::FloorDiv(a, b) => write!(f, "({a} // {b})"),
             Dim::Min(a, b) => write!(f, "min({a}, {b})"),
             Dim::Max(a, b) => write!(f, "max({a}, {b})"),
+            Dim::Broadcast(a, b) => write!(f, "broadcast({a}, {b})"),
         }
     }
 }
@@ -358,6 +441,33 @@ mod tests {
         assert_eq!(back, less);
         assert_eq!(back.eval(&|_| Some(5)), Some(2));
         assert_eq!(back.eval(&|_| Some(2)), None);
+    }
+
+    #[test]
+    fn sizes_repeat_to_each_other() {
+        let (a, b, c) = (&Dim::symbol("a"), &Dim::symbol("b"), &Dim::symbol("c"));
+        let all = Dim::together(&[c, a, b, a]).unwrap();
+        let apart = Dim::together(&[b, &Dim::together(&[a, c]).unwrap()]).unwrap();
+        assert_eq!(all, apart);
+        assert_eq!(Dim::together(&[a, a]).as_ref(), Some(a));
+        let back: Dim = serde_json::from_str(&serde_json::to_string(&all).unwrap()).unwrap();
+        assert_eq!(back, all);
+        let (min, twice) =
+            (Dim::Min(Box::new(a.clone()), Box::new(Dim::Const(5))), a.clone().times(2u64));
+        assert_eq!(Dim::together(&[&min, a]).as_ref(), Some(a));
+        assert_eq!(Dim::together(&[b, &twice, &min]), Some(twice));
+        for (sizes, found) in [
+            ([3, 3, 3], Some(3)),
+            ([3, 1, 3], Some(3)),
+            ([1, 1, 4], Some(4)),
+            ([1, 1, 1], Some(1)),
+            ([0, 1, 1], Some(0)),
+            ([0, 3, 1], None),
+            ([3, 1, 4], None),
+        ] {
+            let bind = |name: &str| sizes.get("abc".find(name)?).copied();
+            assert_eq!(all.eval(&bind), found, "{sizes:?}");
+        }
     }
 
     #[test]

@@ -108,6 +108,21 @@ impl Cut<'_> {
     }
 }
 
+/// Drops the nodes that no output needs, in graphs within nodes too.
+pub(super) fn drop_unused(graph: &mut GraphProto) {
+    let mut needed: HashSet<String> = graph.output.iter().map(|info| info.name.clone()).collect();
+    let mut kept = Vec::with_capacity(graph.node.len());
+    for mut node in std::mem::take(&mut graph.node).into_iter().rev() {
+        if node.output.iter().any(|name| needed.contains(name)) {
+            node.attribute.iter_mut().filter_map(|a| a.g.as_deref_mut()).for_each(drop_unused);
+            needed.extend(reads(&node).into_iter().map(str::to_owned));
+            kept.push(node);
+        }
+    }
+    kept.reverse();
+    graph.node = kept;
+}
+
 /// The names that a node reads, those of graphs within it too.
 fn reads(node: &NodeProto) -> BTreeSet<&str> {
     fn free<'a>(graph: &'a GraphProto, found: &mut BTreeSet<&'a str>) {

@@ -11,13 +11,14 @@ use std::sync::Arc;
 
 use limbeck_graph::{Graph, TensorExpr, ValueId};
 use limbeck_plan::{
-    Binary, DType, Dim, Fact, Map, MapStep, Op, Reshape, Sizes as SizesOp, Transpose, Unary,
+    Binary, DType, Dim, Fact, InputRole, Map, MapStep, Op, Reshape, Sizes as SizesOp, Transpose,
+    Unary,
 };
 
 use super::constant::{Constant, Data};
 use super::cut::{Found, Known};
 use super::external::External;
-use super::fold::{MAX_FOLDED, fold};
+use super::fold::{Left, fold};
 use super::proto::NodeProto;
 use super::sizes::{Size, Sizes};
 use crate::error::{Error, Result};
@@ -42,6 +43,16 @@ pub(super) struct Laid {
 pub(super) enum Operand {
     Constant(Constant),
     Value(ValueId),
+}
+
+/// Why an op does not take operands: where it took floats of their sizes, a form of integers is missing.
+pub(super) fn refused(op: &Op, mut facts: Vec<Fact>, message: &str) -> Error {
+    let integers = facts.iter().all(|fact| fact.dtype == DType::I32);
+    facts.iter_mut().for_each(|fact| fact.dtype = DType::F32);
+    match integers && op.infer(&facts).is_ok() {
+        true => Error::unsupported(format!("of integers: {message}")),
+        false => Error::mismatch(message),
+    }
 }
 
 /// Axes in the model's order.
@@ -70,8 +81,8 @@ pub(super) struct Importer<'a> {
     pub unread: HashMap<String, String>,
     /// Weights by the constants that they hold and their shapes.
     weights: HashMap<(usize, Vec<usize>), (Constant, ValueId)>,
-    /// Elements of all that was computed.
-    folded: usize,
+    /// What may be computed of constants still.
+    left: Left,
 }
 
 impl<'a> Importer<'a> {
@@ -86,7 +97,7 @@ impl<'a> Importer<'a> {
             producers: HashMap::new(),
             done: HashSet::new(),
             unread: HashMap::new(),
-            folded: 0,
+            left: Left::all(),
             weights: HashMap::new(),
         }
     }
@@ -193,8 +204,23 @@ impl<'a> Importer<'a> {
     }
 
     fn emit(&mut self, op: Op, inputs: &[ValueId]) -> Result<ValueId> {
-        let found = self.graph.node(&self.node, op, inputs);
-        found.map_err(|e| Error::mismatch(e.message()))
+        let inputs = &self.computed(&op, inputs)?;
+        let facts = inputs.iter().map(|id| self.graph.value(*id).fact.clone()).collect();
+        let found = self.graph.node(&self.node, op.clone(), inputs);
+        found.map_err(|e| refused(&op, facts, e.message()))
+    }
+
+    /// Operands of an op: copies of weights where it takes what is computed alone.
+    fn computed(&mut self, op: &Op, inputs: &[ValueId]) -> Result<Vec<ValueId>> {
+        let roles = op.input_roles();
+        let each = inputs.iter().enumerate().map(|(at, id)| {
+            let computed = roles.get(at) == Some(&InputRole::Activation);
+            if !computed || self.graph.weight_expr(*id).is_none() {
+                return Ok(*id);
+            }
+            self.emit(Op::Map(Map { inputs: 1, steps: vec![MapStep::Input(0)] }), &[*id])
+        });
+        each.collect()
     }
 
     fn sizes_value(&mut self, sizes: &Sizes) -> Result<ValueId> {
@@ -324,9 +350,8 @@ impl<'a> Importer<'a> {
             })
             .collect();
         if let Some(constants) = constants.filter(|c| !c.is_empty())
-            && let Some(found) = fold(&op, &constants, MAX_FOLDED - self.folded)?
+            && let Some(found) = fold(&op, &constants, &mut self.left)?
         {
-            self.folded += found.len();
             // It was computed as it would be stored; constants have the model's order.
             let mut back = vec![0; order.len()];
             order.iter().enumerate().for_each(|(k, axis)| back[*axis] = k);

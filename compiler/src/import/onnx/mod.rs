@@ -95,8 +95,15 @@ impl OnnxModel {
         if bytes.is_empty() {
             return Err(Error::format("it is empty"));
         }
-        let model = ModelProto::decode(bytes)
+        let mut model = ModelProto::decode(bytes)
             .map_err(|e| Error::format(format!("not an ONNX model: {e}")))?;
+        if let Some(graph) = &mut model.graph {
+            names::check_given_once(graph)?;
+            // A model that passes as a whole passes as it is.
+            if choices.prefer != Prefer::Onnx {
+                cut::drop_unused(graph);
+            }
+        }
         let opset = opset(&model, choices.prefer)?;
         let graph = model.graph.as_ref().ok_or_else(|| Error::format("it has no graph"))?;
         let source = Source::new(&model, graph, external, opset, &choices.fixed);

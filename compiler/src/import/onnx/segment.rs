@@ -11,7 +11,8 @@ use super::cut::Cut;
 use super::importer::{Importer, Item, Laid, plain};
 use super::node::Node;
 use super::proto::{
-    DimensionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, dtype,
+    DimensionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto,
+    dtype,
 };
 use super::types;
 use crate::error::{At, Error, Result};
@@ -64,6 +65,7 @@ impl<'a> Importer<'a> {
             cut.tables.names.rename(&mut node);
             graph.node.push(node);
         }
+        graph.value_info = declared(cut, &graph);
         let outputs = self.outputs(cut, group, &mut graph)?;
         let reasons = cut.reasons(group);
         let names: Vec<String> = outputs.iter().map(|(name, _)| name.clone()).collect();
@@ -258,6 +260,19 @@ impl<'a> Importer<'a> {
         }
         Ok(())
     }
+}
+
+/// What a model says of the values within a segment: ONNX Runtime optimises by it.
+fn declared(cut: &Cut<'_>, graph: &GraphProto) -> Vec<ValueInfoProto> {
+    let written: HashSet<&str> =
+        graph.node.iter().flat_map(|node| &node.output).map(String::as_str).collect();
+    let of = cut.graph;
+    let all = of.value_info.iter().chain(&of.input).chain(&of.output);
+    let mut seen = HashSet::new();
+    all.filter(|info| info.r#type.as_ref().is_some_and(|of| *of != TypeProto::default()))
+        .map(|info| ValueInfoProto { name: cut.names.of_value(&info.name), ..info.clone() })
+        .filter(|info| written.contains(info.name.as_str()) && seen.insert(info.name.clone()))
+        .collect()
 }
 
 /// An input of a segment: a value of the plan as the type that the model has.

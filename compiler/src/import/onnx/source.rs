@@ -11,7 +11,7 @@ use super::cut::{Chosen, Cut, Known, Tables};
 use super::external::External;
 use super::importer::{Elements, Importer, Item, Laid, plain};
 use super::proto::{DimensionProto, GraphProto, ModelProto, ValueInfoProto, dtype};
-use super::{OPSETS, names, types};
+use super::{OPSETS, types};
 use crate::error::{At, Error, Result};
 use crate::segments::Part;
 
@@ -143,7 +143,6 @@ fn import(
     if let Some((values, unread)) = before {
         (importer.scopes, importer.unread) = (vec![values], unread);
     } else {
-        names::check_given_once(proto)?;
         importer.initialise(proto)?;
         let values = importer.scopes.first().cloned().unwrap_or_default();
         *source.initialised.borrow_mut() = Some((values, importer.unread.clone()));
@@ -167,8 +166,9 @@ fn import(
     if let Err(error) = importer.run_cut(&mut cut, apart, opset) {
         return Err(Failed { error, remedy: cut.remedy });
     }
-    let mut taken = BTreeSet::new();
-    for info in &proto.output {
+    let (mut taken, mut named) = (BTreeSet::new(), BTreeSet::new());
+    // One that is listed again is given once.
+    for info in proto.output.iter().filter(|info| named.insert(&info.name)) {
         let place = format!("output {:?}", info.name);
         let item = importer.find(&info.name).cloned();
         let item = item.ok_or_else(|| Error::format("nothing gives it")).at(&place)?;

@@ -10,9 +10,12 @@ use super::importer::{Importer, Item};
 use super::node::Node;
 use super::ops::{self, Call};
 use super::proto::{GraphProto, NodeProto};
-use super::sizes::Sizes;
+use super::sizes::{Size, Sizes};
 use super::{MAX_DEPTH, names, norm};
 use crate::error::{At, Error, ErrorKind, Result};
+
+/// Constants and symbols of a size.
+const MAX_TERMS: usize = 64;
 
 impl<'a> Importer<'a> {
     /// The constants of a graph. Those of types that are not read are missed by the nodes that read them.
@@ -131,7 +134,7 @@ impl<'a> Importer<'a> {
                 Item::Sizes(sizes) => sizes.known().map_or(Item::Sizes(sizes), Item::Constant),
                 item => item,
             };
-            self.check_depth(&item)?;
+            self.check_sizes(&item)?;
             if !name.is_empty() {
                 self.set(name, item);
             }
@@ -139,15 +142,28 @@ impl<'a> Importer<'a> {
         Ok(())
     }
 
-    /// Refuses sizes that nest as deep as no plan's may; what is computed with them nests deeper still.
-    pub(super) fn check_depth(&self, item: &Item) -> Result<()> {
-        let deep = |dim: &Dim| dim.depth() > Dim::MAX_DEPTH / 2;
+    /// Refuses sizes that nest as deep as no plan's may, or are longer; what is computed with them grows
+    /// further. Those that no call can have are refused too.
+    pub(super) fn check_sizes(&self, item: &Item) -> Result<()> {
+        let involved = |dim: &Dim| !dim.is_within(MAX_TERMS) || dim.depth() > Dim::MAX_DEPTH / 2;
         let found = match item {
             Item::Constant(_) => false,
-            Item::Sizes(sizes) => sizes.values.iter().filter_map(|s| s.dim()).any(|d| deep(&d)),
-            Item::Value(laid) => self.graph.value(laid.value).fact.shape.iter().any(deep),
+            Item::Sizes(sizes) => sizes.values.iter().filter_map(Size::as_dim).any(involved),
+            Item::Value(laid) => self.graph.value(laid.value).fact.shape.iter().any(involved),
         };
-        if found { Err(Error::unsupported("its sizes are too involved")) } else { Ok(()) }
+        if found {
+            return Err(Error::unsupported("its sizes are too involved"));
+        }
+        let shape = self.shape(item);
+        let known = |dim: &&Dim| {
+            let mut symbols = Vec::new();
+            dim.symbols(&mut symbols);
+            symbols.is_empty()
+        };
+        match shape.iter().filter(known).find(|dim| dim.as_const().is_none()) {
+            Some(dim) => Err(Error::format(format!("its result would have the size {dim}"))),
+            None => Ok(()),
+        }
     }
 
     /// Imports a graph within a node and gives what its outputs stand for.

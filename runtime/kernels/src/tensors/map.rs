@@ -164,9 +164,29 @@ fn unary<S: Simd>(s: S, f: Unary, a: &[f32], out: &mut [f32]) {
         Unary::IsNan => each(a, truth(out), |a| i32::from(a.is_nan())),
         Unary::ToInteger => each(a, truth(out), |a| a as i32),
         Unary::ToTruth => each(a, truth(out), |a| i32::from(a != 0.0)),
+        Unary::ToF16 | Unary::ToBf16 => narrowed(f, a, out),
         Unary::Activation(f) => lanes!(s, a, out, v => math::apply(s, f, v)),
         // Of integers alone.
         Unary::Not | Unary::ToFloat => out.fill(f32::NAN),
+    }
+}
+
+/// Rounds to floats of 16 bits: the same code for every instruction set.
+#[inline(never)]
+fn narrowed(f: Unary, a: &[f32], out: &mut [f32]) {
+    match f {
+        Unary::ToF16 => each(a, out, |a| {
+            // A sum with a number so large that its last digit is the last one that is kept.
+            let digit = (a.to_bits() >> 23 & 255).max(113) - 10;
+            let large = f32::from_bits((digit + 23) << 23 | 1 << 22);
+            let near = if a.abs() < 65520.0 { a + large - large } else { a * f32::INFINITY };
+            near.abs().copysign(a)
+        }),
+        _ => each(a, out, |a| {
+            let bits = a.to_bits();
+            let near = f32::from_bits(bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000);
+            if a.is_nan() { a } else { near }
+        }),
     }
 }
 

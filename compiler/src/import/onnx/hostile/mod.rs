@@ -1,5 +1,6 @@
 //! Hostile models: an error that names the place, never a panic or a hang.
 
+mod attributes;
 mod limits;
 mod mutations;
 
@@ -156,14 +157,18 @@ fn what_does_not_fit_names_its_node() {
 
 #[test]
 fn circles_and_nodes_out_of_order_are_refused() {
-    let circle = vec![node("a", "Relu", &["q"], &["p"]), node("b", "Relu", &["p"], &["q"])];
+    let circle = vec![
+        node("a", "Relu", &["q"], &["p"]),
+        node("b", "Relu", &["p"], &["q"]),
+        node("c", "Relu", &["p"], &["y"]),
+    ];
     let error = open(&model(circle, vec![])).err().expect("an error");
     assert!(error.contains("node \"a\"") && error.contains("circle"), "{error}");
 }
 
 #[test]
 fn all_unknown_operators_are_listed_at_once() {
-    let mut far = node("c", "Fold", &["x"], &["y"]);
+    let mut far = node("c", "Fold", &["q"], &["y"]);
     far.domain = "com.example".into();
     let nodes = vec![node("a", "Warp", &["x"], &["p"]), node("b", "Warp", &["p"], &["q"]), far];
     let error = open(&model(nodes, vec![])).err().expect("an error");

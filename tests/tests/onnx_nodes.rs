@@ -90,6 +90,7 @@ fn what_reads_nodes_that_are_asked_for_stays_native() {
         ("conv", "*_Conv"),
         ("exported", "*MatMul*"),
         ("conv", "*_BatchNormalization"),
+        ("norms", "*_BatchNormalization"),
         ("written_out", "*_InstanceNormalization"),
         ("norms", "*_Reshape"),
         ("attention", "*_MatMul"),

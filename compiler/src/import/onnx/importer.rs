@@ -5,6 +5,7 @@
 //! order, images keep their channels last from one convolution to the next, and what needs another
 //! order asks for it.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -59,9 +60,13 @@ pub(super) fn plain(rank: usize) -> Vec<usize> {
     (0..rank).collect()
 }
 
+/// By the names of initialisers, their elements as segments have them.
+pub(super) type Elements = HashMap<String, Arc<[u8]>>;
+
 pub(super) struct Importer<'a> {
     pub graph: Graph,
     pub external: &'a External,
+    pub elements: &'a RefCell<Elements>,
     /// Names of graphs within graphs, the innermost last.
     pub scopes: Vec<HashMap<String, Item>>,
     /// Of the node at hand.
@@ -81,10 +86,11 @@ pub(super) struct Importer<'a> {
 }
 
 impl<'a> Importer<'a> {
-    pub fn new(external: &'a External) -> Importer<'a> {
+    pub fn new(external: &'a External, elements: &'a RefCell<Elements>) -> Importer<'a> {
         Importer {
             graph: Graph::new(),
             external,
+            elements,
             scopes: vec![HashMap::new()],
             node: String::new(),
             readers: HashMap::new(),

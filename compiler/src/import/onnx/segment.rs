@@ -270,7 +270,7 @@ fn declared(cut: &Cut<'_>, graph: &GraphProto) -> Vec<ValueInfoProto> {
     let all = of.value_info.iter().chain(&of.input).chain(&of.output);
     let mut seen = HashSet::new();
     all.filter(|info| info.r#type.as_ref().is_some_and(|of| *of != TypeProto::default()))
-        .map(|info| ValueInfoProto { name: cut.names.of_value(&info.name), ..info.clone() })
+        .map(|info| ValueInfoProto { name: cut.tables.names.of_value(&info.name), ..info.clone() })
         .filter(|info| written.contains(info.name.as_str()) && seen.insert(info.name.clone()))
         .collect()
 }

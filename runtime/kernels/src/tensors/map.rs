@@ -101,6 +101,7 @@ pub(crate) fn map_chunk<S: Simd>(s: S, task: &mut MapTask<'_>) {
             MapStep::Integer(v) => bytemuck::cast_slice_mut::<f32, i32>(out).fill(v),
             MapStep::Unary(f, a) => match task.types[a] {
                 DType::F32 => unary(s, f, of(a), out),
+                DType::I32 if f == Unary::ToFloat => each(integers(of(a)), out, |a| a as f32),
                 DType::I32 => unary_integer(f, integers(of(a)), out),
             },
             MapStep::Binary(f, a, b) => match task.types[a] {
@@ -190,11 +191,11 @@ fn narrowed(f: Unary, a: &[f32], out: &mut [f32]) {
     }
 }
 
-#[inline(always)]
+/// The same code for every instruction set: integers are few, but for those that become floats.
+#[inline(never)]
 fn unary_integer(f: Unary, a: &[i32], out: &mut [f32]) {
     let integers = bytemuck::cast_slice_mut::<f32, i32>;
     match f {
-        Unary::ToFloat => each(a, out, |a| a as f32),
         Unary::Neg => each(a, integers(out), i32::wrapping_neg),
         Unary::Abs => each(a, integers(out), i32::wrapping_abs),
         Unary::Sign => each(a, integers(out), i32::signum),
@@ -235,7 +236,8 @@ fn power(a: &[f32], b: &[f32], out: &mut [f32]) {
     }
 }
 
-#[inline(always)]
+/// The same code for every instruction set.
+#[inline(never)]
 fn binary_integer(f: Binary, a: &[i32], b: &[i32], out: &mut [f32]) {
     let out = bytemuck::cast_slice_mut::<f32, i32>(out);
     let floor = |a: i32, b: i32| {

@@ -114,7 +114,7 @@ struct DeviceEntry {
 impl DeviceEntry {
     fn new(data: &PlanData, entry: &Entry) -> Result<DeviceEntry> {
         let program = data.plan.program();
-        let lowered = Lowered::new(program, entry, false, &mut 0)?;
+        let lowered = Lowered::new(program, entry, true, &mut 0)?;
         let below = |index: usize| table_rows(program, &lowered, index);
         let inputs = call::inputs(entry, below);
         let (mut turns, mut attends, mut keeps) = (Vec::new(), false, None);

@@ -68,7 +68,7 @@ fn side_by_side(
     let work = || -> Result<Vec<Pipeline>> {
         let mut made = Vec::new();
         while let Some(shader) = shaders.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let pipeline = gpu.scoped(|| make(&gpu.device, *shader, cache));
+            let pipeline = gpu.scoped(|| make(gpu, *shader, cache));
             made.push(pipeline.map_err(|e| e.at(format!("shader {shader:?}")))?);
         }
         Ok(made)
@@ -90,20 +90,33 @@ fn side_by_side(
     })
 }
 
-#[cfg(not(test))]
-fn module(device: &wgpu::Device, text: wgpu::ShaderModuleDescriptor<'_>) -> wgpu::ShaderModule {
-    device.create_shader_module(text)
+/// The checks that shaders run with: all but a count of loops, which keeps drivers from unrolling them.
+fn checks() -> wgpu::ShaderRuntimeChecks {
+    let mut checks = wgpu::ShaderRuntimeChecks::checked();
+    checks.force_loop_bounding = false;
+    checks
 }
-#[cfg(test)]
-use super::tests::checks::module;
 
-fn make(device: &wgpu::Device, shader: Shader, cache: Option<&wgpu::PipelineCache>) -> Pipeline {
+fn module(device: &wgpu::Device, text: wgpu::ShaderModuleDescriptor<'_>) -> wgpu::ShaderModule {
+    let checks = checks();
+    #[cfg(test)]
+    let checks = super::tests::checks::checks(checks);
+    // SAFETY: each loop of the backend's shaders counts up to a bound or halves a step, and so ends; other checks
+    // are left out in tests alone, to see that the shaders need none.
+    #[allow(unsafe_code, reason = "loops that are counted are not unrolled")]
+    unsafe {
+        device.create_shader_module_trusted(text, checks)
+    }
+}
+
+fn make(gpu: &Gpu, shader: Shader, cache: Option<&wgpu::PipelineCache>) -> Pipeline {
+    let device = &gpu.device;
     let label = format!("{shader:?}");
     let module = module(
         device,
         wgpu::ShaderModuleDescriptor {
             label: Some(&label),
-            source: wgpu::ShaderSource::Wgsl(shader.source().into()),
+            source: wgpu::ShaderSource::Wgsl(shader.source(gpu.sums).into()),
         },
     );
     let uniform = std::iter::once(wgpu::BufferBindingType::Uniform);

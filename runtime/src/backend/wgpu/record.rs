@@ -56,6 +56,7 @@ impl Recording {
             made,
             size: &size,
             buffers,
+            parts: ops::parts_of(call),
             pending: Vec::new(),
             uniforms: Vec::new(),
             weight_bytes: 0,
@@ -110,6 +111,8 @@ pub(super) struct Recorder<'a> {
     /// The value of a size in the call.
     pub size: &'a dyn Fn(&Dim) -> Option<usize>,
     pub buffers: &'a Buffers<'a>,
+    /// Groups that share the positions that a head of attention sees.
+    pub parts: usize,
     pending: Vec<Pending>,
     uniforms: Vec<u32>,
     weight_bytes: usize,

@@ -101,7 +101,9 @@ fn module(device: &wgpu::Device, text: wgpu::ShaderModuleDescriptor<'_>) -> wgpu
     let checks = checks();
     #[cfg(test)]
     let checks = super::tests::checks::checks(checks);
-    // SAFETY: each loop of the backend's shaders counts up to a bound or halves a step, and so ends; other checks
+    // SAFETY: each loop of the backend's shaders counts by a fixed step up to a bound that it does not change, or
+    // halves a number down to 0, and so ends: bounds are constants, parameters that the host wrote, and words of the
+    // call, all of them numbers of elements of what one binding holds, from which a step does not wrap. Other checks
     // are left out in tests alone, to see that the shaders need none.
     #[allow(unsafe_code, reason = "loops that are counted are not unrolled")]
     unsafe {

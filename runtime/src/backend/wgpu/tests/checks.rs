@@ -25,10 +25,10 @@ pub(in crate::backend::wgpu) fn checks(
     if unchecked() { wgpu::ShaderRuntimeChecks::unchecked() } else { usual }
 }
 
-/// The features of the device: none where this process is for shaders without checks, so that both ways to add up are
-/// tested.
+/// The features of the device: no subgroups where this process is for shaders without checks, so that both ways to add
+/// up are tested.
 pub(in crate::backend::wgpu) fn features(usual: wgpu::Features) -> wgpu::Features {
-    if unchecked() { wgpu::Features::empty() } else { usual }
+    if unchecked() { usual.difference(wgpu::Features::SUBGROUP) } else { usual }
 }
 
 /// What layers say that are older than the number of WGSL in SPIR-V. wgpu writes it where it makes a messenger for them;

@@ -79,14 +79,19 @@ pub fn adapters() -> Vec<Adapter> {
 }
 
 /// Whether the backend `wgpu` goes before that of the CPU, given [`adapters`]: software does not, unless it is
-/// named.
+/// named. A name that no adapter has is taken for one: the backend refuses it.
 pub fn prefers_gpu(adapters: &[Adapter]) -> bool {
-    prefers(adapters, wanted().is_some())
+    prefers(adapters, is_named())
 }
 
 pub(super) fn prefers(adapters: &[Adapter], named: bool) -> bool {
     let software = kind(wgpu::DeviceType::Cpu);
-    adapters.iter().any(|adapter| adapter.chosen && (named || adapter.kind != software))
+    named || adapters.iter().any(|adapter| adapter.chosen && adapter.kind != software)
+}
+
+/// Whether the environment names an adapter.
+pub(crate) fn is_named() -> bool {
+    wanted().is_some()
 }
 
 /// The least limits that the backend runs at: those of wgpu's `downlevel_defaults`, but for as many buffers in a

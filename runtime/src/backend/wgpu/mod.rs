@@ -34,6 +34,7 @@ use buffers::Weights;
 use cache::DeviceCache;
 use call::{Given, Turns};
 use device::Gpu;
+pub(crate) use device::is_named;
 pub use device::{ADAPTER_VARIABLE, Adapter, adapters, prefers_gpu};
 use pipelines::Pipelines;
 use sites::Told;

@@ -38,6 +38,15 @@ impl Pipelines {
     /// # Errors
     /// Those of the device's compiler.
     pub fn get(&self, gpu: &Gpu, shaders: &[Shader]) -> Result<Vec<Arc<Pipeline>>> {
+        let (found, more) = self.get_or_make(gpu, shaders)?;
+        if more {
+            self.kept.iter().for_each(Kept::save);
+        }
+        Ok(found)
+    }
+
+    /// The pipelines, and whether any of them were made.
+    fn get_or_make(&self, gpu: &Gpu, shaders: &[Shader]) -> Result<(Vec<Arc<Pipeline>>, bool)> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let mut missing = Vec::new();
         for shader in shaders {
@@ -50,11 +59,11 @@ impl Pipelines {
             for pipeline in side_by_side(gpu, &missing, cache)? {
                 made.insert(pipeline.shader, Arc::new(pipeline));
             }
-            self.kept.iter().for_each(Kept::save);
         }
         let found = shaders.iter().map(|shader| made.get(shader).cloned());
         let found: Option<Vec<_>> = found.collect();
-        found.ok_or_else(|| Error::new(ErrorKind::Backend, "a pipeline is missing"))
+        let found = found.ok_or_else(|| Error::new(ErrorKind::Backend, "a pipeline is missing"))?;
+        Ok((found, !missing.is_empty()))
     }
 }
 

@@ -7,6 +7,7 @@ use super::buffers::Slice;
 use super::cache::{DeviceCache, HeadLayout};
 use super::call::CallLayout;
 use super::device::Gpu;
+use super::record::COUNTER_WORDS;
 use super::{Shared, ops};
 use crate::backend::Call;
 use crate::backend::lower::{Instruction, Lowered};
@@ -19,7 +20,7 @@ use crate::memory::Holding;
 const CALL_WORDS: usize = 1 << 14;
 
 /// Of the counters of an op that follows choices, which has two weights.
-const COUNTER_BYTES: usize = 2 * 4;
+const COUNTER_BYTES: usize = 2 * COUNTER_WORDS * 4;
 
 /// Words of so many rows of logits of which so many are picked; see `shaders/pick.wgsl`.
 pub(super) fn picked_words(rows: usize, pick: usize) -> usize {

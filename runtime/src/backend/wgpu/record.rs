@@ -16,6 +16,9 @@ use crate::backend::sizes::Sizes;
 use crate::backend::slots::Value;
 use crate::error::{Error, ErrorKind, Result};
 
+/// Words of a counter: a low one and a high one.
+pub(super) const COUNTER_WORDS: usize = 2;
+
 /// One run of a shader.
 struct Dispatch {
     pipeline: Arc<Pipeline>,
@@ -174,10 +177,10 @@ impl Recorder<'_> {
         self.weight_bytes = self.weight_bytes.saturating_add(bytes);
     }
 
-    /// A counter of what is read of a weight, in units of so many bytes.
+    /// Where what is read of a weight is counted, in units of so many bytes.
     pub fn counter(&mut self, bytes: usize) -> usize {
         self.counters.push(bytes);
-        self.counters.len() - 1
+        (self.counters.len() - 1) * COUNTER_WORDS
     }
 
     /// Where a value lives.

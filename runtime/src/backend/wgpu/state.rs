@@ -9,7 +9,7 @@ use super::cache::DeviceCache;
 use super::call::CallLayout;
 use super::ops::{self, LOGITS};
 use super::pool::{Needed, Pool, needed, picked_words, there};
-use super::record::Recording;
+use super::record::{COUNTER_WORDS, Recording};
 use super::sites::{self, MadeLayout};
 #[cfg(test)]
 use super::tests;
@@ -26,6 +26,12 @@ const RECORDINGS: usize = 8;
 
 /// The id that stands where there is no other logit; see `shaders/pick.wgsl`.
 const NONE: u32 = u32::MAX;
+
+/// What the words of a counter say, of which the low one comes first.
+pub(super) fn counted_units(words: &[f32]) -> usize {
+    let all = words.iter().rev().fold(0, |high: u64, word| high << 32 | u64::from(word.to_bits()));
+    usize::try_from(all).unwrap_or(usize::MAX)
+}
 
 /// Buffers, recordings and cache of one session.
 pub(super) struct WgpuState {
@@ -195,7 +201,7 @@ impl WgpuState {
         let mut encoder = self.shared.gpu.device.create_command_encoder(&Default::default());
         let recording = &self.recordings[recording].recording;
         let (choices, counted) = (there(&self.pool.made)?, there(&self.pool.counted)?);
-        let counters = recording.counters.len();
+        let counters = recording.counters.len() * COUNTER_WORDS;
         if made > 0 {
             encoder.clear_buffer(choices, 0, None);
         }
@@ -334,13 +340,14 @@ impl State for WgpuState {
         #[cfg(test)]
         tests::guards::check(&shared.gpu, &self.pool.slots[call.entry])?;
         let Recording { weight_bytes, counters, .. } = &self.recordings[recording].recording;
-        let counted = self.results.len().saturating_sub(counters.len());
-        let read = self.results[counted..].iter().zip(counters);
+        let counted = self.results.len().saturating_sub(counters.len() * COUNTER_WORDS);
+        let read = self.results[counted..].chunks_exact(COUNTER_WORDS).zip(counters);
+        let read = read.map(|(words, bytes)| counted_units(words).saturating_mul(*bytes));
         self.used = DeviceUse {
             dispatches: self.recordings[recording].recording.len(),
             submissions: 1,
             weight_bytes_bound: *weight_bytes,
-            adaptive_bytes_read: read.map(|(count, bytes)| count.to_bits() as usize * bytes).sum(),
+            adaptive_bytes_read: read.fold(0, usize::saturating_add),
             bytes_read_back: self.results.len() * 4,
             weight_bytes_held: shared.weights.bytes,
         };

@@ -379,7 +379,13 @@ fn an_adapter_that_is_not_there_is_refused() {
     for backend in ["auto", "wgpu"] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_limbeck"));
         command.args(["embed", &plan, "--backend", backend]).env("LIMBECK_ADAPTER", lacking);
-        common::run(command, b"a\n").fails(&[lacking, "LIMBECK_ADAPTER"]);
+        let found = common::run(command, b"a\n");
+        assert_eq!((found.status, found.stdout.as_str()), (Some(1), ""), "{found:?}");
+        // Drivers write to stderr too.
+        let told = found.stderr.lines().filter(|line| line.starts_with("limbeck: "));
+        let told: Vec<_> = told.collect();
+        assert!(told.len() == 1 && told[0].contains("LIMBECK_ADAPTER"), "{found:?}");
+        assert!(told[0].contains(lacking), "{found:?}");
     }
 }
 

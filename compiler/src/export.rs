@@ -1,4 +1,5 @@
-//! Dense students as plain ONNX: `model.onnx`, with large weights in a file beside it.
+//! Dense students as plain ONNX: `model.onnx`, with large weights in a file beside it, and how it is sampled in
+//! another.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
@@ -7,17 +8,22 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use limbeck_kernels::Packed;
-use limbeck_plan::{DType, Dim, Entry, Manifest, Op, OperandKind, Plan, Symbol, Task, Weight};
+use limbeck_plan::{
+    DType, Dim, Entry, Manifest, MapStep, Op, OperandKind, Plan, Step, Symbol, Task, Weight,
+};
 
 use crate::error::{At, Error, Result};
 use crate::onnx::builder::{Builder, element_type};
 use crate::onnx::lower::{Lowering, Rows, Weights, refusal};
 use crate::onnx::proto::{StringStringEntryProto, TensorProto, dtype};
+use crate::steps::declare;
 
 /// The model's file.
 const MODEL: &str = "model.onnx";
 /// The file of its large weights.
 const DATA: &str = "model.onnx.data";
+/// The file of a sampler, which is found beside the model.
+const SAMPLER: &str = "sampler.json";
 /// Bytes of a weight from which on it lies in that file.
 const LARGE: usize = 1024;
 /// Where weights begin there: at multiples of this.
@@ -28,7 +34,7 @@ const ALIGN: u64 = 64;
 pub struct Exported {
     /// Nodes of the graph.
     pub nodes: usize,
-    /// Bytes of both files.
+    /// Bytes of all files.
     pub bytes: u64,
     /// Names of inputs and outputs.
     pub interface: (Vec<String>, Vec<String>),
@@ -39,11 +45,11 @@ pub struct Exported {
 ///
 /// Text students take `input_ids` `[batch, tokens]` and give the logits of every token, without a cache.
 /// Encoders take `input_ids` and `attention_mask`, classifiers `pixel_values`; entries of tensors keep
-/// their names.
+/// their names. Beside a student that denoises lies its sampler, as `docs/samplers.md` has it.
 ///
 /// # Errors
-/// Ops that ONNX has no form for, such as those that choose per token; damaged weights; a folder that
-/// cannot be written.
+/// Ops that ONNX has no form for, such as those that choose per token; steps that no declaration says;
+/// damaged weights; a folder that cannot be written.
 pub fn export(plan: &Plan, bytes: &[u8], folder: &Path) -> Result<Exported> {
     let entry = entry(plan)?;
     check(entry)?;
@@ -61,7 +67,7 @@ pub fn export(plan: &Plan, bytes: &[u8], folder: &Path) -> Result<Exported> {
     written
 }
 
-/// Writes both files of an entry that has a form in ONNX; an error leaves none of them half written.
+/// Writes the files of an entry that has a form in ONNX; an error leaves none of them half written.
 fn write(plan: &Plan, entry: &Entry, bytes: &[u8], folder: &Path) -> Result<Exported> {
     let data = Part::create(folder, DATA)?;
     let weights = Dequantised {
@@ -79,17 +85,38 @@ fn write(plan: &Plan, entry: &Entry, bytes: &[u8], folder: &Path) -> Result<Expo
     let licence = plan.manifest().licence.as_deref();
     let metadata: Vec<(&str, &str)> = licence.map(|text| ("license", text)).into_iter().collect();
     let model = crate::onnx::model(graph, &metadata);
-    let mut part = Part::create(folder, MODEL)?;
-    part.file.write_all(&model).at(folder.display())?;
+    let sampler = plan.program().sampler.as_ref().map(declare).transpose().at("sampler")?;
+    let sampler = sampler.map_or_else(String::new, |declared| format!("{declared:#}\n"));
+    let mut parts = Vec::new();
+    for (name, bytes) in [(SAMPLER, sampler.as_bytes()), (MODEL, &model)] {
+        if !bytes.is_empty() {
+            let mut part = Part::create(folder, name)?;
+            part.file.write_all(bytes).at(folder.display())?;
+            parts.push(part);
+        }
+    }
     if stored > 0 {
-        data.keep(folder)?;
+        parts.insert(0, data);
     }
-    if let Err(error) = part.keep(folder) {
-        // Without the model they are of no use.
-        let _ = std::fs::remove_file(folder.join(DATA));
-        return Err(error);
+    keep(parts, folder)?;
+    Ok(Exported { nodes, bytes: stored + (sampler.len() + model.len()) as u64, interface })
+}
+
+/// Gives the files their names, the model's last: without it the others are of no use.
+fn keep(parts: Vec<Part>, folder: &Path) -> Result<()> {
+    let mut kept = Vec::new();
+    for part in parts {
+        let name = part.name;
+        if let Err(error) = part.keep(folder) {
+            for name in kept {
+                // A file that is left over is only untidy.
+                let _ = std::fs::remove_file(folder.join(name));
+            }
+            return Err(error);
+        }
+        kept.push(name);
     }
-    Ok(Exported { nodes, bytes: stored + model.len() as u64, interface })
+    Ok(())
 }
 
 /// The entry of a plan's task.
@@ -137,8 +164,11 @@ fn graph(
     weights: &dyn Weights,
 ) -> Result<crate::onnx::proto::GraphProto> {
     let mut b = Builder::default();
+    let passed = passed_on(entry)?;
     for (_, operand) in entry.operands_of(OperandKind::Output) {
-        b.reserve(&operand.name);
+        if !passed.contains(operand.name.as_str()) {
+            b.reserve(&operand.name);
+        }
     }
     b.step = "inputs".into();
     let mut lowering = match plan.manifest().task {
@@ -161,9 +191,31 @@ fn graph(
         } else if shape.first() == Some(&Dim::symbol(Symbol::SEQUENCES)) {
             shape[0] = Dim::symbol("batch");
         }
-        lowering.b.output(&operand.name, &value, element_type(operand.fact.dtype), &shape);
+        let elements = element_type(operand.fact.dtype);
+        match passed.contains(operand.name.as_str()) {
+            true => lowering.b.passed_on(&operand.name, elements, &shape),
+            false => lowering.b.output(&operand.name, &value, elements, &shape),
+        }
     }
     Ok(lowering.b.finish(&plan.manifest().student))
+}
+
+/// The outputs that are called as inputs are, of which they have to be copies.
+fn passed_on(entry: &Entry) -> Result<BTreeSet<&str>> {
+    let mut found = BTreeSet::new();
+    for (input, given) in entry.operands_of(OperandKind::Input) {
+        let mut outputs = entry.operands_of(OperandKind::Output);
+        let Some((output, _)) = outputs.find(|(_, o)| o.name == given.name) else { continue };
+        let copies = |op: &Op| matches!(op, Op::Map(map) if map.steps == [MapStep::Input(0)]);
+        let copy =
+            |step: &&Step| step.inputs == [input] && step.outputs == [output] && copies(&step.op);
+        if entry.steps().find(copy).is_none() {
+            let message = format!("the output {:?} is called as an input is", given.name);
+            return Err(Error::unsupported(message));
+        }
+        found.insert(given.name.as_str());
+    }
+    Ok(found)
 }
 
 /// An entry of tensors: its own inputs.

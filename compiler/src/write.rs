@@ -2,7 +2,7 @@
 //! it was before.
 
 use std::fs::File;
-use std::io::{BufWriter, Read};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use limbeck_plan::{Calibration, MAGIC, Manifest, Plan, PlanWriter, Program};
@@ -11,6 +11,45 @@ use crate::error::{At, Error, Result};
 
 /// Bytes of weights that are copied at a time.
 const COPY_BYTES: usize = 1 << 20;
+
+/// A file that is written in whole blocks, each at a multiple of their size. Of such writes Linux makes pages of
+/// 2 MiB, as which the file can be mapped: plans are mostly read soon after they are written.
+pub(crate) struct Blocks {
+    file: File,
+    block: Vec<u8>,
+}
+
+impl Blocks {
+    const SIZE: usize = 2 << 20;
+
+    fn new(file: File) -> Blocks {
+        Blocks { file, block: Vec::with_capacity(Blocks::SIZE) }
+    }
+}
+
+impl Write for Blocks {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let fits = bytes.len().min(Blocks::SIZE - self.block.len());
+        self.block.extend_from_slice(&bytes[..fits]);
+        if self.block.len() == Blocks::SIZE {
+            self.flush()?;
+        }
+        Ok(fits)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.write_all(&self.block)?;
+        self.block.clear();
+        Ok(())
+    }
+}
+
+impl Seek for Blocks {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        self.flush()?;
+        self.file.seek(to)
+    }
+}
 
 /// What follows the weights of a plan.
 pub(crate) struct Metadata<'a> {
@@ -26,7 +65,7 @@ pub(crate) struct Metadata<'a> {
 /// stood there before is left as it was. `weights` writes the weights and gives the rest.
 pub(crate) fn replace_plan<'a, T>(
     output: &Path,
-    weights: impl FnOnce(&mut PlanWriter<BufWriter<File>>) -> Result<(Metadata<'a>, T)>,
+    weights: impl FnOnce(&mut PlanWriter<Blocks>) -> Result<(Metadata<'a>, T)>,
 ) -> Result<T> {
     check_output(output)?;
     let temporary = temporary_path(output)?;
@@ -45,20 +84,17 @@ pub(crate) fn replace_plan<'a, T>(
 fn write<'a, T>(
     temporary: &Path,
     output: &Path,
-    weights: impl FnOnce(&mut PlanWriter<BufWriter<File>>) -> Result<(Metadata<'a>, T)>,
+    weights: impl FnOnce(&mut PlanWriter<Blocks>) -> Result<(Metadata<'a>, T)>,
 ) -> Result<T> {
     let place = output.display();
     let file = File::create(temporary).at(&place)?;
-    let mut writer = PlanWriter::new(BufWriter::new(file)).at(&place)?;
+    let mut writer = PlanWriter::new(Blocks::new(file)).at(&place)?;
     let (metadata, result) = weights(&mut writer)?;
     writer.set_calibration(metadata.calibration);
     writer.set_models(&metadata.models);
-    let file = writer
-        .finish(&metadata.manifest, &metadata.program, metadata.tokenizer)
-        .at(&place)?
-        .into_inner()
-        .map_err(|e| Error::from(e.into_error()).at(&place))?;
-    file.sync_all().at(&place)?;
+    let blocks =
+        writer.finish(&metadata.manifest, &metadata.program, metadata.tokenizer).at(&place)?;
+    blocks.file.sync_all().at(&place)?;
     Ok(result)
 }
 
@@ -123,5 +159,33 @@ fn sync_folder(output: &Path) {
     let parent = output.parent().filter(|p| !p.as_os_str().is_empty());
     if let Ok(folder) = File::open(parent.unwrap_or(Path::new("."))) {
         let _ = folder.sync_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_hold_what_was_written_in_pieces() {
+        let path = std::env::temp_dir().join(format!("limbeck-blocks-{}", std::process::id()));
+        let mut expected: Vec<u8> = (0..5_000_000u32).map(|i| (i % 251) as u8).collect();
+        let mut blocks = Blocks::new(File::create(&path).unwrap());
+        let mut rest = &expected[..];
+        for len in [1, 4095, Blocks::SIZE - 1, 0, Blocks::SIZE + 7].into_iter().cycle() {
+            let (piece, later) = rest.split_at(len.min(rest.len()));
+            blocks.write_all(piece).unwrap();
+            rest = later;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        blocks.seek(SeekFrom::Start(3)).unwrap();
+        blocks.write_all(b"head").unwrap();
+        blocks.flush().unwrap();
+        expected[3..7].copy_from_slice(b"head");
+        let written = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(written == expected);
     }
 }

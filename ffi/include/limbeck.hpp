@@ -309,6 +309,7 @@ private:
 // An opened plan.
 class Model {
 public:
+    // The file is mapped: it is replaced by a rename, and never written to or made shorter while it is in use.
     static Result<Model> open(const Engine &engine, const std::string &path) {
         lbk_model *model = nullptr;
         lbk_error *error = lbk_model_open(engine.handle(), path.c_str(), &model);

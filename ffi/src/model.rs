@@ -180,9 +180,12 @@ impl lbk_model {
     }
 }
 
-/// Opens the plan file at `path`, a text in UTF-8 that ends in a 0 byte. The file is mapped: it must
-/// not be rewritten in place while anything opened from it lives; replacing it by a rename is fine.
-/// The caller owns `*model`, which is written on success alone; the model keeps the engine.
+/// Opens the plan file at `path`, a text in UTF-8 that ends in a 0 byte. The caller owns `*model`,
+/// which is written on success alone; the model keeps the engine.
+///
+/// The file is mapped: while anything opened from it lives, it must be neither written to nor made
+/// shorter. Reading what it no longer has ends the process (`SIGBUS`). Replace a plan by a file that is
+/// written beside it and renamed over it: what is open keeps the old one.
 ///
 /// Fails with `LBK_IO` for a file that cannot be read and with `LBK_PLAN` for one that is damaged,
 /// hostile, or of another version.

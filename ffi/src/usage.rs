@@ -46,7 +46,8 @@ pub struct lbk_totals {
     pub site_full_macs: u64,
     /// Bytes of weights read.
     pub bytes: u64,
-    /// `macs / full_macs`; 1 where nothing ran.
+    /// `macs / full_macs`; 1 where nothing ran. The share of the steps where a sampler's student is a model whose
+    /// multiply-adds are not known.
     pub fraction: f64,
     /// `site_macs / site_full_macs`; 1 where nothing adaptive ran.
     pub site_fraction: f64,

@@ -24,8 +24,8 @@ pub(crate) enum PlanBytes {
 }
 
 impl PlanBytes {
-    /// Maps a file for reading. The file must not be changed while the model lives; replacing it
-    /// by a rename, as the compiler does, is fine.
+    /// Maps a file for reading. It must be neither written to nor made shorter while the model lives, as
+    /// `Engine::open` says.
     pub(crate) fn map(path: &Path) -> Result<PlanBytes> {
         let named = |e: Error| e.at(path.display().to_string());
         // Looked at before it is opened: opening a pipe waits for a writer.
@@ -64,7 +64,22 @@ impl PlanBytes {
         // required of the caller in `Engine::open`.
         #[allow(unsafe_code, reason = "mapping a file is the one unsafe act of this crate")]
         let map = unsafe { options.map(file) }.map_err(io)?;
+        // Every token reads the weights: fewer and larger pages where the system has them. It may not.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
         Ok(PlanBytes::Mapped(Arc::new(map)))
+    }
+
+    /// Lets go of the pages of a file that were read so far.
+    #[cfg(all(feature = "ort", unix))]
+    #[allow(unsafe_code, reason = "the advice is one of those that forget what was written")]
+    pub(crate) fn let_go(&self) {
+        if let PlanBytes::Mapped(map) = self {
+            // SAFETY: the mapping is only read, so that what it lets go of comes from the file again.
+            let advised = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+            // Advice that is not taken changes nothing.
+            drop(advised);
+        }
     }
 
     pub(crate) fn as_slice(&self) -> &[u8] {

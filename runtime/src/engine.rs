@@ -172,8 +172,9 @@ impl Engine {
         Ok(Engine { shared: Arc::new(shared) })
     }
 
-    /// Opens a plan file. The file is mapped: it must not be rewritten in place while the model
-    /// lives (replacing it by a rename is fine).
+    /// Opens a plan file. The file is mapped: while the model lives, it must be neither written to nor made
+    /// shorter. Reading what it no longer has ends the process (`SIGBUS`). Replace a plan by a file that is
+    /// written beside it and renamed over it, as the compiler does: the model keeps the old one.
     ///
     /// # Errors
     /// A file that cannot be read, a plan that is damaged or hostile, or an op that the backend

@@ -356,8 +356,10 @@ fn check_tensors(plan: &Plan, name: &str, site: Option<&Site>) -> Result<()> {
     }
     let mut seen = HashSet::new();
     for operand in &entry.operands {
-        let outside = matches!(operand.kind, OperandKind::Input | OperandKind::Output);
-        if outside && !seen.insert(&operand.name) {
+        // What is given and what is returned have names of their own.
+        let is_output = operand.kind == OperandKind::Output;
+        let outside = is_output || operand.kind == OperandKind::Input;
+        if outside && !seen.insert((is_output, &operand.name)) {
             return fail(format!("entry {name:?} has two tensors {:?}", operand.name));
         }
         if operand.fact.is_of_rows() {

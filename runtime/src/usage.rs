@@ -27,7 +27,7 @@ pub struct Usage {
     pub full_macs: u64,
     /// Bytes of weights read.
     pub bytes: u64,
-    /// `macs / full_macs`.
+    /// `macs / full_macs`; the share of the steps where a sampler's entry has no multiply-adds that are known.
     pub fraction: f64,
     /// Multiply-adds of the ops that follow a site's choices.
     pub site_macs: u64,
@@ -72,8 +72,22 @@ impl Usage {
 
     fn set_fractions(&mut self) {
         let share = |of: u64, full: u64| (full > 0).then(|| of as f64 / full as f64);
-        self.fraction = share(self.macs, self.full_macs).unwrap_or(1.0);
-        self.site_fraction = share(self.site_macs, self.site_full_macs);
+        let steps = if self.full_macs == 0 { self.choice_share() } else { None };
+        self.fraction = share(self.macs, self.full_macs).or(steps).unwrap_or(1.0);
+        self.site_fraction = share(self.site_macs, self.site_full_macs).or(steps);
+    }
+
+    /// The mean choice as a share of the largest; `None` where nothing was chosen.
+    fn choice_share(&self) -> Option<f64> {
+        let (mut chosen, mut most) = (0.0, 0.0);
+        for SiteUsage { histogram, .. } in &self.sites {
+            let last = histogram.len().saturating_sub(1);
+            for (choice, count) in histogram.iter().enumerate() {
+                chosen += choice as f64 * *count as f64;
+                most += last as f64 * *count as f64;
+            }
+        }
+        (most > 0.0).then(|| chosen / most)
     }
 
     /// Adds a later call's usage.
@@ -110,6 +124,21 @@ mod tests {
         let mut total = part(10, 10);
         total.add(&part(10, 30));
         assert_eq!((total.fraction, total.site_fraction), (0.5, None));
+    }
+
+    #[test]
+    fn without_multiply_adds_the_share_is_that_of_the_choices() {
+        let costs = vec![0.25, 0.5, 0.75, 1.0];
+        let (name, kind) = ("steps".to_owned(), limbeck_plan::SiteKind::Steps);
+        let sites = [Site { name, kind, first: 1, costs, weight: 1.0 }];
+        let mut total = Usage::default();
+        for (steps, mean) in [(1, 0.25), (4, 0.625), (4, 0.75)] {
+            let mut call = Usage::default();
+            call.count(2, Spent::default(), &sites, &[steps, steps]);
+            assert_eq!(call.fraction, f64::from(steps) / 4.0);
+            total.add(&call);
+            assert_eq!((total.fraction, total.site_fraction), (mean, Some(mean)));
+        }
     }
 
     #[test]

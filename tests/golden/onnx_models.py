@@ -58,8 +58,8 @@ class Model:
         self.nodes.append(helper.make_node("Identity", [value], [name]))
         self.outputs.append(helper.make_tensor_value_info(name, DTYPES[dtype], None))
 
-    def save(self, case, calls, infer=False):
-        graph = helper.make_graph(self.nodes, case, self.inputs, self.outputs, self.constants)
+    def save(self, case, calls, infer=False, said=()):
+        graph = helper.make_graph(self.nodes, case, self.inputs, self.outputs, self.constants, value_info=said)
         opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="limbeck-tests")
         if infer:
@@ -934,10 +934,103 @@ def edges():
     m.save("edges", [call(1, 6, 7), call(2, 5, 8)])
 
 
+def open_sizes():
+    """Sizes of different names that meet: either may be 1 in a call, also where only the size of the result is used."""
+    m = Model(18, 130)
+    x, y, z = m.input("x", ["n", 3]), m.input("y", ["m", 3]), m.input("z", ["m", 2, 3])
+    m.give(m.op("Expand", x, m.op("Shape", y)), "expanded")
+    total = m.op("Add", x, y)
+    m.give(m.op("Relu", total), "sum")
+    m.give(m.op("Shape", total), "shape", "i64")
+    unused = m.op("Mul", m.op("Add", y, m.random(3)), m.op("Neg", x))
+    m.give(m.op("Size", unused), "size", "i64")
+    m.give(m.op("ConstantOfShape", m.op("Shape", unused)), "zeros")
+    m.give(m.op("Where", m.op("Greater", x, y), m.op("Tanh", y), x), "chosen")
+    three = m.op("Unsqueeze", x, m.const(np.array([2])))
+    m.give(m.op("MatMul", z, three), "product")
+    m.give(m.op("Reshape", total, m.const(np.array([3, -1]))), "reshaped")
+    m.save("open_sizes", [dict(x=floats(131, n, 3), y=floats(132, k, 3), z=floats(133, k, 2, 3)) for n, k in ((2, 2), (1, 4), (4, 1))])
+
+
+def corners():
+    """Floats of 16 bits, powers of integers, indices from the end, states that are constant, an open depth of a product."""
+    m = Model(18, 134)
+    h, a = m.input("h", ["k"]), m.input("a", ["k"], "i64")
+    for name, to in [("f16", T.FLOAT16), ("bf16", T.BFLOAT16)]:
+        m.give(m.op("Cast", m.op("Cast", h, to=to), to=T.FLOAT), name)
+        m.give(m.op("Cast", m.op("Cast", a, to=to), to=T.FLOAT), f"{name}_of_integers")
+    # Below the smallest normal number.
+    small = m.op("Cast", m.op("Cast", m.op("Mul", h, m.const(np.float32(2**-19))), to=T.FLOAT16), to=T.FLOAT)
+    m.give(m.op("Mul", small, m.const(np.float32(2**19))), "f16_small")
+    for n in (1, 2, 3, 5):
+        m.give(m.op("Pow", a, m.const(np.int64(n))), f"power_{n}", "i64")
+    m.give(m.op("Cast", m.op("Relu", m.op("Cast", a, to=T.INT32)), to=T.INT64), "relu", "i64")
+    table = m.random(5, 3)
+    x = m.input("x", ["n", "depth"])
+    m.give(m.op("Add", m.op("Gather", table, m.const(np.array([-1]))), m.op("MatMul", x, m.random(4, 3))), "last")
+    m.give(m.op("Gather", table, m.op("Sub", m.const(np.array([[-1], [-4]])), m.const(np.array([0, 1])))), "from_end")
+    behind = m.op("Sub", m.op("Mod", a, m.const(np.array([5]))), m.const(np.array([5])))
+    m.give(m.op("Gather", table, behind), "from_end_of_call")
+    m.give(m.op("Slice", x, m.const(np.array([-3])), m.const(np.array([2**40])), m.const(np.array([0]))), "tail")
+    m.give(m.op("Slice", h, m.const(np.array([0])), m.const(np.array([-3])), m.const(np.array([0]))), "head")
+    m.give(m.op("Gemm", x, m.random(3, 4), m.random(3), transB=1), "gemm")
+    images = m.input("images", ["k", "channels", 4, 5])
+    m.give(m.op("ConvTranspose", m.op("Conv", images, m.random(4, 3, 2, 2)), m.random(4, 2, 2, 2)), "convolved")
+    fixed = m.random(1, 3, 4, 5)
+    m.give(m.op("Add", m.op("MaxPool", m.op("Conv", fixed, m.random(4, 3, 2, 2)), kernel_shape=[2, 2]), m.op("Gather", h, m.const(np.int64(0)))), "fixed_image")
+    steps = m.input("steps", [4, 2, 5])
+    for after in (0, 1):
+        weights = [m.random(2, 12, 5), m.random(2, 12, 4), m.random(2, 24)]
+        out, last = m.op("GRU", steps, *weights, "", m.random(2, 2, 4), hidden_size=4, direction="bidirectional",
+                         linear_before_reset=after, outputs=2)
+        m.give(out, f"gru_{after}")
+        m.give(last, f"gru_last_{after}")
+    values = np.array([1.0001, -3.14159, 0.7, 0.015625, 0.02, 0.0157, 1e-40, 1 + 2**-11, -0.0, 1 + 3 * 2**-11, 2.7, 1 / 3], np.float32)
+    call = lambda k, n: dict(h=values[:k], a=np.array([-3, 2, 41, 0, 7, 1, -1, 5, 9, -12, 13, 20])[:k], x=floats(135, n, 4),
+                             steps=floats(136, 4, 2, 5), images=floats(142, k, 3, 4, 5))
+    m.save("corners", [call(12, 2), call(5, 5)])
+
+
+def outputs():
+    """An input and a constant that are outputs, outputs of one value, and a node that no output needs."""
+    m = Model(18, 137)
+    x, ids = m.input("x", ["n", 3]), m.input("ids", ["n"], "i64")
+    m.op("Tan", x)
+    m.give(x, "copied")
+    m.give(m.op("Relu", x), "relu")
+    info = lambda name, kind=T.FLOAT: helper.make_tensor_value_info(name, kind, None)
+    m.outputs += [info(x), info(ids, T.INT64), info(m.random(2, 2)), info(m.outputs[0].name)]
+    m.save("outputs", [dict(x=floats(138, n, 3), ids=np.arange(n)) for n in (2, 1)])
+
+
+def integer_forms():
+    """Operators that have native forms of floats alone, over integers."""
+    m = Model(18, 139)
+    a = m.op("Cast", m.input("a", ["n", 1, 4, 6], "i64"), to=T.INT32)
+    wide = lambda value: m.op("Cast", value, to=T.INT64)
+    m.give(wide(m.op("ReduceMean", a, m.const(np.array([1, 2])))), "mean", "i64")
+    m.give(wide(m.op("MaxPool", m.op("Cast", a, to=T.INT8), kernel_shape=[2, 3])), "pooled", "i64")
+    m.give(wide(m.op("Pow", a, m.op("Abs", a))), "power", "i64")
+    m.give(wide(m.op("Add", a, m.op("Neg", a))), "native", "i64")
+    m.save("integer_forms", [dict(a=np.arange(24 * n).reshape(n, 1, 4, 6) % 9 - 4) for n in (1, 2)], infer=True)
+
+
+def said_sizes():
+    """Sizes that only the model says, by which ONNX Runtime chooses kernels with other bits."""
+    m = Model(18, 140)
+    x, shape = m.input("x", ["n", 4, 150]), m.input("shape", ["r"], "i64")
+    flat = m.op("Reshape", x, shape)
+    product = m.op("MatMul", flat, m.random(600, 33))
+    m.give(m.op("Relu", m.op("Add", product, m.random(33))))
+    said = [helper.make_tensor_value_info(name, T.FLOAT, ["rows", size]) for name, size in ((flat, 600), (product, 33))]
+    m.save("said_sizes", [dict(x=floats(141, n, 4, 150), shape=np.array([-1, 600])) for n in (7, 2)], said=said)
+
+
 if __name__ == "__main__":
     OUT.mkdir(exist_ok=True)
     for case in [elementwise, integers, layout, gather, products, conv, images, norms, reductions, recurrent,
                  quantised, contrib, every_op, branches, ordered, gated, quantised_linear, rotary, segments,
                  runtimes_own, attention, not_attention, written_out, not_norms, exported,
-                 long_sums, only_runtime, wide_integers, taken_names, edges]:
+                 long_sums, only_runtime, wide_integers, taken_names, edges,
+                 open_sizes, corners, outputs, integer_forms, said_sizes]:
         case()

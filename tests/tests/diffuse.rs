@@ -291,3 +291,37 @@ fn a_declaration_is_found_beside_the_model_or_given() {
     let wrong = write("wrong.json", r#"{"scheduler": {"rule": "lcm"}, "time": "when"}"#);
     assert!(counts(Some(&wrong)).unwrap_err().contains("\"when\""));
 }
+
+/// A pipeline of diffusers has its scheduler in a folder of its own, which is named.
+#[test]
+fn a_declaration_out_of_the_models_folder_is_read_where_it_is_given_alone() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let of = |name: &str| folder.path().join(name);
+    for name in ["unet", "scheduler"] {
+        std::fs::create_dir(of(name)).expect("a folder");
+    }
+    std::fs::copy(golden().join("diffusion/denoiser.onnx"), of("unet/model.onnx")).expect("a copy");
+    let declared = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler"}"#;
+    let scheduler = of("scheduler/scheduler_config.json");
+    std::fs::write(&scheduler, declared).expect("a file");
+    let rule = |given: Option<&Path>| {
+        let mut options =
+            limbeck_compiler::Options::new(of("unet/model.onnx"), of("plan.lbk"), Quant::F32);
+        options.sampler = given.map(Path::to_path_buf);
+        limbeck_compiler::compile(&options, &mut |_, _, _| {}).map_err(|e| e.to_string())?;
+        let bytes = std::fs::read(of("plan.lbk")).expect("the plan");
+        let plan = Plan::parse(&bytes).expect("a plan");
+        Ok::<_, String>(plan.program().sampler.clone().expect("a sampler").rule)
+    };
+    // The model's own.
+    assert_eq!(rule(None).as_deref(), Ok("consistency"));
+    assert_eq!(rule(Some(&scheduler)).as_deref(), Ok("flow_match"));
+    #[cfg(unix)]
+    for name in ["model.sampler.json", "sampler.json", "scheduler_config.json"] {
+        let link = of("unet").join(name);
+        std::os::unix::fs::symlink(&scheduler, &link).expect("a link");
+        let e = rule(None).expect_err("refused");
+        assert!(e.contains(&format!("{name}: the path leaves the model's folder")), "{e}");
+        std::fs::remove_file(&link).expect("removed");
+    }
+}

@@ -1,15 +1,18 @@
 //! Plans written as ONNX: what is imported of that gives what the plan gives, and the checker of `onnx`
 //! accepts it.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use limbeck::plan::Plan;
+use limbeck::plan::{Plan, Sampler};
 use limbeck::{
-    BackendKind, Engine, EngineOptions, Forward, KvFormat, Model, SessionOptions, Tensor,
-    TensorData, TensorValues, TensorView,
+    BackendKind, DiffuseOptions, Diffuser, Engine, EngineOptions, Forward, KvFormat, Model,
+    SessionOptions, Tensor, TensorData, TensorValues, TensorView,
 };
 use limbeck_compiler::{Options, Quant, compile, export};
-use limbeck_tests::{Compiled, MINILM, golden, minilm_acm, onnx_check, relative_error, student};
+use limbeck_tests::{
+    Compiled, MINILM, Npz, golden, minilm_acm, onnx_check, relative_error, student,
+};
 
 /// A plan, what was written of it, and the plan made of that.
 struct RoundTrip {
@@ -187,6 +190,27 @@ fn classifiers_of_images() {
             let input = Input { name: "pixel_values".into(), shape, values };
             both.compare(&[input], 1e-5, &format!("{name}, passes {passes}"));
         }
+    }
+}
+
+/// The sampler is written beside the model, and found there: samples are those of ONNX Runtime, as the plan's are.
+#[test]
+fn students_that_denoise_keep_their_sampler() {
+    let plan = Compiled::new(&golden().join("diffusion/denoiser.onnx"), Quant::F32, true);
+    let both = RoundTrip::new(&plan.path());
+    let sampler = |model: &Model| model.plan().program().sampler.clone().expect("a sampler");
+    let (expected, found) = (sampler(&both.plan), sampler(&both.again));
+    assert_eq!((&*expected.rule, &*found.rule), ("consistency", "table"));
+    assert_eq!(Sampler { rule: expected.rule.clone(), ..found }, expected);
+    let mut npz = Npz::open(&golden().join("diffusion/denoiser.npz"));
+    let mut diffuser = Diffuser::new(&both.again).expect("a diffuser");
+    for steps in [1, 2, 4] {
+        let numbers = &[("level", 0.25)];
+        let options =
+            DiffuseOptions { samples: 3, seed: 7, steps: Some(steps), numbers, tensors: &[] };
+        let found = diffuser.diffuse(&options, |_| ControlFlow::Continue(())).expect("samples");
+        let error = relative_error(&found.values, &npz.floats(&steps.to_string()).1);
+        assert!(error <= 1e-4, "{steps} steps: relative error {error:.2e}");
     }
 }
 

@@ -506,6 +506,41 @@ fn an_index_stays_within_its_folder() {
     );
 }
 
+/// As Hugging Face's cache has it, a folder's files are links to blobs beside its snapshots.
+#[cfg(unix)]
+#[test]
+fn links_lead_nowhere_but_to_the_blobs_of_a_cache() {
+    use std::os::unix::fs::symlink;
+
+    let folder = Folder::golden("llama_yarn");
+    let root = folder.root.path();
+    let (snapshot, blobs) = (root.join("snapshots/1"), root.join("blobs"));
+    std::fs::create_dir_all(&snapshot).expect("a folder");
+    std::fs::create_dir(&blobs).expect("a folder");
+    let mut names = Vec::new();
+    for (at, file) in std::fs::read_dir(folder.path("")).expect("the folder").enumerate() {
+        let file = file.expect("a file").path();
+        let name = file.file_name().expect("a name").to_owned();
+        std::fs::rename(&file, blobs.join(at.to_string())).expect("moved");
+        symlink(format!("../../blobs/{at}"), snapshot.join(&name)).expect("a link");
+        names.push((at, name));
+    }
+    folder.compile_from(&snapshot, Quant::F32).unwrap_or_else(|e| panic!("{e}"));
+    names.retain(|(_, name)| name != "expected.npz");
+    assert_eq!(names.len(), 5, "{names:?}");
+    for (at, name) in names {
+        std::fs::rename(blobs.join(at.to_string()), root.join("outside")).expect("moved");
+        std::fs::remove_file(snapshot.join(&name)).expect("removed");
+        symlink(root.join("outside"), snapshot.join(&name)).expect("a link");
+        let name = name.to_string_lossy();
+        let message = folder.compile_from(&snapshot, Quant::F32).expect_err("refused");
+        let words = format!("{name}: the path leaves the model's folder");
+        assert!(message.contains(&words), "{name}: {message}");
+        std::fs::remove_file(snapshot.join(&*name)).expect("removed");
+        std::fs::rename(root.join("outside"), snapshot.join(&*name)).expect("moved");
+    }
+}
+
 #[test]
 fn sizes_beyond_any_student_are_refused_by_key() {
     for (key, value) in [

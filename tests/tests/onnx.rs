@@ -3,6 +3,7 @@
 //!
 //! Expected values: `golden/onnx_models.py`.
 
+use limbeck::plan::{DType, OperandKind};
 use limbeck::{BackendKind, Forward, SessionOptions, TensorData, TensorValues, TensorView};
 use limbeck_compiler::{Prefer, Quant, export};
 use limbeck_tests::onnx_cases::{Golden, Plan, Values, calls, compare, path, read_calls, run};
@@ -12,6 +13,7 @@ const CASES: &[&str] = &[
     "attention",
     "contrib",
     "conv",
+    "corners",
     "edges",
     "elementwise",
     "every_op",
@@ -27,7 +29,9 @@ const CASES: &[&str] = &[
     "norms_21",
     "not_attention",
     "not_norms",
+    "open_sizes",
     "ordered",
+    "outputs",
     "products",
     "quantised",
     "quantised_linear",
@@ -249,15 +253,67 @@ fn refused(backend: BackendKind, outside_table: &str) {
     assert!(forward.run(&[good_x, good_ids]).is_ok());
 }
 
+/// Sizes that do not go together, or leave one below 0: the step and the sizes are named.
+#[test]
+fn sizes_that_no_call_has_are_refused_by_name() {
+    let mut backends = BACKENDS.to_vec();
+    if adapter() {
+        backends.push(BackendKind::Wgpu);
+    }
+    type Sizes = &'static [(&'static str, u64)];
+    let cases: [(&str, Sizes, &str); 3] = [
+        ("open_sizes", &[("n", 4), ("m", 3)], "no size broadcast(m, n) where n is 4, m is 3"),
+        (
+            "corners",
+            &[("k", 2), ("n", 2), ("depth", 4), ("channels", 3)],
+            "no size (k - 3) where k is 2",
+        ),
+        ("corners", &[("k", 4), ("n", 2), ("depth", 5), ("channels", 3)], ""),
+    ];
+    for (case, sizes, message) in cases {
+        let plan = Plan::new(case, true, &[]);
+        let bytes = std::fs::read(plan.path()).expect("a plan file");
+        let parsed = limbeck::plan::Plan::parse(&bytes).expect("a plan");
+        let bind = |name: &str| sizes.iter().find(|(n, _)| *n == name).map(|(_, size)| *size);
+        let inputs = parsed.program().entries[0].operands_of(OperandKind::Input);
+        let given: Vec<Golden> = inputs
+            .map(|(_, operand)| {
+                let shape = operand.fact.shape.iter().map(|dim| dim.eval(&bind).expect("a size"));
+                let shape: Vec<usize> = shape.map(|n| n as usize).collect();
+                let count = shape.iter().product();
+                let values = match operand.fact.dtype {
+                    DType::F32 => Values::Floats(vec![0.5; count]),
+                    DType::I32 => Values::Integers(vec![1; count]),
+                };
+                Golden { name: operand.name.clone(), shape, values }
+            })
+            .collect();
+        let views: Vec<TensorView<'_>> = given.iter().map(Golden::view).collect();
+        for &backend in &backends {
+            let model = plan.open(backend, 2);
+            let mut forward = Forward::new(&model, SessionOptions::default()).expect("a runner");
+            let error = forward.run(&views).expect_err(case).to_string();
+            assert!(error.contains("step \"n") && error.contains(message), "{backend:?}: {error}");
+        }
+    }
+}
+
 /// A model that passes as it is gives the bits that ONNX Runtime gives by itself.
 #[test]
 fn whole_models_in_onnx_runtime_give_its_bits() {
     if onnx_runtime().is_none() {
         return;
     }
-    for case in
-        CASES.iter().chain(&["branches", "only_runtime", "runtimes_own", "segments", "taken_names"])
-    {
+    let others = [
+        "branches",
+        "integer_forms",
+        "only_runtime",
+        "runtimes_own",
+        "said_sizes",
+        "segments",
+        "taken_names",
+    ];
+    for case in CASES.iter().chain(&others) {
         let (plan, segments) = Plan::with(case, |options| options.prefer = Prefer::Onnx);
         assert_eq!(segments.len(), 1, "{case}");
         let Some(expected) = run_onnx_runtime(&path(case, "onnx"), &path(case, "npz"), 2) else {

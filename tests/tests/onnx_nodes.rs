@@ -61,6 +61,12 @@ fn forms_that_only_onnx_runtime_has_are_segments() {
     check("only_runtime", &wanted, &["(Tanh)", "(MatMul)"]);
 }
 
+#[test]
+fn forms_of_integers_that_only_onnx_runtime_has_are_segments() {
+    let wanted = ["(ReduceMean)", "(MaxPool)", "(Pow)", "of integers"];
+    check("integer_forms", &wanted, &["(Add)", "(Neg)"]);
+}
+
 /// Values that a model calls as its segments call what goes in and out.
 #[test]
 fn names_of_values_do_not_meet_those_of_segments() {
@@ -84,6 +90,7 @@ fn what_reads_nodes_that_are_asked_for_stays_native() {
         ("conv", "*_Conv"),
         ("exported", "*MatMul*"),
         ("conv", "*_BatchNormalization"),
+        ("norms", "*_BatchNormalization"),
         ("written_out", "*_InstanceNormalization"),
         ("norms", "*_Reshape"),
         ("attention", "*_MatMul"),

@@ -2,12 +2,13 @@
 //! gives by itself.
 
 use std::io::Cursor;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use limbeck::plan::{Op, Plan, PlanWriter};
 use limbeck::{
-    BackendKind, Budget, Classifier, Encoder, Engine, EngineOptions, Forward, Limits, Model,
-    SessionOptions, TensorData, TensorValues, TensorView,
+    BackendKind, Budget, Classifier, DiffuseOptions, Diffuser, Encoder, Engine, EngineOptions,
+    Forward, Limits, Model, SessionOptions, TensorData, TensorValues, TensorView, Usage,
 };
 use limbeck_compiler::{Options, Prefer, Quant, Report, compile};
 use limbeck_tests::{MINILM, golden, minilm_acm, onnx_runtime, relative_error, sentences, student};
@@ -117,6 +118,27 @@ fn encoders_give_the_same_on_every_backend() {
                 assert!(error <= 1e-5, "{name}, {backend:?}: relative error {error:.2e}");
             }
         }
+    }
+}
+
+/// Of a model that passes as it is no multiply-adds are known: the share of a call is that of its steps.
+#[test]
+fn a_sampler_in_one_segment_counts_its_steps() {
+    let Some(_) = onnx_runtime() else { return };
+    let onnx = Compiled::onnx(&golden().join("diffusion/denoiser.onnx"));
+    let mut diffuser = Diffuser::new(&onnx.open(BackendKind::Cpu)).expect("a diffuser");
+    let options = DiffuseOptions { samples: 2, numbers: &[("level", 0.25)], ..Default::default() };
+    let mut total = Usage::default();
+    for (ceiling, steps, mean) in [(0.25, 1, 0.25), (0.5, 2, 0.375), (1.0, 4, 7.0 / 12.0)] {
+        let limits = Limits { floor: 0.0, ceiling };
+        diffuser.control().set_budget(Budget::Full, limits).expect("a budget");
+        let found = diffuser.diffuse(&options, |_| ControlFlow::Continue(())).expect("samples");
+        let usage = found.usage;
+        assert_eq!((found.steps, usage.macs), (steps, 0));
+        assert_eq!(usage.fraction, steps as f64 / 4.0);
+        assert_eq!(usage.site_fraction, Some(usage.fraction));
+        total.add(&usage);
+        assert!((total.fraction - mean).abs() < 1e-12, "{total:?}");
     }
 }
 

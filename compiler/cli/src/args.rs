@@ -143,7 +143,8 @@ pub struct InspectArgs {
 pub struct ExportArgs {
     /// Plan file of a dense student.
     pub plan: PathBuf,
-    /// Folder to write model.onnx to, with large weights in model.onnx.data; it is made where it is missing.
+    /// Folder to write model.onnx to, with large weights in model.onnx.data and the sampler of a student that
+    /// denoises in sampler.json; it is made where it is missing.
     #[arg(short, long, value_name = "DIR")]
     pub output: PathBuf,
     /// Print one JSON object.

@@ -1,5 +1,6 @@
 //! `limbeck compile`.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -10,12 +11,19 @@ use crate::args::CompileArgs;
 use crate::output::{Failure, note, print_json, say};
 
 pub fn execute(args: CompileArgs) -> Result<(), Failure> {
+    let mut fixed = BTreeMap::new();
+    for (name, value) in args.fix {
+        if let Some(before) = fixed.insert(name.clone(), value) {
+            let message = format!("--fix gives {name:?} twice, {before} and {value}");
+            return Err(Failure::usage(message));
+        }
+    }
     let options = Options {
         overlays: args.with,
         ignored_keys: args.ignore_key.into_iter().collect(),
         moe_capacity: args.moe_capacity,
         image_size: args.image_size,
-        fixed: args.fix.into_iter().collect(),
+        fixed,
         prefer: if args.prefer == "onnx" { Prefer::Onnx } else { Prefer::Native },
         onnx_for: args.onnx_for,
         sampler: args.sampler,

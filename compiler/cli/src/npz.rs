@@ -6,6 +6,7 @@ use std::path::Path;
 
 use limbeck::{Tensor, TensorValues};
 use npyz::WriterBuilder;
+use npyz::half::f16;
 use npyz::npz::{NpzArchive, NpzWriter};
 
 use crate::output::{Failure, at_file, write_result};
@@ -64,14 +65,14 @@ impl Inputs {
         let fail = failure(self.path.clone(), name);
         let Some(array) = self.array(name)? else { return Ok(None) };
         let shape = array.shape().iter().map(|d| *d as usize).collect();
-        let values = widened::<i64>(array)
-            .or_else(widened::<i32>)
-            .or_else(widened::<bool>)
-            .or_else(widened::<u8>)
-            .or_else(widened::<i8>)
-            .or_else(widened::<u16>)
-            .or_else(widened::<i16>)
-            .or_else(widened::<u32>);
+        let values = widened::<i64, i64>(array)
+            .or_else(widened::<i32, _>)
+            .or_else(widened::<bool, _>)
+            .or_else(widened::<u8, _>)
+            .or_else(widened::<i8, _>)
+            .or_else(widened::<u16, _>)
+            .or_else(widened::<i16, _>)
+            .or_else(widened::<u32, _>);
         let values = values.map_err(|array| {
             let dtype = array.dtype().descr();
             fail(format!("its dtype {dtype} is none of integers that i64 holds, nor bool"))
@@ -79,18 +80,17 @@ impl Inputs {
         Ok(Some(Integers { shape, values: values.map_err(|e| fail(e.to_string()))? }))
     }
 
-    /// A tensor of f32; `None` when there is none of that name.
+    /// A tensor of floats, as f32: wider ones are rounded to the nearest. `None` when there is none of that
+    /// name.
     pub fn floats(&mut self, name: &str) -> Result<Option<Floats>, Failure> {
         let fail = failure(self.path.clone(), name);
         let Some(array) = self.array(name)? else { return Ok(None) };
         let shape = array.shape().iter().map(|d| *d as usize).collect();
-        let values = match array.try_data::<f32>() {
-            Ok(data) => data.collect::<Result<Vec<f32>, _>>(),
-            Err(array) => {
-                let dtype = array.dtype().descr();
-                return Err(fail(format!("its dtype {dtype} is not f32")));
-            }
-        };
+        let values = widened::<f32, f32>(array).or_else(widened::<f16, _>).or_else(rounded);
+        let values = values.map_err(|array| {
+            let dtype = array.dtype().descr();
+            fail(format!("its dtype {dtype} is none of f32, f16 and f64"))
+        })?;
         Ok(Some(Floats { shape, values: values.map_err(|e| fail(e.to_string()))? }))
     }
 
@@ -170,12 +170,20 @@ impl Inputs {
     }
 }
 
-/// The elements of an array as i64; the array where they are not of this type.
+/// The elements of an array as those of a wider type; the array where they are not of this one.
 #[allow(clippy::result_large_err, reason = "npyz gives back an array of another type as it is")]
-fn widened<T: npyz::Deserialize + Into<i64>>(
+fn widened<T: npyz::Deserialize + Into<V>, V>(
     array: npyz::NpyFile<Entry<'_>>,
-) -> Result<io::Result<Vec<i64>>, npyz::NpyFile<Entry<'_>>> {
+) -> Result<io::Result<Vec<V>>, npyz::NpyFile<Entry<'_>>> {
     Ok(array.try_data::<T>()?.map(|v| v.map(Into::into)).collect())
+}
+
+/// The f64 of an array as the nearest f32; the array where they are of another type.
+#[allow(clippy::result_large_err, reason = "npyz gives back an array of another type as it is")]
+fn rounded(
+    array: npyz::NpyFile<Entry<'_>>,
+) -> Result<io::Result<Vec<f32>>, npyz::NpyFile<Entry<'_>>> {
+    Ok(array.try_data::<f64>()?.map(|v| v.map(|v| v as f32)).collect())
 }
 
 fn failure(path: String, name: &str) -> impl Fn(String) -> Failure {

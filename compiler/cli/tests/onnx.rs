@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use common::{Run, array, golden, run};
+use npyz::half::f16;
 use serde_json::Value;
 
 type Npz = npyz::npz::NpzWriter<std::io::BufWriter<std::fs::File>>;
@@ -132,6 +133,67 @@ fn narrow_integers_are_taken_for_wide_ones() {
     assert_eq!(narrow, [4, -4, 1, 8]);
 }
 
+/// Floats are f32 within; those of other widths become it as numpy's `astype` makes it.
+#[test]
+fn floats_of_other_widths_are_taken_for_f32() {
+    let place = Place::new();
+    let (model, plan) =
+        (golden("onnx/elementwise.onnx").display().to_string(), place.path("x.lbk"));
+    limbeck(&["compile", &model, "-o", &plan], None).ok();
+    let negated = |write: &dyn Fn(&mut Npz)| {
+        let (input, output) = (place.path("in.npz"), place.path("out.npz"));
+        let mut npz = Npz::create(&input).expect("a file");
+        write(&mut npz);
+        array(&mut npz, "y", &[1, 1, 7], &[1f32; 7]);
+        drop(npz);
+        limbeck(&["forward", &plan, "--inputs", &input, "--outputs", &output], None).ok();
+        let mut npz = npyz::npz::NpzArchive::open(output).expect("outputs");
+        let array = npz.by_name("Neg").expect("an archive").expect("an output");
+        let values = array.into_vec::<f32>().expect("floats").into_iter();
+        values.map(|v| (-v).to_bits()).collect::<Vec<u32>>()
+    };
+    let wide = [
+        (1.0 + 2f64.powi(-24), 0x3f80_0000),
+        (1.0 + 2f64.powi(-24) + 2f64.powi(-40), 0x3f80_0001),
+        (1.0 + 3.0 * 2f64.powi(-24), 0x3f80_0002),
+        (0.1, 0x3dcc_cccd),
+        (-3.5e38, 0xff80_0000),
+        (1e300, 0x7f80_0000),
+        (5e-324, 0),
+        (1e-40, 0x0001_16c2),
+        (-1e-46, 0x8000_0000),
+        (16_777_217.0, 0x4b80_0000),
+    ];
+    let mut values = [0f64; 35];
+    values.iter_mut().zip(wide).for_each(|(value, (wide, _))| *value = wide);
+    let found = negated(&|npz| array(npz, "x", &[1, 5, 7], &values));
+    assert_eq!(found[..wide.len()], wide.map(|(_, bits)| bits));
+    let narrow = [
+        (0x3c01, 0x3f80_2000),
+        (0x0001, 0x3380_0000),
+        (0x7c00, 0x7f80_0000),
+        (0xfbff, 0xc77f_e000),
+        (0x8000, 0x8000_0000),
+    ];
+    let mut values = [f16::ZERO; 35];
+    values.iter_mut().zip(narrow).for_each(|(value, (bits, _))| *value = f16::from_bits(bits));
+    let found = negated(&|npz| array(npz, "x", &[1, 5, 7], &values));
+    assert_eq!(found[..narrow.len()], narrow.map(|(_, bits)| bits));
+}
+
+#[test]
+fn an_input_is_fixed_once() {
+    let place = Place::new();
+    let (model, plan) = (golden("onnx/integers.onnx").display().to_string(), place.path("x.lbk"));
+    let compile =
+        |more: &[&str]| limbeck(&[&["compile", &model, "-o", &plan], more].concat(), None);
+    for second in ["n=2", "n=1"] {
+        compile(&["--fix", "n=1", "--fix", second]).usage(&["--fix", "\"n\" twice"]);
+    }
+    assert!(!std::path::Path::new(&plan).exists());
+    compile(&["--fix", "n=1"]).ok();
+}
+
 #[test]
 fn a_missing_or_wrong_library_is_one_sentence() {
     let place = Place::new();
@@ -151,6 +213,23 @@ fn a_missing_or_wrong_library_is_one_sentence() {
     if let Some(other) = libraries.into_iter().find(|path| std::path::Path::new(path).is_file()) {
         limbeck(&bench(&plan, &["--ort-library", other]), None).fails(&["not ONNX Runtime"]);
     }
+}
+
+/// An open plan holds its weights packed, and no second copy of them.
+#[cfg(target_os = "linux")]
+#[test]
+fn weights_of_segments_are_held_once() {
+    let (Some(library), Some(source)) = (library(), limbeck_tests::student(limbeck_tests::MINILM))
+    else {
+        return;
+    };
+    let place = Place::new();
+    let (source, plan) = (source.display().to_string(), place.path("minilm.lbk"));
+    let args = ["compile", &source, "-o", &plan, "--quant", "f32", "--prefer", "onnx", "--json"];
+    let weights = limbeck(&args, None).json()["weight_bytes"].as_u64().expect("a number");
+    let report = limbeck(&bench(&plan, &["-p", "8"]), Some(&library.display().to_string())).json();
+    let held = report["memory"]["resident_after_open_bytes"].as_u64().expect("a number");
+    assert!(held < weights * 3 / 2, "{held} bytes with weights of {weights}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Import: checkpoints of every supported file format, read lazily and in Hugging Face order.
 
 mod checkpoint;
+mod folder;
 pub mod gguf;
 mod gguf_student;
 pub mod map;

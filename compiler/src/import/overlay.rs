@@ -7,6 +7,7 @@ use limbeck_models::Description;
 use serde_json::Value;
 
 use super::checkpoint::{Checkpoint, TextFiles, open};
+use super::folder::Folder;
 use super::onnx::OnnxChoices;
 use super::safetensors::{SafetensorsFiles, read_json};
 use super::tensor::Tensor;
@@ -44,7 +45,7 @@ pub fn open_with(
     let mut overlaid = Overlaid { base, description, overlays: Vec::new() };
     for folder in overlays {
         let place = folder.display();
-        std::fs::metadata(folder).at(&place)?;
+        let folder = &Folder::open_snapshot(folder)?;
         let files = SafetensorsFiles::open(folder)?;
         if let Some(tensor) = files.tensors().find(|t| overlaid.tensor(t.name()).is_some()) {
             let message = "what it lies over has a tensor of this name too";
@@ -59,9 +60,9 @@ pub fn open_with(
 }
 
 /// Takes an overlay's object `acm` into the configuration.
-fn add_settings(description: &mut Description, folder: &Path) -> Result<()> {
-    let file = read_json(&folder.join("acm.json"))?;
-    let config = read_json(&folder.join("config.json"))?;
+fn add_settings(description: &mut Description, folder: &Folder) -> Result<()> {
+    let file = read_json(&folder.file("acm.json")?)?;
+    let config = read_json(&folder.file("config.json")?)?;
     let in_config = config.and_then(|c| c.get("acm").cloned()).filter(|acm| !acm.is_null());
     let (acm, name) = match (file, in_config) {
         (None, None) => return Ok(()),

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::checkpoint::{Checkpoint, TextFiles};
+use super::folder::Folder;
 use super::gguf::BlockType;
 use super::map::FileBytes;
 use super::sampler;
@@ -72,7 +73,7 @@ pub(super) struct SafetensorsFiles {
 
 impl SafetensorsFiles {
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
-    pub fn open(folder: &Path) -> Result<SafetensorsFiles> {
+    pub fn open(folder: &Folder) -> Result<SafetensorsFiles> {
         let (files, entries) = open_tensors(folder)?;
         Ok(SafetensorsFiles { files, entries })
     }
@@ -107,18 +108,19 @@ impl SafetensorsCheckpoint {
     /// `model.safetensors.index.json`.
     ///
     /// # Errors
-    /// A missing or malformed file, a dtype that is not supported, a shard that leaves the folder.
-    pub fn open(folder: &Path) -> Result<SafetensorsCheckpoint> {
-        let config = read_json(&folder.join("config.json"))?
-            .ok_or_else(|| Error::missing(no_config(folder)).at(folder.display()))?;
+    /// A missing or malformed file, a dtype that is not supported, a shard or a link that leaves the folder.
+    pub fn open(path: &Path) -> Result<SafetensorsCheckpoint> {
+        let folder = &Folder::open_snapshot(path)?;
+        let config = read_json(&folder.file("config.json")?)?
+            .ok_or_else(|| Error::missing(no_config(path)).at(path.display()))?;
         if let Some(v) = config.get("quantization_config").filter(|v| !v.is_null()) {
             let message = format!("config key \"quantization_config\" is not supported: {v}");
-            return Err(Error::unsupported(message).at(folder.display()));
+            return Err(Error::unsupported(message).at(path.display()));
         }
         let files = SafetensorsFiles::open(folder)?;
         let text = read_text(folder, &config)?;
         let (pooling, image) = (read_pooling(folder)?, read_image(folder)?);
-        let name = folder.canonicalize().unwrap_or_else(|_| folder.into());
+        let name = path.canonicalize().unwrap_or_else(|_| path.into());
         Ok(SafetensorsCheckpoint {
             student: name.file_name().map_or("student".into(), |n| n.to_string_lossy().into()),
             description: Description { config, pooling, image, ..Description::default() },
@@ -173,7 +175,7 @@ fn no_config(folder: &Path) -> String {
     }
 }
 
-fn open_tensors(folder: &Path) -> Result<(Vec<FileBytes>, BTreeMap<String, Entry>)> {
+fn open_tensors(folder: &Folder) -> Result<(Vec<FileBytes>, BTreeMap<String, Entry>)> {
     let mut files = Vec::new();
     let mut entries = BTreeMap::new();
     for path in shards(folder)? {
@@ -187,23 +189,23 @@ fn open_tensors(folder: &Path) -> Result<(Vec<FileBytes>, BTreeMap<String, Entry
 
 /// The files that hold the tensors, as transformers or diffusers name them. An index names them; names with a
 /// path in them are refused.
-fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
+fn shards(folder: &Folder) -> Result<Vec<PathBuf>> {
     for name in ["model", "diffusion_pytorch_model"] {
-        let index_path = folder.join(format!("{name}.safetensors.index.json"));
+        let index_path = folder.file(format!("{name}.safetensors.index.json"))?;
         if let Some(index) = read_file(&index_path, MAX_TEXT)? {
             return indexed(folder, &index_path, &index);
         }
-        let single = folder.join(format!("{name}.safetensors"));
+        let single = folder.file(format!("{name}.safetensors"))?;
         if single.exists() {
             return Ok(vec![single]);
         }
     }
     let message = "the folder has no model.safetensors and no model.safetensors.index.json";
-    Err(Error::missing(message).at(folder.display()))
+    Err(Error::missing(message).at(folder.path().display()))
 }
 
 /// The files that an index names.
-fn indexed(folder: &Path, index_path: &Path, index: &[u8]) -> Result<Vec<PathBuf>> {
+fn indexed(folder: &Folder, index_path: &Path, index: &[u8]) -> Result<Vec<PathBuf>> {
     let index: Index = parse(index_path, index)?;
     let mut names = BTreeSet::new();
     for (tensor, name) in index.weight_map {
@@ -214,7 +216,7 @@ fn indexed(folder: &Path, index_path: &Path, index: &[u8]) -> Result<Vec<PathBuf
         }
         names.insert(name);
     }
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+    names.into_iter().map(|name| folder.file(name)).collect()
 }
 
 fn read_shard(bytes: &FileBytes, file: usize, entries: &mut BTreeMap<String, Entry>) -> Result<()> {
@@ -283,11 +285,11 @@ fn read_string(path: &Path) -> Result<Option<String>> {
     text.map_err(|e| Error::format(e.to_string()).at(path.display()))
 }
 
-fn read_text(folder: &Path, config: &Value) -> Result<TextFiles> {
-    let tokenizer_config = folder.join("tokenizer_config.json");
-    let generation = read_json(&folder.join("generation_config.json"))?.unwrap_or_default();
-    let sentence = read_json(&folder.join("sentence_bert_config.json"))?.unwrap_or_default();
-    let template = match read_string(&folder.join("chat_template.jinja"))? {
+fn read_text(folder: &Folder, config: &Value) -> Result<TextFiles> {
+    let tokenizer_config = folder.file("tokenizer_config.json")?;
+    let generation = read_json(&folder.file("generation_config.json")?)?.unwrap_or_default();
+    let sentence = read_json(&folder.file("sentence_bert_config.json")?)?.unwrap_or_default();
+    let template = match read_string(&folder.file("chat_template.jinja")?)? {
         Some(template) => Some(template),
         None => match read_file(&tokenizer_config, MAX_TOKENIZER_CONFIG)? {
             Some(bytes) => chat_template(parse(&tokenizer_config, &bytes)?),
@@ -299,7 +301,7 @@ fn read_text(folder: &Path, config: &Value) -> Result<TextFiles> {
         found.into_iter().find(|ids| !ids.is_empty()).unwrap_or_default()
     };
     Ok(TextFiles {
-        tokenizer: read_string(&folder.join("tokenizer.json"))?,
+        tokenizer: read_string(&folder.file("tokenizer.json")?)?,
         chat_template: template,
         special: SpecialTokens {
             bos: ids("bos_token_id").first().copied(),
@@ -345,8 +347,8 @@ fn generation_defaults(config: &Value) -> GenerationDefaults {
 }
 
 /// Height and width of images as `preprocessor_config.json` cuts or scales them, where it says so.
-fn read_image(folder: &Path) -> Result<Option<[usize; 2]>> {
-    let config = read_json(&folder.join("preprocessor_config.json"))?.unwrap_or_default();
+fn read_image(folder: &Folder) -> Result<Option<[usize; 2]>> {
+    let config = read_json(&folder.file("preprocessor_config.json")?)?.unwrap_or_default();
     let size = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok());
     let sides = |key: &str| {
         let value = config.get(key)?;
@@ -359,8 +361,8 @@ fn read_image(folder: &Path) -> Result<Option<[usize; 2]>> {
 }
 
 /// `modules.json` of sentence-transformers: Transformer, Pooling and, possibly, Normalize.
-fn read_pooling(folder: &Path) -> Result<Option<EmbeddingRule>> {
-    let path = folder.join("modules.json");
+fn read_pooling(folder: &Folder) -> Result<Option<EmbeddingRule>> {
+    let path = folder.file("modules.json")?;
     let Some(modules) = read_json(&path)? else { return Ok(None) };
     let mut rule = None;
     let mut normalise = false;
@@ -377,7 +379,7 @@ fn read_pooling(folder: &Path) -> Result<Option<EmbeddingRule>> {
                     let message = format!("module path {sub:?} is not a plain folder name");
                     return Err(Error::format(message).at(path.display()));
                 }
-                rule = Some(pooling_rule(&folder.join(sub).join("config.json"))?);
+                rule = Some(pooling_rule(&folder.file(Path::new(sub).join("config.json"))?)?);
             }
             "Normalize" => normalise = true,
             _ => {

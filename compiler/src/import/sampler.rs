@@ -4,24 +4,18 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::folder::Folder;
 use super::safetensors::read_json;
 use crate::error::Result;
 
-/// The declaration in a folder: `NAME.sampler.json`, `sampler.json`, or what diffusers writes beside a
-/// model or beside its folder.
+/// The declaration in a folder: `NAME.sampler.json`, `sampler.json`, or diffusers' `scheduler_config.json`.
 ///
 /// # Errors
-/// A file that is no JSON.
-pub(super) fn in_folder(folder: &Path, name: &str) -> Result<Option<Value>> {
+/// A file that is no JSON, or a link that leaves the folder.
+pub(super) fn in_folder(folder: &Folder, name: &str) -> Result<Option<Value>> {
     let own = format!("{name}.sampler.json");
-    let places = [
-        own.as_str(),
-        "sampler.json",
-        "scheduler_config.json",
-        "../scheduler/scheduler_config.json",
-    ];
-    for place in places {
-        if let Some(found) = read_json(&folder.join(place))? {
+    for file in [own.as_str(), "sampler.json", "scheduler_config.json"] {
+        if let Some(found) = read_json(&folder.file(file)?)? {
             return Ok(Some(found));
         }
     }

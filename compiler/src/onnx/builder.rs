@@ -169,6 +169,11 @@ impl Builder {
         self.graph.output.push(value_info(name, elements, shape));
     }
 
+    /// Makes an input an output as well.
+    pub fn passed_on(&mut self, name: &str, elements: i32, shape: &[Dim]) {
+        self.graph.output.push(value_info(name, elements, shape));
+    }
+
     /// The graph.
     pub fn finish(mut self, name: &str) -> GraphProto {
         self.graph.name = name.into();

@@ -2,7 +2,7 @@
 //! never written out.
 
 use limbeck_graph::{Error, Graph, Node, NodeId, ValueId};
-use limbeck_plan::{Binary, Map, MapStep, Op, Unary};
+use limbeck_plan::{Binary, Dim, Fact, Map, MapStep, Op, Unary};
 
 pub(super) fn apply(graph: &mut Graph, at: NodeId) -> Result<bool, Error> {
     let mut applied = false;
@@ -25,8 +25,21 @@ fn fuse_one(graph: &mut Graph, at: NodeId) -> Result<bool, Error> {
     if steps.len() > Map::MAX_STEPS || inputs.len() > Map::MAX_INPUTS {
         return Ok(false);
     }
-    graph.replace(at, Op::Map(Map { inputs: inputs.len(), steps }), inputs)?;
+    let op = Op::Map(Map { inputs: inputs.len(), steps });
+    let facts: Vec<Fact> = inputs.iter().map(|id| graph.value(*id).fact.clone()).collect();
+    let output = &graph.value(graph.nodes()[at].output).fact;
+    if !op.infer(&facts).is_ok_and(|found| found.first() == Some(output)) {
+        return Ok(false);
+    }
+    graph.replace(at, op, inputs)?;
     Ok(true)
+}
+
+/// Whether a value of these sizes is hardly repeated to those: they are the same, or are where neither is 1.
+fn is_as_large(from: &[Dim], to: &[Dim]) -> bool {
+    let open = |dim: &Dim| dim.as_const().is_none() && !matches!(dim, Dim::Broadcast(..));
+    let pairs = from.iter().zip(to);
+    from.len() == to.len() && pairs.into_iter().all(|(a, b)| a == b || open(a) && open(b))
 }
 
 /// The input that an elementwise node of the same shape gives to this one alone.
@@ -34,7 +47,8 @@ fn producer(graph: &Graph, node: &Node) -> Option<(usize, NodeId)> {
     let shape = &graph.value(node.output).fact.shape;
     node.inputs.iter().enumerate().find_map(|(index, value)| {
         let before = graph.producer(*value)?;
-        let fits = graph.value(*value).fact.shape == *shape && alone(graph, node, *value);
+        let fits =
+            is_as_large(&graph.value(*value).fact.shape, shape) && alone(graph, node, *value);
         (fits && steps_of(&graph.nodes()[before]).is_some()).then_some((index, before))
     })
 }

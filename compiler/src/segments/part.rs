@@ -1,6 +1,8 @@
 //! Parts of an ONNX model that pass as they are: their initialisers become bytes of the plan's weights.
 
+use std::collections::HashMap;
 use std::io::{Seek, Write};
+use std::sync::Arc;
 
 use limbeck_plan::{Onnx, Op, PlanWriter, Program};
 use prost::Message;
@@ -19,6 +21,8 @@ const LARGE: usize = 128;
 pub struct Part {
     /// The model, whose inputs and outputs are the segment's.
     pub(crate) model: ModelProto,
+    /// By name, the elements of initialisers that the model has without them.
+    pub(crate) data: HashMap<String, Arc<[u8]>>,
     /// Why ONNX Runtime computes the nodes.
     pub(crate) reasons: Vec<Reason>,
 }
@@ -42,7 +46,7 @@ pub(crate) fn place<W: Write + Seek>(
             let part = usize::try_from(op.offset).ok().and_then(|at| parts.get(at));
             let part = part.ok_or_else(|| Error::mismatch("a segment has no model"))?;
             let mut model = part.model.clone();
-            op.weight_bytes = weights(&mut model, &mut places, writer)?;
+            op.weight_bytes = weights(&mut model, &part.data, &mut places, writer)?;
             let bytes = model.encode_to_vec();
             (op.offset, op.bytes) = (models.len() as u64, bytes.len() as u64);
             models.extend_from_slice(&bytes);
@@ -56,23 +60,26 @@ pub(crate) fn place<W: Write + Seek>(
     Ok(reports)
 }
 
-/// Moves large initialisers to the plan's weights; gives the bytes of all that lie there.
+/// Gives initialisers their elements, large ones in the plan's weights; gives the bytes of all that lie there.
 fn weights<W: Write + Seek>(
     model: &mut ModelProto,
+    elements: &HashMap<String, Arc<[u8]>>,
     places: &mut Places,
     writer: &mut PlanWriter<W>,
 ) -> Result<u64> {
     let mut sum = 0;
     for tensor in model.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
-        if tensor.raw_data.len() < LARGE {
+        let own = std::mem::take(&mut tensor.raw_data);
+        let data = elements.get(&tensor.name).map_or(&own[..], |elements| &elements[..]);
+        if data.len() < LARGE {
+            tensor.raw_data = data.to_vec();
             continue;
         }
-        let data = std::mem::take(&mut tensor.raw_data);
         let (offset, length) = match places.get(&tensor.name) {
             Some(place) => *place,
             None => {
                 let offset = writer.begin_weight()?;
-                writer.append(&data)?;
+                writer.append(data)?;
                 places.insert(tensor.name.clone(), (offset, data.len() as u64));
                 (offset, data.len() as u64)
             }

@@ -11,6 +11,7 @@ mod flow_map;
 mod flow_match;
 mod lcm;
 mod renoise;
+mod table;
 mod tcd;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use limbeck_models::Config;
 use crate::error::{Error, Result};
 
 pub use declaration::Declaration;
+pub use table::declare;
 
 /// A rule with its settings.
 trait Rule {
@@ -34,7 +36,7 @@ trait Rule {
 type Reader = fn(&Config) -> Result<Box<dyn Rule>>;
 
 /// Rules by name, and by the class of diffusers that has it.
-const RULES: [(&str, &str, Reader); 10] = [
+const RULES: [(&str, &str, Reader); 11] = [
     ("consistency", "CMStochasticIterativeScheduler", consistency::read),
     ("edm", "", edm::read),
     ("euler", "EulerDiscreteScheduler", euler::read),
@@ -43,6 +45,7 @@ const RULES: [(&str, &str, Reader); 10] = [
     ("flow_match", "FlowMatchEulerDiscreteScheduler", flow_match::read),
     ("lcm", "LCMScheduler", lcm::read),
     ("renoise", "", renoise::read),
+    ("table", "", table::read),
     ("tcd", "TCDScheduler", tcd::read),
     ("trigflow", "SCMScheduler", trigflow::read),
 ];

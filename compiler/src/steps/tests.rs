@@ -6,7 +6,7 @@ use limbeck_plan::{DType, Dim, Manifest, Map, MapStep, Op, Sampler, Site, SiteKi
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Declaration;
+use super::{Declaration, declare};
 use crate::error::Result;
 
 /// `tests/golden/steps.py`.
@@ -136,6 +136,34 @@ fn declared_steps_and_names_are_kept() {
 }
 
 #[test]
+fn what_is_declared_of_a_sampler_makes_it_again() {
+    let sampled = [
+        json!({
+            "scheduler": {"rule": "renoise", "timesteps": [[999, 749, 499, 249], [399]]},
+            "sample": "x", "time": "when", "second_time": "until", "guidance": "w",
+            "guidance_value": 2.5, "values": [0, 255], "gains": [0.5, 0.75],
+        }),
+        json!({
+            "scheduler": {"rule": "renoise", "clip_sample": true}, "steps": [1, 2, 5],
+            "conditions": {"w": {"default": 0.1, "least": -1, "most": 1}, "until": {"least": 0}},
+        }),
+        json!({"scheduler": {"rule": "edm"}}),
+    ];
+    for declaration in sampled {
+        let student = || student(&[("x", 4), ("t", 1), ("when", 1), ("until", 1), ("w", 1)]);
+        let (sampler, site) = lay(&declaration, &mut student()).unwrap();
+        let declared = declare(&sampler).unwrap().to_string();
+        let (again, same) = lay(&serde_json::from_str(&declared).unwrap(), &mut student()).unwrap();
+        assert_eq!((&*again.rule, same), ("table", site));
+        assert_eq!(Sampler { rule: sampler.rule.clone(), ..again }, sampler);
+    }
+    let declaration = json!({"scheduler": {"rule": "edm"}, "guidance": "w"});
+    let (mut sampler, _) = lay(&declaration, &mut student(&[("x", 4), ("w", 1)])).unwrap();
+    sampler.tables[1].rows[1].guidance = 1.0;
+    assert!(declare(&sampler).unwrap_err().to_string().contains("differ in their guidance"));
+}
+
+#[test]
 fn what_is_not_known_is_refused_by_name() {
     let cases = [
         (json!([]), "not a JSON object"),
@@ -177,6 +205,15 @@ fn what_is_not_known_is_refused_by_name() {
         (json!({"scheduler": {"rule": "consistency"}, "steps": [41]}), "41 steps"),
         (json!({"scheduler": {"rule": "consistency", "sigma_min": 100}}), "sigma_min"),
         (json!({"scheduler": {"rule": "trigflow", "timesteps": [3.0]}}), "pi/2"),
+        (json!({"scheduler": {"rule": "table"}}), "no tables"),
+        (json!({"scheduler": {"rule": "table", "tables": [{"start": 1}]}}), "tables"),
+        (json!({"scheduler": {"rule": "table", "tables": [{"start": 1, "steps": []}]}}), "rising"),
+        (
+            json!({"scheduler": {"rule": "table", "tables": [
+                {"start": 1, "steps": [{"t": 1, "a": 1, "b": 1}]},
+            ]}, "steps": [2]}),
+            "no table of 2 steps",
+        ),
     ];
     for (declaration, words) in cases {
         let e = lay(&declaration, &mut student(&[("x", 4), ("t", 1)])).unwrap_err().to_string();

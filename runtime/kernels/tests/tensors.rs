@@ -104,6 +104,8 @@ fn maps_repeat_their_inputs_and_follow_the_reference() {
         Unary::Activation(Activation::Gelu),
         Unary::Activation(Activation::Silu),
         Unary::Activation(Activation::Tanh),
+        Unary::ToF16,
+        Unary::ToBf16,
     ];
     for (case, (a, b, out)) in shapes.iter().enumerate().filter(|(i, _)| sampled(*i as u64)) {
         let inputs = [random(&mut r, a), random(&mut r, b)];
@@ -136,6 +138,18 @@ fn values_that_are_no_numbers_stay_so() {
     let x = vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, 1e-40, f32::MAX];
     let y = vec![1.0, f32::NAN, 2.0, 0.0, f32::INFINITY, f32::MIN];
     let inputs = [(vec![6], x), (vec![6], y)];
+    for f in [Unary::Erf, Unary::ToF16, Unary::ToBf16, Unary::Sign, Unary::Neg] {
+        let op = Op::Map(Map { inputs: 1, steps: vec![MapStep::Input(0), MapStep::Unary(f, 0)] });
+        let want = expected(&op, &inputs[..1], &[6]);
+        assert!(want[0].is_nan(), "{f:?}: {want:?}");
+        for kernels in all_kernels() {
+            let found = computed((&kernels, &Pool::new(1)), &op, &inputs[..1], &[6]);
+            for (a, b) in found.iter().zip(&want) {
+                let near = a == b || (a - b).abs() <= 1e-38 || a.is_nan() && b.is_nan();
+                assert!(near, "{f:?}: {found:?}, not {want:?}");
+            }
+        }
+    }
     for f in [Binary::Min, Binary::Max, Binary::Add, Binary::Mul, Binary::Div] {
         let steps = vec![MapStep::Input(0), MapStep::Input(1), MapStep::Binary(f, 0, 1)];
         let op = Op::Map(Map { inputs: 2, steps });

@@ -54,6 +54,8 @@ pub enum Dim {
     Min(Box<Dim>, Box<Dim>),
     /// The larger.
     Max(Box<Dim>, Box<Dim>),
+    /// What both repeat to: the one where the other is 1 or the same; none where they differ otherwise.
+    Broadcast(Box<Dim>, Box<Dim>),
 }
 
 impl Dim {
@@ -82,6 +84,11 @@ impl Dim {
             Dim::FloorDiv(a, b) => a.eval(bind)?.checked_div(b.eval(bind)?),
             Dim::Min(a, b) => Some(a.eval(bind)?.min(b.eval(bind)?)),
             Dim::Max(a, b) => Some(a.eval(bind)?.max(b.eval(bind)?)),
+            Dim::Broadcast(a, b) => match (a.eval(bind)?, b.eval(bind)?) {
+                (a, b) if a == b || b == 1 => Some(a),
+                (1, b) => Some(b),
+                _ => None,
+            },
         }
     }
 
@@ -175,33 +182,99 @@ impl Dim {
         Some(((**x).clone(), b.checked_mul(m)?, m.checked_mul(c)?))
     }
 
+    /// What sizes that are not known repeat to: one expression for the same sizes in any order.
+    pub(crate) fn together(sizes: &[&Dim]) -> Option<Dim> {
+        fn collect<'a>(dim: &'a Dim, found: &mut Vec<&'a Dim>) {
+            match dim {
+                Dim::Broadcast(a, b) => {
+                    collect(a, found);
+                    collect(b, found);
+                }
+                dim if found.contains(&dim) => {}
+                dim => found.push(dim),
+            }
+        }
+        let mut found = Vec::new();
+        sizes.iter().for_each(|dim| collect(dim, &mut found));
+        Dim::sort(&mut found);
+        // To one that is never 1, all others do.
+        if let Some(size) = found.iter().find(|dim| dim.is_many()) {
+            return Some((*size).clone());
+        }
+        let mut all: Option<Dim> = None;
+        for dim in found.iter().filter(|dim| !dim.is_cut_of(&found)) {
+            let dim = (*dim).clone();
+            all = Some(match all {
+                Some(all) => Dim::Broadcast(Box::new(all), Box::new(dim)),
+                None => dim,
+            });
+        }
+        all
+    }
+
+    /// In the order of their text.
+    #[inline(never)]
+    fn sort(dims: &mut Vec<&Dim>) {
+        dims.sort_by_cached_key(|dim| dim.to_string());
+    }
+
+    /// Whether it is 0, or 2 or more, by its form.
+    fn is_many(&self) -> bool {
+        let known = match self {
+            Dim::Add(_, b) | Dim::Mul(_, b) => b.as_const(),
+            _ => None,
+        };
+        known.is_some_and(|n| n > 1)
+    }
+
+    /// Whether it is the least of one of these sizes and a number, and so 1 where that is.
+    fn is_cut_of(&self, sizes: &[&Dim]) -> bool {
+        let Dim::Min(a, b) = self else { return false };
+        let cuts = |number: &Dim, size: &Dim| {
+            number.as_const().is_some_and(|n| n > 0) && sizes.contains(&size)
+        };
+        cuts(a, b) || cuts(b, a)
+    }
+
+    /// The operator and its two sides, as a plan stores them; `None` for a constant and a symbol.
+    fn sides(&self) -> Option<(&'static str, &Dim, &Dim)> {
+        let (name, a, b) = match self {
+            Dim::Const(_) | Dim::Symbol(_) => return None,
+            Dim::Add(a, b) => ("+", a, b),
+            Dim::Sub(a, b) => ("-", a, b),
+            Dim::Mul(a, b) => ("*", a, b),
+            Dim::FloorDiv(a, b) => ("//", a, b),
+            Dim::Min(a, b) => ("min", a, b),
+            Dim::Max(a, b) => ("max", a, b),
+            Dim::Broadcast(a, b) => ("broadcast", a, b),
+        };
+        Some((name, a, b))
+    }
+
     /// How deep it nests. A plan's may be as deep as [`Dim::MAX_DEPTH`].
     pub fn depth(&self) -> usize {
-        match self {
-            Dim::Const(_) | Dim::Symbol(_) => 0,
-            Dim::Add(a, b)
-            | Dim::Sub(a, b)
-            | Dim::Mul(a, b)
-            | Dim::FloorDiv(a, b)
-            | Dim::Min(a, b)
-            | Dim::Max(a, b) => 1 + a.depth().max(b.depth()),
+        self.sides().map_or(0, |(_, a, b)| 1 + a.depth().max(b.depth()))
+    }
+
+    /// Whether it has at most so many constants and symbols.
+    pub fn is_within(&self, most: usize) -> bool {
+        fn left(dim: &Dim, most: usize) -> Option<usize> {
+            match dim.sides() {
+                None => most.checked_sub(1),
+                Some((_, a, b)) => left(b, left(a, most)?),
+            }
         }
+        left(self, most).is_some()
     }
 
     /// The names of its symbols.
     pub fn symbols<'a>(&'a self, found: &mut Vec<&'a str>) {
-        match self {
-            Dim::Const(_) => {}
-            Dim::Symbol(s) => found.push(s.name()),
-            Dim::Add(a, b)
-            | Dim::Sub(a, b)
-            | Dim::Mul(a, b)
-            | Dim::FloorDiv(a, b)
-            | Dim::Min(a, b)
-            | Dim::Max(a, b) => {
-                a.symbols(found);
-                b.symbols(found);
-            }
+        if let Dim::Symbol(s) = self {
+            found.push(s.name());
+        }
+        if let Some((_, a, b)) = self.sides() {
+            a.symbols(found);
+            b.symbols(found);
         }
     }
 
@@ -232,22 +305,16 @@ impl Dim {
         }
         let (mut known, mut rest) = (1, Vec::new());
         sizes.into_iter().for_each(|dim| collect(dim, &mut known, &mut rest));
-        rest.sort_by_cached_key(|dim| dim.to_string());
+        Dim::sort(&mut rest);
         (known, rest)
     }
 
     fn to_json(&self) -> Value {
-        let pair =
-            |op: &str, a: &Dim, b: &Dim| Value::from(vec![op.into(), a.to_json(), b.to_json()]);
-        match self {
-            Dim::Const(v) => (*v).into(),
-            Dim::Symbol(s) => s.name().into(),
-            Dim::Add(a, b) => pair("+", a, b),
-            Dim::Sub(a, b) => pair("-", a, b),
-            Dim::Mul(a, b) => pair("*", a, b),
-            Dim::FloorDiv(a, b) => pair("//", a, b),
-            Dim::Min(a, b) => pair("min", a, b),
-            Dim::Max(a, b) => pair("max", a, b),
+        match (self, self.sides()) {
+            (_, Some((name, a, b))) => Value::from(vec![name.into(), a.to_json(), b.to_json()]),
+            (Dim::Const(v), _) => (*v).into(),
+            (Dim::Symbol(s), _) => s.name().into(),
+            _ => Value::Null,
         }
     }
 
@@ -273,6 +340,7 @@ impl Dim {
                     "//" => Dim::FloorDiv(a, b),
                     "min" => Dim::Min(a, b),
                     "max" => Dim::Max(a, b),
+                    "broadcast" => Dim::Broadcast(a, b),
                     _ => return Err(format!("unknown dim operator {op:?}")),
                 })
             }
@@ -295,15 +363,13 @@ impl From<usize> for Dim {
 
 impl fmt::Display for Dim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Dim::Const(v) => write!(f, "{v}"),
-            Dim::Symbol(s) => f.write_str(s.name()),
-            Dim::Add(a, b) => write!(f, "({a} + {b})"),
-            Dim::Sub(a, b) => write!(f, "({a} - {b})"),
-            Dim::Mul(a, b) => write!(f, "{a}*{b}"),
-            Dim::FloorDiv(a, b) => write!(f, "({a} // {b})"),
-            Dim::Min(a, b) => write!(f, "min({a}, {b})"),
-            Dim::Max(a, b) => write!(f, "max({a}, {b})"),
+        match (self, self.sides()) {
+            (_, Some(("*", a, b))) => write!(f, "{a}*{b}"),
+            (_, Some((name @ ("+" | "-" | "//"), a, b))) => write!(f, "({a} {name} {b})"),
+            (_, Some((name, a, b))) => write!(f, "{name}({a}, {b})"),
+            (Dim::Const(v), _) => v.fmt(f),
+            (Dim::Symbol(s), _) => f.write_str(s.name()),
+            _ => Ok(()),
         }
     }
 }
@@ -358,6 +424,33 @@ mod tests {
         assert_eq!(back, less);
         assert_eq!(back.eval(&|_| Some(5)), Some(2));
         assert_eq!(back.eval(&|_| Some(2)), None);
+    }
+
+    #[test]
+    fn sizes_repeat_to_each_other() {
+        let (a, b, c) = (&Dim::symbol("a"), &Dim::symbol("b"), &Dim::symbol("c"));
+        let all = Dim::together(&[c, a, b, a]).unwrap();
+        let apart = Dim::together(&[b, &Dim::together(&[a, c]).unwrap()]).unwrap();
+        assert_eq!(all, apart);
+        assert_eq!(Dim::together(&[a, a]).as_ref(), Some(a));
+        let back: Dim = serde_json::from_str(&serde_json::to_string(&all).unwrap()).unwrap();
+        assert_eq!(back, all);
+        let (min, twice) =
+            (Dim::Min(Box::new(a.clone()), Box::new(Dim::Const(5))), a.clone().times(2u64));
+        assert_eq!(Dim::together(&[&min, a]).as_ref(), Some(a));
+        assert_eq!(Dim::together(&[b, &twice, &min]), Some(twice));
+        for (sizes, found) in [
+            ([3, 3, 3], Some(3)),
+            ([3, 1, 3], Some(3)),
+            ([1, 1, 4], Some(4)),
+            ([1, 1, 1], Some(1)),
+            ([0, 1, 1], Some(0)),
+            ([0, 3, 1], None),
+            ([3, 1, 4], None),
+        ] {
+            let bind = |name: &str| sizes.get("abc".find(name)?).copied();
+            assert_eq!(all.eval(&bind), found, "{sizes:?}");
+        }
     }
 
     #[test]

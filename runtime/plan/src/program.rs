@@ -143,6 +143,35 @@ impl Entry {
         self.segments.iter().flat_map(|s| &s.steps)
     }
 
+    /// The first step that symbols of these values leave without a size, and which: why a call failed.
+    pub fn without_size(&self, sizes: &[(&str, u64)]) -> Option<(String, String)> {
+        let bind = |name: &str| sizes.iter().find(|(n, _)| *n == name).map(|(_, size)| *size);
+        for step in self.steps() {
+            let params = match &step.op {
+                Op::Sizes(p) => p.sizes.as_slice(),
+                Op::Slice(p) => std::slice::from_ref(&p.start),
+                _ => &[],
+            };
+            let results = step.outputs.iter().filter_map(|id| self.operands.get(*id));
+            let dims = results.flat_map(|operand| &operand.fact.shape).chain(params);
+            for dim in dims.filter(|dim| dim.eval(&bind).is_none()) {
+                let mut names = Vec::new();
+                dim.symbols(&mut names);
+                // Others are of segments.
+                if names.iter().any(|name| bind(name).is_none()) {
+                    continue;
+                }
+                let mut message = format!("there is no size {dim} where");
+                for (name, size) in sizes.iter().filter(|(name, _)| names.contains(name)) {
+                    message = format!("{message} {name} is {size},");
+                }
+                message.pop();
+                return Some((format!("entry {:?}, step {:?}", self.name, step.name), message));
+            }
+        }
+        None
+    }
+
     /// Operands of a kind, with their ids.
     pub fn operands_of(&self, kind: OperandKind) -> impl Iterator<Item = (OperandId, &Operand)> {
         self.operands.iter().enumerate().filter(move |(_, o)| o.kind == kind)

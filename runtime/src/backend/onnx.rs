@@ -55,6 +55,11 @@ impl Segments {
                 let session = Session::new(options, threads, p, model, weights, bytes);
                 sessions.push((session.map_err(|e| e.at(place(entry, step)))?, p.rows));
             }
+            // ONNX Runtime has read all of its weights, to copy them as it started.
+            #[cfg(unix)]
+            if !sessions.is_empty() {
+                data.bytes.let_go();
+            }
             Ok(Segments { sessions })
         }
     }

@@ -120,7 +120,7 @@ impl EntryRunner {
                 (*name, TensorArg { shape, data })
             })
             .collect();
-        self.state.run(&Call {
+        let ran = self.state.run(&Call {
             entry,
             inputs: &[],
             floats: &[],
@@ -134,6 +134,11 @@ impl EntryRunner {
             forced: None,
             control: Some(control),
             pick: 0,
+        });
+        let entry = program.entries.get(entry);
+        ran.map_err(|error| match entry.and_then(|entry| entry.without_size(&sizes)) {
+            Some((place, message)) => Error::new(ErrorKind::InvalidInput, message).at(place),
+            None => error,
         })
     }
 

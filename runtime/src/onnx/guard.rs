@@ -24,24 +24,44 @@ enum Message {
     },
 }
 
-/// Checks a model whose initialisers may lie in `weights` bytes of weights.
+/// An initialiser that lies in the plan's weights.
+#[derive(Debug, PartialEq)]
+pub(super) struct Initialiser<'a> {
+    pub name: &'a [u8],
+    /// Its sizes, and its type by the number that ONNX gives it, as the model says.
+    pub dims: Vec<i64>,
+    pub data_type: u64,
+    pub offset: usize,
+    pub bytes: usize,
+}
+
+/// Checks a model whose initialisers may lie in `weights` bytes of weights; gives those that do.
 ///
 /// # Errors
 /// Bytes that are no model, or one that names files or lies outside of the weights.
-pub(super) fn check(model: &[u8], weights: u64) -> Result<()> {
+pub(super) fn check(model: &[u8], weights: u64) -> Result<Vec<Initialiser<'_>>> {
     // ONNX Runtime's own format, which it would tell apart by this.
     if model.get(4..8) == Some(b"ORTM") {
         return Err(refuse("it is not a model of ONNX"));
     }
-    message(Message::Model, model, weights, 0)
+    let mut found = Vec::new();
+    message(Message::Model, model, weights, 0, &mut found)?;
+    Ok(found)
 }
 
-fn message(kind: Message, bytes: &[u8], weights: u64, depth: usize) -> Result<()> {
+fn message<'a>(
+    kind: Message,
+    bytes: &'a [u8],
+    weights: u64,
+    depth: usize,
+    found: &mut Vec<Initialiser<'a>>,
+) -> Result<()> {
     if depth > MAX_DEPTH {
         return Err(refuse("its messages nest too deep"));
     }
     if let Message::Tensor { initialiser } = kind {
-        return tensor(bytes, initialiser, weights);
+        found.extend(tensor(bytes, initialiser, weights)?);
+        return Ok(());
     }
     let outermost = depth == 1;
     let mut rest = Reader(bytes);
@@ -67,7 +87,7 @@ fn message(kind: Message, bytes: &[u8], weights: u64, depth: usize) -> Result<()
             (Message::Attribute, 6 | 11) => Message::Graph,
             _ => continue,
         };
-        message(inner, field.bytes()?, weights, depth + 1)?;
+        message(inner, field.bytes()?, weights, depth + 1, found)?;
     }
     Ok(())
 }
@@ -94,18 +114,23 @@ fn pair(bytes: &[u8]) -> Result<(&[u8], &[u8])> {
     Ok((key, value))
 }
 
-fn tensor(bytes: &[u8], initialiser: bool, weights: u64) -> Result<()> {
+/// An initialiser, where it lies in the weights.
+fn tensor(bytes: &[u8], initialiser: bool, weights: u64) -> Result<Option<Initialiser<'_>>> {
     let (mut external, mut elsewhere) = (Vec::new(), false);
+    let (mut name, mut dims, mut data_type) = (&b""[..], Vec::new(), 0);
     let mut rest = Reader(bytes);
     while let Some((number, field)) = rest.next()? {
         match number {
+            1 => field.numbers(&mut dims)?,
+            2 => data_type = field.number()?,
+            8 => name = field.bytes()?,
             13 => external.push(pair(field.bytes()?)?),
             14 => elsewhere |= field.number()? != 0,
             _ => {}
         }
     }
     if external.is_empty() && !elsewhere {
-        return Ok(());
+        return Ok(None);
     }
     if !initialiser {
         return Err(refuse("a tensor within it has its data elsewhere"));
@@ -118,16 +143,16 @@ fn tensor(bytes: &[u8], initialiser: bool, weights: u64) -> Result<()> {
         let mut found = external.iter().filter(|(key, _)| *key == name).map(|(_, value)| *value);
         found.next().filter(|_| found.next().is_none())
     };
-    let number = |name: &[u8]| std::str::from_utf8(one(name)?).ok()?.parse::<u64>().ok();
-    let within = number(b"offset").zip(number(b"length"));
-    let within = within.and_then(|(offset, length)| offset.checked_add(length));
-    if elsewhere
-        && one(b"location") == Some(Onnx::WEIGHTS.as_bytes())
-        && within.is_some_and(|end| end <= weights)
-    {
-        return Ok(());
-    }
-    Err(refuse("an initialiser does not lie within the plan's weights"))
+    let number = |name: &[u8]| std::str::from_utf8(one(name)?).ok()?.parse::<usize>().ok();
+    let within = |(offset, bytes): &(usize, usize)| {
+        offset.checked_add(*bytes).is_some_and(|end| end as u64 <= weights)
+    };
+    let place = number(b"offset").zip(number(b"length")).filter(within);
+    let place = place.filter(|_| elsewhere && one(b"location") == Some(Onnx::WEIGHTS.as_bytes()));
+    let Some((offset, bytes)) = place else {
+        return Err(refuse("an initialiser does not lie within the plan's weights"));
+    };
+    Ok(Some(Initialiser { name, dims, data_type, offset, bytes }))
 }
 
 fn refuse(message: &str) -> Error {
@@ -158,6 +183,19 @@ impl<'a> Field<'a> {
             Field::Number(n) => Ok(*n),
             _ => Err(refuse("a field is of another type")),
         }
+    }
+
+    /// One of a field's numbers, or all of them.
+    fn numbers(&self, into: &mut Vec<i64>) -> Result<()> {
+        let Field::Bytes(packed) = self else {
+            into.push(self.number()?.cast_signed());
+            return Ok(());
+        };
+        let mut rest = Reader(packed);
+        while !rest.0.is_empty() {
+            into.push(rest.varint()?.cast_signed());
+        }
+        Ok(())
     }
 }
 
@@ -238,9 +276,17 @@ mod tests {
 
     #[test]
     fn initialisers_lie_within_the_weights() {
-        let with = |pairs: &[(&str, &str)]| check(&model(&field(5, &external(pairs))), 100);
+        let with =
+            |pairs: &[(&str, &str)]| check(&model(&field(5, &external(pairs))), 100).map(drop);
         let good = [("location", "weights"), ("offset", "64"), ("length", "36")];
         with(&good).unwrap();
+        let named = [external(&good), field(1, &[3, 0xac, 2]), field(8, b"w"), vec![2 << 3, 10]];
+        let found =
+            Initialiser { name: b"w", dims: vec![3, 300], data_type: 10, offset: 64, bytes: 36 };
+        assert_eq!(check(&model(&field(5, &named.concat())), 100).unwrap(), [found]);
+        let apart = [external(&good), vec![1 << 3, 3, 1 << 3, 4]].concat();
+        assert_eq!(check(&model(&field(5, &apart)), 100).unwrap()[0].dims, [3, 4]);
+        assert!(check(&model(&field(5, &field(1, &[0x80]))), 100).is_err());
         for bad in [
             &[("location", "/etc/passwd"), ("offset", "0"), ("length", "1")][..],
             &[("location", "../weights"), ("offset", "0"), ("length", "1")],

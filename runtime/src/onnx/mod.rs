@@ -9,6 +9,8 @@ mod library;
 mod providers;
 #[cfg(feature = "ort")]
 mod session;
+#[cfg(feature = "ort")]
+mod weights;
 
 use std::path::PathBuf;
 

@@ -4,25 +4,23 @@ use std::sync::{Mutex, PoisonError};
 
 use limbeck_kernels::{Elements, TensorArg};
 use limbeck_plan::Onnx;
-use ort::AsPointer;
 use ort::session::builder::SessionBuilder;
 use ort::session::{Session as OrtSession, SessionInputValue};
 use ort::value::{DynValue, TensorElementType, TensorRef};
 
 use super::library::{self, Loaded};
+use super::weights::Views;
 use super::{OnnxOptions, guard, providers};
 use crate::backend::onnx::Sink;
 use crate::bytes::PlanBytes;
 use crate::error::{Error, ErrorKind, Result};
-
-/// Addresses that ONNX Runtime reads weights at are multiples of this.
-const ALIGN: usize = 8;
 
 /// A session of ONNX Runtime over the bytes of a plan.
 pub(crate) struct Session {
     /// Goes before the bytes, into which it looks.
     session: Mutex<OrtSession>,
     outputs: usize,
+    _views: Views,
     _bytes: PlanBytes,
 }
 
@@ -40,15 +38,19 @@ impl Session {
         weights: &[u8],
         bytes: PlanBytes,
     ) -> Result<Session> {
-        guard::check(model, weights.len() as u64)?;
+        let initialisers = guard::check(model, weights.len() as u64)?;
         let loaded = library::load(options)?;
         let mut builder = builder(loaded, options, threads)?;
-        if !weights.is_empty() {
-            give_weights(&mut builder, weights)?;
+        let views = Views::new(&initialisers, weights)?;
+        views.give(&mut builder)?;
+        // A provider of another device has copies of its own.
+        if options.providers.is_empty() {
+            views.keep(&mut builder)?;
         }
         let session = builder.commit_from_memory(model).map_err(refused)?;
         check_interface(params, &session)?;
-        Ok(Session { session: Mutex::new(session), outputs: params.outputs.len(), _bytes: bytes })
+        let session = Mutex::new(session);
+        Ok(Session { session, outputs: params.outputs.len(), _views: views, _bytes: bytes })
     }
 
     /// Runs it on its inputs in order, then on what says how rows belong to sequences, by name.
@@ -90,31 +92,6 @@ fn builder(loaded: &Loaded, options: &OnnxOptions, threads: usize) -> Result<Ses
         .map_err(failed)?
         .with_execution_providers(providers)
         .map_err(|e| failed(format!("an execution provider is not started: {e}")))
-}
-
-/// Lets the model's initialisers look into the plan's weights.
-#[allow(
-    unsafe_code,
-    reason = "ort gives only owned copies to sessions, and weights are not copied"
-)]
-fn give_weights(builder: &mut SessionBuilder, weights: &[u8]) -> Result<()> {
-    if !weights.as_ptr().addr().is_multiple_of(ALIGN) {
-        let message = format!("the plan's bytes do not begin at a multiple of {ALIGN}");
-        return Err(Error::new(ErrorKind::InvalidInput, message));
-    }
-    #[cfg(windows)]
-    let name: Vec<u16> = Onnx::WEIGHTS.encode_utf16().chain([0]).collect();
-    #[cfg(not(windows))]
-    let name = std::ffi::CString::new(Onnx::WEIGHTS).map_err(failed)?;
-    let (name, bytes) = (name.as_ptr(), weights.as_ptr().cast_mut().cast());
-    let length = weights.len();
-    // SAFETY: the name ends with a zero and is copied by the call; so are the lists, of one element each.
-    // The bytes are the plan's, which `Session` keeps until its session is gone, and are only read.
-    let status = unsafe {
-        (ort::api().AddExternalInitializersFromMemory)(builder.ptr_mut(), &name, &bytes, &length, 1)
-    };
-    // SAFETY: the status is the one that this call gave, and is looked at once.
-    unsafe { ort::Error::result_from_status(status) }.map_err(failed)
 }
 
 /// A model takes and gives what its step says, as far as ONNX Runtime does not compare it.
@@ -159,11 +136,11 @@ fn give(index: usize, found: &DynValue, sink: Sink<'_>) -> Result<()> {
     }
 }
 
-fn failed(e: impl std::fmt::Display) -> Error {
+pub(super) fn failed(e: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Backend, format!("ONNX Runtime: {}", one_line(e)))
 }
 
-fn refused(e: impl std::fmt::Display) -> Error {
+pub(super) fn refused(e: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Plan, format!("ONNX Runtime refuses its model: {}", one_line(e)))
 }
 

@@ -13,23 +13,32 @@ use crate::segments::{Part, Reason, order, stages};
 /// Which nodes of the outermost graph ONNX Runtime computes, by number, and why.
 pub(super) type Chosen = BTreeMap<usize, String>;
 
-/// What an import has to know of a model to cut it.
+/// What one import does to a model: which nodes it cuts out, and what comes of it.
 pub(super) struct Cut<'a> {
     pub model: &'a ModelProto,
     pub graph: &'a GraphProto,
+    pub tables: &'a Tables<'a>,
     pub chosen: &'a Chosen,
-    pub types: Types,
     /// What a native import found.
     pub known: &'a Known,
-    /// By name, the nodes of the outermost graph that read it.
-    pub readers: HashMap<&'a str, Vec<usize>>,
-    pub initialisers: HashMap<&'a str, &'a TensorProto>,
-    pub outputs: HashSet<&'a str>,
-    pub names: Names,
     /// Segments so far.
     pub parts: Vec<Part>,
     /// Nodes that have to be computed by ONNX Runtime too, and why.
     pub remedy: Chosen,
+}
+
+/// What is looked up of a model's outermost graph, whatever is cut out of it.
+pub(super) struct Tables<'a> {
+    /// By node, the names that it reads.
+    pub reads: Vec<BTreeSet<&'a str>>,
+    /// By name, the nodes that read it.
+    pub readers: HashMap<&'a str, Vec<usize>>,
+    /// By name, the node that gives it.
+    writers: HashMap<&'a str, usize>,
+    pub initialisers: HashMap<&'a str, &'a TensorProto>,
+    pub outputs: HashSet<&'a str>,
+    pub types: Types,
+    pub names: Names,
 }
 
 /// By name, what a native import found of the values of a model: their types and sizes do not depend on who
@@ -44,44 +53,35 @@ pub(super) struct Found {
     pub fixed: bool,
 }
 
-impl<'a> Cut<'a> {
-    pub fn new(
-        model: &'a ModelProto,
-        graph: &'a GraphProto,
-        chosen: &'a Chosen,
-        known: &'a Known,
-    ) -> Cut<'a> {
-        let mut readers: HashMap<&str, Vec<usize>> = HashMap::new();
-        for (at, node) in graph.node.iter().enumerate() {
-            reads(node).into_iter().for_each(|name| readers.entry(name).or_default().push(at));
+impl<'a> Tables<'a> {
+    pub fn of(graph: &'a GraphProto) -> Tables<'a> {
+        let reads: Vec<BTreeSet<&str>> = graph.node.iter().map(reads).collect();
+        let (mut readers, mut writers) = (HashMap::<&str, Vec<usize>>::new(), HashMap::new());
+        for (at, (node, names)) in graph.node.iter().zip(&reads).enumerate() {
+            names.iter().for_each(|name| readers.entry(*name).or_default().push(at));
+            writers.extend(node.output.iter().map(|name| (name.as_str(), at)));
         }
-        Cut {
+        Tables {
+            reads,
             readers,
+            writers,
             initialisers: graph.initializer.iter().map(|t| (t.name.as_str(), t)).collect(),
             outputs: graph.output.iter().map(|info| info.name.as_str()).collect(),
-            names: Names::of(graph),
-            model,
-            graph,
-            chosen,
             types: Types::of(graph),
-            known,
-            parts: Vec::new(),
-            remedy: Chosen::new(),
+            names: Names::of(graph),
         }
     }
+}
 
+impl Cut<'_> {
     /// Nodes in the order in which they are imported: by themselves, or several as a segment.
     pub fn groups(&self) -> Vec<(bool, Vec<usize>)> {
-        let nodes = &self.graph.node;
-        let mut writer: HashMap<&str, usize> = HashMap::new();
-        for (at, node) in nodes.iter().enumerate() {
-            writer.extend(node.output.iter().map(|name| (name.as_str(), at)));
-        }
+        let Tables { reads, writers, .. } = self.tables;
         let written = |at: usize| {
-            let from = reads(&nodes[at]).into_iter().filter_map(|name| writer.get(name).copied());
+            let from = reads[at].iter().filter_map(|name| writers.get(name).copied());
             from.filter(|from| *from < at).collect::<Vec<usize>>()
         };
-        let stages = stages(nodes.len(), |at| self.chosen.contains_key(&at), written);
+        let stages = stages(reads.len(), |at| self.chosen.contains_key(&at), written);
         let mut groups: Vec<(bool, Vec<usize>)> = Vec::new();
         let mut last = None;
         for at in order(&stages) {
@@ -108,8 +108,23 @@ impl<'a> Cut<'a> {
     }
 }
 
+/// Drops the nodes that no output needs, in graphs within nodes too.
+pub(super) fn drop_unused(graph: &mut GraphProto) {
+    let mut needed: HashSet<String> = graph.output.iter().map(|info| info.name.clone()).collect();
+    let mut kept = Vec::with_capacity(graph.node.len());
+    for mut node in std::mem::take(&mut graph.node).into_iter().rev() {
+        if node.output.iter().any(|name| needed.contains(name)) {
+            node.attribute.iter_mut().filter_map(|a| a.g.as_deref_mut()).for_each(drop_unused);
+            needed.extend(reads(&node).into_iter().map(str::to_owned));
+            kept.push(node);
+        }
+    }
+    kept.reverse();
+    graph.node = kept;
+}
+
 /// The names that a node reads, those of graphs within it too.
-pub(super) fn reads(node: &NodeProto) -> BTreeSet<&str> {
+fn reads(node: &NodeProto) -> BTreeSet<&str> {
     fn free<'a>(graph: &'a GraphProto, found: &mut BTreeSet<&'a str>) {
         let mut inner = BTreeSet::new();
         graph.node.iter().for_each(|node| inner.extend(reads(node)));
@@ -121,14 +136,7 @@ pub(super) fn reads(node: &NodeProto) -> BTreeSet<&str> {
         found.extend(inner.into_iter().filter(|name| !own.contains(name)));
     }
     let mut found: BTreeSet<&str> = node.input.iter().map(String::as_str).collect();
-    for attribute in &node.attribute {
-        attribute
-            .g
-            .as_deref()
-            .into_iter()
-            .chain(&attribute.graphs)
-            .for_each(|g| free(g, &mut found));
-    }
+    Node { proto: node, opset: 0 }.graphs().for_each(|graph| free(graph, &mut found));
     found.remove("");
     found
 }

@@ -2,17 +2,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 
 use super::proto::TensorProto;
 use crate::error::{At, Error, Result};
+use crate::import::folder::Folder;
 use crate::import::map::FileBytes;
 
 /// The files of a model's folder that its tensors name.
 pub(super) struct External {
-    /// Without symbolic links; `None` where there is no folder.
-    folder: Option<PathBuf>,
+    /// `None` where there is no folder.
+    folder: Option<Folder>,
     files: RefCell<BTreeMap<String, Rc<FileBytes>>>,
     /// Bytes that tensors have read.
     read: Cell<usize>,
@@ -23,10 +24,8 @@ const READS: usize = 4;
 
 impl External {
     /// Of the folder that the model file lies in.
-    pub fn beside(model: &Path) -> Result<External> {
-        let parent = model.parent().filter(|p| !p.as_os_str().is_empty());
-        let folder = parent.unwrap_or(Path::new(".")).canonicalize()?;
-        Ok(External { folder: Some(folder), files: RefCell::default(), read: Cell::new(0) })
+    pub fn in_folder(folder: Folder) -> External {
+        External { folder: Some(folder), files: RefCell::default(), read: Cell::new(0) }
     }
 
     /// Without any file.
@@ -38,7 +37,7 @@ impl External {
     /// The bytes of a tensor.
     ///
     /// # Errors
-    /// A path that leaves the folder, a file that cannot be read, a range outside of it.
+    /// A path that leaves the folder, a file that has other names or cannot be read, a range outside of it.
     pub fn read(&self, tensor: &TensorProto) -> Result<Vec<u8>> {
         let entry = |key: &str| tensor.external_data.iter().find(|e| e.key == key);
         let location =
@@ -75,20 +74,30 @@ impl External {
         }
         let folder = self.folder.as_ref();
         let folder = folder.ok_or_else(|| Error::format("there is no folder to look in"))?;
-        let within = Path::new(location);
-        let plain = |c: Component<'_>| matches!(c, Component::Normal(_) | Component::CurDir);
-        if location.is_empty() || location.contains('\\') || !within.components().all(plain) {
+        if location.is_empty() || location.contains('\\') {
             return Err(Error::format("the path leaves the model's folder"));
         }
-        // Where links lead is known only when they are followed.
-        let path = folder.join(within).canonicalize()?;
-        if !path.starts_with(folder) {
-            return Err(Error::format("the path leaves the model's folder"));
+        let path = folder.file(location)?;
+        if names(&path)? > 1 {
+            let message =
+                "it is a hard link, which may be of a file outside of the model's folder: copy it";
+            return Err(Error::format(message));
         }
         let file = Rc::new(FileBytes::open(&path)?);
         self.files.borrow_mut().insert(location.to_owned(), file.clone());
         Ok(file)
     }
+}
+
+/// How many names a file has in its file system, where that is told.
+#[cfg(unix)]
+fn names(path: &Path) -> Result<u64> {
+    Ok(std::os::unix::fs::MetadataExt::nlink(&std::fs::metadata(path)?))
+}
+
+#[cfg(not(unix))]
+fn names(_: &Path) -> Result<u64> {
+    Ok(1)
 }
 
 #[cfg(test)]
@@ -113,7 +122,7 @@ mod tests {
         std::fs::create_dir_all(folder.join("data")).unwrap();
         std::fs::write(place.join("secret"), [7; 8]).unwrap();
         std::fs::write(folder.join("data/weights"), [1, 2, 3, 4]).unwrap();
-        let external = External::beside(&folder.join("model.onnx")).unwrap();
+        let external = External::in_folder(Folder::open(&folder).unwrap());
         let whole = tensor("data/weights", "0", "4");
         assert!((0..4).all(|_| external.read(&whole).is_ok()));
         let error = external.read(&whole).unwrap_err().to_string();
@@ -140,6 +149,9 @@ mod tests {
                 assert!(error.contains("leaves the model's folder"), "{error}");
             }
             assert!(external.read(&tensor("inside/weights", "0", "1")).is_ok());
+            std::fs::hard_link(place.join("secret"), folder.join("hard")).unwrap();
+            let error = external.read(&tensor("hard", "0", "1")).unwrap_err().to_string();
+            assert!(error.contains("\"hard\": it is a hard link"), "{error}");
         }
         std::fs::remove_dir_all(place).unwrap();
     }

@@ -1,34 +1,68 @@
 //! What is computed of constants when a model is compiled. Integers are 32 bits wide in a plan and 64 in a model:
 //! what does not fit is not computed here.
 
+use limbeck_graph::macs;
 use limbeck_kernels::{Elements, ElementsMut, TensorArg, TensorOut, reference};
 use limbeck_plan::{Binary, DType, Dim, Fact, Map, MapStep, Op, Reduction};
 
 use super::constant::{Constant, Data, elements};
+use super::importer::refused;
 use crate::error::{Error, Result};
 
 /// Elements of all constants that are computed.
-pub(super) const MAX_FOLDED: usize = 1 << 27;
+const MAX_FOLDED: usize = 1 << 27;
+/// Multiply-adds of all of them, but for a few of each element.
+const MAX_WORK: u64 = 1 << 27;
+/// Multiply-adds of an element that are not counted.
+const FEW: u64 = 16;
 
-/// The result of an op on constants; `None` where it is not an op on tensors, or has more than `most`
-/// elements.
+/// What may be computed still.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Left {
+    elements: usize,
+    work: u64,
+}
+
+impl Left {
+    pub fn all() -> Left {
+        Left { elements: MAX_FOLDED, work: MAX_WORK }
+    }
+
+    /// Takes what a result needs, if it is there.
+    fn take(&mut self, elements: usize, work: u64) -> bool {
+        let left = self.elements.checked_sub(elements).zip(self.work.checked_sub(work));
+        left.map(|(elements, work)| *self = Left { elements, work }).is_some()
+    }
+}
+
+/// Multiply-adds of an op that count.
+fn work(op: &Op, inputs: &[Fact], result: &Fact) -> u64 {
+    let given: Vec<&Fact> = inputs.iter().collect();
+    let all = macs(op, &given, result).as_const().unwrap_or(u64::MAX);
+    let size = |fact: &Fact| fact.shape.iter().cloned().fold(Dim::Const(1), Dim::times).as_const();
+    let elements = given.into_iter().chain([result]).filter_map(size).fold(0, u64::saturating_add);
+    if all > elements.saturating_mul(FEW) { all } else { 0 }
+}
+
+/// The result of an op on constants; `None` where it is not an op on tensors, or takes more than is left.
 ///
 /// # Errors
 /// Operands that do not fit; integers beyond 32 bits where the op does more than move them.
-pub(super) fn fold(op: &Op, inputs: &[&Constant], most: usize) -> Result<Option<Constant>> {
+pub(super) fn fold(op: &Op, inputs: &[&Constant], left: &mut Left) -> Result<Option<Constant>> {
     let fact = |c: &&Constant| {
         let dtype = if c.is_float() { DType::F32 } else { DType::I32 };
         Fact::new(dtype, c.shape.iter().map(|n| Dim::from(*n)).collect())
     };
     let facts: Vec<Fact> = inputs.iter().map(fact).collect();
-    let result = op.infer(&facts).map_err(Error::mismatch)?;
+    let result = op.infer(&facts).map_err(|message| refused(op, facts.clone(), &message))?;
     let Some(result) = result.first() else { return Ok(None) };
     let shape: Option<Vec<usize>> = result.shape.iter().map(size).collect();
     let Some(shape) = shape else { return Ok(None) };
     let count = elements(&shape)?;
     // What a call would compute is computed once, but no model grows by it without bound.
     let given = inputs.iter().map(|c| c.len()).sum::<usize>();
-    if count > most || count > 1 << 16 && count / 64 > given {
+    let large = count > 1 << 16 && count / 64 > given;
+    if large || !left.take(count, work(op, &facts, result)) {
         return Ok(None);
     }
     if !inputs.iter().all(|c| is_narrow(c)) {
@@ -187,7 +221,7 @@ mod tests {
     }
 
     fn folded(op: &Op, inputs: &[&Constant]) -> Result<Vec<i64>> {
-        let found = fold(op, inputs, MAX_FOLDED)?.expect("a constant");
+        let found = fold(op, inputs, &mut Left::all())?.expect("a constant");
         found.as_integers().map(<[i64]>::to_vec)
     }
 

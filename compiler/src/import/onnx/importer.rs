@@ -5,18 +5,20 @@
 //! order, images keep their channels last from one convolution to the next, and what needs another
 //! order asks for it.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use limbeck_graph::{Graph, TensorExpr, ValueId};
 use limbeck_plan::{
-    Binary, DType, Dim, Fact, Map, MapStep, Op, Reshape, Sizes as SizesOp, Transpose, Unary,
+    Binary, DType, Dim, Fact, InputRole, Map, MapStep, Op, Reshape, Sizes as SizesOp, Transpose,
+    Unary,
 };
 
 use super::constant::{Constant, Data};
 use super::cut::{Found, Known};
 use super::external::External;
-use super::fold::{MAX_FOLDED, fold};
+use super::fold::{Left, fold};
 use super::proto::NodeProto;
 use super::sizes::{Size, Sizes};
 use crate::error::{Error, Result};
@@ -43,14 +45,28 @@ pub(super) enum Operand {
     Value(ValueId),
 }
 
+/// Why an op does not take operands: where it took floats of their sizes, a form of integers is missing.
+pub(super) fn refused(op: &Op, mut facts: Vec<Fact>, message: &str) -> Error {
+    let integers = facts.iter().all(|fact| fact.dtype == DType::I32);
+    facts.iter_mut().for_each(|fact| fact.dtype = DType::F32);
+    match integers && op.infer(&facts).is_ok() {
+        true => Error::unsupported(format!("of integers: {message}")),
+        false => Error::mismatch(message),
+    }
+}
+
 /// Axes in the model's order.
 pub(super) fn plain(rank: usize) -> Vec<usize> {
     (0..rank).collect()
 }
 
+/// By the names of initialisers, their elements as segments have them.
+pub(super) type Elements = HashMap<String, Arc<[u8]>>;
+
 pub(super) struct Importer<'a> {
     pub graph: Graph,
     pub external: &'a External,
+    pub elements: &'a RefCell<Elements>,
     /// Names of graphs within graphs, the innermost last.
     pub scopes: Vec<HashMap<String, Item>>,
     /// Of the node at hand.
@@ -65,22 +81,23 @@ pub(super) struct Importer<'a> {
     pub unread: HashMap<String, String>,
     /// Weights by the constants that they hold and their shapes.
     weights: HashMap<(usize, Vec<usize>), (Constant, ValueId)>,
-    /// Elements of all that was computed.
-    folded: usize,
+    /// What may be computed of constants still.
+    left: Left,
 }
 
 impl<'a> Importer<'a> {
-    pub fn new(external: &'a External) -> Importer<'a> {
+    pub fn new(external: &'a External, elements: &'a RefCell<Elements>) -> Importer<'a> {
         Importer {
             graph: Graph::new(),
             external,
+            elements,
             scopes: vec![HashMap::new()],
             node: String::new(),
             readers: HashMap::new(),
             producers: HashMap::new(),
             done: HashSet::new(),
             unread: HashMap::new(),
-            folded: 0,
+            left: Left::all(),
             weights: HashMap::new(),
         }
     }
@@ -187,8 +204,23 @@ impl<'a> Importer<'a> {
     }
 
     fn emit(&mut self, op: Op, inputs: &[ValueId]) -> Result<ValueId> {
-        let found = self.graph.node(&self.node, op, inputs);
-        found.map_err(|e| Error::mismatch(e.message()))
+        let inputs = &self.computed(&op, inputs)?;
+        let facts = inputs.iter().map(|id| self.graph.value(*id).fact.clone()).collect();
+        let found = self.graph.node(&self.node, op.clone(), inputs);
+        found.map_err(|e| refused(&op, facts, e.message()))
+    }
+
+    /// Operands of an op: copies of weights where it takes what is computed alone.
+    fn computed(&mut self, op: &Op, inputs: &[ValueId]) -> Result<Vec<ValueId>> {
+        let roles = op.input_roles();
+        let each = inputs.iter().enumerate().map(|(at, id)| {
+            let computed = roles.get(at) == Some(&InputRole::Activation);
+            if !computed || self.graph.weight_expr(*id).is_none() {
+                return Ok(*id);
+            }
+            self.emit(Op::Map(Map { inputs: 1, steps: vec![MapStep::Input(0)] }), &[*id])
+        });
+        each.collect()
     }
 
     fn sizes_value(&mut self, sizes: &Sizes) -> Result<ValueId> {
@@ -318,9 +350,8 @@ impl<'a> Importer<'a> {
             })
             .collect();
         if let Some(constants) = constants.filter(|c| !c.is_empty())
-            && let Some(found) = fold(&op, &constants, MAX_FOLDED - self.folded)?
+            && let Some(found) = fold(&op, &constants, &mut self.left)?
         {
-            self.folded += found.len();
             // It was computed as it would be stored; constants have the model's order.
             let mut back = vec![0; order.len()];
             order.iter().enumerate().for_each(|(k, axis)| back[*axis] = k);

@@ -20,7 +20,6 @@ mod source;
 mod types;
 mod walk;
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -31,6 +30,7 @@ use prost::Message;
 use serde_json::{Value, json};
 
 use super::checkpoint::{Checkpoint, TextFiles};
+use super::folder::Folder;
 use super::map::FileBytes;
 use super::sampler;
 use super::tensor::Tensor;
@@ -77,13 +77,12 @@ impl OnnxModel {
     /// them, with their nodes), a node that does not fit its inputs.
     pub fn open(path: &Path, choices: &OnnxChoices) -> Result<OnnxModel> {
         let bytes = FileBytes::open(path).at(path.display())?;
-        let external = External::beside(path).at(path.display())?;
+        let folder = Folder::open(path.parent().unwrap_or(Path::new("")))?;
         let student = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into());
+        let beside = sampler::in_folder(&folder, &student)?;
+        let external = External::in_folder(folder);
         let mut model = OnnxModel::read(&bytes, &external, student, choices).at(path.display())?;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        if let Some(beside) = sampler::in_folder(folder, &model.student)? {
-            model.sampler = Some(beside);
-        }
+        model.sampler = beside.or(model.sampler);
         Ok(model)
     }
 
@@ -96,12 +95,18 @@ impl OnnxModel {
         if bytes.is_empty() {
             return Err(Error::format("it is empty"));
         }
-        let model = ModelProto::decode(bytes)
+        let mut model = ModelProto::decode(bytes)
             .map_err(|e| Error::format(format!("not an ONNX model: {e}")))?;
+        if let Some(graph) = &mut model.graph {
+            names::check_given_once(graph)?;
+            // A model that passes as a whole passes as it is.
+            if choices.prefer != Prefer::Onnx {
+                cut::drop_unused(graph);
+            }
+        }
         let opset = opset(&model, choices.prefer)?;
         let graph = model.graph.as_ref().ok_or_else(|| Error::format("it has no graph"))?;
-        let (fixed, known) = (&choices.fixed, RefCell::default());
-        let source = Source { model: &model, graph, external, opset, fixed, known };
+        let source = Source::new(&model, graph, external, opset, &choices.fixed);
         let Imported { graph, parts, mut notes, .. } = if choices.prefer == Prefer::Onnx {
             source.whole()?
         } else {

@@ -61,10 +61,7 @@ fn collect<'a>(graph: &'a GraphProto, all: &mut HashSet<&'a str>) {
     all.extend(graph.initializer.iter().map(|tensor| tensor.name.as_str()));
     for node in &graph.node {
         all.extend(node.input.iter().chain(&node.output).map(String::as_str));
-        for attribute in &node.attribute {
-            let graphs = attribute.g.as_deref().into_iter().chain(&attribute.graphs);
-            graphs.for_each(|graph| collect(graph, all));
-        }
+        Node { proto: node, opset: 0 }.graphs().for_each(|graph| collect(graph, all));
     }
 }
 

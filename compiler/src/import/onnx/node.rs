@@ -90,6 +90,6 @@ impl<'a> Node<'a> {
 
     /// Graphs within.
     pub fn graphs(&self) -> impl Iterator<Item = &'a GraphProto> {
-        self.proto.attribute.iter().filter_map(|a| a.g.as_deref())
+        self.proto.attribute.iter().flat_map(|a| a.g.as_deref().into_iter().chain(&a.graphs))
     }
 }

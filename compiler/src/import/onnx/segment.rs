@@ -1,16 +1,18 @@
 //! Nodes for ONNX Runtime: they stay as they are, in a model of their own within the plan.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use half::{bf16, f16};
 use limbeck_plan::{DType, Dim, Fact, Onnx};
 
 use super::constant::{Constant, Data};
-use super::cut::{Cut, reads};
+use super::cut::Cut;
 use super::importer::{Importer, Item, Laid, plain};
 use super::node::Node;
 use super::proto::{
-    DimensionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, dtype,
+    DimensionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto,
+    dtype,
 };
 use super::types;
 use crate::error::{At, Error, Result};
@@ -30,26 +32,28 @@ impl<'a> Importer<'a> {
         self.node = Node { proto: nodes[0], opset: 0 }.name().to_owned();
         let mut graph = GraphProto { name: "segment".into(), ..GraphProto::default() };
         let (mut inputs, mut facts) = (Vec::new(), Vec::new());
-        let read: BTreeSet<&str> = nodes.iter().flat_map(|node| reads(node)).collect();
+        let mut data = HashMap::new();
+        let read: BTreeSet<&str> =
+            group.iter().flat_map(|at| &cut.tables.reads[*at]).copied().collect();
         for name in read.into_iter().filter(|name| !written.contains(name)) {
             let place = || format!("{name:?}, which a segment reads");
-            let inside = cut.names.of_value(name);
-            if let Some(tensor) = cut.initialisers.get(name) {
-                let tensor = self.raw(tensor).at(place())?;
-                graph.initializer.push(TensorProto { name: inside, ..tensor });
+            let inside = cut.tables.names.of_value(name);
+            if let Some(tensor) = cut.tables.initialisers.get(name) {
+                data.extend(self.initialiser(tensor, inside, &mut graph).at(place())?);
                 continue;
             }
             let item = self.find(name).cloned();
             let item =
                 item.ok_or_else(|| Error::format("nothing before it gives it")).at(place())?;
             if let Item::Constant(constant) = &item {
-                let tensor = stored(&inside, constant, cut.types.find(name)).at(place())?;
+                let tensor = stored(&inside, constant, cut.tables.types.find(name)).at(place())?;
                 graph.initializer.push(tensor);
                 continue;
             }
             let value = self.plain_value(&item).at(place())?;
             let fact = self.graph.value(value).fact.clone();
-            given(&mut graph, (inputs.len(), &inside), &fact, cut.types.find(name)).at(place())?;
+            given(&mut graph, (inputs.len(), &inside), &fact, cut.tables.types.find(name))
+                .at(place())?;
             inputs.push(value);
             facts.push(fact);
         }
@@ -58,9 +62,10 @@ impl<'a> Importer<'a> {
                 || format!("a graph within node {:?}", Node { proto: node, opset: 0 }.name());
             let mut node = node.clone();
             self.inline(&mut node).at(place())?;
-            cut.names.rename(&mut node);
+            cut.tables.names.rename(&mut node);
             graph.node.push(node);
         }
+        graph.value_info = declared(cut, &graph);
         let outputs = self.outputs(cut, group, &mut graph)?;
         let reasons = cut.reasons(group);
         let names: Vec<String> = outputs.iter().map(|(name, _)| name.clone()).collect();
@@ -72,10 +77,52 @@ impl<'a> Importer<'a> {
             let rank = self.graph.value(value).fact.shape.len();
             self.set(name, Item::Value(Laid { value, order: plain(rank) }));
         }
-        let model =
-            ModelProto { graph: Some(graph), metadata_props: Vec::new(), ..cut.model.clone() };
-        cut.parts.push(Part { model, reasons });
+        let ModelProto {
+            ir_version, producer_name, producer_version, opset_import, functions, ..
+        } = cut.model;
+        let model = ModelProto {
+            ir_version: *ir_version,
+            producer_name: producer_name.clone(),
+            producer_version: producer_version.clone(),
+            graph: Some(graph),
+            opset_import: opset_import.clone(),
+            metadata_props: Vec::new(),
+            functions: functions.clone(),
+        };
+        cut.parts.push(Part { model, data, reasons });
         Ok(())
+    }
+
+    /// Gives a segment an initialiser. Its elements, where they are bytes, are those of all segments that have it.
+    fn initialiser(
+        &mut self,
+        tensor: &'a TensorProto,
+        name: String,
+        graph: &mut GraphProto,
+    ) -> Result<Option<(String, Arc<[u8]>)>> {
+        let TensorProto { dims, data_type, raw_data, .. } = tensor;
+        let (dims, data_type) = (dims.clone(), *data_type);
+        let is_raw = tensor.data_location == 1 || !raw_data.is_empty() || data_type == dtype::FLOAT;
+        if !is_raw {
+            graph.initializer.push(TensorProto { name, ..tensor.clone() });
+            return Ok(None);
+        }
+        graph.initializer.push(TensorProto {
+            name: name.clone(),
+            dims,
+            data_type,
+            ..TensorProto::default()
+        });
+        let known = self.elements.borrow().get(&tensor.name).cloned();
+        let elements = match known {
+            Some(elements) => elements,
+            None => {
+                let elements: Arc<[u8]> = self.bytes(tensor)?.into();
+                self.elements.borrow_mut().insert(tensor.name.clone(), elements.clone());
+                elements
+            }
+        };
+        Ok(Some((name, elements)))
     }
 
     /// What a segment gives: values that others read, with what is known of their sizes.
@@ -85,18 +132,18 @@ impl<'a> Importer<'a> {
         group: &[usize],
         graph: &mut GraphProto,
     ) -> Result<Vec<(String, Fact)>> {
-        let is_output = |name: &str| cut.outputs.contains(name);
+        let is_output = |name: &str| cut.tables.outputs.contains(name);
         let inside: HashSet<usize> = group.iter().copied().collect();
         let mut found = Vec::new();
         let mut tainted = Vec::new();
         for name in group.iter().flat_map(|at| &cut.graph.node[*at].output) {
-            let readers = cut.readers.get(name.as_str()).map_or(&[][..], Vec::as_slice);
+            let readers = cut.tables.readers.get(name.as_str()).map_or(&[][..], Vec::as_slice);
             let outside = || readers.iter().copied().filter(|at| !inside.contains(at));
             if name.is_empty() || outside().next().is_none() && !is_output(name) {
                 continue;
             }
             let native: Vec<usize> = outside().filter(|at| !cut.chosen.contains_key(at)).collect();
-            let of = cut.types.find(name);
+            let of = cut.tables.types.find(name);
             let Some(fact) = self.given_by(cut, name) else {
                 if native.is_empty() && is_output(name) {
                     let message = format!("the output {name:?} is not of numbers");
@@ -109,7 +156,7 @@ impl<'a> Importer<'a> {
                 tainted.extend(native);
                 continue;
             }
-            given_out(graph, (found.len(), &cut.names.of_value(name)), &fact, of);
+            given_out(graph, (found.len(), &cut.tables.names.of_value(name)), &fact, of);
             found.push((name.clone(), fact));
         }
         if tainted.is_empty() {
@@ -128,7 +175,7 @@ impl<'a> Importer<'a> {
             }
             for name in cut.graph.node[at].output.iter().filter(|name| !name.is_empty()) {
                 if !self.given_by(cut, name).is_some_and(|fact| self.is_bound(&fact)) {
-                    nodes.extend(cut.readers.get(name.as_str()).into_iter().flatten());
+                    nodes.extend(cut.tables.readers.get(name.as_str()).into_iter().flatten());
                 }
             }
         }
@@ -136,7 +183,8 @@ impl<'a> Importer<'a> {
 
     /// What is known of a value that a segment gives; `None` where it is not of numbers.
     fn given_by(&self, cut: &Cut<'_>, name: &str) -> Option<Fact> {
-        let dtype = if types::is_float(cut.types.find(name))? { DType::F32 } else { DType::I32 };
+        let dtype =
+            if types::is_float(cut.tables.types.find(name))? { DType::F32 } else { DType::I32 };
         Some(Fact::new(dtype, self.sizes_of(cut, name)))
     }
 
@@ -179,38 +227,52 @@ impl<'a> Importer<'a> {
         sizes.any(|dim| *dim == Dim::symbol(symbol))
     }
 
-    /// A tensor with its elements as bytes.
-    fn raw(&self, tensor: &TensorProto) -> Result<TensorProto> {
-        let mut tensor = tensor.clone();
+    /// The elements of a tensor that has them as bytes, as floats or in a file.
+    fn bytes(&self, tensor: &TensorProto) -> Result<Vec<u8>> {
         if tensor.data_location == 1 {
-            tensor.raw_data = self.external.read(&tensor)?;
+            return self.external.read(tensor);
+        }
+        Ok(match tensor.raw_data.is_empty() {
+            true => tensor.float_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            false => tensor.raw_data.clone(),
+        })
+    }
+
+    /// Puts the elements of a tensor in a file into the tensor.
+    fn bring_in(&self, tensor: &mut TensorProto) -> Result<()> {
+        if tensor.data_location == 1 {
+            tensor.raw_data = self.bytes(tensor)?;
             tensor.data_location = 0;
             tensor.external_data.clear();
         }
-        if tensor.raw_data.is_empty() && tensor.data_type == dtype::FLOAT {
-            let floats = std::mem::take(&mut tensor.float_data);
-            tensor.raw_data = floats.iter().flat_map(|v| v.to_le_bytes()).collect();
-        }
-        Ok(tensor)
+        Ok(())
     }
 
     /// Reads the data of tensors within a node: a plan's models name no files of their own.
     fn inline(&self, node: &mut NodeProto) -> Result<()> {
         for attribute in &mut node.attribute {
-            for tensor in attribute.t.as_deref_mut().into_iter().chain(&mut attribute.tensors) {
-                if tensor.data_location == 1 {
-                    *tensor = self.raw(tensor)?;
-                }
-            }
+            let mut tensors = attribute.t.as_deref_mut().into_iter().chain(&mut attribute.tensors);
+            tensors.try_for_each(|tensor| self.bring_in(tensor))?;
             for graph in attribute.g.as_deref_mut().into_iter().chain(&mut attribute.graphs) {
-                for tensor in graph.initializer.iter_mut().filter(|t| t.data_location == 1) {
-                    *tensor = self.raw(tensor)?;
-                }
+                graph.initializer.iter_mut().try_for_each(|tensor| self.bring_in(tensor))?;
                 graph.node.iter_mut().try_for_each(|node| self.inline(node))?;
             }
         }
         Ok(())
     }
+}
+
+/// What a model says of the values within a segment: ONNX Runtime optimises by it.
+fn declared(cut: &Cut<'_>, graph: &GraphProto) -> Vec<ValueInfoProto> {
+    let written: HashSet<&str> =
+        graph.node.iter().flat_map(|node| &node.output).map(String::as_str).collect();
+    let of = cut.graph;
+    let all = of.value_info.iter().chain(&of.input).chain(&of.output);
+    let mut seen = HashSet::new();
+    all.filter(|info| info.r#type.as_ref().is_some_and(|of| *of != TypeProto::default()))
+        .map(|info| ValueInfoProto { name: cut.tables.names.of_value(&info.name), ..info.clone() })
+        .filter(|info| written.contains(info.name.as_str()) && seen.insert(info.name.clone()))
+        .collect()
 }
 
 /// An input of a segment: a value of the plan as the type that the model has.

@@ -37,6 +37,14 @@ impl Size {
         }
     }
 
+    /// The expression, where it is one.
+    pub fn as_dim(&self) -> Option<&Dim> {
+        match self {
+            Size::Known(_) => None,
+            Size::Dim(dim) => Some(dim),
+        }
+    }
+
     pub fn plus(&self, other: &Size) -> Option<Size> {
         Some(match (self, other) {
             (Size::Known(a), Size::Known(b)) => Size::Known(a.checked_add(*b)?),
@@ -69,6 +77,12 @@ impl Size {
             (Size::Known(a), Size::Known(b)) => Size::Known(a.checked_div(*b)?),
             (a, b) => Size::from(&a.dim()?.over(b.dim()?)),
         })
+    }
+
+    /// Of known numbers, the exponent not negative.
+    pub fn power(&self, other: &Size) -> Option<Size> {
+        let exponent = u32::try_from(other.known()?).ok()?;
+        Some(Size::Known(self.known()?.checked_pow(exponent)?))
     }
 
     fn known(&self) -> Option<i64> {

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use limbeck_plan::{DType, Dim, Map, MapStep, Op, Symbol};
 
 use super::constant::Constant;
-use super::cut::{Chosen, Cut, Known};
+use super::cut::{Chosen, Cut, Known, Tables};
 use super::external::External;
-use super::importer::{Importer, Item, Laid, plain};
+use super::importer::{Elements, Importer, Item, Laid, plain};
 use super::proto::{DimensionProto, GraphProto, ModelProto, ValueInfoProto, dtype};
-use super::{OPSETS, names, types};
+use super::{OPSETS, types};
 use crate::error::{At, Error, Result};
 use crate::segments::Part;
 
@@ -32,13 +32,15 @@ impl From<Error> for Failed {
 
 /// A model to import.
 pub(super) struct Source<'a> {
-    pub model: &'a ModelProto,
-    pub graph: &'a GraphProto,
-    pub external: &'a External,
-    pub opset: i64,
-    pub fixed: &'a BTreeMap<String, f64>,
+    model: &'a ModelProto,
+    graph: &'a GraphProto,
+    external: &'a External,
+    opset: i64,
+    fixed: &'a BTreeMap<String, f64>,
+    tables: Tables<'a>,
     /// Its initialisers, which one import leaves to the next.
-    pub known: RefCell<Option<Initialised>>,
+    initialised: RefCell<Option<Initialised>>,
+    elements: RefCell<Elements>,
 }
 
 /// Initialisers by their names, and why some of them are not read.
@@ -52,7 +54,20 @@ pub(super) struct Imported {
     known: Known,
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    /// Of a model's outermost graph; `fixed` has values of inputs and sizes.
+    pub fn new(
+        model: &'a ModelProto,
+        graph: &'a GraphProto,
+        external: &'a External,
+        opset: i64,
+        fixed: &'a BTreeMap<String, f64>,
+    ) -> Source<'a> {
+        let (initialised, elements) = (RefCell::default(), RefCell::default());
+        let tables = Tables::of(graph);
+        Source { model, graph, external, opset, fixed, tables, initialised, elements }
+    }
+
     /// Imports it with these nodes in segments, with those too that turn out to have no native form, and with those
     /// that are asked for.
     pub fn import(&self, chosen: Chosen, mut asked: Chosen) -> Result<Imported> {
@@ -123,15 +138,14 @@ fn import(
         return Err(Error::unsupported("sparse initialisers").into());
     }
     external.restart();
-    let mut importer = Importer::new(external);
-    let before = source.known.borrow().clone();
+    let mut importer = Importer::new(external, &source.elements);
+    let before = source.initialised.borrow().clone();
     if let Some((values, unread)) = before {
         (importer.scopes, importer.unread) = (vec![values], unread);
     } else {
-        names::check_given_once(proto)?;
         importer.initialise(proto)?;
         let values = importer.scopes.first().cloned().unwrap_or_default();
-        *source.known.borrow_mut() = Some((values, importer.unread.clone()));
+        *source.initialised.borrow_mut() = Some((values, importer.unread.clone()));
     }
     let mut unused: BTreeSet<&str> = fixed.keys().map(String::as_str).collect();
     for (at, info) in proto.input.iter().enumerate() {
@@ -146,12 +160,15 @@ fn import(
     if let Some(name) = unused.first() {
         return Err(Error::missing(format!("there is no input and no size {name:?} to fix")).into());
     }
-    let mut cut = Cut::new(model, proto, chosen, known);
+    let (parts, remedy) = (Vec::new(), Chosen::new());
+    let tables = &source.tables;
+    let mut cut = Cut { model, graph: proto, tables, chosen, known, parts, remedy };
     if let Err(error) = importer.run_cut(&mut cut, apart, opset) {
         return Err(Failed { error, remedy: cut.remedy });
     }
-    let mut taken = BTreeSet::new();
-    for info in &proto.output {
+    let (mut taken, mut named) = (BTreeSet::new(), BTreeSet::new());
+    // One that is listed again is given once.
+    for info in proto.output.iter().filter(|info| named.insert(&info.name)) {
         let place = format!("output {:?}", info.name);
         let item = importer.find(&info.name).cloned();
         let item = item.ok_or_else(|| Error::format("nothing gives it")).at(&place)?;

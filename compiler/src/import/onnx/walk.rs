@@ -1,18 +1,21 @@
 //! The nodes of a graph, imported one after the other, and what is known of their surroundings.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use limbeck_plan::Dim;
 
 use super::constant::Constant;
-use super::cut::{Chosen, Cut, reads};
+use super::cut::{Chosen, Cut};
 use super::importer::{Importer, Item};
 use super::node::Node;
 use super::ops::{self, Call};
 use super::proto::{GraphProto, NodeProto};
-use super::sizes::Sizes;
+use super::sizes::{Size, Sizes};
 use super::{MAX_DEPTH, names, norm};
 use crate::error::{At, Error, ErrorKind, Result};
+
+/// Constants and symbols of a size.
+const MAX_TERMS: usize = 64;
 
 impl<'a> Importer<'a> {
     /// The constants of a graph. Those of types that are not read are missed by the nodes that read them.
@@ -36,26 +39,39 @@ impl<'a> Importer<'a> {
     pub(super) fn run_cut(&mut self, cut: &mut Cut<'a>, apart: &Chosen, opset: i64) -> Result<()> {
         (self.readers, self.producers) = (readers(cut.graph), producers(cut.graph));
         for at in cut.chosen.keys().chain(apart.keys()) {
-            let node = &cut.graph.node[*at];
-            let around = reads(node).into_iter().chain(node.output.iter().map(String::as_str));
+            let (node, reads) = (&cut.graph.node[*at], &cut.tables.reads[*at]);
+            let around = reads.iter().copied().chain(node.output.iter().map(String::as_str));
             self.readers.extend(around.map(|name| (name, None)));
         }
         let native = |at: &usize| !cut.chosen.contains_key(at);
         let nodes = (0..cut.graph.node.len()).filter(native).map(|at| &cut.graph.node[at]);
         self.constants(nodes, opset);
+        let (graph, tables) = (cut.graph, cut.tables);
+        let (mut first, mut lost) = (None, HashSet::new());
         for (is_segment, group) in cut.groups() {
-            let [first, ..] = group[..] else { continue };
-            let node = Node { proto: &cut.graph.node[first], opset };
+            let [at, ..] = group[..] else { continue };
+            let given = group.iter().flat_map(|at| &graph.node[*at].output).map(String::as_str);
+            let given = given.filter(|name| !name.is_empty());
+            if group.iter().flat_map(|at| &tables.reads[*at]).any(|name| lost.contains(name)) {
+                lost.extend(given);
+                continue;
+            }
+            let (node, remedies) = (Node { proto: &graph.node[at], opset }, cut.remedy.len());
             let imported =
                 if is_segment { self.segment(cut, &group) } else { self.import_node(&node) };
-            if let Err(error) = imported {
-                if !is_segment && error.kind() == ErrorKind::Unsupported {
-                    cut.remedy.insert(first, format!("no native form: {error}"));
-                }
-                return Err(error.at(format!("node {:?} ({})", node.name(), node.operator())));
+            let Err(error) = imported else { continue };
+            if !is_segment && error.kind() == ErrorKind::Unsupported {
+                cut.remedy.insert(at, format!("no native form: {error}"));
             }
+            let error = error.at(format!("node {:?} ({})", node.name(), node.operator()));
+            if cut.remedy.len() == remedies {
+                return Err(error);
+            }
+            // Nodes that do not read what it would have given may have no native form either.
+            lost.extend(given);
+            first = first.or(Some(error));
         }
-        Ok(())
+        first.map_or(Ok(()), Err)
     }
 
     /// Imports the constants among nodes, so that what looks ahead of a node finds them. Those that cannot be
@@ -73,13 +89,13 @@ impl<'a> Importer<'a> {
         let outside = std::mem::replace(&mut self.readers, readers(proto));
         let producers = std::mem::replace(&mut self.producers, producers(proto));
         self.constants(proto.node.iter(), opset);
-        for node in &proto.node {
+        let imported = proto.node.iter().try_for_each(|node| {
             let node = Node { proto: node, opset };
             let place = || format!("node {:?} ({})", node.name(), node.operator());
-            self.import_node(&node).map_err(|e| e.at(place()))?;
-        }
+            self.import_node(&node).map_err(|e| e.at(place()))
+        });
         (self.readers, self.producers) = (outside, producers);
-        Ok(())
+        imported
     }
 
     fn import_node(&mut self, node: &Node<'a>) -> Result<()> {
@@ -118,7 +134,7 @@ impl<'a> Importer<'a> {
                 Item::Sizes(sizes) => sizes.known().map_or(Item::Sizes(sizes), Item::Constant),
                 item => item,
             };
-            self.check_depth(&item)?;
+            self.check_sizes(&item)?;
             if !name.is_empty() {
                 self.set(name, item);
             }
@@ -126,15 +142,28 @@ impl<'a> Importer<'a> {
         Ok(())
     }
 
-    /// Refuses sizes that nest as deep as no plan's may; what is computed with them nests deeper still.
-    pub(super) fn check_depth(&self, item: &Item) -> Result<()> {
-        let deep = |dim: &Dim| dim.depth() > Dim::MAX_DEPTH / 2;
+    /// Refuses sizes that nest as deep as no plan's may, or are longer; what is computed with them grows
+    /// further. Those that no call can have are refused too.
+    pub(super) fn check_sizes(&self, item: &Item) -> Result<()> {
+        let involved = |dim: &Dim| !dim.is_within(MAX_TERMS) || dim.depth() > Dim::MAX_DEPTH / 2;
         let found = match item {
             Item::Constant(_) => false,
-            Item::Sizes(sizes) => sizes.values.iter().filter_map(|s| s.dim()).any(|d| deep(&d)),
-            Item::Value(laid) => self.graph.value(laid.value).fact.shape.iter().any(deep),
+            Item::Sizes(sizes) => sizes.values.iter().filter_map(Size::as_dim).any(involved),
+            Item::Value(laid) => self.graph.value(laid.value).fact.shape.iter().any(involved),
         };
-        if found { Err(Error::unsupported("its sizes are too involved")) } else { Ok(()) }
+        if found {
+            return Err(Error::unsupported("its sizes are too involved"));
+        }
+        let shape = self.shape(item);
+        let known = |dim: &&Dim| {
+            let mut symbols = Vec::new();
+            dim.symbols(&mut symbols);
+            symbols.is_empty()
+        };
+        match shape.iter().filter(known).find(|dim| dim.as_const().is_none()) {
+            Some(dim) => Err(Error::format(format!("its result would have the size {dim}"))),
+            None => Ok(()),
+        }
     }
 
     /// Imports a graph within a node and gives what its outputs stand for.
@@ -144,15 +173,14 @@ impl<'a> Importer<'a> {
         }
         names::check_given_once(proto)?;
         self.scopes.push(HashMap::new());
-        self.initialise(proto)?;
         let node = self.node.clone();
-        self.run(proto, opset)?;
+        let imported = self.initialise(proto).and_then(|()| self.run(proto, opset));
         self.node = node;
         let found = proto.output.iter().map(|info| {
             let found = self.find(&info.name).cloned();
             found.ok_or_else(|| Error::format(format!("nothing gives {:?}", info.name)))
         });
-        let found = found.collect();
+        let found = imported.and_then(|()| found.collect());
         self.scopes.pop();
         found
     }
@@ -210,7 +238,7 @@ fn readers(proto: &GraphProto) -> HashMap<&str, Option<&NodeProto>> {
                 let reader = if outside.is_some() { None } else { Some(node) };
                 found.entry(name).and_modify(|reader| *reader = None).or_insert(reader);
             }
-            for graph in node.attribute.iter().filter_map(|a| a.g.as_deref()) {
+            for graph in (Node { proto: node, opset: 0 }).graphs() {
                 read(graph, Some(node), found);
             }
         }

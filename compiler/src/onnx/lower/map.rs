@@ -65,6 +65,11 @@ impl Lowering<'_> {
                 let equal = self.b.op("Equal", &[&x, &zero], Vec::new());
                 return (self.truth("Not", &[&equal]), DType::I32);
             }
+            Unary::ToF16 | Unary::ToBf16 => {
+                let of = if f == Unary::ToF16 { dtype::FLOAT16 } else { dtype::BFLOAT16 };
+                let narrow = self.b.cast(&x, of);
+                return (self.b.cast(&narrow, dtype::FLOAT), DType::F32);
+            }
             Unary::Activation(activation) => return (self.activate(&x, activation), of),
         };
         (self.b.op(kind, &[&x], Vec::new()), of)

@@ -305,6 +305,15 @@ impl<'a> Lowering<'a> {
             return Ok(name.clone());
         }
         let (kind, a, b) = match dim {
+            // The larger, or none where one is 0.
+            Dim::Broadcast(a, b) => {
+                let most = Dim::Max(a.clone(), b.clone());
+                let least =
+                    Dim::Min(Box::new(Dim::Const(1)), Box::new(Dim::Min(a.clone(), b.clone())));
+                let name = self.size(&Dim::Mul(Box::new(most), Box::new(least)))?;
+                self.sizes.insert(dim.clone(), name.clone());
+                return Ok(name);
+            }
             Dim::Add(a, b) => ("Add", a, b),
             Dim::Sub(a, b) => ("Sub", a, b),
             Dim::Mul(a, b) => ("Mul", a, b),

@@ -9,6 +9,7 @@ use crate::tensors::{
     Attended, ConvTranspose2dArgs, Elements, ElementsMut, Extent, Layout, Operands, Parts,
     Products, Sides, TensorArg, TensorOut, check_shape, giver, image, place, run_moves,
 };
+use half::{bf16, f16};
 use limbeck_plan::{
     Attend, AveragePool2d, Binary, DType, Dim, GroupNorm, Lstm, Map, MapStep, MatMul, Op, Reduce,
     Reduction, Resize, Softmax, Unary,
@@ -95,6 +96,8 @@ fn unary(f: Unary, a: Value) -> Value {
         (Unary::IsNan, Float(a)) => Integer(i32::from(a.is_nan())),
         (Unary::ToInteger, Float(a)) => Integer(a as i32),
         (Unary::ToTruth, Float(a)) => Integer(i32::from(a != 0.0)),
+        (Unary::ToF16, Float(a)) => Float(f16::from_f32(a).to_f32()),
+        (Unary::ToBf16, Float(a)) => Float(bf16::from_f32(a).to_f32()),
         (f, Float(v)) => {
             let a = f64::from(v);
             let y = match f {

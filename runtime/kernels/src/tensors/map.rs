@@ -101,6 +101,7 @@ pub(crate) fn map_chunk<S: Simd>(s: S, task: &mut MapTask<'_>) {
             MapStep::Integer(v) => bytemuck::cast_slice_mut::<f32, i32>(out).fill(v),
             MapStep::Unary(f, a) => match task.types[a] {
                 DType::F32 => unary(s, f, of(a), out),
+                DType::I32 if f == Unary::ToFloat => each(integers(of(a)), out, |a| a as f32),
                 DType::I32 => unary_integer(f, integers(of(a)), out),
             },
             MapStep::Binary(f, a, b) => match task.types[a] {
@@ -164,17 +165,37 @@ fn unary<S: Simd>(s: S, f: Unary, a: &[f32], out: &mut [f32]) {
         Unary::IsNan => each(a, truth(out), |a| i32::from(a.is_nan())),
         Unary::ToInteger => each(a, truth(out), |a| a as i32),
         Unary::ToTruth => each(a, truth(out), |a| i32::from(a != 0.0)),
+        Unary::ToF16 | Unary::ToBf16 => narrowed(f, a, out),
         Unary::Activation(f) => lanes!(s, a, out, v => math::apply(s, f, v)),
         // Of integers alone.
         Unary::Not | Unary::ToFloat => out.fill(f32::NAN),
     }
 }
 
-#[inline(always)]
+/// Rounds to floats of 16 bits: the same code for every instruction set.
+#[inline(never)]
+fn narrowed(f: Unary, a: &[f32], out: &mut [f32]) {
+    match f {
+        Unary::ToF16 => each(a, out, |a| {
+            // A sum with a number so large that its last digit is the last one that is kept.
+            let digit = (a.to_bits() >> 23 & 255).max(113) - 10;
+            let large = f32::from_bits((digit + 23) << 23 | 1 << 22);
+            let near = if a.abs() < 65520.0 { a + large - large } else { a * f32::INFINITY };
+            near.abs().copysign(a)
+        }),
+        _ => each(a, out, |a| {
+            let bits = a.to_bits();
+            let near = f32::from_bits(bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000);
+            if a.is_nan() { a } else { near }
+        }),
+    }
+}
+
+/// The same code for every instruction set: integers are few, but for those that become floats.
+#[inline(never)]
 fn unary_integer(f: Unary, a: &[i32], out: &mut [f32]) {
     let integers = bytemuck::cast_slice_mut::<f32, i32>;
     match f {
-        Unary::ToFloat => each(a, out, |a| a as f32),
         Unary::Neg => each(a, integers(out), i32::wrapping_neg),
         Unary::Abs => each(a, integers(out), i32::wrapping_abs),
         Unary::Sign => each(a, integers(out), i32::signum),
@@ -215,7 +236,8 @@ fn power(a: &[f32], b: &[f32], out: &mut [f32]) {
     }
 }
 
-#[inline(always)]
+/// The same code for every instruction set.
+#[inline(never)]
 fn binary_integer(f: Binary, a: &[i32], b: &[i32], out: &mut [f32]) {
     let out = bytemuck::cast_slice_mut::<f32, i32>(out);
     let floor = |a: i32, b: i32| {

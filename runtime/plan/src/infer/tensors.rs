@@ -70,34 +70,31 @@ pub(super) fn differ(a: &Dim, b: &Dim) -> bool {
     a.as_const().zip(b.as_const()).is_some_and(|(a, b)| a != b)
 }
 
-/// The shape that all of these have once axes of size 1 are repeated.
+/// The shape that all of these have once axes of size 1 are repeated. A known size says more than an
+/// expression, which a call has to agree with.
 ///
 /// # Errors
 /// Two known sizes that are neither the same nor 1.
 pub fn broadcast(shapes: &[&[Dim]]) -> Result<Vec<Dim>, String> {
     let rank = shapes.iter().map(|s| s.len()).max().unwrap_or(0);
-    let one = Dim::Const(1);
-    (0..rank)
-        .map(|axis| {
-            let mut found = one.clone();
-            for shape in shapes {
-                let Some(size) = (axis + shape.len()).checked_sub(rank).map(|at| &shape[at]) else {
-                    continue;
-                };
-                if differ(&found, size) && found != one && *size != one {
-                    return Err(format!("sizes {found} and {size} do not go together"));
-                }
-                // A known size says more than an expression.
-                if *size != one && (found == one || found.as_const().is_none()) {
-                    found = match size.as_const() {
-                        None if found != one => found,
-                        _ => size.clone(),
-                    };
+    let axis = |axis: usize| {
+        let (mut known, mut open) = (Dim::Const(1), Vec::new());
+        let at = |shape: &&[Dim]| (axis + shape.len()).checked_sub(rank);
+        for size in shapes.iter().filter_map(|shape| shape.get(at(shape)?)) {
+            match (size.as_const(), &known) {
+                (None, _) => open.push(size),
+                (Some(1), _) => {}
+                (Some(n), Dim::Const(1)) => known = Dim::Const(n),
+                (Some(n), known) if *known == Dim::Const(n) => {}
+                (Some(n), known) => {
+                    return Err(format!("sizes {known} and {n} do not go together"));
                 }
             }
-            Ok(found)
-        })
-        .collect()
+        }
+        let open = if known == Dim::Const(1) { Dim::together(&open) } else { None };
+        Ok(open.unwrap_or(known))
+    };
+    (0..rank).map(axis).collect()
 }
 
 fn map(p: &Map, inputs: &[Fact]) -> Result<Fact, String> {

@@ -50,6 +50,10 @@ pub enum Unary {
     ToInteger,
     /// Whether it is not 0, as an integer.
     ToTruth,
+    /// The nearest number that a float of 16 bits (IEEE 754) holds, ties to even.
+    ToF16,
+    /// The nearest number that a bfloat16 holds, ties to even.
+    ToBf16,
     /// An activation.
     #[serde(untagged)]
     Activation(Activation),

@@ -67,6 +67,40 @@ fn sizes_of_very_many_inputs_or_axes_have_no_native_form() {
     }
 }
 
+/// Sizes that double with each node, and products of constants without end.
+#[test]
+fn what_is_known_before_a_call_takes_bounded_work() {
+    let chain = |kinds: [&str; 2], first: NodeProto, last: &str| {
+        let mut nodes = vec![first];
+        for at in 0..300 {
+            let (from, to) = (format!("s{at}"), format!("s{}", at + 1));
+            nodes.push(node(&to, kinds[at % 2], &[&from, &from], &[&to]));
+        }
+        nodes.push(node("end", last, &["s300"], &["y"]));
+        nodes
+    };
+    let sizes = || node("s0", "Shape", &["x"], &["s0"]);
+    let matrix = || node("s0", "Identity", &["w"], &["s0"]);
+    for nodes in [
+        chain(["Mul", "Mul"], sizes(), "ConstantOfShape"),
+        chain(["Mul", "Add"], sizes(), "ConstantOfShape"),
+        chain(["MatMul", "MatMul"], matrix(), "Relu"),
+    ] {
+        let mut model = model(nodes, vec![tensor("w", &[400, 400], &[0.0; 160_000])]);
+        let dim = |name: &str| DimensionProto { dim_value: None, dim_param: Some(name.into()) };
+        let shape = TensorShapeProto { dim: vec![dim("s"), dim("t")] };
+        let tensor_type = Some(TensorTypeProto { elem_type: dtype::FLOAT, shape: Some(shape) });
+        let r#type = Some(TypeProto { tensor_type, ..TypeProto::default() });
+        if let Some(graph) = &mut model.graph {
+            graph.input = vec![ValueInfoProto { name: "x".into(), r#type }];
+        }
+        let start = Instant::now();
+        // Whether it is taken does not matter.
+        drop(open(&model));
+        assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    }
+}
+
 /// A native graph of many nodes, and its passes.
 #[test]
 fn models_of_very_many_native_nodes_are_compiled_in_time() {

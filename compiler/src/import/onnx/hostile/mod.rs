@@ -1,5 +1,6 @@
 //! Hostile models: an error that names the place, never a panic or a hang.
 
+mod attributes;
 mod limits;
 mod mutations;
 
@@ -156,19 +157,89 @@ fn what_does_not_fit_names_its_node() {
 
 #[test]
 fn circles_and_nodes_out_of_order_are_refused() {
-    let circle = vec![node("a", "Relu", &["q"], &["p"]), node("b", "Relu", &["p"], &["q"])];
+    let circle = vec![
+        node("a", "Relu", &["q"], &["p"]),
+        node("b", "Relu", &["p"], &["q"]),
+        node("c", "Relu", &["p"], &["y"]),
+    ];
     let error = open(&model(circle, vec![])).err().expect("an error");
     assert!(error.contains("node \"a\"") && error.contains("circle"), "{error}");
 }
 
 #[test]
 fn all_unknown_operators_are_listed_at_once() {
-    let mut far = node("c", "Fold", &["x"], &["y"]);
+    let mut far = node("c", "Fold", &["q"], &["y"]);
     far.domain = "com.example".into();
     let nodes = vec![node("a", "Warp", &["x"], &["p"]), node("b", "Warp", &["p"], &["q"]), far];
     let error = open(&model(nodes, vec![])).err().expect("an error");
     assert!(error.contains("Warp in \"a\", \"b\""), "{error}");
     assert!(error.contains("com.example.Fold in \"c\""), "{error}");
+    // Within a list of graphs too.
+    let inner =
+        GraphProto { node: vec![node("d", "Warp", &["x"], &["r"])], ..GraphProto::default() };
+    let graphs =
+        AttributeProto { name: "each".into(), graphs: vec![inner], ..AttributeProto::default() };
+    let outer = NodeProto { attribute: vec![graphs], ..node("e", "Relu", &["x"], &["y"]) };
+    let error = open(&model(vec![outer], vec![])).err().expect("an error");
+    assert!(error.contains("Warp in \"d\""), "{error}");
+}
+
+/// Forms that are not native are found together, as far as one does not depend on the other.
+#[test]
+fn any_number_of_nodes_without_a_native_form_is_imported() {
+    let mut nodes = Vec::new();
+    for at in 0..400 {
+        let (values, places) = (format!("v{at}"), format!("p{at}"));
+        nodes.push(node(&format!("top{at}"), "TopK", &["x", "two"], &[&values, &places]));
+    }
+    let mut chain = "v0".to_owned();
+    for at in 1..4 {
+        let (sum, next) = (format!("sum{at}"), format!("next{at}"));
+        nodes.push(node(&sum, "Add", &[&chain, "v9"], &[&sum]));
+        nodes.push(node(&next, "TopK", &[&sum, "two"], &[&next, &format!("{next}.places")]));
+        chain = next;
+    }
+    nodes.push(node("last", "Relu", &[&chain], &["y"]));
+    let mut model = model(nodes, vec![numbers("two", &[2])]);
+    if let Some(graph) = &mut model.graph {
+        let given = ["v0", "v9", "next1", "next2", "next3"];
+        graph.value_info = given.map(|name| value(name, &[2, 2])).to_vec();
+    }
+    let found = open(&model).unwrap_or_else(|e| panic!("{e}"));
+    let reasons = found.parts.iter().flat_map(|part| &part.reasons);
+    let count: usize = reasons.map(|reason| reason.nodes.len()).sum();
+    assert_eq!((found.parts.len(), count), (4, 403));
+    let native = found.graph.entries[0].1.nodes().iter().filter(|n| !matches!(n.op, Op::Onnx(_)));
+    let native: Vec<&str> = native.map(|node| node.name.as_str()).collect();
+    assert_eq!(native, ["sum1", "sum2", "sum3", "last"]);
+}
+
+/// However many segments read a tensor, its file is read once.
+#[test]
+fn segments_share_the_data_of_a_file() {
+    let folder = std::env::temp_dir().join(format!("limbeck-shared-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("data"), [0; 24]).unwrap();
+    let entry = StringStringEntryProto { key: "location".into(), value: "data".into() };
+    let mut data = TensorProto { external_data: vec![entry], ..tensor("w", &[2, 3], &[]) };
+    data.data_location = 1;
+    let (mut nodes, mut last) = (Vec::new(), "x".to_owned());
+    for at in 0..9 {
+        let (sum, next) = (format!("sum{at}"), format!("next{at}"));
+        nodes.push(node(&sum, "Add", &[&last, "w"], &[&sum]));
+        nodes.push(node(&next, "Relu", &[&sum], &[&next]));
+        last = next;
+    }
+    nodes.push(node("last", "Relu", &[&last], &["y"]));
+    let path = folder.join("model.onnx");
+    std::fs::write(&path, model(nodes, vec![data]).encode_to_vec()).unwrap();
+    let choices = OnnxChoices { onnx_for: vec!["sum*".into()], ..OnnxChoices::default() };
+    let found = OnnxModel::open(&path, &choices).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(found.parts.len(), 9);
+    assert!(
+        found.parts.iter().all(|p| std::sync::Arc::ptr_eq(&p.data["w"], &found.parts[0].data["w"]))
+    );
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use limbeck_plan::{Activation, Conv2d, ConvTranspose2d, DepthwiseConv2d, Dim, Op, Window};
 
-use super::layout::{with_axes, without};
+use super::layout::{known_axis, with_axes, without};
 use super::{Call, Operator};
 use crate::error::{Error, Result};
 use crate::import::onnx::constant::Constant;
@@ -27,6 +27,13 @@ pub(super) fn images(importer: &mut Importer<'_>, item: &Item) -> Result<(Item, 
 /// The result of an op on images with as many axes as its input.
 pub(super) fn back(importer: &mut Importer<'_>, item: Item, line: bool) -> Result<Item> {
     if line { without(importer, &item, &[2]) } else { Ok(item) }
+}
+
+/// Groups of channels.
+fn groups(call: &Call<'_>) -> Result<usize> {
+    let given = call.node.int_or("group", 1)?;
+    let found = usize::try_from(given).ok().filter(|n| *n > 0);
+    found.ok_or_else(|| Error::format(format!("attribute \"group\" has the value {given}")))
 }
 
 /// The most that a window reaches, steps or spreads.
@@ -54,10 +61,14 @@ pub(super) fn window(
     image: [&Dim; 2],
 ) -> Result<Window> {
     let node = &call.node;
-    let stride = sides(node.ints("strides")?, line, 1)?;
-    let dilation = sides(node.ints("dilations")?, line, 1)?;
-    let stride = [stride[0].max(1), stride[1].max(1)];
-    let dilation = [dilation[0].max(1), dilation[1].max(1)];
+    let positive = |name: &str| -> Result<[usize; 2]> {
+        let found = sides(node.ints(name)?, line, 1)?;
+        match found.contains(&0) {
+            true => Err(Error::format(format!("attribute {name:?} has the value 0"))),
+            false => Ok(found),
+        }
+    };
+    let (stride, dilation) = (positive("strides")?, positive("dilations")?);
     let padding = match node.text_or("auto_pad", "NOTSET")? {
         "NOTSET" => match (node.ints("pads")?, line) {
             (None, _) => [0; 4],
@@ -91,6 +102,21 @@ pub(super) fn window(
     Ok(Window { image: [0, 0], kernel, stride, padding, dilation })
 }
 
+/// Refuses a window that is larger than an image of known sides and what pads it.
+pub(super) fn check_fits(window: &Window, image: [&Dim; 2]) -> Result<()> {
+    for (axis, side) in image.into_iter().enumerate() {
+        let Some(n) = side.as_const() else { continue };
+        let reach = (window.kernel[axis].saturating_sub(1)).saturating_mul(window.dilation[axis]);
+        let padding = window.padding[axis].saturating_add(window.padding[axis + 2]);
+        if n.saturating_add(padding as u64) <= reach as u64 {
+            let message =
+                format!("a window of {} is larger than its image, {n} and {padding}", reach + 1);
+            return Err(Error::format(message));
+        }
+    }
+    Ok(())
+}
+
 fn pads(given: [i64; 4]) -> Result<[usize; 4]> {
     let mut found = [0; 4];
     for (found, given) in found.iter_mut().zip(given) {
@@ -118,6 +144,12 @@ fn weights(call: &Call<'_>, line: bool) -> Result<Weights> {
         return Err(Error::format(format!("a weight of the shape {:?}", weight.shape)));
     }
     weight.as_floats()?;
+    if let Some(given) = call.node.ints("kernel_shape")?
+        && sides(Some(given), line, 1)? != shape[2..]
+    {
+        let message = format!("kernel_shape {given:?} is not that of a weight {:?}", weight.shape);
+        return Err(Error::format(message));
+    }
     let bias = call.floats(2)?.map(<[f32]>::to_vec);
     Ok(Weights { weight: weight.reshaped(shape)?, bias })
 }
@@ -129,9 +161,11 @@ pub(super) fn conv(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<I
     let Weights { weight, bias } = weights;
     let (outputs, inputs) = (weight.shape[0], weight.shape[1]);
     let kernel = [weight.shape[2], weight.shape[3]];
-    let groups = usize::try_from(call.node.int_or("group", 1)?).unwrap_or(0).max(1);
+    let groups = groups(call)?;
+    let x = known_axis(importer, &x, 1, groups.saturating_mul(inputs))?;
     let shape = importer.shape(&x);
     let window = window(call, kernel, line, [&shape[2], &shape[3]])?;
+    check_fits(&window, [&shape[2], &shape[3]])?;
     let channels = shape[1].as_const().and_then(|n| usize::try_from(n).ok());
     if channels != groups.checked_mul(inputs) || !outputs.is_multiple_of(groups) {
         let message = format!("{} channels meet a weight of {groups} x {inputs}", shape[1]);
@@ -193,8 +227,9 @@ fn folded_norm<'a>(
 fn transposed(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     let (x, line) = images(importer, call.get(0)?)?;
     let Weights { weight, bias } = weights(call, line)?;
-    let groups = usize::try_from(call.node.int_or("group", 1)?).unwrap_or(0).max(1);
+    let groups = groups(call)?;
     let kernel = [weight.shape[2], weight.shape[3]];
+    let x = known_axis(importer, &x, 1, weight.shape[0])?;
     let shape = importer.shape(&x);
     let mut window = window(call, kernel, line, [&shape[2], &shape[3]])?;
     let output_padding = sides(call.node.ints("output_padding")?, line, 0)?;

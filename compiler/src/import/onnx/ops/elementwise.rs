@@ -180,7 +180,13 @@ fn unary(importer: &mut Importer<'_>, call: &Call<'_>, f: Unary) -> Result<Vec<I
 }
 
 fn activate(importer: &mut Importer<'_>, call: &Call<'_>, f: Activation) -> Result<Vec<Item>> {
-    match call.get(0)? {
+    let item = call.get(0)?;
+    if f == Activation::Relu && importer.fact(item).dtype == DType::I32 {
+        let steps =
+            vec![MapStep::Input(0), MapStep::Integer(0), MapStep::Binary(Binary::Max, 0, 1)];
+        return Ok(vec![map(importer, &[item], steps)?]);
+    }
+    match item {
         Item::Value(Laid { value, order }) => {
             let op = Op::Activate(Activate { activation: f });
             Ok(vec![importer.laid(op, &[*value], order.clone())?])
@@ -216,6 +222,7 @@ pub(super) fn two(importer: &mut Importer<'_>, a: &Item, b: &Item, f: Binary) ->
             Binary::Min => a.least(b),
             Binary::Max => a.most(b),
             Binary::Eq => a.equals(b),
+            Binary::Pow => a.power(b),
             _ => None,
         };
         if let Some(found) = a.with(&b, of) {
@@ -236,7 +243,7 @@ fn many(importer: &mut Importer<'_>, call: &Call<'_>, f: Binary) -> Result<Vec<I
     let mut found = call.get(0)?.clone();
     for at in 1..call.inputs.len() {
         found = two(importer, &found, call.get(at)?, f)?;
-        importer.check_depth(&found)?;
+        importer.check_sizes(&found)?;
     }
     Ok(vec![found])
 }
@@ -253,21 +260,43 @@ fn mean(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
 fn power(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     let (a, b) = (call.get(0)?, call.get(1)?);
     let types = [a, b].map(|item| importer.fact(item).dtype);
-    let mut steps = vec![MapStep::Input(0), MapStep::Input(1)];
-    let mut float = |at: usize, dtype: DType| {
-        if dtype == DType::F32 {
-            return at;
+    match types {
+        [DType::I32, DType::F32] => {
+            return Err(Error::unsupported("a power of integers with an exponent of floats"));
         }
-        steps.push(MapStep::Unary(Unary::ToFloat, at));
-        steps.len() - 1
-    };
-    let (base, exponent) = (float(0, types[0]), float(1, types[1]));
-    steps.push(MapStep::Binary(Binary::Pow, base, exponent));
-    if types[0] == DType::I32 {
-        steps.push(MapStep::Unary(Unary::ToInteger, steps.len() - 1));
+        [DType::I32, DType::I32] => return Ok(vec![integer_power(importer, a, b)?]),
+        _ => {}
     }
+    let mut steps = vec![MapStep::Input(0), MapStep::Input(1)];
+    if types[1] == DType::I32 {
+        steps.push(MapStep::Unary(Unary::ToFloat, 1));
+    }
+    steps.push(MapStep::Binary(Binary::Pow, 0, steps.len() - 1));
     Ok(vec![map(importer, &[a, b], steps)?])
 }
+
+/// A power of integers: products, where the exponent is one small number.
+fn integer_power(importer: &mut Importer<'_>, a: &Item, b: &Item) -> Result<Item> {
+    let exponent = match b {
+        Item::Constant(c) if c.len() == 1 && c.shape.len() <= importer.rank(a) => {
+            c.as_integers()?
+        }
+        _ => &[],
+    };
+    match (a, exponent) {
+        (Item::Value(_), [n @ 1..=MAX_EXPONENT]) => {
+            let mut steps = vec![MapStep::Input(0)];
+            for at in 0..(*n as usize - 1) {
+                steps.push(MapStep::Binary(Binary::Mul, at, 0));
+            }
+            map(importer, &[a], steps)
+        }
+        _ => two(importer, a, b, Binary::Pow),
+    }
+}
+
+/// Largest exponent of integers that is written out as products.
+const MAX_EXPONENT: i64 = 8;
 
 fn parametric(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     let steps = vec![
@@ -304,12 +333,12 @@ fn cast(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     let item = call.get(0)?;
     let to = call.node.int("to")?.ok_or_else(|| Error::format("it casts to nothing"))?;
     let float = importer.fact(item).dtype == DType::F32;
-    let step = match i32::try_from(to).unwrap_or(0) {
+    let to = i32::try_from(to).unwrap_or(0);
+    let step = match to {
         dtype::BOOL => Unary::ToTruth,
-        dtype::FLOAT | dtype::DOUBLE | dtype::FLOAT16 | dtype::BFLOAT16 if float => {
-            return Ok(vec![item.clone()]);
-        }
-        dtype::FLOAT | dtype::DOUBLE | dtype::FLOAT16 | dtype::BFLOAT16 => Unary::ToFloat,
+        dtype::FLOAT | dtype::DOUBLE if float => return Ok(vec![item.clone()]),
+        dtype::FLOAT16 | dtype::BFLOAT16 => return Ok(vec![narrowed_floats(importer, item, to)?]),
+        dtype::FLOAT | dtype::DOUBLE => Unary::ToFloat,
         dtype::INT64 | dtype::INT32 if float => Unary::ToInteger,
         dtype::INT64 | dtype::INT32 | dtype::UINT32 | dtype::UINT64 => {
             return Ok(vec![item.clone()]);
@@ -327,8 +356,24 @@ fn cast(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     Ok(vec![map(importer, &[item], steps)?])
 }
 
+/// An item as floats of 16 bits.
+fn narrowed_floats(importer: &mut Importer<'_>, item: &Item, to: i32) -> Result<Item> {
+    let mut steps = vec![MapStep::Input(0)];
+    if importer.fact(item).dtype == DType::I32 {
+        steps.push(MapStep::Unary(Unary::ToFloat, 0));
+    }
+    let narrow = if to == dtype::FLOAT16 { Unary::ToF16 } else { Unary::ToBf16 };
+    steps.push(MapStep::Unary(narrow, steps.len() - 1));
+    map(importer, &[item], steps)
+}
+
 fn cast_like(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     let (item, like) = (call.get(0)?, call.get(1)?);
+    if let Item::Constant(c) = like
+        && matches!(c.dtype, dtype::FLOAT16 | dtype::BFLOAT16)
+    {
+        return Ok(vec![narrowed_floats(importer, item, c.dtype)?]);
+    }
     let step = match (importer.fact(item).dtype, importer.fact(like).dtype) {
         (DType::I32, DType::F32) => Unary::ToFloat,
         (DType::F32, DType::I32) => Unary::ToInteger,
@@ -441,7 +486,8 @@ pub(super) fn aligned(
 
 /// Indices of an axis, those from its end counted from its start.
 pub(super) fn from_end(importer: &mut Importer<'_>, at: &Item, size: &Dim) -> Result<Item> {
-    let size = Item::Sizes(Sizes { scalar: true, values: vec![Size::from(size)] });
+    let size = Sizes { scalar: true, values: vec![Size::from(size)] };
+    let size = size.known().map_or(Item::Sizes(size), Item::Constant);
     let steps = vec![
         MapStep::Input(0),
         MapStep::Input(1),

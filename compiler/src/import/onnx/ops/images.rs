@@ -2,7 +2,7 @@
 
 use limbeck_plan::{AveragePool2d, Coordinates, Dim, Interpolation, MaxPool2d, Op, Resize, Window};
 
-use super::conv::{CHANNELS_LAST, back, images, sides, window};
+use super::conv::{CHANNELS_LAST, back, check_fits, images, sides, window};
 use super::layout::into_shape;
 use super::{Call, Operator};
 use crate::error::{Error, Result};
@@ -21,6 +21,9 @@ fn pool_window(importer: &Importer<'_>, call: &Call<'_>, x: &Item, line: bool) -
     let kernel = call.node.ints("kernel_shape")?;
     let kernel = kernel.ok_or_else(|| Error::format("it has no kernel_shape"))?;
     let kernel = sides(Some(kernel), line, 1)?;
+    if kernel.contains(&0) {
+        return Err(Error::format("attribute \"kernel_shape\" has the value 0"));
+    }
     let shape = importer.shape(x);
     let mut window = window(call, kernel, line, [&shape[2], &shape[3]])?;
     if call.node.is_set("ceil_mode")? {
@@ -30,6 +33,7 @@ fn pool_window(importer: &Importer<'_>, call: &Call<'_>, x: &Item, line: bool) -
             window.padding[axis + 2] += more_padding(&window, axis, size)?;
         }
     }
+    check_fits(&window, [&shape[2], &shape[3]])?;
     Ok(window)
 }
 

@@ -188,6 +188,24 @@ fn squeeze(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     Ok(vec![without(importer, item, &gone)?])
 }
 
+/// An item one of whose axes has this size in every call: a reshape refuses calls in which it has not.
+pub(super) fn known_axis(
+    importer: &mut Importer<'_>,
+    item: &Item,
+    axis: usize,
+    size: usize,
+) -> Result<Item> {
+    let mut shape = importer.shape(item);
+    match shape.get_mut(axis) {
+        Some(dim) if dim.as_const().is_none() => *dim = Dim::from(size),
+        _ => return Ok(item.clone()),
+    }
+    let order = importer.order(item);
+    let shape = order.iter().map(|axis| shape[*axis].clone()).collect();
+    let operand = importer.operand(item, &order)?;
+    importer.reshaped(operand, shape, order)
+}
+
 /// An item without axes whose size is 1.
 pub(super) fn without(importer: &mut Importer<'_>, item: &Item, gone: &[usize]) -> Result<Item> {
     let shape = importer.shape(item);

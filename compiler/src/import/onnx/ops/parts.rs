@@ -89,8 +89,14 @@ fn split(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     let counts: Vec<Dim> = match call.integers_or("split", 1)? {
         Some(counts) => {
             let known = counts.into_iter().map(|n| u64::try_from(n).map(Dim::Const));
-            let known = known.collect::<std::result::Result<_, _>>();
-            known.map_err(|_| Error::format("a part is negative"))?
+            let known = known.collect::<std::result::Result<Vec<_>, _>>();
+            let known = known.map_err(|_| Error::format("a part is negative"))?;
+            let sum = known.iter().cloned().fold(Dim::Const(0), Dim::plus);
+            if sum.as_const().zip(shape[along].as_const()).is_some_and(|(a, b)| a != b) {
+                let message = format!("parts of {sum} are not the axis of {}", shape[along]);
+                return Err(Error::format(message));
+            }
+            known
         }
         None => {
             let whole = shape[along].as_const().filter(|_| parts > 0);
@@ -169,20 +175,31 @@ fn known_part(start: i64, end: i64, step: i64, n: i64) -> Result<(i64, i64)> {
     Ok(if count == 0 { (0, 0) } else { (start, count) })
 }
 
+/// An end of a slice that is beyond every axis.
+const FAR: i64 = 1 << 30;
+
 /// The same where sizes of the call have a part in it.
 fn open_part(start: &Size, end: &Size, step: i64, n: &Size) -> Result<(Dim, Dim, i64)> {
     let refuse = || Error::unsupported("a slice whose ends are not known well enough");
     if step < 0 {
         // The whole axis backwards is what exporters write.
-        let whole = *start == Size::Known(-1) && matches!(end, Size::Known(e) if *e < -(1 << 30));
+        let whole = *start == Size::Known(-1) && matches!(end, Size::Known(e) if *e < -FAR);
         let n = n.dim().filter(|_| whole && step == -1).ok_or_else(refuse)?;
         return Ok((n.clone().minus(1u64), n, -1));
+    }
+    // The last of an axis: all of it where it has fewer.
+    if let (Size::Known(last @ ..-1), Size::Known(FAR..), 1) = (start, end, step)
+        && let Some(n) = n.dim()
+    {
+        let count = Size::Dim(n.clone()).least(&Size::Known(last.saturating_neg()));
+        let count = count.and_then(|count| count.dim()).ok_or_else(refuse)?;
+        return Ok((n.minus(count.clone()), count, 1));
     }
     let place = |v: &Size| -> Option<Size> {
         match v {
             Size::Known(v) if *v < 0 => n.plus(&Size::Known(*v)),
             // Beyond every size, and every size but this one.
-            Size::Known(v) if *v >= 1 << 30 => Some(n.clone()),
+            Size::Known(v) if *v >= FAR => Some(n.clone()),
             Size::Known(0) => Some(Size::Known(0)),
             v if v == n => Some(n.clone()),
             v => v.least(n),
@@ -222,7 +239,8 @@ fn gather(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
         && values.iter().all(|v| v.is_finite())
         && table.len() > 0
     {
-        let ids = importer.plain_value(indices)?;
+        let ids = super::elementwise::from_end(importer, indices, &Dim::from(*rows))?;
+        let ids = importer.plain_value(&ids)?;
         let table = importer.matrix(values.to_vec(), *rows);
         let out = importer.rank(indices) + 1;
         let op = Op::Embedding(Embedding { scale: 1.0 });

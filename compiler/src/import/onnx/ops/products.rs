@@ -1,8 +1,11 @@
 //! Matrix products.
 
+use std::collections::BTreeMap;
+
 use limbeck_plan::{Activation, Binary, DType, Dim, Linear, MapStep, MatMul, Op};
 
 use super::elementwise::{map, two};
+use super::layout::known_axis;
 use super::{Call, Operator};
 use crate::error::{Error, Result};
 use crate::import::onnx::constant::Constant;
@@ -68,6 +71,13 @@ pub(super) fn linear(
     };
     let last = importer.rank(x).checked_sub(1);
     let last = last.ok_or_else(|| Error::format("a scalar does not meet a weight"))?;
+    if let Item::Constant(_) = x {
+        let found = scaled(importer, x, &Item::Constant(weight.permuted(&[1, 0])), 1.0)?;
+        let Some(bias) = bias else { return Ok(found) };
+        let bias = Item::Constant(Constant::floats(vec![rows], bias.to_vec()));
+        return two(importer, &found, &bias, Binary::Add);
+    }
+    let x = &known_axis(importer, x, last, cols)?;
     if importer.shape(x)[last].as_const().is_some_and(|n| n != cols as u64) {
         let shape = importer.fact(x);
         return Err(Error::format(format!("{shape} does not meet a weight of {cols} inputs")));
@@ -199,10 +209,13 @@ fn einsum(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     }
     // [batch.., rows, summed] times [batch.., cols, summed], each group of letters as one axis.
     let (sizes_x, sizes_y) = (importer.shape(&x), importer.shape(&y));
-    let dim = |c: &char| match a.iter().position(|l| l == c) {
-        Some(at) => sizes_x[at].clone(),
-        None => b.iter().position(|l| l == c).map_or(Dim::Const(1), |at| sizes_y[at].clone()),
-    };
+    let mut common: BTreeMap<char, Dim> = BTreeMap::new();
+    for (c, size) in a.iter().zip(&sizes_x).chain(b.iter().zip(&sizes_y)) {
+        let before = common.get(c).cloned().unwrap_or(Dim::Const(1));
+        let both = limbeck_plan::broadcast(&[&[before], std::slice::from_ref(size)]);
+        common.extend(both.map_err(Error::format)?.into_iter().map(|size| (*c, size)));
+    }
+    let dim = |c: &char| common.get(c).cloned().unwrap_or(Dim::Const(1));
     let joined = |group: &[char]| group.iter().map(dim).fold(Dim::Const(1), Dim::times);
     let x = turned(&x, &a, &[&batch, &rows, &summed].map(|v| v.as_slice()))?;
     let y = turned(&y, &b, &[&batch, &summed, &cols].map(|v| v.as_slice()))?;

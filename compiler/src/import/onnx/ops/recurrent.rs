@@ -15,6 +15,7 @@ pub(super) const TABLE: &[(&str, Operator)] = &[("LSTM", lstm), ("GRU", gru)];
 fn lstm(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     let node = &call.node;
     let reverse = directions(call)?;
+    check_units(importer, call)?;
     if node.is_set("input_forget")? || node.is_set("layout")? {
         return Err(Error::unsupported("coupled gates, or a batch that comes first"));
     }
@@ -52,6 +53,19 @@ fn lstm(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     let last = importer.apply(op, ends, plain(4))?;
     let (last, cells) = (without(importer, &last, &[0])?, without(importer, &cells, &[0])?);
     Ok(vec![hidden, last, cells])
+}
+
+/// Compares the hidden units that a node says with those of its recurrence weights.
+fn check_units(importer: &Importer<'_>, call: &Call<'_>) -> Result<()> {
+    let Some(given) = call.node.int("hidden_size")? else { return Ok(()) };
+    let shape = importer.shape(call.get(2)?);
+    match shape.last().and_then(Dim::as_const) {
+        Some(n) if i64::try_from(n) != Ok(given) => {
+            let message = format!("hidden_size {given} is not that of its weights, {n}");
+            Err(Error::format(message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Which way each direction goes: from the end where it is set.
@@ -92,6 +106,7 @@ struct Gru {
 /// A gated recurrent unit over a known number of steps.
 fn gru(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     let reverse = directions(call)?;
+    check_units(importer, call)?;
     if call.node.is_set("layout")? || call.optional(4).is_some() {
         return Err(Error::unsupported("a batch that comes first, or lengths of sequences"));
     }

@@ -5,14 +5,14 @@
     reason = "loops over vectors of fixed number read best by index"
 )]
 
-use super::{ChannelTask, FinishTile, TILE_ROWS, TOGETHER, prefetch, tiles};
+use super::{ChannelTask, FinishTile, LINE, TILE_ROWS, TOGETHER, prefetch, tiles};
 use crate::channels::GROUP;
 use crate::simd::{Lanes, Simd};
 use std::ops::Range;
 
 /// Values of a wide vector.
 const WIDE: usize = 16;
-/// Bytes of a value.
+/// Bytes of a value; those of two wide vectors are a line.
 const SIZE: usize = 2;
 /// Channels between the one that is computed and the one that is asked for.
 const AHEAD: usize = 8;
@@ -30,7 +30,13 @@ pub(crate) unsafe fn run_floats<S: Simd>(s: S, task: &ChannelTask<'_>) {
         for (row, sums) in rows.clone().zip(&mut sums) {
             let (at, x) = task.active.floats(row, tile.is_last(task.n));
             // SAFETY: the caller's contract: each channel of the list has these values.
-            unsafe { add_channels(s, first, at, x, range.clone(), sums) };
+            unsafe {
+                if at.len() == task.k {
+                    add_channels::<S, true>(s, first, at, x, range.clone(), sums);
+                } else {
+                    add_channels::<S, false>(s, first, at, x, range.clone(), sums);
+                }
+            }
         }
         // SAFETY: the caller's contract.
         unsafe { s.apart(FinishTile { task, tile: &tile, groups, rows, sums: &sums }) };
@@ -44,7 +50,7 @@ pub(crate) unsafe fn run_floats<S: Simd>(s: S, task: &ChannelTask<'_>) {
 /// `at[i]` bytes after `first` there are a channel's values for these rows; the token's features are
 /// there.
 #[inline(always)]
-unsafe fn add_channels<S: Simd>(
+unsafe fn add_channels<S: Simd, const WHOLE: bool>(
     s: S,
     first: *const u8,
     at: &[u32],
@@ -58,20 +64,25 @@ unsafe fn add_channels<S: Simd>(
     for i in (0..four).step_by(4) {
         let ahead = [0, 1, 2, 3].map(|e| at[(i + AHEAD + e).min(one - 1)]);
         // SAFETY: the caller's contract.
-        unsafe { add::<S, 4>(s, data, [0, 1, 2, 3].map(|e| (at[i + e], x[i + e])), ahead, sums) };
+        unsafe {
+            let four = [0, 1, 2, 3].map(|e| (at[i + e], x[i + e]));
+            add::<S, 4, WHOLE>(s, data, four, ahead, sums);
+        }
     }
     for i in four..one {
         // SAFETY: the caller's contract.
-        unsafe { add::<S, 1>(s, data, [(at[i], x[i])], [at[i]], sums) };
+        unsafe { add::<S, 1, false>(s, data, [(at[i], x[i])], [at[i]], sums) };
     }
 }
 
-/// Adds the products of `N` channels, one after another, and asks for others.
+/// Adds the products of `N` channels, one after another, and asks for others: line by line of each where the list
+/// is `WHOLE`, as the core then sees a stream and reads on by itself. Past a channel that is followed by one left
+/// out it would read for nothing, so there the lines of several channels alternate.
 ///
 /// # Safety
 /// As for [`add_channels`].
 #[inline(always)]
-unsafe fn add<S: Simd, const N: usize>(
+unsafe fn add<S: Simd, const N: usize, const WHOLE: bool>(
     s: S,
     data: *const u8,
     channels: [(u32, f32); N],
@@ -81,9 +92,17 @@ unsafe fn add<S: Simd, const N: usize>(
     let x = channels.map(|(_, x)| s.wide().splat(x));
     let from = channels.map(|(at, _)| data.wrapping_add(at as usize).cast::<u16>());
     let ahead = ahead.map(|at| data.wrapping_add(at as usize));
+    let lines = sums.len() / (2 * WIDE);
+    let (mut channel, mut line) = (0, 0);
     for (l, sums) in sums.chunks_exact_mut(2 * WIDE).enumerate() {
         for e in 0..N {
-            prefetch(ahead[e].wrapping_add(l * 2 * WIDE * SIZE));
+            (channel, line) = match WHOLE {
+                false => (e, l),
+                true if l + e == 0 => (0, 0),
+                true if line + 1 == lines => (channel + 1, 0),
+                true => (channel, line + 1),
+            };
+            prefetch(ahead[channel].wrapping_add(line * LINE));
         }
         for v in 0..2 {
             // SAFETY: the caller's contract; loads need no alignment; a chunk has 32 sums.

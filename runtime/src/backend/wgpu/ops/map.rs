@@ -91,6 +91,8 @@ fn unary(f: Unary, integers: bool) -> u32 {
         Unary::ToInteger => 14,
         Unary::ToTruth if integers => 105,
         Unary::ToTruth => 15,
+        Unary::ToF16 => 106,
+        Unary::ToBf16 => 107,
         Unary::Not => 103,
         Unary::ToFloat => 104,
         Unary::Activation(activation) => 16 + number(activation),

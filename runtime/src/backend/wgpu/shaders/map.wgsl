@@ -35,6 +35,18 @@ fn turned(x: f32) -> f32 {
     return (x - turns * 6.28125) - turns * 0.0019353072;
 }
 
+// The nearest number of 16 bits: a multiple of the step between such numbers, which is a power of two.
+fn of_f16(x: f32) -> f32 {
+    if is_nan(x) || x == 0.0 {
+        return x;
+    }
+    if abs(x) >= 65520.0 {
+        return sign(x) * infinity();
+    }
+    let step = max((bitcast<u32>(x) >> 23u) & 255u, 113u) - 10u;
+    return round(x * bitcast<f32>((254u - step) << 23u)) * bitcast<f32>(step << 23u);
+}
+
 fn unary(f: u32, word: u32) -> u32 {
     let x = bitcast<f32>(word);
     let n = bitcast<i32>(word);
@@ -47,7 +59,7 @@ fn unary(f: u32, word: u32) -> u32 {
         case 4u: { y = exp(x); }
         case 5u: { y = log(x); }
         case 6u: { y = 1.0 / x; }
-        case 7u: { y = sign(x) * erf_of(abs(x)); }
+        case 7u: { y = select(sign(x) * erf_of(abs(x)), x, is_nan(x)); }
         case 8u: { y = sin(turned(x)); }
         case 9u: { y = cos(turned(x)); }
         case 10u: { y = floor(x); }
@@ -69,6 +81,8 @@ fn unary(f: u32, word: u32) -> u32 {
         case 102u: { return bitcast<u32>(sign(n)); }
         case 103u: { return select(0u, 1u, n == 0); }
         case 104u: { y = f32(n); }
+        case 106u: { y = of_f16(x); }
+        case 107u: { return select((word + 0x7fffu + ((word >> 16u) & 1u)) & 0xffff0000u, word, is_nan(x)); }
         case 105u: { return select(0u, 1u, n != 0); }
         default: { y = activate(f - 16u, x); }
     }

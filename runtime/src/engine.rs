@@ -38,8 +38,8 @@ pub enum BackendKind {
     /// A GPU, through Vulkan, Metal or Direct3D 12; in builds with the feature `wgpu`.
     Wgpu,
     /// [`BackendKind::Wgpu`], where there is a GPU that is not software and it opens, or where
-    /// `LIMBECK_ADAPTER` names an adapter; else [`BackendKind::Cpu`]. [`Engine::backend`] says which. No plan
-    /// is known then: one that the GPU cannot run is refused when it is opened.
+    /// `LIMBECK_ADAPTER` names an adapter, which must be there; else [`BackendKind::Cpu`]. [`Engine::backend`] says
+    /// which. No plan is known then: one that the GPU cannot run is refused when it is opened.
     Auto,
 }
 
@@ -74,17 +74,25 @@ fn cpu(threads: usize, onnx: OnnxOptions) -> Result<Arc<dyn Backend>> {
 }
 
 /// The backend of a GPU that goes before the CPU, where there is one.
+///
+/// # Errors
+/// One that is named and is not there or does not open.
 #[cfg(feature = "wgpu")]
-fn gpu(options: &EngineOptions) -> Option<Arc<dyn Backend>> {
-    let opened = WgpuBackend::before_the_cpu(options.pipeline_cache.as_deref())?;
-    let tell = |e: &Error| options.logger.tell(Level::Warn, || format!("no GPU: {e}"));
-    let opened = opened.inspect_err(tell);
-    Some(Arc::new(opened.ok()?))
+fn gpu(options: &EngineOptions) -> Result<Option<Arc<dyn Backend>>> {
+    let opened = WgpuBackend::before_the_cpu(options.pipeline_cache.as_deref());
+    match opened.transpose() {
+        Ok(backend) => Ok(backend.map(|backend| Arc::new(backend) as Arc<dyn Backend>)),
+        Err(e) if crate::backend::wgpu::is_named() => Err(e),
+        Err(e) => {
+            options.logger.tell(Level::Warn, || format!("no GPU: {e}"));
+            Ok(None)
+        }
+    }
 }
 
 #[cfg(not(feature = "wgpu"))]
-fn gpu(_: &EngineOptions) -> Option<Arc<dyn Backend>> {
-    None
+fn gpu(_: &EngineOptions) -> Result<Option<Arc<dyn Backend>>> {
+    Ok(None)
 }
 
 /// Options of an engine.
@@ -145,7 +153,7 @@ impl Engine {
         };
         let backend: Arc<dyn Backend> = match options.backend {
             BackendKind::Cpu => cpu(threads, options.onnx)?,
-            BackendKind::Auto => match gpu(&options) {
+            BackendKind::Auto => match gpu(&options)? {
                 Some(backend) => backend,
                 None => cpu(threads, options.onnx)?,
             },

@@ -74,10 +74,10 @@ fn smollm2_in_4_bits_follows_the_cpu_backend() {
         used.expect("a device")
     });
 
-    // 30 layers; embedding, last norm, rows and logits beside them.
+    // 30 layers, in each of which two norms are prologues; embedding, rows and logits beside them.
     let [_, used] = used;
     println!("a decoded token: {used:?}");
-    assert!(used.dispatches <= 30 * 8 + 4, "{} dispatches", used.dispatches);
+    assert!(used.dispatches <= 30 * 6 + 3, "{} dispatches", used.dispatches);
     assert_eq!((used.submissions, used.bytes_read_back), (1, vocab * 4));
     let mut session = greedy.session(SessionOptions::default()).expect("a session");
     let sequence = session.sequence();
@@ -85,7 +85,7 @@ fn smollm2_in_4_bits_follows_the_cpu_backend() {
     session.step_greedy(&mut Usage::default(), &work, |_, _| {}).expect("a step");
     let peak = session.device_use().expect("a device");
     assert_eq!((peak.submissions, peak.bytes_read_back), (1, 12));
-    assert_eq!(peak.dispatches, used.dispatches + 1);
+    assert_eq!(peak.dispatches, used.dispatches + 2);
     let weights: u64 = cpu.plan().program().weights.iter().map(|w| w.bytes).sum();
     assert!(used.weight_bytes_held as f64 <= 1.02 * weights as f64, "{weights} bytes of weights");
 }

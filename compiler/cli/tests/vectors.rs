@@ -367,9 +367,26 @@ fn devices_are_listed() {
     assert!(!chosen.iter().any(|d| software(d) && others), "software goes before: {adapters:?}");
     assert!(adapters.iter().all(|d| d["reason"].as_str().is_some_and(|t| !t.is_empty())));
     let named = std::env::var_os("LIMBECK_ADAPTER").is_some_and(|name| !name.is_empty());
-    let first = if others || (named && !chosen.is_empty()) { "wgpu" } else { "cpu" };
+    let first = if others || named { "wgpu" } else { "cpu" };
     assert_eq!(report["auto"], first);
     assert!(limbeck(["devices"]).ok().ends_with(&format!("auto  takes {first}\n")));
+}
+
+#[test]
+fn an_adapter_that_is_not_there_is_refused() {
+    let place = Place::encoder();
+    let (plan, lacking) = (place.plan(), "no such adapter");
+    for backend in ["auto", "wgpu"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_limbeck"));
+        command.args(["embed", &plan, "--backend", backend]).env("LIMBECK_ADAPTER", lacking);
+        let found = common::run(command, b"a\n");
+        assert_eq!((found.status, found.stdout.as_str()), (Some(1), ""), "{found:?}");
+        // Drivers write to stderr too.
+        let told = found.stderr.lines().filter(|line| line.starts_with("limbeck: "));
+        let told: Vec<_> = told.collect();
+        assert!(told.len() == 1 && told[0].contains("LIMBECK_ADAPTER"), "{found:?}");
+        assert!(told[0].contains(lacking), "{found:?}");
+    }
 }
 
 #[test]

@@ -163,7 +163,7 @@ impl Open {
 }
 
 /// The number of an ONNX step of a program.
-#[cfg(feature = "fake")]
+#[cfg(any(feature = "fake", all(test, feature = "wgpu")))]
 pub(crate) fn number(program: &limbeck_plan::Program, step: &Step) -> usize {
     let steps = program.entries.iter().flat_map(Entry::steps);
     let mut segments = steps.filter(|step| matches!(step.op, Op::Onnx(_)));

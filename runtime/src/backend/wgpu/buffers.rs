@@ -31,12 +31,12 @@ impl Slice {
         Slice { buffer: buffer.clone(), offset: 0, bytes: buffer.size() as usize }
     }
 
-    /// As a shader takes it.
+    /// As a shader takes it, which may read four words at a time.
     pub fn binding(&self) -> wgpu::BindingResource<'_> {
         wgpu::BindingResource::Buffer(wgpu::BufferBinding {
             buffer: &self.buffer,
             offset: self.offset as u64,
-            size: std::num::NonZeroU64::new(self.bytes.next_multiple_of(4) as u64),
+            size: std::num::NonZeroU64::new(self.bytes.next_multiple_of(16) as u64),
         })
     }
 }
@@ -163,7 +163,7 @@ impl<'a> Arenas<'a> {
         }
         let arena = self.sizes.len() - 1;
         let offset = self.sizes[arena].next_multiple_of(ALIGN);
-        self.sizes[arena] = offset + bytes.next_multiple_of(4);
+        self.sizes[arena] = offset + bytes.next_multiple_of(16);
         let place = Place { arena, offset, bytes };
         self.sources.push((place, source));
         place

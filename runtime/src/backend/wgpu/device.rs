@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use super::shaders::Sums;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Environment variable that overrides the choice of adapter: a part of its name, in any case.
@@ -13,6 +14,9 @@ pub const ADAPTER_VARIABLE: &str = "LIMBECK_ADAPTER";
 
 /// How long a step may take on a device before it counts as hung.
 const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What is used of devices that have it; the first is without use where no pipelines are kept.
+const FEATURES: wgpu::Features = wgpu::Features::PIPELINE_CACHE.union(wgpu::Features::SUBGROUP);
 
 /// A GPU, or what stands for one, as `limbeck devices` lists it.
 #[derive(Clone, Debug)]
@@ -75,14 +79,19 @@ pub fn adapters() -> Vec<Adapter> {
 }
 
 /// Whether the backend `wgpu` goes before that of the CPU, given [`adapters`]: software does not, unless it is
-/// named.
+/// named. A name that no adapter has is taken for one: the backend refuses it.
 pub fn prefers_gpu(adapters: &[Adapter]) -> bool {
-    prefers(adapters, wanted().is_some())
+    prefers(adapters, is_named())
 }
 
 pub(super) fn prefers(adapters: &[Adapter], named: bool) -> bool {
     let software = kind(wgpu::DeviceType::Cpu);
-    adapters.iter().any(|adapter| adapter.chosen && (named || adapter.kind != software))
+    named || adapters.iter().any(|adapter| adapter.chosen && adapter.kind != software)
+}
+
+/// Whether the environment names an adapter.
+pub(crate) fn is_named() -> bool {
+    wanted().is_some()
 }
 
 /// The least limits that the backend runs at: those of wgpu's `downlevel_defaults`, but for as many buffers in a
@@ -159,6 +168,7 @@ pub(super) struct Gpu {
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,
     pub limits: wgpu::Limits,
+    pub sums: Sums,
     pub info: wgpu::AdapterInfo,
     pub description: String,
     faults: Arc<Faults>,
@@ -185,10 +195,12 @@ impl Gpu {
             max_storage_buffer_binding_size: adapter.limits().max_storage_buffer_binding_size,
             ..least()
         });
+        let features = FEATURES;
+        #[cfg(test)]
+        let features = super::tests::checks::features(features);
         let opened = ready(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("limbeck"),
-            // Without use where no pipelines are kept.
-            required_features: adapter.features() & wgpu::Features::PIPELINE_CACHE,
+            required_features: adapter.features() & features,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
@@ -196,6 +208,8 @@ impl Gpu {
         let (device, queue) = opened.map_err(|e| {
             Error::new(ErrorKind::Backend, format!("adapter {:?} does not open: {e}", info.name))
         })?;
+        let subgroups = device.features().contains(wgpu::Features::SUBGROUP);
+        let sums = if subgroups { Sums::Subgroups } else { Sums::Shared };
         let faults = Arc::new(Faults::default());
         let told = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error| told.keep(reported(&error))));
@@ -205,7 +219,7 @@ impl Gpu {
         });
         let kind = kind(info.device_type);
         let description = format!("wgpu ({}, {kind}, {})", info.name, info.backend);
-        Ok(Gpu { device, queue, limits, info, description, faults })
+        Ok(Gpu { device, queue, limits, sums, info, description, faults })
     }
 
     /// Runs what makes things on the device, and gives its errors.

@@ -34,6 +34,7 @@ use buffers::Weights;
 use cache::DeviceCache;
 use call::{Given, Turns};
 use device::Gpu;
+pub(crate) use device::is_named;
 pub use device::{ADAPTER_VARIABLE, Adapter, adapters, prefers_gpu};
 use pipelines::Pipelines;
 use sites::Told;
@@ -114,7 +115,7 @@ struct DeviceEntry {
 impl DeviceEntry {
     fn new(data: &PlanData, entry: &Entry) -> Result<DeviceEntry> {
         let program = data.plan.program();
-        let lowered = Lowered::new(program, entry, false, &mut 0)?;
+        let lowered = Lowered::new(program, entry, true, &mut 0)?;
         let below = |index: usize| table_rows(program, &lowered, index);
         let inputs = call::inputs(entry, below);
         let (mut turns, mut attends, mut keeps) = (Vec::new(), false, None);

@@ -38,6 +38,15 @@ impl Pipelines {
     /// # Errors
     /// Those of the device's compiler.
     pub fn get(&self, gpu: &Gpu, shaders: &[Shader]) -> Result<Vec<Arc<Pipeline>>> {
+        let (found, more) = self.get_or_make(gpu, shaders)?;
+        if more {
+            self.kept.iter().for_each(Kept::save);
+        }
+        Ok(found)
+    }
+
+    /// The pipelines, and whether any of them were made.
+    fn get_or_make(&self, gpu: &Gpu, shaders: &[Shader]) -> Result<(Vec<Arc<Pipeline>>, bool)> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let mut missing = Vec::new();
         for shader in shaders {
@@ -50,11 +59,11 @@ impl Pipelines {
             for pipeline in side_by_side(gpu, &missing, cache)? {
                 made.insert(pipeline.shader, Arc::new(pipeline));
             }
-            self.kept.iter().for_each(Kept::save);
         }
         let found = shaders.iter().map(|shader| made.get(shader).cloned());
         let found: Option<Vec<_>> = found.collect();
-        found.ok_or_else(|| Error::new(ErrorKind::Backend, "a pipeline is missing"))
+        let found = found.ok_or_else(|| Error::new(ErrorKind::Backend, "a pipeline is missing"))?;
+        Ok((found, !missing.is_empty()))
     }
 }
 
@@ -68,7 +77,7 @@ fn side_by_side(
     let work = || -> Result<Vec<Pipeline>> {
         let mut made = Vec::new();
         while let Some(shader) = shaders.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let pipeline = gpu.scoped(|| make(&gpu.device, *shader, cache));
+            let pipeline = gpu.scoped(|| make(gpu, *shader, cache));
             made.push(pipeline.map_err(|e| e.at(format!("shader {shader:?}")))?);
         }
         Ok(made)
@@ -90,20 +99,35 @@ fn side_by_side(
     })
 }
 
-#[cfg(not(test))]
-fn module(device: &wgpu::Device, text: wgpu::ShaderModuleDescriptor<'_>) -> wgpu::ShaderModule {
-    device.create_shader_module(text)
+/// The checks that shaders run with: all but a count of loops, which keeps drivers from unrolling them.
+fn checks() -> wgpu::ShaderRuntimeChecks {
+    let mut checks = wgpu::ShaderRuntimeChecks::checked();
+    checks.force_loop_bounding = false;
+    checks
 }
-#[cfg(test)]
-use super::tests::checks::module;
 
-fn make(device: &wgpu::Device, shader: Shader, cache: Option<&wgpu::PipelineCache>) -> Pipeline {
+fn module(device: &wgpu::Device, text: wgpu::ShaderModuleDescriptor<'_>) -> wgpu::ShaderModule {
+    let checks = checks();
+    #[cfg(test)]
+    let checks = super::tests::checks::checks(checks);
+    // SAFETY: each loop of the backend's shaders counts by a fixed step up to a bound that it does not change, or
+    // halves a number down to 0, and so ends: bounds are constants, parameters that the host wrote, and words of the
+    // call, all of them numbers of elements of what one binding holds, from which a step does not wrap. Other checks
+    // are left out in tests alone, to see that the shaders need none.
+    #[allow(unsafe_code, reason = "loops that are counted are not unrolled")]
+    unsafe {
+        device.create_shader_module_trusted(text, checks)
+    }
+}
+
+fn make(gpu: &Gpu, shader: Shader, cache: Option<&wgpu::PipelineCache>) -> Pipeline {
+    let device = &gpu.device;
     let label = format!("{shader:?}");
     let module = module(
         device,
         wgpu::ShaderModuleDescriptor {
             label: Some(&label),
-            source: wgpu::ShaderSource::Wgsl(shader.source().into()),
+            source: wgpu::ShaderSource::Wgsl(shader.source(gpu.sums).into()),
         },
     );
     let uniform = std::iter::once(wgpu::BufferBindingType::Uniform);

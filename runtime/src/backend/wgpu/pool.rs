@@ -7,6 +7,7 @@ use super::buffers::Slice;
 use super::cache::{DeviceCache, HeadLayout};
 use super::call::CallLayout;
 use super::device::Gpu;
+use super::record::COUNTER_WORDS;
 use super::{Shared, ops};
 use crate::backend::Call;
 use crate::backend::lower::{Instruction, Lowered};
@@ -19,7 +20,7 @@ use crate::memory::Holding;
 const CALL_WORDS: usize = 1 << 14;
 
 /// Of the counters of an op that follows choices, which has two weights.
-const COUNTER_BYTES: usize = 2 * 4;
+const COUNTER_BYTES: usize = 2 * COUNTER_WORDS * 4;
 
 /// Words of so many rows of logits of which so many are picked; see `shaders/pick.wgsl`.
 pub(super) fn picked_words(rows: usize, pick: usize) -> usize {
@@ -45,10 +46,14 @@ pub(super) struct Pool {
     /// The largest logits.
     pub picked: Option<wgpu::Buffer>,
     /// Of mixtures: routes, what experts have between their linears, and what they give. What other ops have on
-    /// their way is in the second too.
+    /// their way is in the second too, and what groups find of parts of attention's positions in the third.
     routes: Option<wgpu::Buffer>,
     hidden: Option<wgpu::Buffer>,
     parts: Option<wgpu::Buffer>,
+    /// What norms make of linears' inputs.
+    normed: Option<wgpu::Buffer>,
+    /// The largest logits of slices.
+    slices: Option<wgpu::Buffer>,
     pub read: Option<wgpu::Buffer>,
     none: Option<wgpu::Buffer>,
 }
@@ -84,6 +89,8 @@ impl Pool {
             (&mut self.routes, "routes", needed.routes, storage),
             (&mut self.hidden, "hidden units", needed.hidden, storage),
             (&mut self.parts, "experts' results", needed.parts, storage),
+            (&mut self.normed, "normalised inputs", needed.normed, storage),
+            (&mut self.slices, "the largest logits of slices", needed.slices, storage),
             (&mut self.none, "nothing", 16, storage),
             (&mut self.read, "results", needed.read, Usage::COPY_DST | Usage::MAP_READ),
         ];
@@ -127,6 +134,8 @@ impl Pool {
             routes: there(&self.routes)?,
             hidden: there(&self.hidden)?,
             parts: there(&self.parts)?,
+            normed: there(&self.normed)?,
+            slices: there(&self.slices)?,
             local: there(&self.local)?,
             cache,
         })
@@ -145,6 +154,8 @@ pub(super) struct Buffers<'a> {
     pub routes: &'a wgpu::Buffer,
     pub hidden: &'a wgpu::Buffer,
     pub parts: &'a wgpu::Buffer,
+    pub normed: &'a wgpu::Buffer,
+    pub slices: &'a wgpu::Buffer,
     local: &'a wgpu::Buffer,
     cache: &'a DeviceCache,
 }
@@ -192,6 +203,8 @@ pub(super) struct Needed {
     routes: usize,
     hidden: usize,
     parts: usize,
+    normed: usize,
+    slices: usize,
     read: usize,
 }
 
@@ -217,8 +230,12 @@ pub(super) fn needed(
         |have: &mut usize, elements: usize| *have = (*have).max(elements.saturating_mul(4));
     for named in &lowered.instructions {
         match &named.instruction {
+            Instruction::Linear { x, norm: Some(_), .. } => {
+                larger(&mut needed.normed, sizes.len(*x));
+            }
             Instruction::Attention { params, .. } => {
                 larger(&mut needed.queries, tokens * params.heads * params.head_dim);
+                larger(&mut needed.parts, ops::found_words(params, tokens, ops::parts_of(call)));
                 if params.state.is_none() {
                     let layout = HeadLayout::new(LOCAL, params.kv_heads, params.head_dim);
                     let blocks = CallLayout::local_blocks(call.spans);
@@ -230,7 +247,12 @@ pub(super) fn needed(
                 larger(&mut needed.hidden, tokens.saturating_mul(units));
                 needed.counted += COUNTER_BYTES;
             }
-            Instruction::SparseLinear { x, .. } => larger(&mut needed.hidden, sizes.len(*x)),
+            Instruction::SparseLinear { x, norm, .. } => {
+                larger(&mut needed.hidden, sizes.len(*x));
+                if norm.is_some() {
+                    larger(&mut needed.normed, sizes.len(*x));
+                }
+            }
             Instruction::Tensor { op: Op::Map(p), out, .. } => {
                 let gathered = ops::gathered(p.inputs).saturating_mul(sizes.len(*out));
                 larger(&mut needed.hidden, gathered);
@@ -249,6 +271,10 @@ pub(super) fn needed(
     let rows = sizes.units(Unit::Outputs);
     let picked = picked_words(rows, call.pick);
     larger(&mut needed.picked, picked);
+    if let Some(logits) = lowered.outputs.iter().find(|output| output.name == ops::LOGITS) {
+        let slices = ops::slices(logits.value.cols).saturating_mul(rows);
+        larger(&mut needed.slices, if call.pick == 0 { 0 } else { slices * (2 * call.pick + 2) });
+    }
     let outputs = lowered.outputs.iter().map(|output| sizes.len(output.value).max(picked));
     let words = outputs.fold(made, usize::saturating_add);
     needed.read = words.saturating_mul(4).saturating_add(needed.counted);

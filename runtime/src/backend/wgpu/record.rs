@@ -16,6 +16,9 @@ use crate::backend::sizes::Sizes;
 use crate::backend::slots::Value;
 use crate::error::{Error, ErrorKind, Result};
 
+/// Words of a counter: a low one and a high one.
+pub(super) const COUNTER_WORDS: usize = 2;
+
 /// One run of a shader.
 struct Dispatch {
     pipeline: Arc<Pipeline>,
@@ -56,6 +59,7 @@ impl Recording {
             made,
             size: &size,
             buffers,
+            parts: ops::parts_of(call),
             pending: Vec::new(),
             uniforms: Vec::new(),
             weight_bytes: 0,
@@ -110,6 +114,8 @@ pub(super) struct Recorder<'a> {
     /// The value of a size in the call.
     pub size: &'a dyn Fn(&Dim) -> Option<usize>,
     pub buffers: &'a Buffers<'a>,
+    /// Groups that share the positions that a head of attention sees.
+    pub parts: usize,
     pending: Vec<Pending>,
     uniforms: Vec<u32>,
     weight_bytes: usize,
@@ -171,10 +177,10 @@ impl Recorder<'_> {
         self.weight_bytes = self.weight_bytes.saturating_add(bytes);
     }
 
-    /// A counter of what is read of a weight, in units of so many bytes.
+    /// Where what is read of a weight is counted, in units of so many bytes.
     pub fn counter(&mut self, bytes: usize) -> usize {
         self.counters.push(bytes);
-        self.counters.len() - 1
+        (self.counters.len() - 1) * COUNTER_WORDS
     }
 
     /// Where a value lives.

@@ -25,6 +25,8 @@ pub(super) enum Shader {
     Pool,
     Prepare(KvType, Heads),
     Attend(KvType, Heads),
+    /// Puts together what [`Shader::Attend`] found of parts of the positions.
+    AttendParts,
     Choose,
     Route,
     Capacity,
@@ -44,8 +46,10 @@ pub(super) enum Shader {
     Softmax,
     GroupNorm,
     Resize,
-    /// The most likely token of each row of logits.
-    Pick,
+    /// The most likely tokens of each slice of logits.
+    PickSlices,
+    /// Those of each row, from those of its slices.
+    PickRows,
     Gather,
     Lstm,
     /// Channels that are small are left out.
@@ -120,6 +124,23 @@ impl FewRows {
     }
 }
 
+/// How lanes of a group add up what they have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sums {
+    Shared,
+    /// Those of a subgroup first, where the device has such.
+    Subgroups,
+}
+
+impl Sums {
+    fn source(self) -> &'static str {
+        match self {
+            Sums::Shared => wgsl!("sums_shared"),
+            Sums::Subgroups => wgsl!("sums_subgroups"),
+        }
+    }
+}
+
 /// How a shader uses a storage buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
@@ -129,57 +150,89 @@ pub(super) enum Access {
 
 use Access::{Read, Write};
 
-/// Formats of weights that shaders read, with what reads them.
-const FORMATS: &[(PackFormat, &[&str])] = &[
-    (
-        format(Values::F32, Layout::Row),
-        &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!("element_row_f32")],
+/// A format of weights that shaders read.
+struct Format {
+    format: PackFormat,
+    /// What gives elements of it.
+    loads: &'static [&'static str],
+    /// What [`Shader::LinearFew`] reads 16 rows with.
+    few: &'static [&'static str],
+}
+
+macro_rules! quads {
+    ($values:ident, $loads:literal, $few:literal) => {
+        Format {
+            format: format(Values::$values, Layout::Quads),
+            loads: &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("quads"), wgsl!($loads)],
+            few: &[wgsl!("fours"), wgsl!("rounded"), wgsl!("wide"), wgsl!($few)],
+        }
+    };
+}
+
+macro_rules! floats {
+    ($values:ident, $layout:ident, $element:literal, $few:expr) => {
+        Format {
+            format: format(Values::$values, Layout::$layout),
+            loads: &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!($element)],
+            few: $few,
+        }
+    };
+}
+
+macro_rules! channels {
+    ($values:ident, $loads:literal) => {
+        Format {
+            format: format(Values::$values, Layout::Channels),
+            loads: &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("channels"), wgsl!($loads)],
+            few: &[
+                wgsl!("weight"),
+                wgsl!("rounded"),
+                wgsl!("bytes"),
+                wgsl!("channels"),
+                wgsl!($loads),
+                wgsl!("wide"),
+                wgsl!("wide_channels"),
+            ],
+        }
+    };
+}
+
+const FORMATS: &[Format] = &[
+    floats!(
+        F32,
+        Row,
+        "element_row_f32",
+        &[wgsl!("weight"), wgsl!("element_row_f32"), wgsl!("column_by_row")]
     ),
-    (
-        format(Values::F16, Layout::Row),
-        &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!("element_row_f16")],
+    floats!(
+        F16,
+        Row,
+        "element_row_f16",
+        &[wgsl!("weight"), wgsl!("element_row_f16"), wgsl!("column_by_row")]
     ),
-    (
-        format(Values::F32, Layout::Panels),
-        &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!("element_panels_f32")],
-    ),
-    (
-        format(Values::F16, Layout::Panels),
-        &[wgsl!("rounded"), wgsl!("load_floats"), wgsl!("element_panels_f16")],
-    ),
-    (
-        format(Values::Q8, Layout::Quads),
-        &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("quads"), wgsl!("quads_q8")],
-    ),
-    (
-        format(Values::Q8w, Layout::Quads),
-        &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("quads"), wgsl!("quads_q8w")],
-    ),
-    (
-        format(Values::Q4, Layout::Quads),
-        &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("quads"), wgsl!("quads_q4")],
-    ),
-    (
-        format(Values::Q4m, Layout::Quads),
-        &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("quads"), wgsl!("quads_q4m")],
-    ),
+    floats!(F32, Panels, "element_panels_f32", &[wgsl!("fours"), wgsl!("column_panels_f32")]),
+    floats!(F16, Panels, "element_panels_f16", &[wgsl!("fours"), wgsl!("column_panels_f16")]),
+    quads!(Q8, "quads_q8", "wide_q8"),
+    quads!(Q8w, "quads_q8w", "wide_q8w"),
+    quads!(Q4, "quads_q4", "wide_q4"),
+    quads!(Q4m, "quads_q4m", "wide_q4m"),
 ];
 
 /// Formats that [`Shader::LinearFew`] and [`Shader::LinearMany`] read beside these, of whole weights.
-const CHANNELS: &[(PackFormat, &[&str])] = &[
-    (format(Values::F16, Layout::Channels), &[wgsl!("channels"), wgsl!("load_channels_f16")]),
-    (
-        format(Values::Q8, Layout::Channels),
-        &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("channels"), wgsl!("channels_q8")],
-    ),
-    (
-        format(Values::Q4, Layout::Channels),
-        &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("channels"), wgsl!("channels_q4")],
-    ),
-    (
-        format(Values::Q4m, Layout::Channels),
-        &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("channels"), wgsl!("channels_q4m")],
-    ),
+const CHANNELS: &[Format] = &[
+    Format {
+        format: format(Values::F16, Layout::Channels),
+        loads: &[wgsl!("channels"), wgsl!("load_channels_f16")],
+        few: &[
+            wgsl!("weight"),
+            wgsl!("channels"),
+            wgsl!("load_channels_f16"),
+            wgsl!("column_by_row"),
+        ],
+    },
+    channels!(Q8, "channels_q8"),
+    channels!(Q4, "channels_q4"),
+    channels!(Q4m, "channels_q4m"),
 ];
 
 const fn format(values: Values, layout: Layout) -> PackFormat {
@@ -188,12 +241,12 @@ const fn format(values: Values, layout: Layout) -> PackFormat {
 
 /// Whether shaders read weights of this format.
 pub(super) fn reads(format: PackFormat) -> bool {
-    FORMATS.iter().any(|(known, _)| *known == format)
+    FORMATS.iter().any(|known| known.format == format)
 }
 
 /// Whether linears read this format, which holds channels.
 pub(super) fn reads_channels(format: PackFormat) -> bool {
-    CHANNELS.iter().any(|(known, _)| *known == format)
+    CHANNELS.iter().any(|known| known.format == format)
 }
 
 impl Shader {
@@ -204,8 +257,9 @@ impl Shader {
         all.extend([Shader::Choose, Shader::Route, Shader::Capacity, Shader::Combine, Shader::Mix]);
         all.extend([Shader::Given, Shader::Windows, Shader::Moves, Shader::Pad, Shader::Map]);
         all.extend([Shader::MatMul, Shader::Reduce, Shader::Softmax, Shader::GroupNorm]);
-        all.extend([Shader::Resize, Shader::Pick, Shader::Gather, Shader::Lstm, Shader::Keep]);
-        for (format, _) in FORMATS {
+        all.extend([Shader::Resize, Shader::Gather, Shader::Lstm, Shader::Keep]);
+        all.extend([Shader::PickSlices, Shader::PickRows, Shader::AttendParts]);
+        for Format { format, .. } in FORMATS {
             all.push(Shader::Embedding(*format));
             all.push(Shader::GroupedConv(*format));
             all.push(Shader::ConvTranspose(*format));
@@ -215,7 +269,7 @@ impl Shader {
                 all.push(Shader::LinearMany(*format, part));
             }
         }
-        for (format, _) in CHANNELS {
+        for Format { format, .. } in CHANNELS {
             all.push(Shader::LinearFew(*format, FewRows::One, Part::Whole));
             all.push(Shader::LinearFew(*format, FewRows::Four, Part::Whole));
             all.push(Shader::LinearMany(*format, Part::Whole));
@@ -235,7 +289,10 @@ impl Shader {
             Shader::Elementwise | Shader::SelectRows | Shader::Pool => &[Read, Read, Write],
             Shader::Lstm => &[Read, Read, Read, Read, Read, Read, Write],
             Shader::Keep => &[Read, Read, Read, Read, Write, Write],
-            Shader::LinearFew(_, _, Part::Whole | Part::Window)
+            Shader::LinearFew(_, _, Part::Whole) => {
+                &[Read, Read, Read, Read, Read, Write, Read, Read]
+            }
+            Shader::LinearFew(_, _, Part::Window)
             | Shader::LinearMany(_, Part::Whole | Part::Window) => {
                 &[Read, Read, Read, Read, Read, Write]
             }
@@ -247,7 +304,8 @@ impl Shader {
             Shader::Capacity => &[Write, Write],
             Shader::Combine | Shader::Mix | Shader::Windows => &[Read, Read, Read, Write],
             Shader::Given | Shader::Moves | Shader::Pad => &[Read, Write],
-            Shader::Reduce | Shader::Softmax | Shader::Pick => &[Read, Write],
+            Shader::Reduce | Shader::Softmax | Shader::AttendParts => &[Read, Write],
+            Shader::PickSlices | Shader::PickRows => &[Read, Write],
             Shader::MatMul | Shader::Resize => &[Read, Read, Write],
             Shader::GroupNorm | Shader::ConvTranspose(_) => &[Read, Read, Read, Write],
             Shader::Map => &[Read, Read, Read, Read, Read, Read, Write],
@@ -259,7 +317,7 @@ impl Shader {
     }
 
     /// Its text.
-    pub fn source(self) -> String {
+    pub fn source(self, sums: Sums) -> String {
         let mut parts = vec![wgsl!("common")];
         match self {
             Shader::Embedding(format) => {
@@ -267,22 +325,27 @@ impl Shader {
                 parts.extend(loads(format));
             }
             Shader::LinearFew(format, rows, part) => {
-                let rows = match rows {
+                parts.push(match rows {
                     FewRows::One => "const FEW: u32 = 1u;\n",
                     FewRows::Four => "const FEW: u32 = 4u;\n",
-                };
-                parts.extend([rows, wgsl!("activation"), wgsl!("linear"), wgsl!("linear_few")]);
+                });
+                parts.extend([sums.source(), wgsl!("activation"), wgsl!("linear")]);
+                parts.extend([wgsl!("linear_few"), size(format)]);
                 parts.push(if format.values.is_quantised() {
                     wgsl!("few_bytes")
                 } else {
                     wgsl!("few_floats")
                 });
                 parts.extend(part.sources());
-                parts.push(wgsl!("weight"));
-                parts.extend(loads(format));
+                parts.push(match part {
+                    Part::Whole => wgsl!("prologue"),
+                    _ => wgsl!("no_prologue"),
+                });
+                parts.extend(few(format));
             }
             Shader::LinearMany(format, part) => {
                 parts.extend([wgsl!("activation"), wgsl!("linear"), wgsl!("linear_many")]);
+                parts.push(size(format));
                 parts.push(if format.values.is_quantised() {
                     wgsl!("many_bytes")
                 } else {
@@ -292,12 +355,12 @@ impl Shader {
                 parts.push(wgsl!("weight"));
                 parts.extend(loads(format));
             }
-            Shader::Norm => parts.extend([wgsl!("lanes"), wgsl!("norm")]),
+            Shader::Norm => parts.extend([sums.source(), wgsl!("norm")]),
             Shader::Elementwise => parts.extend([wgsl!("activation"), wgsl!("elementwise")]),
             Shader::SelectRows => parts.push(wgsl!("select_rows")),
             Shader::Pool => parts.extend([wgsl!("lanes"), wgsl!("pool")]),
             Shader::Choose => parts.extend([wgsl!("lanes"), wgsl!("nan"), wgsl!("choose")]),
-            Shader::Route => parts.push(wgsl!("route")),
+            Shader::Route => parts.extend([wgsl!("nan"), wgsl!("order"), wgsl!("route")]),
             Shader::Capacity => parts.push(wgsl!("capacity")),
             Shader::Combine => parts.push(wgsl!("combine")),
             Shader::Mix => parts.extend([wgsl!("activation"), wgsl!("mix")]),
@@ -320,7 +383,13 @@ impl Shader {
             Shader::Softmax => parts.extend([wgsl!("lanes"), wgsl!("softmax")]),
             Shader::GroupNorm => parts.extend([wgsl!("activation"), wgsl!("group_norm")]),
             Shader::Resize => parts.push(wgsl!("resize")),
-            Shader::Pick => parts.push(wgsl!("pick")),
+            Shader::PickSlices | Shader::PickRows => {
+                parts.extend([sums.source(), wgsl!("nan"), wgsl!("order"), wgsl!("pick")]);
+                parts.push(match self {
+                    Shader::PickSlices => wgsl!("pick_slice"),
+                    _ => wgsl!("pick_row"),
+                });
+            }
             Shader::ConvTranspose(format) => {
                 parts.extend([wgsl!("conv_transpose"), wgsl!("weight")]);
                 parts.extend(loads(format));
@@ -339,7 +408,9 @@ impl Shader {
                     KvType::Q8 => wgsl!("store_q8"),
                 },
             ]),
+            Shader::AttendParts => parts.extend([wgsl!("lanes"), wgsl!("attend_parts")]),
             Shader::Attend(kv, heads) => parts.extend([
+                sums.source(),
                 heads.source(),
                 wgsl!("activation"),
                 wgsl!("attend"),
@@ -354,8 +425,22 @@ impl Shader {
     }
 }
 
-/// What reads a format.
-fn loads(format: PackFormat) -> impl Iterator<Item = &'static str> {
-    let all = FORMATS.iter().chain(CHANNELS);
-    all.filter(move |(known, _)| *known == format).flat_map(|(_, parts)| *parts).copied()
+/// What is known of a format.
+fn known(format: PackFormat) -> Option<&'static Format> {
+    FORMATS.iter().chain(CHANNELS).find(|known| known.format == format)
+}
+
+/// What gives elements of a weight.
+fn loads(format: PackFormat) -> &'static [&'static str] {
+    known(format).map_or(&[], |known| known.loads)
+}
+
+/// What gives 16 rows of a weight.
+fn few(format: PackFormat) -> &'static [&'static str] {
+    known(format).map_or(&[], |known| known.few)
+}
+
+/// What says how large a part of a weight is.
+fn size(format: PackFormat) -> &'static str {
+    if format.values.is_quantised() { wgsl!("size_blocks") } else { wgsl!("size_floats") }
 }

@@ -7,9 +7,9 @@ use limbeck_kernels::{Elements, TensorArg};
 use super::Shared;
 use super::cache::DeviceCache;
 use super::call::CallLayout;
-use super::ops::LOGITS;
+use super::ops::{self, LOGITS};
 use super::pool::{Needed, Pool, needed, picked_words, there};
-use super::record::Recording;
+use super::record::{COUNTER_WORDS, Recording};
 use super::sites::{self, MadeLayout};
 #[cfg(test)]
 use super::tests;
@@ -26,6 +26,12 @@ const RECORDINGS: usize = 8;
 
 /// The id that stands where there is no other logit; see `shaders/pick.wgsl`.
 const NONE: u32 = u32::MAX;
+
+/// What the words of a counter say, of which the low one comes first.
+pub(super) fn counted_units(words: &[f32]) -> usize {
+    let all = words.iter().rev().fold(0, |high: u64, word| high << 32 | u64::from(word.to_bits()));
+    usize::try_from(all).unwrap_or(usize::MAX)
+}
 
 /// Buffers, recordings and cache of one session.
 pub(super) struct WgpuState {
@@ -77,7 +83,19 @@ struct Kept {
     bound: Vec<u64>,
     /// How many of the largest logits it ends with.
     pick: usize,
+    /// Groups that share attention's positions.
+    parts: usize,
     recording: Recording,
+    /// How often it ran.
+    runs: usize,
+    /// Its commands, where they are there before they are wanted.
+    ready: Option<Commands>,
+}
+
+/// What is sent to the device, and how many bytes it brings back.
+struct Commands {
+    buffer: wgpu::CommandBuffer,
+    read: u64,
 }
 
 impl WgpuState {
@@ -129,8 +147,9 @@ impl WgpuState {
         call: &Call<'_>,
     ) -> Result<usize> {
         let bound: Vec<u64> = call.sizes.iter().map(|(_, value)| *value).collect();
+        let parts = ops::parts_of(call);
         let fits = |kept: &Kept| {
-            let same = (kept.entry, kept.pick) == (index, call.pick);
+            let same = (kept.entry, kept.pick, kept.parts) == (index, call.pick, parts);
             same && kept.sizes == *sizes && kept.bound == bound
         };
         if let Some(found) = self.recordings.iter().position(fits) {
@@ -150,20 +169,39 @@ impl WgpuState {
             sizes: sizes.clone(),
             bound,
             pick: call.pick,
+            parts,
             recording,
+            runs: 0,
+            ready: None,
         });
         Ok(self.recordings.len() - 1)
     }
 
     /// Sends a call to the device and takes what it gives: its outputs, then its choices, then its counters.
     fn submit(&mut self, last: &Last, recording: usize, made: usize) -> Result<()> {
-        let gpu = &self.shared.gpu;
-        let call = there(&self.pool.call)?;
-        gpu.queue.write_buffer(call, 0, bytemuck::cast_slice(&self.words));
-        let mut encoder = gpu.device.create_command_encoder(&Default::default());
-        let choices = there(&self.pool.made)?;
-        let (counted, counters) =
-            (there(&self.pool.counted)?, self.recordings[recording].recording.counters.len());
+        let gpu = self.shared.gpu.clone();
+        gpu.queue.write_buffer(there(&self.pool.call)?, 0, bytemuck::cast_slice(&self.words));
+        let ready = self.recordings[recording].ready.take();
+        let again = ready.is_some() || self.recordings[recording].runs > 0;
+        let Commands { buffer, read } = match ready {
+            Some(commands) => commands,
+            None => self.encode(last, recording, made)?,
+        };
+        let submission = gpu.queue.submit([buffer]);
+        self.recordings[recording].runs += 1;
+        if again {
+            // Those of the next step, while the device is at this one.
+            self.recordings[recording].ready = Some(self.encode(last, recording, made)?);
+        }
+        self.take(submission, read)
+    }
+
+    /// The commands of a recording.
+    fn encode(&self, last: &Last, recording: usize, made: usize) -> Result<Commands> {
+        let mut encoder = self.shared.gpu.device.create_command_encoder(&Default::default());
+        let recording = &self.recordings[recording].recording;
+        let (choices, counted) = (there(&self.pool.made)?, there(&self.pool.counted)?);
+        let counters = recording.counters.len() * COUNTER_WORDS;
         if made > 0 {
             encoder.clear_buffer(choices, 0, None);
         }
@@ -172,12 +210,12 @@ impl WgpuState {
         }
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            self.recordings[recording].recording.replay(&mut pass);
+            recording.replay(&mut pass);
         }
         let read = self.copy_outputs(last, &mut encoder)?;
         let read = self.copy(&mut encoder, choices, made, read)?;
         let read = self.copy(&mut encoder, counted, counters, read)?;
-        self.take(encoder, read)
+        Ok(Commands { buffer: encoder.finish(), read })
     }
 
     /// Copies what comes back of each output in turn, and gives how many bytes that is.
@@ -206,10 +244,9 @@ impl WgpuState {
         Ok(read + bytes)
     }
 
-    /// Submits commands and takes so many bytes that they bring back.
-    fn take(&mut self, encoder: wgpu::CommandEncoder, read: u64) -> Result<()> {
+    /// Takes so many bytes that a submission brings back.
+    fn take(&mut self, submission: wgpu::SubmissionIndex, read: u64) -> Result<()> {
         let gpu = &self.shared.gpu;
-        let submission = gpu.queue.submit([encoder.finish()]);
         self.results.clear();
         if read == 0 {
             return gpu.wait(submission);
@@ -303,13 +340,14 @@ impl State for WgpuState {
         #[cfg(test)]
         tests::guards::check(&shared.gpu, &self.pool.slots[call.entry])?;
         let Recording { weight_bytes, counters, .. } = &self.recordings[recording].recording;
-        let counted = self.results.len().saturating_sub(counters.len());
-        let read = self.results[counted..].iter().zip(counters);
+        let counted = self.results.len().saturating_sub(counters.len() * COUNTER_WORDS);
+        let read = self.results[counted..].chunks_exact(COUNTER_WORDS).zip(counters);
+        let read = read.map(|(words, bytes)| counted_units(words).saturating_mul(*bytes));
         self.used = DeviceUse {
             dispatches: self.recordings[recording].recording.len(),
             submissions: 1,
             weight_bytes_bound: *weight_bytes,
-            adaptive_bytes_read: read.map(|(count, bytes)| count.to_bits() as usize * bytes).sum(),
+            adaptive_bytes_read: read.fold(0, usize::saturating_add),
             bytes_read_back: self.results.len() * 4,
             weight_bytes_held: shared.weights.bytes,
         };
@@ -348,7 +386,8 @@ impl State for WgpuState {
         let last = Last { pick: 0, ..last };
         let mut encoder = self.shared.gpu.device.create_command_encoder(&Default::default());
         let read = self.copy_outputs(&last, &mut encoder)?;
-        self.take(encoder, read)?;
+        let submission = self.shared.gpu.queue.submit([encoder.finish()]);
+        self.take(submission, read)?;
         self.used.submissions += 1;
         self.used.bytes_read_back += self.results.len() * 4;
         self.last = Some(last);

@@ -3,12 +3,13 @@
 use limbeck_plan::{Attention, RopeStyle};
 
 use super::flag;
+use crate::backend::Call;
 use crate::backend::lower::{Instruction, QkvValue};
 use crate::backend::slots::Unit;
 use crate::backend::wgpu::buffers::Slice;
 use crate::backend::wgpu::lacks;
 use crate::backend::wgpu::record::Recorder;
-use crate::backend::wgpu::shaders::{Heads, Shader};
+use crate::backend::wgpu::shaders::{FEW_ROWS, Heads, Shader};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Refuses what shaders lack.
@@ -85,8 +86,38 @@ pub(super) fn attention(rec: &mut Recorder<'_>, instruction: &Instruction) -> Re
         rec.layout.rows as u32,
         layout.head_words as u32,
         layout.key_words as u32,
+        rec.parts as u32,
     ];
-    let out = rec.value(*out)?;
-    let bindings = [&call, &queries, &cache, &out];
-    rec.dispatch(Shader::Attend(layout.kv, heads), &attend, &bindings, tokens * p.heads)
+    let (out, items) = (rec.value(*out)?, tokens * p.heads);
+    let found = if rec.parts > 1 { Slice::whole(rec.buffers.parts) } else { out.clone() };
+    let bindings = [&call, &queries, &cache, &found];
+    rec.dispatch(Shader::Attend(layout.kv, heads), &attend, &bindings, items * rec.parts)?;
+    if rec.parts > 1 {
+        let params = [items as u32, p.head_dim as u32, layout.padded as u32, rec.parts as u32];
+        rec.dispatch(Shader::AttendParts, &params, &[&found, &out], items)?;
+    }
+    Ok(())
+}
+
+/// Positions up to which a group has all of a head's, and that each of several has at least.
+const WHOLE: usize = 1024;
+const SHARE: usize = 512;
+/// The most groups that share a head's positions.
+const PARTS: usize = 32;
+
+/// Groups that share the positions that a head sees: one where rows are many or see few.
+pub(in crate::backend::wgpu) fn parts_of(call: &Call<'_>) -> usize {
+    let seen = call.spans.iter().map(|span| span.start.saturating_add(span.rows)).max();
+    match seen {
+        Some(seen) if seen > WHOLE && call.tokens <= FEW_ROWS => {
+            seen.div_ceil(SHARE).next_power_of_two().min(PARTS)
+        }
+        _ => 1,
+    }
+}
+
+/// Words of what groups find, where several share a head's positions.
+pub(in crate::backend::wgpu) fn found_words(p: &Attention, tokens: usize, parts: usize) -> usize {
+    let each = p.head_dim.next_multiple_of(4) + 4;
+    if parts > 1 { tokens.saturating_mul(p.heads * parts * each) } else { 0 }
 }

@@ -82,6 +82,7 @@ pub(super) fn conv2d(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
         tokens: count / w.rows.max(1),
         share: 1,
         x: &input,
+        norm: None,
         bias,
         residual,
         factors: None,

@@ -2,8 +2,9 @@
 
 use limbeck_plan::{Activation, Layout, PANEL_ROWS, PackFormat, QUAD_ROWS, QUANT_BLOCK};
 
+use super::rows::{norm_flags, normalised};
 use super::{flag, lacks, number};
-use crate::backend::lower::Instruction;
+use crate::backend::lower::{Instruction, NormCall};
 use crate::backend::wgpu::buffers::Slice;
 use crate::backend::wgpu::record::Recorder;
 use crate::backend::wgpu::shaders::{FEW_ROWS, FewRows, Part, Shader};
@@ -21,6 +22,8 @@ pub(super) struct Work<'a> {
     pub tokens: usize,
     pub share: usize,
     pub x: &'a Slice,
+    /// What the input meets first, where all of a weight meets few rows.
+    pub norm: Option<&'a NormCall>,
     pub bias: Option<Slice>,
     pub residual: Option<Slice>,
     pub factors: Option<Slice>,
@@ -52,20 +55,26 @@ pub(super) enum WorkPart {
 }
 
 pub(super) fn linear(rec: &mut Recorder<'_>, instruction: &Instruction) -> Result<()> {
-    let Instruction::Linear { params, x, weight, bias, residual, factors, out, .. } = instruction
+    let Instruction::Linear { params, x, norm, weight, bias, residual, factors, out } = instruction
     else {
         return Ok(());
     };
     let cols = rec.shared.weights.get(*weight)?.cols;
+    let tokens = rec.sizes.len(*x) / cols.max(1);
+    let (mut x, mut norm) = (rec.value(*x)?, norm.as_ref());
+    if tokens > FEW_ROWS {
+        x = normalised(rec, norm.take(), x, [tokens, cols])?;
+    }
     let vector =
         |id: &Option<usize>| id.map(|id| rec.shared.weights.vector(id).cloned()).transpose();
     let (bias, factors) = (vector(bias)?, vector(factors)?);
     let residual = residual.map(|value| rec.value(value)).transpose()?;
     let work = Work {
         weight: *weight,
-        tokens: rec.sizes.len(*x) / cols.max(1),
+        tokens,
         share: 1,
-        x: &rec.value(*x)?,
+        x: &x,
+        norm,
         bias,
         residual,
         factors,
@@ -88,11 +97,16 @@ pub(super) fn dispatch(rec: &mut Recorder<'_>, work: Work<'_>) -> Result<()> {
         | flag(work.residual.is_some(), 4)
         | flag(work.factors.is_some(), 8)
         | flag(work.last && work.residual.is_some(), 16)
-        | flag(work.precise, 32);
+        | flag(work.precise, 32)
+        | work.norm.map_or(0, |norm| 64 | norm_flags(norm) << 7);
     let none = rec.none();
     let bias = work.bias.as_ref().unwrap_or(&none);
     let residual = work.residual.as_ref().unwrap_or(&none);
     let factors = work.factors.as_ref().unwrap_or(&none);
+    let (norm_weight, norm_bias) = match work.norm {
+        Some(norm) => (rec.shared.weights.vector(norm.weight)?, &rec.vector_or_none(norm.bias)?),
+        None => (&none, &none),
+    };
     let [made, routes, counted] =
         [rec.buffers.made, rec.buffers.routes, rec.buffers.counted].map(Slice::whole);
     let counter = match work.part {
@@ -134,7 +148,8 @@ pub(super) fn dispatch(rec: &mut Recorder<'_>, work: Work<'_>) -> Result<()> {
             base as u32,
             counter as u32,
         ];
-        let words = [&words[..], &window].concat();
+        let eps = work.norm.map_or(0.0, |norm| norm.params.eps).to_bits();
+        let words = [&words[..], &window, &[eps]].concat();
         let (shader, groups) = if tokens > FEW_ROWS && part != Part::Routed {
             let [tile, columns] = MANY;
             let groups = rows.div_ceil(tile) * tokens.div_ceil(columns);
@@ -147,6 +162,9 @@ pub(super) fn dispatch(rec: &mut Recorder<'_>, work: Work<'_>) -> Result<()> {
         };
         let mut bindings = vec![&shard.slice, x, bias, residual, factors, out];
         match part {
+            Part::Whole if matches!(shader, Shader::LinearFew(..)) => {
+                bindings.extend([norm_weight, norm_bias]);
+            }
             Part::Whole | Part::Window => {}
             Part::Limited => bindings.extend([&made, &counted]),
             Part::Routed => bindings.extend([&routes, &counted]),

@@ -15,6 +15,7 @@ mod tensors;
 
 use limbeck_plan::Activation;
 
+pub(super) use attention::{found_words, parts_of};
 pub(super) use check::check;
 pub(super) use map::gathered;
 
@@ -91,8 +92,15 @@ pub(super) fn pick(rec: &mut Recorder<'_>, count: usize) -> Result<()> {
     let Some(logits) = outputs.iter().find(|output| output.name == LOGITS) else { return Ok(()) };
     let (value, rows) = (logits.value, rec.sizes.len(logits.value) / logits.value.cols.max(1));
     let (logits, picked) = (rec.value(value)?, Slice::whole(rec.buffers.picked));
-    let params = [rows as u32, value.cols as u32, count as u32];
-    rec.dispatch(Shader::Pick, &params, &[&logits, &picked], rows)
+    let (slices, lists) = (slices(value.cols), Slice::whole(rec.buffers.slices));
+    let params = [rows as u32, value.cols as u32, count as u32, slices as u32];
+    rec.dispatch(Shader::PickSlices, &params, &[&logits, &lists], rows * slices)?;
+    rec.dispatch(Shader::PickRows, &params, &[&lists, &picked], rows)
+}
+
+/// Slices of a row of so many logits, of which each has a group; see `shaders/pick.wgsl`.
+pub(super) fn slices(cols: usize) -> usize {
+    cols.div_ceil(1024)
 }
 
 /// The number by which shaders know an activation function; see `shaders/activation.wgsl`.

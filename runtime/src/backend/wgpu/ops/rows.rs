@@ -5,6 +5,7 @@ use limbeck_plan::{NormKind, Pool, Pooling, QUANT_BLOCK};
 use super::{LANES, flag};
 use crate::backend::lower::{Ids, Instruction, NormCall};
 use crate::backend::slots::{Unit, Value};
+use crate::backend::wgpu::buffers::Slice;
 use crate::backend::wgpu::record::Recorder;
 use crate::backend::wgpu::shaders::Shader;
 use crate::error::Result;
@@ -41,13 +42,38 @@ pub(super) fn embedding(rec: &mut Recorder<'_>, instruction: &Instruction) -> Re
 
 pub(super) fn norm(rec: &mut Recorder<'_>, call: &NormCall, x: Value, out: Value) -> Result<()> {
     let rows = rec.sizes.len(out) / out.cols.max(1);
-    let around = call.params.kind == NormKind::Layer;
-    let flags = flag(around, 1) | flag(call.bias.is_some(), 2);
-    let params = [rows as u32, out.cols as u32, call.params.eps.to_bits(), flags];
+    dispatch_norm(rec, call, &rec.value(x)?, &rec.value(out)?, [rows, out.cols])
+}
+
+/// How shaders know a norm: 1 for one around the mean, 2 for one with a bias.
+pub(super) fn norm_flags(call: &NormCall) -> u32 {
+    flag(call.params.kind == NormKind::Layer, 1) | flag(call.bias.is_some(), 2)
+}
+
+/// What the norm makes of `[rows, cols]`, where there is one.
+pub(super) fn normalised(
+    rec: &mut Recorder<'_>,
+    call: Option<&NormCall>,
+    x: Slice,
+    sizes: [usize; 2],
+) -> Result<Slice> {
+    let Some(call) = call else { return Ok(x) };
+    let out = Slice::whole(rec.buffers.normed);
+    dispatch_norm(rec, call, &x, &out, sizes)?;
+    Ok(out)
+}
+
+fn dispatch_norm(
+    rec: &mut Recorder<'_>,
+    call: &NormCall,
+    x: &Slice,
+    out: &Slice,
+    [rows, cols]: [usize; 2],
+) -> Result<()> {
+    let params = [rows as u32, cols as u32, call.params.eps.to_bits(), norm_flags(call)];
     let weight = rec.shared.weights.vector(call.weight)?;
     let bias = rec.vector_or_none(call.bias)?;
-    let (x, out) = (rec.value(x)?, rec.value(out)?);
-    rec.dispatch(Shader::Norm, &params, &[&x, weight, &bias, &out], rows)
+    rec.dispatch(Shader::Norm, &params, &[x, weight, &bias, out], rows)
 }
 
 pub(super) fn select(rec: &mut Recorder<'_>, x: Value, out: Value) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use super::LANES;
 use super::linear::{Work, WorkPart, dispatch};
+use super::rows::normalised;
 use crate::backend::lower::Instruction;
 use crate::backend::wgpu::buffers::Slice;
 use crate::backend::wgpu::record::Recorder;
@@ -10,7 +11,15 @@ use crate::error::Result;
 
 pub(super) fn sparse_linear(rec: &mut Recorder<'_>, instruction: &Instruction) -> Result<()> {
     let Instruction::SparseLinear {
-        params: p, x, weight, bias, residual, site, channels, out, ..
+        params: p,
+        x,
+        norm,
+        weight,
+        bias,
+        residual,
+        site,
+        channels,
+        out,
     } = instruction
     else {
         return Ok(());
@@ -22,7 +31,8 @@ pub(super) fn sparse_linear(rec: &mut Recorder<'_>, instruction: &Instruction) -
     let words = [count, cols, choices, rec.next_kept()].map(|word| word as u32);
     let thresholds: Vec<u32> = p.thresholds.iter().map(|t| t.to_bits()).collect();
     let thresholds = rec.constants(&thresholds)?;
-    let (given, kept) = (rec.value(*x)?, Slice::whole(rec.buffers.hidden));
+    let given = normalised(rec, norm.as_ref(), rec.value(*x)?, [tokens, cols])?;
+    let kept = Slice::whole(rec.buffers.hidden);
     let (call, made) = (rec.call(), rec.choices());
     let channels = rec.shared.weights.vector(*channels)?;
     let bindings = [&call, &given, channels, &thresholds, &kept, &made];
@@ -34,6 +44,7 @@ pub(super) fn sparse_linear(rec: &mut Recorder<'_>, instruction: &Instruction) -
         tokens,
         share: 1,
         x: &kept,
+        norm: None,
         bias,
         residual,
         factors: None,

@@ -3,13 +3,6 @@
 // further on, its `scale` and its `minimum`. WORDS is how many words of four columns share a scale.
 
 const ROUNDED: bool = true;
-// Four bytes of 1.
-const ONES: u32 = 0x01010101u;
-
-// The size of so many rows of so many blocks: blocks of a row.
-fn size_of(rows: u32, blocks: u32) -> u32 {
-    return rows * blocks;
-}
 
 // The low nibbles of a word's bytes, less 8.
 fn centred(word: u32) -> u32 {

@@ -1,90 +1,124 @@
-// What a lane sums of a row of bytes, for each row of the call: activations are rounded in shared memory, some
+// What a lane sums of 16 rows of bytes, for each row of the call: activations are rounded in shared memory, some
 // blocks at a time. Precise ones come in two parts, the second for what the first leaves over.
 
-// Blocks of 32 columns, and words of four.
-const CHUNK: u32 = 128u / FEW;
-const CHUNK_WORDS: u32 = CHUNK * 8u;
+// Blocks of 32 columns at a time: two for each four lanes.
+const CHUNK: u32 = LANES / 2u;
 
-var<workgroup> bytes: array<u32, CHUNK_WORDS * FEW>;
-var<workgroup> magnitudes: array<u32, CHUNK_WORDS * FEW>;
-var<workgroup> steps: array<f32, 2u * CHUNK * FEW>;
-
-// Four values of a row of the call, word `word` of the chunk from block `first` on.
-fn given(token: u32, first: u32, word: u32, at: u32, part: u32) -> vec4<f32> {
-    let v = inputs(min(token, P.tokens - 1u), first * 32u + word * 4u);
-    if part == 0u {
-        return v;
-    }
-    return v - steps[at / CHUNK_WORDS * CHUNK + at % CHUNK_WORDS / WORDS] * bytes_of(bytes[at]);
+// Of each row of the call: the bytes of a block, four words twice.
+fn word_at(t: u32, block: u32, q: u32) -> vec2<u32> {
+    let at = t * LANES + block * 2u;
+    return vec2(fours[at][q], fours[at + 1u][q]);
 }
 
-fn take(lane: u32, first_token: u32, first: u32, words: u32, part: u32) {
+var<workgroup> magnitudes: array<u32, LANES * FEW>;
+var<workgroup> steps: array<f32, CHUNK * FEW>;
+
+// Rounds 16 columns of each row for a lane.
+fn take(lane: u32, first_token: u32, first: u32, part: u32) {
     workgroupBarrier();
+    let block = lane / 2u;
     for (var t = 0u; t < FEW; t++) {
-        for (var word = lane; word < words; word += LANES) {
-            let at = t * CHUNK_WORDS + word;
-            magnitudes[at] = magnitude(given(first_token + t, first, word, at, part));
+        let at = t * LANES + lane;
+        let col = first * 32u + lane * 16u;
+        var v0 = given(t, first_token, col);
+        var v1 = given(t, first_token, col + 4u);
+        var v2 = given(t, first_token, col + 8u);
+        var v3 = given(t, first_token, col + 12u);
+        if part == 1u {
+            let step = steps[t * CHUNK + block];
+            let had = fours[at];
+            v0 -= step * bytes_of(had.x);
+            v1 -= step * bytes_of(had.y);
+            v2 -= step * bytes_of(had.z);
+            v3 -= step * bytes_of(had.w);
+        }
+        magnitudes[at] = max(max(magnitude(v0), magnitude(v1)), max(magnitude(v2), magnitude(v3)));
+        workgroupBarrier();
+        // A scale is for as many lanes as hold WORDS.
+        var most = max(magnitudes[at], magnitudes[at ^ 1u]);
+        if WORDS == 16u {
+            most = max(most, max(magnitudes[at ^ 2u], magnitudes[at ^ 3u]));
+        }
+        fours[at] = rounded16(v0, v1, v2, v3, most);
+        if lane % 2u == 0u {
+            steps[t * CHUNK + block] = step_of(most);
         }
     }
     workgroupBarrier();
-    for (var t = 0u; t < FEW; t++) {
-        for (var word = lane; word < words; word += LANES) {
-            let at = t * CHUNK_WORDS + word;
-            var most = 0u;
-            for (var i = 0u; i < WORDS; i++) {
-                most = max(most, magnitudes[at / WORDS * WORDS + i]);
-            }
-            bytes[at] = rounded(given(first_token + t, first, word, at, part), most);
-            if at % WORDS == 0u {
-                steps[(part * FEW + t) * CHUNK + word / WORDS] = step_of(most);
-            }
-        }
+}
+
+fn dots(lo: vec4<u32>, hi: vec4<u32>, v: vec2<u32>) -> vec4<i32> {
+    return vec4(dot4I8Packed(lo.x, v.x) + dot4I8Packed(hi.x, v.y),
+        dot4I8Packed(lo.y, v.x) + dot4I8Packed(hi.y, v.y),
+        dot4I8Packed(lo.z, v.x) + dot4I8Packed(hi.z, v.y),
+        dot4I8Packed(lo.w, v.x) + dot4I8Packed(hi.w, v.y));
+}
+
+// Adds products of 16 rows with row `t` of the call.
+fn add(sums: Sums, e: Eight, f: Eight, t: u32, block: u32, q: u32, there: bool) -> Sums {
+    let v = word_at(t, block, q);
+    let step = select(0.0, steps[t * CHUNK + block], there);
+    var total = 0;
+    if MINIMA || OFFSET != 0 {
+        total = dot4I8Packed(ONES, v.x) + dot4I8Packed(ONES, v.y);
     }
-    workgroupBarrier();
+    let less = vec4(OFFSET * total);
+    var s = sums;
+    s.a += vec4<f32>(dots(e.lo, e.hi, v) - less) * (e.scales * step);
+    s.b += vec4<f32>(dots(e.lo_next, e.hi_next, v) - less) * (e.scales_next * step);
+    s.c += vec4<f32>(dots(f.lo, f.hi, v) - less) * (f.scales * step);
+    s.d += vec4<f32>(dots(f.lo_next, f.hi_next, v) - less) * (f.scales_next * step);
+    if MINIMA {
+        let shift = step * f32(total);
+        s.a += e.minima * shift;
+        s.b += e.minima_next * shift;
+        s.c += f.minima * shift;
+        s.d += f.minima_next * shift;
+    }
+    return s;
 }
 
-// The product of eight columns with word `at` and the fourth after it.
-fn dots(v: vec2<u32>, at: u32) -> i32 {
-    return dot4I8Packed(v.x, bytes[at]) + dot4I8Packed(v.y, bytes[at + 4u]);
-}
-
-fn products(lane: u32, row: u32, first_token: u32, blocks: u32) -> array<f32, FEW> {
-    let q = lane / 16u % 4u;
-    var sum: array<f32, FEW>;
+fn products(at: Invocation, row: u32, first_token: u32, blocks: u32) -> Few {
+    let lane = at.lane;
+    let q = lane % 4u;
+    let octet = row / 8u;
+    let next = min(octet + 1u, P.stored / 8u - 1u);
+    var few: Few;
     for (var first = 0u; first < blocks; first += CHUNK) {
-        let count = min(CHUNK, blocks - first);
+        let last = min(CHUNK, blocks - first) - 1u;
+        let there = lane / 4u <= last;
+        let there_too = lane / 4u + CHUNK / 2u <= last;
+        let block = min(lane / 4u, last);
+        let block_too = min(lane / 4u + CHUNK / 2u, last);
+        // On their way while activations are made ready.
+        let a = raw_of(octet, first + block, q);
+        let b = raw_of(next, first + block, q);
+        let c = raw_of(octet, first + block_too, q);
+        let d = raw_of(next, first + block_too, q);
+        if first == 0u {
+            prologue(at, first_token);
+        }
         for (var part = 0u; part < select(1u, 2u, has(32u)); part++) {
-            take(lane, first_token, first, (count * 8u + WORDS - 1u) / WORDS * WORDS, part);
-            if row < P.stored {
-                // Four blocks at a time: a lane waits once for what it reads of them.
-                for (var block = lane / 64u; block < count; block += 4u * PARTS) {
-                    let wanted = vec4(block) + PARTS * vec4(0u, 1u, 2u, 3u);
-                    let b = min(wanted, vec4(count - 1u));
-                    let there = select(vec4(0.0), vec4(1.0), wanted == b);
-                    let v0 = ints(row, first + b.x, q);
-                    let v1 = ints(row, first + b.y, q);
-                    let v2 = ints(row, first + b.z, q);
-                    let v3 = ints(row, first + b.w, q);
-                    let d = there * vec4(scale(row, first + b.x), scale(row, first + b.y),
-                        scale(row, first + b.z), scale(row, first + b.w));
-                    let m = there * vec4(minimum(row, first + b.x), minimum(row, first + b.y),
-                        minimum(row, first + b.z), minimum(row, first + b.w));
-                    for (var t = 0u; t < FEW; t++) {
-                        let at = t * CHUNK_WORDS + b * 8u + q;
-                        let s = (part * FEW + t) * CHUNK + b * 8u / WORDS;
-                        let step = vec4(steps[s.x], steps[s.y], steps[s.z], steps[s.w]);
-                        let found = vec4(dots(v0, at.x), dots(v1, at.y), dots(v2, at.z), dots(v3, at.w));
-                        sum[t] += dot(vec4<f32>(found), d * step);
-                        if MINIMA {
-                            let ones = vec2(ONES);
-                            let totals = vec4(dots(ones, at.x), dots(ones, at.y), dots(ones, at.z),
-                                dots(ones, at.w));
-                            sum[t] += dot(vec4<f32>(totals), m * step);
-                        }
-                    }
+            take(lane, first_token, first, part);
+            let e = eight(a);
+            let f = eight(b);
+            few.t0 = add(few.t0, e, f, 0u, block, q, there);
+            if FEW > 1u {
+                few.t1 = add(few.t1, e, f, 1u, block, q, there);
+                few.t2 = add(few.t2, e, f, 2u, block, q, there);
+                few.t3 = add(few.t3, e, f, 3u, block, q, there);
+            }
+            if last >= CHUNK / 2u {
+                let g = eight(c);
+                let h = eight(d);
+                few.t0 = add(few.t0, g, h, 0u, block_too, q, there_too);
+                if FEW > 1u {
+                    few.t1 = add(few.t1, g, h, 1u, block_too, q, there_too);
+                    few.t2 = add(few.t2, g, h, 2u, block_too, q, there_too);
+                    few.t3 = add(few.t3, g, h, 3u, block_too, q, there_too);
                 }
             }
         }
     }
-    return sum;
+    return few;
 }

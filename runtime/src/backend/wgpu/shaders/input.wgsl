@@ -1,14 +1,31 @@
-// Input `col` of a row.
-fn input(token: u32, col: u32) -> f32 {
-    if col >= P.cols {
-        return 0.0;
+// Inputs of a row.
+
+// Four of them from column `col` on, a multiple of 4, as they lie there.
+fn raw(token: u32, col: u32) -> vec4<f32> {
+    if col >= P.cols || (P.unit_cols > 0u && col >= limit(token) * P.unit_cols) {
+        return vec4(0.0);
     }
-    if P.unit_cols > 0u && col >= limit(token) * P.unit_cols {
-        return 0.0;
+    let at = token / P.share * P.cols + col;
+    if P.cols % 4u == 0u {
+        return x[at / 4u];
     }
-    let value = x[token / P.share * P.cols + col];
-    if has(8u) {
-        return value * factors[col];
+    var v = vec4(x[at / 4u][at % 4u], 0.0, 0.0, 0.0);
+    for (var i = 1u; i < 4u; i++) {
+        if col + i < P.cols {
+            v[i] = x[(at + i) / 4u][(at + i) % 4u];
+        }
     }
-    return value;
+    return v;
+}
+
+// With its factors; what comes behind the last column is 0.
+fn scaled(v: vec4<f32>, col: u32) -> vec4<f32> {
+    if has(8u) && col < P.cols {
+        return v * factors[col / 4u];
+    }
+    return v;
+}
+
+fn inputs(token: u32, col: u32) -> vec4<f32> {
+    return scaled(raw(token, col), col);
 }

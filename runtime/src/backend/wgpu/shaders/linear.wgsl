@@ -12,7 +12,7 @@ struct Params {
     all: u32,
     activation: u32,
     // 1: gated, 2: bias, 4: residual, 8: factors, 16: the activation comes after the residual,
-    // 32: precise.
+    // 32: precise, 64: a norm comes first, 128: around the mean, 256: with a bias.
     flags: u32,
     // Rows that the shard's bytes hold.
     stored: u32,
@@ -40,22 +40,18 @@ struct Params {
     pad_x: u32,
     step_y: u32,
     step_x: u32,
+    // Of a norm.
+    eps: f32,
 }
 @group(0) @binding(0) var<uniform> P: Params;
-@group(0) @binding(1) var<storage, read> w: array<u32>;
-@group(0) @binding(2) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read> residual: array<f32>;
-@group(0) @binding(5) var<storage, read> factors: array<f32>;
+@group(0) @binding(5) var<storage, read> factors: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>;
 
 fn has(flag: u32) -> bool {
     return (P.flags & flag) != 0u;
-}
-
-// Four inputs of a row from column `col` on.
-fn inputs(token: u32, col: u32) -> vec4<f32> {
-    return vec4(input(token, col), input(token, col + 1u), input(token, col + 2u), input(token, col + 3u));
 }
 
 // A sum with its bias; `row` counts within the shard. A bias may be one for each choice.

@@ -1,9 +1,5 @@
 // Values of f16 in channels.
 
-fn size_of(rows: u32, blocks: u32) -> u32 {
-    return rows * min(blocks * 32u, P.cols);
-}
-
 fn load(row: u32, block: u32, q: u32) -> Pair {
     let at = place(row, 64u, 16u);
     let start = at.start + block * at.record + q * 4u * at.channel;
@@ -13,4 +9,9 @@ fn load(row: u32, block: u32, q: u32) -> Pair {
         pair.hi[i] = half_at(start + (16u + i) * at.channel, at.row);
     }
     return pair;
+}
+
+fn element(row: u32, col: u32) -> f32 {
+    let at = place(row, 64u, 16u);
+    return half_at(at.start + col / 32u * at.record + col % 32u * at.channel, at.row);
 }

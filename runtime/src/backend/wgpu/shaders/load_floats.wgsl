@@ -3,11 +3,6 @@
 const WORDS: u32 = 8u;
 const ROUNDED: bool = false;
 
-// The size of so many rows of so many blocks: floats.
-fn size_of(rows: u32, blocks: u32) -> u32 {
-    return rows * min(blocks * 32u, P.cols);
-}
-
 fn load(row: u32, block: u32, q: u32) -> Pair {
     let c = block * 32u + q * 4u;
     return Pair(

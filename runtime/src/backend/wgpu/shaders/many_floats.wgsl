@@ -21,13 +21,15 @@ fn products(lane: u32, first_row: u32, first_token: u32, blocks: u32) -> array<v
                 weights[(q * 4u + 16u + i) * 64u + unit % 64u] = bitcast<u32>(pair.hi[i]);
             }
         }
-        for (var unit = lane; unit < 1024u; unit += 128u) {
-            let token = first_token + unit / 32u;
-            var value = 0.0;
+        for (var unit = lane; unit < 256u; unit += 128u) {
+            let token = first_token + unit / 8u;
+            var v = vec4(0.0);
             if token < P.tokens {
-                value = input(token, block * 32u + unit % 32u);
+                v = inputs(token, block * 32u + unit % 8u * 4u);
             }
-            given[unit % 32u * 33u + unit / 32u] = value;
+            for (var i = 0u; i < 4u; i++) {
+                given[(unit % 8u * 4u + i) * 33u + unit / 8u] = v[i];
+            }
         }
         workgroupBarrier();
         for (var k = 0u; k < 32u; k++) {

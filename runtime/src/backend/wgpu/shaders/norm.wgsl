@@ -13,28 +13,12 @@ struct Params {
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
-var<workgroup> sums: array<f32, LANES>;
-
-fn total(lane: u32, value: f32) -> f32 {
-    workgroupBarrier();
-    sums[lane] = value;
-    for (var step = LANES / 2u; step > 0u; step /= 2u) {
-        workgroupBarrier();
-        if lane < step {
-            sums[lane] += sums[lane + step];
-        }
-    }
-    workgroupBarrier();
-    return sums[0];
-}
+const LANES: u32 = 256u;
 
 @compute @workgroup_size(LANES)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let row = flat(group, groups);
+fn main(at: Invocation) {
+    let lane = at.lane;
+    let row = flat(at.group, at.groups);
     let start = row * P.cols;
     let here = row < P.rows;
     let cols = select(0u, P.cols, here);
@@ -44,14 +28,14 @@ fn main(
         for (var i = lane; i < cols; i += LANES) {
             sum += x[start + i];
         }
-        mean = total(lane, sum) / f32(P.cols);
+        mean = sum_of_group(at, sum) / f32(P.cols);
     }
     var squares = 0.0;
     for (var i = lane; i < cols; i += LANES) {
         let d = x[start + i] - mean;
         squares += d * d;
     }
-    let root = sqrt(total(lane, squares) / f32(P.cols) + P.eps);
+    let root = sqrt(sum_of_group(at, squares) / f32(P.cols) + P.eps);
     for (var i = lane; i < cols; i += LANES) {
         var y = (x[start + i] - mean) / root * weight[i];
         if (P.flags & 2u) != 0u {

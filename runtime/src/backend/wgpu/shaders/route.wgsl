@@ -20,16 +20,9 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> routes: array<u32>;
 @group(0) @binding(4) var<storage, read_write> made: array<atomic<u32>>;
 
-// Numbers in the order of floats, NaN below all.
-fn order(value: f32) -> u32 {
-    let bits = bitcast<u32>(value + 0.0);
-    if (bits & 0x7fffffffu) > 0x7f800000u {
-        return 0u;
-    }
-    if bits == 0x80000000u {
-        return 0x80000000u;
-    }
-    return select(bits | 0x80000000u, ~bits, (bits & 0x80000000u) != 0u);
+// Of a logit: NaN is below all.
+fn key_of(logit: f32) -> u32 {
+    return select(order(bitcast<u32>(logit)), 0u, is_nan(logit));
 }
 
 @compute @workgroup_size(64)
@@ -47,10 +40,10 @@ fn main(
     var any_nan = false;
     for (var e = 0u; e < P.experts; e++) {
         let logit = logits[start + e];
-        if order(logit) > order(largest) {
+        if key_of(logit) > key_of(largest) {
             largest = logit;
         }
-        any_nan = any_nan || order(logit) == 0u;
+        any_nan = any_nan || key_of(logit) == 0u;
     }
     var sum = 0.0;
     for (var e = 0u; e < P.experts; e++) {
@@ -67,7 +60,7 @@ fn main(
         var best = 0u;
         var expert = 0xffffffffu;
         for (var e = 0u; e < P.experts; e++) {
-            let key = order(logits[start + e]);
+            let key = key_of(logits[start + e]);
             let free = rank == 0u || key < last || (key == last && e > before);
             if free && (expert == 0xffffffffu || key > best) {
                 best = key;

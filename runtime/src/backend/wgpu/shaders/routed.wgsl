@@ -29,9 +29,12 @@ fn blocks_of(token: u32, count: u32) -> u32 {
     return P.blocks;
 }
 
-// Adds to what the weight's groups read.
+// Adds to what the weight's groups read: a low word, whose carries the high one counts.
 fn count_read(read: u32) {
-    atomicAdd(&counted[P.counter], read);
+    let had = atomicAdd(&counted[P.counter], read);
+    if had + read < had {
+        atomicAdd(&counted[P.counter + 1u], 1u);
+    }
 }
 
 // Whether a row of the call has its result from this shard.

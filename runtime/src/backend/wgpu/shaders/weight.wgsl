@@ -5,3 +5,5 @@ struct Pair {
     lo: vec4<f32>,
     hi: vec4<f32>,
 }
+
+@group(0) @binding(1) var<storage, read> w: array<u32>;

@@ -12,5 +12,10 @@ fn input(token: u32, col: u32) -> f32 {
     if y >= P.height || at >= P.width {
         return 0.0;
     }
-    return x[((image * P.height + y) * P.width + at) * P.channels + col % P.channels];
+    let i = ((image * P.height + y) * P.width + at) * P.channels + col % P.channels;
+    return x[i / 4u][i % 4u];
+}
+
+fn inputs(token: u32, col: u32) -> vec4<f32> {
+    return vec4(input(token, col), input(token, col + 1u), input(token, col + 2u), input(token, col + 3u));
 }

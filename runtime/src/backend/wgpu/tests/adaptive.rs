@@ -12,6 +12,7 @@ use super::harness::{Ask, Builder, Random, compare, compare_on, gpu, tokens, tol
 use crate::backend::PlanData;
 use crate::backend::wgpu::WgpuBackend;
 use crate::backend::wgpu::device::least;
+use crate::backend::wgpu::state::counted_units;
 
 const FORMATS: [Values; 5] = [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m];
 
@@ -105,6 +106,12 @@ fn moe(values: Values, p: &MoeMlp) -> Arc<PlanData> {
     }
     b.output("y", Op::MoeMlp(p.clone()), inputs, vec![tokens(), Dim::from(m)]);
     b.plan()
+}
+
+#[test]
+fn counters_have_a_high_word() {
+    let words = [7u32, 3].map(f32::from_bits);
+    assert_eq!(counted_units(&words), 3 * (1 << 32) + 7);
 }
 
 #[test]

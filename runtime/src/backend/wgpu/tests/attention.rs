@@ -77,6 +77,26 @@ fn cached_attention_matches_the_reference_step_by_step() {
     }
 }
 
+/// Of a few rows that see many positions, groups share the positions.
+#[test]
+fn long_caches_match_the_reference() {
+    let cases = [
+        plain(),
+        Attention { heads: 3, kv_heads: 1, head_dim: 5, rope: None, fused: false, ..plain() },
+        Attention { window: Some(300), softcap: Some(2.0), ..plain() },
+    ];
+    for (i, p) in cases.iter().enumerate() {
+        let data = plan(p, i as u64);
+        let mut random = Random::new(i as u64);
+        // The second sequence sees less than a tile when the first has two parts, then four.
+        let steps = [vec![1020, 1], vec![1, 1], vec![4, 1], vec![1, 1], vec![700, 1], vec![1, 7]];
+        let asks = steps.map(|rows| Ask::of(&mut random, &rows));
+        for (kv, tolerance) in [(KvType::F32, 1e-5), (KvType::F16, 2e-3), (KvType::Q8, 1e-2)] {
+            compare(&data, &asks, kv, tolerance, &format!("{p:?}, {kv:?}"));
+        }
+    }
+}
+
 #[test]
 fn attention_within_a_call_matches_the_reference() {
     for causal in [false, true] {

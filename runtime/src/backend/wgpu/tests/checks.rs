@@ -18,20 +18,17 @@ fn unchecked() -> bool {
     std::env::var_os(UNCHECKED).is_some()
 }
 
-/// A shader's module, without checks where this process is for that.
-pub(in crate::backend::wgpu) fn module(
-    device: &wgpu::Device,
-    text: wgpu::ShaderModuleDescriptor<'_>,
-) -> wgpu::ShaderModule {
-    if !unchecked() {
-        return device.create_shader_module(text);
-    }
-    // SAFETY: the texts are the backend's, which read and write within what they bind; in other processes wgpu
-    // sees to it.
-    #[allow(unsafe_code, reason = "what is tested is that shaders need no checks")]
-    unsafe {
-        device.create_shader_module_trusted(text, wgpu::ShaderRuntimeChecks::unchecked())
-    }
+/// The checks of shaders: none where this process is for that.
+pub(in crate::backend::wgpu) fn checks(
+    usual: wgpu::ShaderRuntimeChecks,
+) -> wgpu::ShaderRuntimeChecks {
+    if unchecked() { wgpu::ShaderRuntimeChecks::unchecked() } else { usual }
+}
+
+/// The features of the device: no subgroups where this process is for shaders without checks, so that both ways to add
+/// up are tested.
+pub(in crate::backend::wgpu) fn features(usual: wgpu::Features) -> wgpu::Features {
+    if unchecked() { usual.difference(wgpu::Features::SUBGROUP) } else { usual }
 }
 
 /// What layers say that are older than the number of WGSL in SPIR-V. wgpu writes it where it makes a messenger for them;

@@ -24,11 +24,11 @@ fn a_gpu_goes_before_the_cpu_and_software_does_not_unless_it_is_named() {
     for kind in ["discrete", "integrated", "virtual", "other"] {
         assert!(prefers(&[adapter("software", false), adapter(kind, true)], false), "{kind}");
     }
-    assert!(!prefers(&[], false) && !prefers(&[], true));
+    assert!(!prefers(&[], false));
     let software = [adapter("software", true)];
     assert!(!prefers(&software, false) && prefers(&software, true));
-    // A name that no adapter has chooses none.
-    assert!(!prefers(&[adapter("discrete", false)], true));
+    // A name that no adapter has is not overlooked.
+    assert!(prefers(&[], true) && prefers(&[adapter("discrete", false)], true));
 }
 
 #[test]

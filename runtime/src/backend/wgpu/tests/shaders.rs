@@ -1,21 +1,25 @@
 //! Every permutation of the shaders validates, has the bindings of the table, and translates.
 
 use naga::back::{hlsl, msl, spv};
-use naga::valid::{Capabilities, ValidationFlags, Validator};
+use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 
 use crate::backend::wgpu::device::least;
-use crate::backend::wgpu::shaders::{Access, Shader};
+use crate::backend::wgpu::shaders::{Access, Shader, Sums};
 
 #[test]
 fn every_permutation_translates_to_spirv_msl_and_hlsl() {
     let all = Shader::all();
-    for shader in &all {
-        let source = shader.source();
+    let both = [Sums::Shared, Sums::Subgroups];
+    for (shader, sums) in all.iter().flat_map(|shader| both.map(|sums| (shader, sums))) {
+        let source = shader.source(sums);
         let module = naga::front::wgsl::parse_str(&source)
             .unwrap_or_else(|e| panic!("{shader:?}: {}", e.emit_to_string(&source)));
         // What WebGPU has without features: halves can be unpacked.
-        let capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+        let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+        capabilities.set(Capabilities::SUBGROUP, sums == Sums::Subgroups);
         let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+        validator.subgroup_stages(ShaderStages::COMPUTE);
+        validator.subgroup_operations(SubgroupOperationSet::all());
         let info = validator
             .validate(&module)
             .unwrap_or_else(|e| panic!("{shader:?}: {}", e.emit_to_string(&source)));

@@ -1007,8 +1007,8 @@ typedef int32_t (*lbk_diffuse_fn)(const struct lbk_diffuse_progress *progress, v
 
 /**
  * `LBK_BACKEND_WGPU` where the library has it and there is a GPU that is not software and opens, or
- * `LIMBECK_ADAPTER` in the environment names one; else `LBK_BACKEND_CPU`. `lbk_engine_backend` says which. No
- * plan is known then: one that the GPU cannot run is refused when it is opened.
+ * `LIMBECK_ADAPTER` in the environment names one, which must then be there and open; else `LBK_BACKEND_CPU`.
+ * `lbk_engine_backend` says which. No plan is known then: one that the GPU cannot run is refused when it is opened.
  */
 #define LBK_BACKEND_AUTO 3
 

@@ -25,8 +25,8 @@ pub const LBK_BACKEND_FAKE: lbk_backend = 1;
 /// feature `wgpu`, as the installed one is.
 pub const LBK_BACKEND_WGPU: lbk_backend = 2;
 /// `LBK_BACKEND_WGPU` where the library has it and there is a GPU that is not software and opens, or
-/// `LIMBECK_ADAPTER` in the environment names one; else `LBK_BACKEND_CPU`. `lbk_engine_backend` says which. No
-/// plan is known then: one that the GPU cannot run is refused when it is opened.
+/// `LIMBECK_ADAPTER` in the environment names one, which must then be there and open; else `LBK_BACKEND_CPU`.
+/// `lbk_engine_backend` says which. No plan is known then: one that the GPU cannot run is refused when it is opened.
 pub const LBK_BACKEND_AUTO: lbk_backend = 3;
 
 /// Threads, kernels and options that models share. All functions take it as `const`: any number of

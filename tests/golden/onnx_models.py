@@ -1026,11 +1026,27 @@ def said_sizes():
     m.save("said_sizes", [dict(x=floats(141, n, 4, 150), shape=np.array([-1, 600])) for n in (7, 2)], said=said)
 
 
+def alone():
+    """Constants whose rank the result has, norms over no axes, integers that wrap at 8 bits, powers of sizes."""
+    m = Model(20, 142)
+    x, a = m.input("x", ["n"]), m.input("a", ["n"], "i64")
+    positive = m.op("Greater", x, m.const(0.0))
+    m.give(m.op("Where", positive, m.const(np.array([[2.0]])), m.const(np.array([[3.0]]))), "chosen")
+    for kind in ["ReduceL1", "ReduceL2", "ReduceSumSquare"]:
+        m.give(m.op(kind, x, noop_with_empty_axes=1), kind)
+    for name, of in [("u8", T.UINT8), ("i8", T.INT8)]:
+        narrow, other = m.op("Cast", a, to=of), m.op("Cast", m.op("Abs", a), to=of)
+        for kind in ["Add", "Sub", "Mul"]:
+            m.give(m.op("Cast", m.op(kind, narrow, other), to=T.INT64), f"{kind}_{name}", "i64")
+    m.give(m.op("Pow", m.op("Shape", x), m.const(np.array([2]))), "square", "i64")
+    m.save("alone", [dict(x=floats(143, n), a=np.arange(n) * 61 - 120) for n in (5, 1)], infer=True)
+
+
 if __name__ == "__main__":
     OUT.mkdir(exist_ok=True)
     for case in [elementwise, integers, layout, gather, products, conv, images, norms, reductions, recurrent,
                  quantised, contrib, every_op, branches, ordered, gated, quantised_linear, rotary, segments,
                  runtimes_own, attention, not_attention, written_out, not_norms, exported,
                  long_sums, only_runtime, wide_integers, taken_names, edges,
-                 open_sizes, corners, outputs, integer_forms, said_sizes]:
+                 open_sizes, corners, outputs, integer_forms, said_sizes, alone]:
         case()

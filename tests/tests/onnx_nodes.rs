@@ -67,6 +67,13 @@ fn forms_of_integers_that_only_onnx_runtime_has_are_segments() {
     check("integer_forms", &wanted, &["(Add)", "(Neg)"]);
 }
 
+#[test]
+fn integers_that_wrap_at_8_bits_and_norms_over_no_axes_are_segments() {
+    let wanted =
+        ["(ReduceL1)", "(ReduceL2)", "(ReduceSumSquare)", "(Add)", "(Sub)", "(Mul)", "wrap"];
+    check("alone", &wanted, &["(Where)", "(Pow)"]);
+}
+
 /// Values that a model calls as its segments call what goes in and out.
 #[test]
 fn names_of_values_do_not_meet_those_of_segments() {

@@ -215,14 +215,17 @@ fn check_row(entry: &Entry, weight_bytes: u64) -> Result<(), Error> {
     });
     let tokens = patches.max().unwrap_or(0).max(1) as u64;
     let (mut row, mut image) = (0u64, 0u64);
-    let values = entry.operands.iter().filter(|o| !matches!(o.kind, OperandKind::Weight(_)));
-    for operand in values {
+    // Bytes and id of the largest value that a step gives.
+    let mut largest = (0u64, 0);
+    let values = entry.operands.iter().enumerate();
+    for (id, operand) in values.filter(|(_, o)| !matches!(o.kind, OperandKind::Weight(_))) {
         let (fact, input) = (&operand.fact, operand.kind == OperandKind::Input);
         if !fact.is_of_rows() {
             // Of a call with tensors of the least sizes.
             let sizes = fact.shape.iter().map(|d| d.eval(&|_| Some(1)).unwrap_or(1).max(1));
             let bytes = sizes.fold(4u64, u64::saturating_mul);
             image = image.saturating_add(if input { 0 } else { bytes });
+            largest = largest.max(if input { (0, id) } else { (bytes, id) });
             continue;
         }
         let columns = fact.shape.get(1).map_or(Some(1), Dim::as_const).unwrap_or(0);
@@ -231,6 +234,7 @@ fn check_row(entry: &Entry, weight_bytes: u64) -> Result<(), Error> {
         image = image.saturating_add(bytes.saturating_mul(rows.unwrap_or(tokens)));
         if !input {
             row = row.saturating_add(bytes);
+            largest = largest.max((bytes, id));
         }
     }
     let spare = weight_bytes.saturating_add(SPARE_ROW_BYTES);
@@ -238,9 +242,12 @@ fn check_row(entry: &Entry, weight_bytes: u64) -> Result<(), Error> {
         return Ok(());
     }
     let message = format!(
-        "a row of its values takes {row} bytes, an image {image}, all weights {weight_bytes}"
+        "values are too large for its weights: a row of all takes {row} bytes, an image {image}, all weights \
+         {weight_bytes}"
     );
-    Err(invalid(format!("entry {:?}", entry.name), message))
+    let step = entry.steps().find(|step| step.outputs.contains(&largest.1));
+    let step = step.map_or("", |step| &step.name);
+    Err(invalid(format!("entry {:?}, step {step:?}", entry.name), message))
 }
 
 /// Whether an operand stands for a weight: its rows and columns, or the same values in other sizes

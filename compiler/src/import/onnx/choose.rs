@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::cut::Chosen;
 use super::node::Node;
 use super::proto::{GraphProto, ModelProto, NodeProto};
+use super::types::{self, Types};
 use super::{MAX_DEPTH, ops, runtime_ops};
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::segments;
 
 /// The nodes that ONNX Runtime computes since they have no native operator. A model with operators that
@@ -16,7 +17,8 @@ pub(super) fn without_native(model: &ModelProto, graph: &GraphProto, opset: i64)
     let mut chosen = Chosen::new();
     for (at, proto) in graph.node.iter().enumerate() {
         let mut found = BTreeSet::new();
-        collect(model, proto, opset, 0, &mut found, &mut unknown)?;
+        collect(model, proto, opset, 0, &mut found, &mut unknown)
+            .at(format_args!("node {:?} ({})", proto.name, proto.op_type))?;
         if !found.is_empty() {
             let found: Vec<String> = found.into_iter().collect();
             chosen.insert(at, format!("no native operator {}", found.join(", ")));
@@ -70,6 +72,17 @@ fn collect(
         }
     }
     Ok(())
+}
+
+/// Nodes whose results wrap at fewer bits than a plan's integers have.
+pub(super) fn wrapping(graph: &GraphProto, types: &Types) -> Chosen {
+    const OPERATORS: [&str; 7] = ["Add", "Sub", "Mul", "Neg", "Abs", "Sum", "Pow"];
+    let nodes = graph.node.iter().enumerate();
+    let found = nodes.filter(|(_, node)| {
+        let narrow = node.input.first().is_some_and(|name| types::is_narrow(types.find(name)));
+        narrow && node.domain.is_empty() && OPERATORS.contains(&node.op_type.as_str())
+    });
+    found.map(|(at, _)| (at, "integers of 8 or 16 bits wrap".to_owned())).collect()
 }
 
 /// The nodes that are asked for, by name.

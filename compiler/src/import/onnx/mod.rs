@@ -37,7 +37,7 @@ use super::tensor::Tensor;
 use crate::error::{At, Error, Result};
 use crate::onnx::proto;
 use crate::segments::{Part, Prefer};
-use choose::{asked_for, without_native};
+use choose::{asked_for, without_native, wrapping};
 use external::External;
 use proto::{ModelProto, StringStringEntryProto};
 use source::{Imported, Source};
@@ -110,7 +110,8 @@ impl OnnxModel {
         let Imported { graph, parts, mut notes, .. } = if choices.prefer == Prefer::Onnx {
             source.whole()?
         } else {
-            let chosen = without_native(&model, graph, opset)?;
+            let mut chosen = without_native(&model, graph, opset)?;
+            chosen.extend(wrapping(graph, &source.tables.types));
             source.import(chosen, asked_for(graph, &choices.onnx_for)?)?
         };
         let metadata = |key: &str| model.metadata_props.iter().find(|p| p.key == key);

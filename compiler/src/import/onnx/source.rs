@@ -37,7 +37,7 @@ pub(super) struct Source<'a> {
     external: &'a External,
     opset: i64,
     fixed: &'a BTreeMap<String, f64>,
-    tables: Tables<'a>,
+    pub(super) tables: Tables<'a>,
     /// Its initialisers, which one import leaves to the next.
     initialised: RefCell<Option<Initialised>>,
     elements: RefCell<Elements>,
@@ -228,6 +228,10 @@ fn input(
     }
     if let Some(value) = fixed.get(&info.name) {
         unused.remove(info.name.as_str());
+        if !types::holds(tensor.elem_type, *value) {
+            let of = types::name(tensor.elem_type);
+            return Err(Error::mismatch(format!("{value} is no number of {of}")));
+        }
         let known: Option<Vec<usize>> = shape
             .iter()
             .map(|d| d.as_const().and_then(|n| usize::try_from(n).ok()).filter(|n| *n == 1))

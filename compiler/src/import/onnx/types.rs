@@ -150,6 +150,24 @@ pub(super) fn name(of: i32) -> String {
     known.map_or_else(|| format!("the type {of}"), |name| (*name).to_owned())
 }
 
+/// Whether an element of this type can be this number, perhaps rounded.
+pub(super) fn holds(of: i32, value: f64) -> bool {
+    let whole = |least: f64, most: f64| value.fract() == 0.0 && (least..=most).contains(&value);
+    match of {
+        dtype::BOOL => whole(0.0, 1.0),
+        dtype::INT8 => whole(-128.0, 127.0),
+        dtype::UINT8 => whole(0.0, 255.0),
+        dtype::INT32 => whole(f64::from(i32::MIN), f64::from(i32::MAX)),
+        dtype::INT64 => whole(-(2f64.powi(53)), 2f64.powi(53)),
+        _ => (value as f32).is_finite() == value.is_finite(),
+    }
+}
+
+/// Whether these are integers of fewer bits than a plan has.
+pub(super) fn is_narrow(of: i32) -> bool {
+    [dtype::INT8, dtype::UINT8, dtype::INT16, dtype::UINT16].contains(&of)
+}
+
 fn declared(info: &ValueInfoProto) -> Option<i32> {
     let tensor = info.r#type.as_ref()?.tensor_type.as_ref();
     Some(tensor.map_or(0, |tensor| tensor.elem_type))

@@ -291,6 +291,9 @@ fn integer_power(importer: &mut Importer<'_>, a: &Item, b: &Item) -> Result<Item
             }
             map(importer, &[a], steps)
         }
+        (Item::Sizes(_), [n @ 1..=MAX_EXPONENT]) => {
+            (1..*n).try_fold(a.clone(), |found, _| two(importer, &found, a, Binary::Mul))
+        }
         _ => two(importer, a, b, Binary::Pow),
     }
 }
@@ -408,15 +411,15 @@ pub(super) fn map(
     let mut operands = Vec::new();
     let mut inputs = Vec::new();
     let alone = items.iter().all(|item| matches!(item, Item::Constant(_)));
+    let number = |item: &&Item| match *item {
+        Item::Constant(c) if c.len() == 1 && !alone => Some(c),
+        _ => None,
+    };
+    // Where an item that is none has all axes, a single number needs no shape.
+    let others = items.iter().filter(|item| number(item).is_none());
+    let widest = others.map(|item| importer.rank(item)).max().unwrap_or(0);
     for item in items {
-        let single = match item {
-            Item::Constant(c) if c.len() == 1 && !alone => Some(c),
-            _ => None,
-        };
-        // Where another item has all axes, a single number needs no shape.
-        let others = items.iter().filter(|other| !std::ptr::eq(**other, *item));
-        let widest = others.map(|other| importer.rank(other)).max().unwrap_or(0);
-        inputs.push(match single.filter(|c| c.shape.len() <= widest) {
+        inputs.push(match number(item).filter(|c| c.shape.len() <= widest) {
             Some(c) => match &c.data {
                 Data::F32(values) => MapStep::Float(values[0]),
                 Data::I64(values) => MapStep::Integer(narrowed(values[0], &steps)?),

@@ -60,11 +60,20 @@ fn more_padding(window: &Window, axis: usize, size: Option<usize>) -> Result<usi
     Ok(if left > 0 && begins < within { stride - left } else { 0 })
 }
 
+/// The images of a pool, and whether they had one axis for both sides.
+fn pooled_images(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<(Item, bool)> {
+    let (x, line) = images(importer, call.get(0)?)?;
+    match importer.shape(&x)[1].as_const() {
+        Some(_) => Ok((x, line)),
+        None => Err(Error::unsupported("a pool of channels that are not known")),
+    }
+}
+
 fn max_pool(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     if call.node.proto.output.len() > 1 {
         return Err(Error::unsupported("a pool that gives indices"));
     }
-    let (x, line) = images(importer, call.get(0)?)?;
+    let (x, line) = pooled_images(importer, call)?;
     let window = pool_window(importer, call, &x, line)?;
     let operand = importer.operand(&x, &CHANNELS_LAST)?;
     let x = importer.value(operand)?;
@@ -74,7 +83,7 @@ fn max_pool(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
 }
 
 fn average_pool(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
-    let (x, line) = images(importer, call.get(0)?)?;
+    let (x, line) = pooled_images(importer, call)?;
     let window = pool_window(importer, call, &x, line)?;
     let count_padding = call.node.is_set("count_include_pad")?;
     if count_padding && call.node.is_set("ceil_mode")? {

@@ -48,7 +48,13 @@ fn reduce(importer: &mut Importer<'_>, call: &Call<'_>, reduction: Reduction) ->
     let rank = importer.rank(item);
     let gone = match call.integers_or("axes", 1)? {
         Some(given) if !given.is_empty() => axes(&given, rank)?,
-        _ if call.node.is_set("noop_with_empty_axes")? => Vec::new(),
+        _ if call.node.is_set("noop_with_empty_axes")? => {
+            let alone = [Reduction::L1, Reduction::L2, Reduction::SumSquares];
+            if alone.contains(&reduction) {
+                return Err(Error::unsupported("a norm of each element by itself"));
+            }
+            Vec::new()
+        }
         _ => (0..rank).collect(),
     };
     let mut found = reduced(importer, item, reduction, &gone)?;

@@ -411,15 +411,16 @@ pub(super) fn map(
     let mut operands = Vec::new();
     let mut inputs = Vec::new();
     let alone = items.iter().all(|item| matches!(item, Item::Constant(_)));
-    let number = |item: &&Item| match *item {
-        Item::Constant(c) if c.len() == 1 && !alone => Some(c),
-        _ => None,
-    };
+    let is_number = |item: &Item| !alone && matches!(item, Item::Constant(c) if c.len() == 1);
     // Where an item that is none has all axes, a single number needs no shape.
-    let others = items.iter().filter(|item| number(item).is_none());
+    let others = items.iter().filter(|item| !is_number(item));
     let widest = others.map(|item| importer.rank(item)).max().unwrap_or(0);
     for item in items {
-        inputs.push(match number(item).filter(|c| c.shape.len() <= widest) {
+        let number = match item {
+            Item::Constant(c) if is_number(item) && c.shape.len() <= widest => Some(c),
+            _ => None,
+        };
+        inputs.push(match number {
             Some(c) => match &c.data {
                 Data::F32(values) => MapStep::Float(values[0]),
                 Data::I64(values) => MapStep::Integer(narrowed(values[0], &steps)?),

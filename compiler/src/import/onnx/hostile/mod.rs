@@ -188,10 +188,11 @@ fn all_unknown_operators_are_listed_at_once() {
 #[test]
 fn any_number_of_nodes_without_a_native_form_is_imported() {
     let mut nodes = Vec::new();
-    for at in 0..400 {
+    let largest = |at: usize, of: &str| {
         let (values, places) = (format!("v{at}"), format!("p{at}"));
-        nodes.push(node(&format!("top{at}"), "TopK", &["x", "two"], &[&values, &places]));
-    }
+        node(&format!("top{at}"), "TopK", &[of, "two"], &[&values, &places])
+    };
+    nodes.extend((0..200).map(|at| largest(at, "x")));
     let mut chain = "v0".to_owned();
     for at in 1..4 {
         let (sum, next) = (format!("sum{at}"), format!("next{at}"));
@@ -199,6 +200,7 @@ fn any_number_of_nodes_without_a_native_form_is_imported() {
         nodes.push(node(&next, "TopK", &[&sum, "two"], &[&next, &format!("{next}.places")]));
         chain = next;
     }
+    nodes.extend((200..400).map(|at| largest(at, "sum1")));
     nodes.push(node("last", "Relu", &[&chain], &["y"]));
     let mut model = model(nodes, vec![numbers("two", &[2])]);
     if let Some(graph) = &mut model.graph {

@@ -48,11 +48,10 @@ pub(crate) fn emit<W: Write + Seek>(
         program.weights.push(weight);
     }
     progress(uses.len(), uses.len(), "");
-    let four_bits = packing.formats.iter().any(|f| matches!(f.0, Values::Q4 | Values::Q4m));
     let index = |expr: &TensorExpr| uses.iter().position(|(e, _)| e == expr).unwrap_or(0);
     for (name, graph) in entries {
         let first = (program.states.len(), program.sites.len());
-        let entry = entry(name, graph, (quant, four_bits), first, &index);
+        let entry = entry(name, graph, quant, first, &index);
         program.states.extend(graph.states().iter().cloned());
         program.sites.extend(graph.sites().iter().cloned());
         program.entries.push(entry);
@@ -219,7 +218,7 @@ fn weigh_sites(program: &mut Program) {
 fn entry(
     name: &str,
     graph: &Graph,
-    (quant, four_bits): (Quant, bool),
+    quant: Quant,
     (first_state, first_site): (usize, usize),
     weight_index: &dyn Fn(&TensorExpr) -> usize,
 ) -> Entry {
@@ -245,7 +244,7 @@ fn entry(
                 // What is equalised loses less than the other way would win back.
                 let weight = node.inputs.get(1).filter(|_| !p.factors);
                 let stream = weight.and_then(|w| stream_use(graph, node, *w));
-                p.precise = needs_precision(quant, four_bits, gives_logits(graph, node), stream);
+                p.precise = needs_precision(quant, gives_logits(graph, node), stream);
             }
             _ => (),
         }

@@ -116,17 +116,12 @@ pub fn choose_format(quant: Quant, used: WeightUse, storage: Option<BlockType>) 
     })
 }
 
-/// Whether activations keep more than 8 bits where they meet a quantised weight of this use: what
-/// 8-bit plans are chosen for is quality, and by measure the head and the projections to queries,
-/// keys and values lose most of it. Beside weights of 4 bits the head's share of the loss is small,
-/// and its work is a third of a batch's.
-pub fn needs_precision(
-    quant: Quant,
-    four_bits: bool,
-    gives_logits: bool,
-    stream: Option<StreamUse>,
-) -> bool {
-    (gives_logits && !four_bits) || (quant == Quant::Q8 && stream == Some(StreamUse::Attention))
+/// Whether activations keep more than 8 bits where they meet a quantised weight of this use: by
+/// measure the head, and the projections to queries, keys and values, lose most by 8. The head reads
+/// more bytes than any other weight and only rows whose logits are asked for, so that it can afford
+/// it in any plan; the projections are worth it where a plan was chosen for its quality.
+pub fn needs_precision(quant: Quant, gives_logits: bool, stream: Option<StreamUse>) -> bool {
+    gives_logits || (quant == Quant::Q8 && stream == Some(StreamUse::Attention))
 }
 
 /// The pack format nearest to how a checkpoint stores values.
@@ -157,17 +152,14 @@ mod tests {
     }
 
     #[test]
-    fn only_8_bit_plans_pay_for_precision() {
-        assert!(needs_precision(Quant::Q8, false, false, Some(StreamUse::Attention)));
+    fn heads_and_the_attention_of_8_bit_plans_get_precision() {
+        assert!(needs_precision(Quant::Q8, false, Some(StreamUse::Attention)));
         for quant in [Quant::F32, Quant::F16, Quant::Q4, Quant::Keep] {
-            assert!(!needs_precision(quant, false, false, Some(StreamUse::Attention)));
+            assert!(!needs_precision(quant, false, Some(StreamUse::Attention)));
+            assert!(needs_precision(quant, true, None));
         }
-        assert!(!needs_precision(Quant::Q8, false, false, Some(StreamUse::Mlp)));
-        assert!(!needs_precision(Quant::Q8, false, false, None));
-        for quant in [Quant::Q8, Quant::Keep] {
-            assert!(needs_precision(quant, false, true, None));
-            assert!(!needs_precision(quant, true, true, None));
-        }
+        assert!(!needs_precision(Quant::Q8, false, Some(StreamUse::Mlp)));
+        assert!(!needs_precision(Quant::Q8, false, None));
     }
 
     #[test]

@@ -246,7 +246,7 @@ impl<const VALUES: u8> Tile<Avx512> for Avx512Quads<VALUES> {
     const ROW_UNITS: usize = 2;
     const UNIT_ROWS: usize = 8;
     // Sums wait in memory while the integers of a wide block are added.
-    const PAIR_ROWS: usize = if VALUES == Q8W { 12 } else { 6 };
+    const PAIR_ROWS: usize = if VALUES == Q8W { 8 } else { 6 };
 
     #[inline(always)]
     unsafe fn one_row<const UNITS: usize>(

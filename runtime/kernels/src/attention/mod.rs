@@ -190,6 +190,18 @@ impl Call<'_> {
         }
     }
 
+    /// How many rows from `row` on are of its span and have positions in the same block: one at
+    /// least, and as many as there are that have no span.
+    fn rows_of_block(&self, row: usize) -> usize {
+        let Row { span, index, .. } = self.rows[row];
+        let like = self.rows[row..].iter().take_while(|other| other.span == span);
+        if span == usize::MAX {
+            return like.count();
+        }
+        let (_, before) = self.keys(span);
+        like.take(KV_BLOCK - (before + index) % KV_BLOCK).count()
+    }
+
     /// Whether queries and keys are normalised or turned.
     fn changes(&self) -> bool {
         self.q_norm.is_some() || self.k_norm.is_some() || self.rope.is_some()

@@ -3,7 +3,7 @@
 use super::{Call, Span};
 use crate::kv::KV_BLOCK;
 use crate::norm::{NormArgs, norm_row};
-use crate::simd::Simd;
+use crate::simd::{LANES, Simd};
 use crate::vec_bytes;
 use limbeck_plan::{NormKind, RopeStyle};
 use std::ops::Range;
@@ -84,18 +84,21 @@ pub(crate) struct PrepareTask<'a> {
 #[inline(always)]
 pub(crate) unsafe fn prepare_task<S: Simd>(s: S, task: &PrepareTask<'_>) {
     let call = task.call;
-    for row in task.rows.clone() {
+    let mut row = task.rows.start;
+    while row < task.rows.end {
+        let together = row..task.rows.end.min(row + call.rows_of_block(row));
+        row = together.end;
         // SAFETY: the caller's contract.
         unsafe {
-            if call.rows[row].span == usize::MAX {
+            if call.rows[together.start].span == usize::MAX {
                 let width = call.params.heads * call.params.head_dim;
-                call.out.part(row * width, width).fill(0.0);
+                call.out.part(together.start * width, together.len() * width).fill(0.0);
                 continue;
             }
             if call.changes() {
-                change(s, call, row);
+                together.clone().for_each(|row| change(s, call, row));
             }
-            keep(s, call, row);
+            keep(s, call, together);
         }
     }
 }
@@ -127,25 +130,41 @@ unsafe fn change<S: Simd>(s: S, call: &Call<'_>, row: usize) {
     }
 }
 
-/// Stores the keys and values of a row of a span, where the row is a key.
+/// Stores the keys and values of rows of one block, those of them that are keys, head by head: a head
+/// of a block fits the first cache.
 ///
 /// # Safety
-/// The row is this thread's alone; its position has a block, and no other row has the same.
+/// The rows are this thread's alone and of one span and block; no others have their positions.
 #[inline(always)]
-unsafe fn keep<S: Simd>(s: S, call: &Call<'_>, row: usize) {
-    let (p, place) = (call.params, call.rows[row]);
-    if !p.causal && place.index >= call.spans[place.span].keys {
-        return;
-    }
+unsafe fn keep<S: Simd>(s: S, call: &Call<'_>, rows: Range<usize>) {
+    let (p, place) = (call.params, call.rows[rows.start]);
     let (_, before) = call.keys(place.span);
-    let position = before + place.index;
-    let block = call.block(place.span, position / KV_BLOCK);
+    let first = before + place.index;
+    let block = call.block(place.span, first / KV_BLOCK);
+    let keys = if p.causal { usize::MAX } else { call.spans[place.span].keys };
+    let count = rows.len().min(keys.saturating_sub(place.index));
+    let at = first % KV_BLOCK;
     for head in 0..p.kv_heads {
-        // SAFETY: the caller's contract; the block fits the layout.
+        // SAFETY: the caller's contract; the block fits the layout, and has `count` positions from `at`.
         unsafe {
-            let key = call.asked(row, p.heads + head);
-            let value = call.qkv.head(p, row, p.heads + p.kv_heads + head);
-            call.layout.head(block, head).store(s, position % KV_BLOCK, key, value);
+            let stored = call.layout.head(block, head);
+            let key = |i| call.asked(rows.start + i, p.heads + head);
+            let mut i = 0;
+            while i < count {
+                let eight = count - i >= LANES && {
+                    let mut keys = [&[][..]; LANES];
+                    keys.iter_mut().enumerate().for_each(|(j, to)| *to = key(i + j));
+                    stored.store_keys(s, at + i, keys)
+                };
+                if !eight {
+                    stored.store_key(s, at + i, key(i));
+                }
+                i += if eight { LANES } else { 1 };
+            }
+            for i in 0..count {
+                let value = call.qkv.head(p, rows.start + i, p.heads + p.kv_heads + head);
+                stored.store_value(s, at + i, value);
+            }
         }
     }
 }

@@ -153,28 +153,82 @@ fn scale_of(x: &[f32]) -> (f32, f32) {
     }
 }
 
+/// Stores elements `at..at + dims` of the keys of eight positions, the first of which is `position`.
+///
+/// # Safety
+/// `keys` are `[at + dims or more][32]`, `position + 8 <= 32`, `dims <= 8`, and no other thread touches
+/// these keys meanwhile.
+#[inline(always)]
+unsafe fn put_eight<T: Copy>(
+    keys: *mut T,
+    position: usize,
+    (at, dims): (usize, usize),
+    rows: &[[T; LANES]; LANES],
+) {
+    for d in 0..dims {
+        let [a, b, c, e, f, g, h, i] = *rows;
+        let column = [a[d], b[d], c[d], e[d], f[d], g[d], h[d], i[d]];
+        // SAFETY: the caller's contract.
+        unsafe {
+            keys.add((at + d) * KV_BLOCK + position).cast::<[T; LANES]>().write_unaligned(column);
+        }
+    }
+}
+
 impl Head {
-    /// Stores `key` and `value` (`[head_dim]` each) at `position` of the block, rounded to the
-    /// cache's type.
+    /// Stores the keys (`[head_dim]` each) of eight positions from `position` on, as
+    /// [`Head::store_key`] would one by one; false where keys have scales, and nothing is stored.
+    ///
+    /// # Safety
+    /// `position + 8 <= 32`, and no other thread touches this head's keys there meanwhile.
+    #[inline(always)]
+    pub(crate) unsafe fn store_keys<S: Simd>(
+        self,
+        s: S,
+        position: usize,
+        keys: [&[f32]; LANES],
+    ) -> bool {
+        let dim = self.layout.head_dim;
+        for at in (0..dim).step_by(LANES) {
+            let part = (at, LANES.min(dim - at));
+            // SAFETY: the arrays hold eight values; the rest is the caller's contract.
+            unsafe {
+                match self.layout.kind {
+                    KvType::F32 => {
+                        let mut rows = [[0.0f32; LANES]; LANES];
+                        for (row, key) in rows.iter_mut().zip(keys) {
+                            s.store(row.as_mut_ptr(), s.load_some(key, at));
+                        }
+                        put_eight(self.keys.cast(), position, part, &rows);
+                    }
+                    KvType::F16 => {
+                        let mut rows = [[0u16; LANES]; LANES];
+                        for (row, key) in rows.iter_mut().zip(keys) {
+                            s.store_f16(row.as_mut_ptr(), s.load_some(key, at));
+                        }
+                        put_eight(self.keys.cast(), position, part, &rows);
+                    }
+                    KvType::Q8 => return false,
+                }
+            }
+        }
+        true
+    }
+
+    /// Stores `key` (`[head_dim]`) at `position` of the block, rounded to the cache's type.
     ///
     /// # Safety
     /// `position < 32`, and no other thread touches this head and position meanwhile.
     #[inline(always)]
-    pub(crate) unsafe fn store<S: Simd>(self, s: S, position: usize, key: &[f32], value: &[f32]) {
-        let value_start = position * self.layout.value_stride();
+    pub(crate) unsafe fn store_key<S: Simd>(self, s: S, position: usize, key: &[f32]) {
         let lanes = |n: usize, at: usize| LANES.min(n - at);
-        // SAFETY: `head_dim` keys lie 32 apart from `position`, `head_dim` values together from
-        // `value_start`; the row of values is padded to whole vectors.
+        // SAFETY: `head_dim` keys lie 32 apart from `position`.
         unsafe {
             match self.layout.kind {
                 KvType::F32 => {
                     let keys = self.keys.cast::<f32>();
                     for (d, v) in key.iter().enumerate() {
                         *keys.add(d * KV_BLOCK + position) = *v;
-                    }
-                    let values = self.values.cast::<f32>().add(value_start);
-                    for at in (0..value.len()).step_by(LANES) {
-                        s.store(values.add(at), s.load_some(value, at));
                     }
                 }
                 KvType::F16 => {
@@ -185,10 +239,6 @@ impl Head {
                         for (d, b) in bits.iter().enumerate().take(lanes(key.len(), at)) {
                             *keys.add((at + d) * KV_BLOCK + position) = *b;
                         }
-                    }
-                    let values = self.values.cast::<u16>().add(value_start);
-                    for at in (0..value.len()).step_by(LANES) {
-                        s.store_f16(values.add(at), s.load_some(value, at));
                     }
                 }
                 KvType::Q8 => {
@@ -201,25 +251,53 @@ impl Head {
                             *keys.add((at + d) * KV_BLOCK + position) = *b;
                         }
                     }
+                }
+            }
+        }
+    }
+
+    /// Stores `value` (`[head_dim]`) at `position` of the block, rounded to the cache's type.
+    ///
+    /// # Safety
+    /// `position < 32`, and no other thread touches this head and position meanwhile.
+    #[inline(always)]
+    pub(crate) unsafe fn store_value<S: Simd>(self, s: S, position: usize, value: &[f32]) {
+        let start = position * self.layout.value_stride();
+        // SAFETY: `head_dim` values lie together from `start`; the row is padded to whole vectors.
+        unsafe {
+            match self.layout.kind {
+                KvType::F32 => {
+                    let values = self.values.cast::<f32>().add(start);
+                    for at in (0..value.len()).step_by(LANES) {
+                        s.store(values.add(at), s.load_some(value, at));
+                    }
+                }
+                KvType::F16 => {
+                    let values = self.values.cast::<u16>().add(start);
+                    for at in (0..value.len()).step_by(LANES) {
+                        s.store_f16(values.add(at), s.load_some(value, at));
+                    }
+                }
+                KvType::Q8 => {
                     let (scale, inverse) = scale_of(value);
                     *self.value_scales.add(position) = scale;
                     let values = self.values.cast::<[i8; LANES]>();
                     for at in (0..value.len()).step_by(LANES) {
                         let bytes = quantised(s, value, at, scale, inverse);
-                        *values.add((value_start + at) / LANES) = bytes;
+                        *values.add((start + at) / LANES) = bytes;
                     }
                 }
             }
         }
     }
 
-    /// Reads what [`Head::store`] wrote.
+    /// Reads what [`Head::store_key`] and [`Head::store_value`] wrote.
     ///
     /// # Safety
     /// `position < 32`, and no other thread writes this head and position meanwhile.
     pub(crate) unsafe fn read(self, position: usize, key: &mut [f32], value: &mut [f32]) {
         let value_start = position * self.layout.value_stride();
-        // SAFETY: as for `store`.
+        // SAFETY: as for `store_key` and `store_value`.
         unsafe {
             let element = |base: *mut u8, at: usize, scale: f32| match self.layout.kind {
                 KvType::F32 => *base.cast::<f32>().add(at),

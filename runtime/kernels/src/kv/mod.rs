@@ -228,7 +228,8 @@ impl KvCache {
         // SAFETY: `place` checked head and position; the cache is borrowed exclusively.
         unsafe {
             let head = layout.head(block, head);
-            head.store(Portable::TOKEN, position % KV_BLOCK, key, value);
+            head.store_key(Portable::TOKEN, position % KV_BLOCK, key);
+            head.store_value(Portable::TOKEN, position % KV_BLOCK, value);
         }
         Ok(())
     }

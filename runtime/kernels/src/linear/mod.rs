@@ -10,6 +10,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod channels;
+mod epilogue;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod panels;
@@ -33,13 +34,14 @@ pub(crate) use channels::{
 };
 #[cfg(target_arch = "aarch64")]
 pub(crate) use channels::{NeonChannels, retile_neon};
+pub(crate) use epilogue::Epilogue;
 pub(crate) use panels::Panels;
 pub(crate) use portable::{PortableQuads, Q4, Q4M, Q8, Q8W};
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) use quads::Quads;
 pub(crate) use sparse::keep_row;
 pub use sparse::{Sparsity, SparsityRead, sparse_linear};
-pub(crate) use task::{Epilogue, Input, LinearTask, UNIT, run};
+pub(crate) use task::{Input, LinearTask, UNIT, run};
 
 use crate::elementwise::SharedRows;
 use crate::error::{Error, ErrorKind, check_len};

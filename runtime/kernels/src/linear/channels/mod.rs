@@ -31,7 +31,8 @@ pub(crate) use retile::retile_sse;
 pub(crate) use retile::{RetileTask, retile_portable};
 
 use super::activations::ActBlock;
-use super::task::{Epilogue, Input, LinearTask, UNIT, finish};
+use super::epilogue::{Epilogue, finish};
+use super::task::{Input, LinearTask, UNIT};
 use crate::channels::{ChannelTile, GROUP};
 use crate::simd::{Simd, Work};
 use limbeck_plan::{QUANT_BLOCK, Values, channel_tile_rows};

@@ -1,0 +1,280 @@
+//! What happens to the products of a linear before they are stored: the sum of two parts, bias,
+//! activation or gate, and residual.
+
+use super::task::{Acc, LinearTask, UNIT};
+use crate::elementwise::SharedRows;
+use crate::math;
+use crate::simd::{LANES, Lanes, Simd, WideV, Work};
+use limbeck_plan::Activation;
+
+/// What happens to the products of a unit.
+pub(crate) struct Epilogue<'a> {
+    /// Rows of the input that are added to one row of products: 1, or 2 that are neighbours.
+    pub parts: usize,
+    pub bias: Option<&'a [f32]>,
+    pub activation: Activation,
+    pub gated: bool,
+    pub residual: Option<&'a [f32]>,
+    /// The activation is of the sum with the residual. Not where there are gates.
+    pub residual_first: bool,
+    /// Columns of `out` and `residual`.
+    pub n_out: usize,
+    /// The row of `out` and `residual` for each row of products, if not the same.
+    pub to: Option<&'a [usize]>,
+    pub out: &'a SharedRows<'a>,
+}
+
+impl Epilogue<'_> {
+    /// Whether outputs lie where products do, and the activation comes before the residual.
+    fn is_straight(&self) -> bool {
+        !self.gated && !self.residual_first && self.to.is_none()
+    }
+}
+
+/// What becomes of the products of rows `rows.0..` of the input, `rows.1` of them, with units from
+/// `unit` on, of which there are as many as `acc` has. The usual epilogues are loops that ask nothing
+/// in between; others are done apart.
+///
+/// # Safety
+/// As for [`run`](super::task::run).
+#[inline(always)]
+pub(super) unsafe fn finish_tile<S: Simd>(
+    s: S,
+    task: &LinearTask<'_>,
+    (row, rows): (usize, usize),
+    unit: usize,
+    acc: &mut [Acc],
+) {
+    let e = task.epilogue;
+    if e.parts == 2 {
+        acc.iter_mut().for_each(|acc| add_parts(&mut acc[..rows]));
+    }
+    let whole = (unit + acc.len()) * UNIT <= task.n;
+    // SAFETY: the caller's contract.
+    unsafe {
+        match e.activation {
+            Activation::Identity if whole && e.is_straight() => {
+                finish_whole(s, task, (row, rows), unit, acc, Activation::Identity);
+            }
+            Activation::Gelu if whole && e.is_straight() => {
+                finish_whole(s, task, (row, rows), unit, acc, Activation::Gelu);
+            }
+            _ => s.apart(FinishTile { task, row, rows, unit, acc }),
+        }
+    }
+}
+
+/// [`finish_tile`] of whole units where outputs lie straight.
+///
+/// # Safety
+/// As for [`run`](super::task::run).
+#[inline(always)]
+unsafe fn finish_whole<S: Simd>(
+    s: S,
+    task: &LinearTask<'_>,
+    (row, rows): (usize, usize),
+    unit: usize,
+    acc: &[Acc],
+    activation: Activation,
+) {
+    let e = task.epilogue;
+    for (u, acc) in acc.iter().enumerate() {
+        let first = (unit + u) * UNIT;
+        for (row, acc) in (row / e.parts..).zip(acc[..rows].iter().step_by(e.parts)) {
+            let sums = biased(s, e, first, acc);
+            // SAFETY: outputs of this row and this unit, which are this task's alone.
+            unsafe {
+                put(s, e, row * e.n_out + first, UNIT, math::apply(s.wide(), activation, sums));
+            }
+        }
+    }
+}
+
+/// See [`finish_tile`].
+struct FinishTile<'a, 'b> {
+    task: &'a LinearTask<'b>,
+    row: usize,
+    rows: usize,
+    unit: usize,
+    acc: &'a [Acc],
+}
+
+impl<S: Simd> Work<S> for FinishTile<'_, '_> {
+    #[inline(always)]
+    unsafe fn run(self, s: S) {
+        let FinishTile { task, row, rows, unit, acc } = self;
+        let e = task.epilogue;
+        for (row, r) in (row / e.parts..).zip((0..rows).step_by(e.parts)) {
+            // SAFETY: outputs of this row and these units, which are this task's alone.
+            unsafe {
+                if let ([first, second], true) = (acc, e.gated) {
+                    finish_gates(s, task, row, unit, [&first[r], &second[r]]);
+                    continue;
+                }
+                for (u, acc) in acc.iter().enumerate() {
+                    finish_unit(s, Finish { task, row, unit: unit + u, acc: &acc[r] });
+                }
+            }
+        }
+    }
+}
+
+/// Adds to each row of sums the one after it.
+#[inline(always)]
+fn add_parts(acc: &mut [[f32; UNIT]]) {
+    for pair in acc.chunks_exact_mut(2) {
+        let next = pair[1];
+        for (sum, next) in pair[0].iter_mut().zip(next) {
+            *sum += next;
+        }
+    }
+}
+
+/// Bias, activation or gate, residual, and the store, for one row of one unit.
+///
+/// # Safety
+/// As for [`run`](super::task::run).
+#[inline(always)]
+pub(super) unsafe fn finish<S: Simd>(
+    s: S,
+    task: &LinearTask<'_>,
+    row: usize,
+    unit: usize,
+    acc: &[f32; UNIT],
+) {
+    // SAFETY: the caller's contract.
+    unsafe { s.here(Finish { task, row, unit, acc }) };
+}
+
+struct Finish<'a, 'b> {
+    task: &'a LinearTask<'b>,
+    row: usize,
+    unit: usize,
+    acc: &'a [f32; UNIT],
+}
+
+impl<S: Simd> Work<S> for Finish<'_, '_> {
+    #[inline(always)]
+    unsafe fn run(self, s: S) {
+        // SAFETY: the caller's contract.
+        unsafe { finish_unit(s, self) }
+    }
+}
+
+/// # Safety
+/// As for [`run`](super::task::run).
+#[inline(always)]
+unsafe fn finish_unit<S: Simd>(s: S, work: Finish<'_, '_>) {
+    let Finish { task, row, unit, acc } = work;
+    let e = task.epilogue;
+    let first = unit * UNIT;
+    let sums = biased(s, e, first, acc);
+    let row = e.to.map_or(row, |to| to[row]);
+    // SAFETY: outputs of this row and unit, which are this task's alone.
+    unsafe {
+        if e.gated {
+            let [gate, up] = s.halves(sums);
+            let v = s.mul(math::apply(s, e.activation, gate), up);
+            put(s, e, row * e.n_out + first / 2, LANES, s.join([v, v]));
+        } else {
+            let (at, count) = (row * e.n_out + first, UNIT.min(task.n - first));
+            if e.residual_first {
+                let sums = plus_residual(s, e, at, count, sums);
+                store(s, e, at, count, math::apply(s.wide(), e.activation, sums));
+            } else {
+                put(s, e, at, count, math::apply(s.wide(), e.activation, sums));
+            }
+        }
+    }
+}
+
+/// [`finish`] for units `unit` and `unit + 1` of a gated linear.
+///
+/// # Safety
+/// As for [`run`](super::task::run).
+#[inline(always)]
+unsafe fn finish_gates<S: Simd>(
+    s: S,
+    task: &LinearTask<'_>,
+    row: usize,
+    unit: usize,
+    acc: [&[f32; UNIT]; 2],
+) {
+    let e = task.epilogue;
+    let first = unit * UNIT;
+    let [gate, up] = s.halves(biased(s, e, first, acc[0]));
+    let [next_gate, next_up] = s.halves(biased(s, e, first + UNIT, acc[1]));
+    let gates = math::apply(s.wide(), e.activation, s.join([gate, next_gate]));
+    let row = e.to.map_or(row, |to| to[row]);
+    let v = s.wide().mul(gates, s.join([up, next_up]));
+    // SAFETY: outputs of this row and these units, which are this task's alone.
+    unsafe { put(s, e, row * e.n_out + first / 2, UNIT, v) };
+}
+
+/// The sums of a unit whose first row of the weight is `first`, and their bias.
+#[inline(always)]
+fn biased<S: Simd>(s: S, e: &Epilogue<'_>, first: usize, acc: &[f32; UNIT]) -> WideV<S> {
+    // SAFETY: there are 16 sums, one for each lane.
+    let sums = unsafe { s.wide().load(acc.as_ptr()) };
+    let Some(bias) = e.bias else { return sums };
+    let mut padded = [0.0; UNIT];
+    let bias = match bias.get(first..first + UNIT) {
+        Some(whole) => whole.as_ptr(),
+        None => {
+            let rest = bias.get(first..).unwrap_or(&[]);
+            padded[..rest.len()].copy_from_slice(rest);
+            padded.as_ptr()
+        }
+    };
+    // SAFETY: both hold 16 values.
+    s.wide().add(sums, unsafe { s.wide().load(bias) })
+}
+
+/// Stores the first `count` lanes, with the residual, from output `at` on.
+///
+/// # Safety
+/// As for [`store`].
+#[inline(always)]
+unsafe fn put<S: Simd>(s: S, e: &Epilogue<'_>, at: usize, count: usize, v: WideV<S>) {
+    // SAFETY: the caller's contract.
+    unsafe { store(s, e, at, count, plus_residual(s, e, at, count, v)) }
+}
+
+/// The first `count` lanes with the residual from `at` on.
+#[inline(always)]
+fn plus_residual<S: Simd>(
+    s: S,
+    e: &Epilogue<'_>,
+    at: usize,
+    count: usize,
+    v: WideV<S>,
+) -> WideV<S> {
+    let Some(residual) = e.residual else { return v };
+    let residual = &residual[at..at + count];
+    if count == UNIT {
+        // SAFETY: it holds 16 values.
+        return s.wide().add(v, unsafe { s.wide().load(residual.as_ptr()) });
+    }
+    let [low, high] = s.halves(v);
+    let low = s.add(low, s.load_some(residual, 0));
+    let high = if count > LANES { s.add(high, s.load_some(residual, LANES)) } else { high };
+    s.join([low, high])
+}
+
+/// Stores the first `count` lanes from output `at` on.
+///
+/// # Safety
+/// No other thread touches these outputs meanwhile.
+#[inline(always)]
+unsafe fn store<S: Simd>(s: S, e: &Epilogue<'_>, at: usize, count: usize, v: WideV<S>) {
+    // SAFETY: the caller's contract.
+    let out = unsafe { e.out.part(at, count) };
+    if count == UNIT {
+        // SAFETY: it holds 16 values.
+        unsafe { s.wide().store(out.as_mut_ptr(), v) };
+        return;
+    }
+    for (i, v) in s.halves(v).into_iter().enumerate().take(count.div_ceil(LANES)) {
+        s.store_some(out, i * LANES, v);
+    }
+}

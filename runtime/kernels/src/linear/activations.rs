@@ -135,12 +135,10 @@ fn quantise_blocks<S: Simd, const PARTS: usize>(
     let (blocks, _) = blocks.as_chunks_mut::<PARTS>();
     for (b, (parts, block)) in quants.iter_mut().zip(blocks).enumerate() {
         let mut v = [[s.splat(0.0); 4]; PARTS];
-        let mut bits = 0;
         for (p, v) in v.iter_mut().enumerate() {
             *v = load(s, x, (b * PARTS + p) * QUANT_BLOCK);
-            bits = bits.max(s.max_abs_bits(*v));
         }
-        let largest = f32::from_bits(bits);
+        let largest = f32::from_bits(s.max_abs_bits(&v));
         let inverse = 127.0 / largest;
         if !largest.is_finite() || !inverse.is_finite() {
             parts.as_flattened_mut().fill(0);
@@ -149,17 +147,11 @@ fn quantise_blocks<S: Simd, const PARTS: usize>(
             continue;
         }
         let inverse = s.splat(inverse);
-        let mut sum = 0;
-        for (part, v) in parts.iter_mut().zip(v) {
-            let scaled = [
-                s.mul(v[0], inverse),
-                s.mul(v[1], inverse),
-                s.mul(v[2], inverse),
-                s.mul(v[3], inverse),
-            ];
-            // SAFETY: |v * inverse| <= 127 but for rounding, which the nearest integer swallows.
-            sum += unsafe { s.store_block(part, scaled) };
+        for v in v.as_flattened_mut() {
+            *v = s.mul(*v, inverse);
         }
+        // SAFETY: |v * inverse| <= 127 but for rounding, which the nearest integer swallows.
+        let sum = unsafe { s.store_blocks(parts, &v) };
         block[0] = ActBlock::new(largest / 127.0, sum);
     }
 }

@@ -162,19 +162,23 @@ macro_rules! eight_lanes {
                 }
             }
             #[inline(always)]
-            fn max_abs_bits(self, a: [__m256; 4]) -> u32 {
+            fn max_abs_bits<const N: usize>(self, a: &[[__m256; 4]; N]) -> u32 {
                 // SAFETY: the token proves AVX2.
                 unsafe {
-                    let bits = [
-                        _mm256_castps_si256(self.abs(a[0])),
-                        _mm256_castps_si256(self.abs(a[1])),
-                        _mm256_castps_si256(self.abs(a[2])),
-                        _mm256_castps_si256(self.abs(a[3])),
-                    ];
-                    let eight = _mm256_max_epi32(
-                        _mm256_max_epi32(bits[0], bits[1]),
-                        _mm256_max_epi32(bits[2], bits[3]),
-                    );
+                    let mut eight = _mm256_setzero_si256();
+                    for a in a {
+                        let bits = [
+                            _mm256_castps_si256(self.abs(a[0])),
+                            _mm256_castps_si256(self.abs(a[1])),
+                            _mm256_castps_si256(self.abs(a[2])),
+                            _mm256_castps_si256(self.abs(a[3])),
+                        ];
+                        let block = _mm256_max_epi32(
+                            _mm256_max_epi32(bits[0], bits[1]),
+                            _mm256_max_epi32(bits[2], bits[3]),
+                        );
+                        eight = _mm256_max_epi32(eight, block);
+                    }
                     let (low, high) =
                         (_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
                     let four = _mm_max_epi32(low, high);
@@ -184,25 +188,34 @@ macro_rules! eight_lanes {
                 }
             }
             #[inline(always)]
-            unsafe fn store_block(self, q: &mut [i8; QUANT_BLOCK], v: [__m256; 4]) -> i32 {
-                // SAFETY: the token proves AVX2; the array holds 32 bytes.
+            unsafe fn store_blocks<const N: usize>(
+                self,
+                q: &mut [[i8; QUANT_BLOCK]; N],
+                v: &[[__m256; 4]; N],
+            ) -> i32 {
+                // SAFETY: the token proves AVX2; the arrays hold 32 bytes.
                 unsafe {
-                    let n = [
-                        _mm256_cvtps_epi32(v[0]),
-                        _mm256_cvtps_epi32(v[1]),
-                        _mm256_cvtps_epi32(v[2]),
-                        _mm256_cvtps_epi32(v[3]),
-                    ];
-                    let pairs = [_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3])];
-                    let bytes = _mm256_packs_epi16(pairs[0], pairs[1]);
-                    // Each half of the register was packed alone: fours of bytes back in order.
+                    // Each half of a register is packed alone: fours of bytes come back in order.
                     let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-                    let bytes = _mm256_permutevar8x32_epi32(bytes, order);
-                    _mm256_storeu_si256(q.as_mut_ptr().cast(), bytes);
-                    let eight = _mm256_add_epi32(
-                        _mm256_add_epi32(n[0], n[1]),
-                        _mm256_add_epi32(n[2], n[3]),
-                    );
+                    let mut eight = _mm256_setzero_si256();
+                    for (q, v) in q.iter_mut().zip(v) {
+                        let n = [
+                            _mm256_cvtps_epi32(v[0]),
+                            _mm256_cvtps_epi32(v[1]),
+                            _mm256_cvtps_epi32(v[2]),
+                            _mm256_cvtps_epi32(v[3]),
+                        ];
+                        let pairs =
+                            [_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3])];
+                        let bytes = _mm256_packs_epi16(pairs[0], pairs[1]);
+                        let bytes = _mm256_permutevar8x32_epi32(bytes, order);
+                        _mm256_storeu_si256(q.as_mut_ptr().cast(), bytes);
+                        let block = _mm256_add_epi32(
+                            _mm256_add_epi32(n[0], n[1]),
+                            _mm256_add_epi32(n[2], n[3]),
+                        );
+                        eight = _mm256_add_epi32(eight, block);
+                    }
                     let (low, high) =
                         (_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
                     let four = _mm_add_epi32(low, high);

@@ -134,16 +134,21 @@ pub(crate) trait Simd: Lanes {
     /// `p` is valid for writing 8 i8.
     unsafe fn store_i8(self, p: *mut i8, v: Self::V);
     /// The largest of `|a|` as bits, NaN counting as larger than infinity.
-    fn max_abs_bits(self, a: [Self::V; 4]) -> u32;
-    /// A block of values as [`Simd::store_i8`] stores them; gives their sum.
+    fn max_abs_bits<const N: usize>(self, a: &[[Self::V; 4]; N]) -> u32;
+    /// Blocks of values as [`Simd::store_i8`] stores them; gives their sum.
     ///
     /// # Safety
-    /// As there, for 32 i8.
+    /// As there, for 32 i8 of each.
     #[inline(always)]
-    unsafe fn store_block(self, q: &mut [i8; QUANT_BLOCK], v: [Self::V; 4]) -> i32 {
-        for (i, v) in v.into_iter().enumerate() {
-            // SAFETY: each of the four takes 8 of the 32.
-            unsafe { self.store_i8(q.as_mut_ptr().add(i * LANES), v) };
+    unsafe fn store_blocks<const N: usize>(
+        self,
+        q: &mut [[i8; QUANT_BLOCK]; N],
+        v: &[[Self::V; 4]; N],
+    ) -> i32 {
+        let q = q.as_flattened_mut();
+        for (q, v) in q.chunks_exact_mut(LANES).zip(v.as_flattened()) {
+            // SAFETY: each vector takes 8 of the 32 of its block.
+            unsafe { self.store_i8(q.as_mut_ptr(), *v) };
         }
         q.iter().map(|q| i32::from(*q)).sum()
     }

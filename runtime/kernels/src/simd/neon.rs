@@ -202,13 +202,13 @@ macro_rules! eight_lanes {
                 }
             }
             #[inline(always)]
-            fn max_abs_bits(self, a: [V; 4]) -> u32 {
+            fn max_abs_bits<const N: usize>(self, a: &[[V; 4]; N]) -> u32 {
                 // SAFETY: the token proves NEON.
                 unsafe {
                     let mut largest = vdupq_n_u32(0);
-                    for v in a {
+                    for v in a.as_flattened() {
                         for half in v {
-                            let bits = vreinterpretq_u32_f32(vabsq_f32(half));
+                            let bits = vreinterpretq_u32_f32(vabsq_f32(*half));
                             largest = vmaxq_u32(largest, bits);
                         }
                     }

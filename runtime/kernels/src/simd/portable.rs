@@ -154,7 +154,7 @@ impl Simd for Portable {
         unsafe { p.cast::<[i8; LANES]>().write_unaligned(bytes) }
     }
     #[inline(always)]
-    fn max_abs_bits(self, a: [Self::V; 4]) -> u32 {
-        a.iter().flatten().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff))
+    fn max_abs_bits<const N: usize>(self, a: &[[Self::V; 4]; N]) -> u32 {
+        a.iter().flatten().flatten().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff))
     }
 }

@@ -50,6 +50,8 @@ pub(super) enum Shader {
     PickSlices,
     /// Those of each row, from those of its slices.
     PickRows,
+    /// Masses of slices of logits, and of what lies before the most likely tokens in them.
+    PickMasses,
     Gather,
     Lstm,
     /// Channels that are small are left out.
@@ -258,7 +260,7 @@ impl Shader {
         all.extend([Shader::Given, Shader::Windows, Shader::Moves, Shader::Pad, Shader::Map]);
         all.extend([Shader::MatMul, Shader::Reduce, Shader::Softmax, Shader::GroupNorm]);
         all.extend([Shader::Resize, Shader::Gather, Shader::Lstm, Shader::Keep]);
-        all.extend([Shader::PickSlices, Shader::PickRows, Shader::AttendParts]);
+        all.extend([Shader::PickSlices, Shader::PickRows, Shader::PickMasses, Shader::AttendParts]);
         for Format { format, .. } in FORMATS {
             all.push(Shader::Embedding(*format));
             all.push(Shader::GroupedConv(*format));
@@ -306,7 +308,7 @@ impl Shader {
             Shader::Given | Shader::Moves | Shader::Pad => &[Read, Write],
             Shader::Reduce | Shader::Softmax | Shader::AttendParts => &[Read, Write],
             Shader::PickSlices | Shader::PickRows => &[Read, Write],
-            Shader::MatMul | Shader::Resize => &[Read, Read, Write],
+            Shader::MatMul | Shader::Resize | Shader::PickMasses => &[Read, Read, Write],
             Shader::GroupNorm | Shader::ConvTranspose(_) => &[Read, Read, Read, Write],
             Shader::Map => &[Read, Read, Read, Read, Read, Read, Write],
             Shader::GroupedConv(_) => &[Read, Read, Read, Read, Write],
@@ -390,6 +392,7 @@ impl Shader {
                     _ => wgsl!("pick_row"),
                 });
             }
+            Shader::PickMasses => parts.push(wgsl!("pick_masses")),
             Shader::ConvTranspose(format) => {
                 parts.extend([wgsl!("conv_transpose"), wgsl!("weight")]);
                 parts.extend(loads(format));

@@ -162,11 +162,11 @@ struct Format {
 }
 
 macro_rules! quads {
-    ($values:ident, $loads:literal, $few:literal) => {
+    ($values:ident, $loads:literal, $($few:literal),+) => {
         Format {
             format: format(Values::$values, Layout::Quads),
             loads: &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("quads"), wgsl!($loads)],
-            few: &[wgsl!("fours"), wgsl!("rounded"), wgsl!("wide"), wgsl!($few)],
+            few: &[wgsl!("fours"), wgsl!("rounded"), wgsl!("wide"), $(wgsl!($few)),+],
         }
     };
 }
@@ -214,8 +214,8 @@ const FORMATS: &[Format] = &[
     ),
     floats!(F32, Panels, "element_panels_f32", &[wgsl!("fours"), wgsl!("column_panels_f32")]),
     floats!(F16, Panels, "element_panels_f16", &[wgsl!("fours"), wgsl!("column_panels_f16")]),
-    quads!(Q8, "quads_q8", "wide_q8"),
-    quads!(Q8w, "quads_q8w", "wide_q8w"),
+    quads!(Q8, "quads_q8", "wide_bytes", "wide_q8"),
+    quads!(Q8w, "quads_q8w", "wide_bytes", "wide_q8w"),
     quads!(Q4, "quads_q4", "wide_q4"),
     quads!(Q4m, "quads_q4m", "wide_q4m"),
 ];

@@ -226,49 +226,50 @@ impl Sampler {
     }
 
     /// Draws one of all tokens by a list with masses, of which `max` is the largest logit: the one that is drawn by
-    /// all logits. `None`, and nothing is drawn, where that is not sure, be it for [`Shortlist::SLACK`].
+    /// all logits. `None`, and nothing is drawn, where others than those of the list, or an error of the masses within
+    /// [`Shortlist::SLACK`], may lead to another one.
     fn draw_of(&mut self, list: &Shortlist, max: f32) -> Option<u32> {
         let SamplerOptions { temperature, top_p, min_p, .. } = self.options;
-        let weight = |logit: &Logit| exp((logit.value - max) / temperature);
-        let possible = |l: &&Logit| l.value > f32::NEG_INFINITY && weight(l) >= min_p;
+        let weight = |value: f32| exp((value - max) / temperature);
+        let possible = |l: &&Logit| l.value > f32::NEG_INFINITY && weight(l.value) >= min_p;
         let kept = list.largest.iter().take_while(possible);
         self.candidates.clear();
         self.candidates.extend(kept.map(|logit| Candidate::new(logit.value, logit.token)));
         // The mass of the largest alone is 1.
         let total = Some(list.total).filter(|total| *total >= 1.0 - Shortlist::SLACK)?;
+        // Whether no token beside them may be drawn.
+        let all = self.candidates.len() < list.largest.len();
         let mut random = self.random.clone();
         let share = random.next_f64();
-        let all = self.candidates.len() < list.largest.len();
-        let token = if all || top_p < 1.0 {
-            let wanted = if top_p < 1.0 { f64::from(top_p) * total } else { f64::INFINITY };
-            if top_p == 1.0 {
-                self.candidates.sort_unstable_by_key(|candidate| candidate.id());
-            }
-            let weight = |c: &Candidate| exp((c.score() - max) / temperature);
-            self.weights.clear();
-            self.weights.extend(self.candidates.iter().map(weight));
-            self.kept_at(share, wanted, all)?
-        } else if min_p == 0.0 {
+        let token = if top_p == 1.0 && !all {
+            // Others lie between those of the list, in the order of ids.
             let (target, slack) = (share * total, Shortlist::SLACK * total);
-            let mut logits = list.largest.iter().zip(&list.before);
+            let mut logits = list.largest.iter().zip(&list.before).filter(|_| min_p == 0.0);
             let found = logits.find(|(logit, before)| {
-                let after = **before + f64::from(weight(logit));
+                let after = **before + f64::from(weight(logit.value));
                 **before <= target - slack && target + slack < after
             });
             found?.0.token
         } else {
-            return None;
+            let mut wanted = f64::from(top_p) * total;
+            if top_p == 1.0 {
+                self.candidates.sort_unstable_by_key(|candidate| candidate.id());
+                wanted = f64::INFINITY;
+            }
+            self.weights.clear();
+            self.weights.extend(self.candidates.iter().map(|c| weight(c.score())));
+            self.kept_at(share, wanted, all)?
         };
         self.random = random;
         Some(token)
     }
 
-    /// The candidate at this share of the mass of what is kept: of the first candidates, and where these are not
-    /// `all` of what may be behind them, as many as have the mass `wanted`. `None` where they do not tell.
+    /// The candidate at this share of the mass of what is kept: of the candidates, and of others behind them where they
+    /// are not `all`, as many as have the mass `wanted`. `None` where that is not sure.
     fn kept_at(&self, share: f64, wanted: f64, all: bool) -> Option<u32> {
         let (least, most) = (wanted * (1.0 - Shortlist::SLACK), wanted * (1.0 + Shortlist::SLACK));
         // The mass of what is kept lies between these.
-        let (mut low, mut high) = (0.0f64, 0.0);
+        let (mut low, mut high) = (0.0, 0.0);
         let mut mass = 0.0;
         for weight in self.weights.iter().map(|weight| f64::from(*weight)) {
             if mass < least {
@@ -284,7 +285,7 @@ impl Sampler {
                 return None;
             }
             // The last that is kept is no heavier than the last here.
-            low = low.max(least);
+            low = least.max(low);
             high = most + f64::from(*self.weights.last()?);
         }
         mass = 0.0;
@@ -513,19 +514,23 @@ fn first_at(logits: &[f32], value: f32) -> u32 {
     logits.iter().zip(0..).find(|(logit, _)| **logit == value).map_or(0, |(_, id)| id)
 }
 
-/// Sum of `exp((logit - max) / temperature)`, of 1024 logits each in eight partial sums, whatever the platform.
+/// Sum of `exp((logit - max) / temperature)`, whatever the platform: of 1024 logits in eight partial sums each, so that
+/// rounding does not grow with their number.
 fn exp_sum(logits: &[f32], max: f32, temperature: f32) -> f32 {
-    let sum = |logits: &[f32]| -> f32 {
+    let block = |logits: &[f32]| -> f32 {
         let mut sums = [0.0f32; 8];
         let (chunks, rest) = logits.as_chunks::<8>();
-        for chunk in chunks.iter().map(|chunk| &chunk[..]).chain([rest]) {
+        for chunk in chunks {
             for (sum, logit) in sums.iter_mut().zip(chunk) {
                 *sum += exp((logit - max) / temperature);
             }
         }
+        for (sum, logit) in sums.iter_mut().zip(rest) {
+            *sum += exp((logit - max) / temperature);
+        }
         sums.iter().sum()
     };
-    logits.chunks(1024).map(|block| f64::from(sum(block))).sum::<f64>() as f32
+    logits.chunks(1024).map(|logits| f64::from(block(logits))).sum::<f64>() as f32
 }
 
 /// `exp(x)` for `x <= 0` to about one unit in the last place, 0 below -87; without calls or

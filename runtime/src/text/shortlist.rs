@@ -61,8 +61,7 @@ pub(crate) struct Logit {
     pub value: f32,
 }
 
-/// The largest logits of a row, and masses of others: sums of `exp((logit - largest) / temperature)`, to a relative
-/// error well below [`Shortlist::SLACK`].
+/// The largest logits of a row, and masses of others: sums of `exp((logit - largest) / temperature)`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Shortlist {
     /// In turn, of equals the lowest id first; NaN before all others. Empty where they were not found.

@@ -7,7 +7,7 @@ use limbeck_kernels::{Elements, TensorArg};
 use super::Shared;
 use super::cache::DeviceCache;
 use super::call::CallLayout;
-use super::ops::{self, LOGITS, SLICE, picked_words};
+use super::ops::{self, LOGITS, picked_words};
 use super::pool::{Needed, Pool, needed, there};
 use super::record::{COUNTER_WORDS, Recording};
 use super::sites::{self, MadeLayout};
@@ -19,13 +19,10 @@ use crate::backend::{Bounds, Call, Choices, DeviceUse, Matrix, Sequences, Spent,
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Holding;
 use crate::pace::check_cancelled;
-use crate::text::shortlist::{Logit, Need, Pick, Shortlist};
+use crate::text::shortlist::{Need, Pick, Shortlist};
 
 /// Recordings that an entry keeps: one for decoding, a few for longer calls.
 const RECORDINGS: usize = 8;
-
-/// The id that stands where there is no other logit; see `shaders/pick.wgsl`.
-const NONE: u32 = u32::MAX;
 
 /// What the words of a counter say, of which the low one comes first.
 pub(super) fn counted_units(words: &[f32]) -> usize {
@@ -279,31 +276,8 @@ impl WgpuState {
     fn largest_found(&self) -> Option<Vec<Shortlist>> {
         let (words, output) = self.written(LOGITS)?;
         let last = self.last.as_ref().filter(|last| last.picks(output))?;
-        let logit = |[token, value]: &[f32; 2]| {
-            (token.to_bits() != NONE).then(|| Logit { token: token.to_bits(), value: *value })
-        };
-        let list = |row: &[f32]| {
-            let (sum, rest) = row.split_first()?;
-            let (pairs, masses) = rest.split_at_checked(2 * last.pick.count)?;
-            let (slices, before) = masses.split_at(masses.len().saturating_sub(last.pick.count));
-            let largest = pairs.as_chunks::<2>().0.iter().map_while(logit);
-            let mut list =
-                Shortlist { largest: largest.collect(), sum: *sum, ..Default::default() };
-            let starts: Vec<f64> = slices
-                .iter()
-                .map(|mass| {
-                    list.total += f64::from(*mass);
-                    list.total - f64::from(*mass)
-                })
-                .collect();
-            let before = list.largest.iter().zip(before).filter_map(|(logit, before)| {
-                Some(starts.get(logit.token as usize / SLICE)? + f64::from(*before))
-            });
-            list.before = before.collect();
-            Some(list)
-        };
-        let words = words.chunks_exact(picked_words(1, output.value.cols, last.pick));
-        words.map(list).collect()
+        let rows = words.chunks_exact(picked_words(1, output.value.cols, last.pick));
+        rows.map(|words| ops::shortlist(words, last.pick.count)).collect()
     }
 
     /// An output of the last run and its words.

@@ -9,6 +9,7 @@ mod images;
 mod linear;
 mod lstm;
 mod map;
+mod pick;
 mod rows;
 mod sparse;
 mod tensors;
@@ -18,14 +19,12 @@ use limbeck_plan::Activation;
 pub(super) use attention::{found_words, parts_of};
 pub(super) use check::check;
 pub(super) use map::gathered;
+pub(super) use pick::{SLICE, pick, picked_words, shortlist};
 
-use super::buffers::Slice;
 use super::lacks;
 use super::record::Recorder;
-use super::shaders::Shader;
 use crate::backend::lower::Instruction;
 use crate::error::{Error, ErrorKind, Result};
-use crate::text::shortlist::Pick;
 
 /// The output that the largest are picked of.
 pub(super) const LOGITS: &str = "logits";
@@ -82,37 +81,6 @@ pub(super) fn record(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
         Instruction::Reshape { .. } => Ok(()),
         _ => Err(lacks("this step")),
     }
-}
-
-/// Records the search for the largest of each row of logits, and the masses beside them that are asked for.
-///
-/// # Errors
-/// Those of the device.
-pub(super) fn pick(rec: &mut Recorder<'_>, pick: Pick) -> Result<()> {
-    let outputs = &rec.entry.lowered.outputs;
-    let Some(logits) = outputs.iter().find(|output| output.name == LOGITS) else { return Ok(()) };
-    let (value, rows) = (logits.value, rec.sizes.len(logits.value) / logits.value.cols.max(1));
-    let (logits, picked) = (rec.value(value)?, Slice::whole(rec.buffers.picked));
-    let (slices, lists) = (value.cols.div_ceil(SLICE), Slice::whole(rec.buffers.slices));
-    let words = picked_words(1, value.cols, pick);
-    let temperature = rec.layout.temperature;
-    let params = [rows, value.cols, pick.count, slices, words, temperature].map(|n| n as u32);
-    rec.dispatch(Shader::PickSlices, &params, &[&logits, &lists], rows * slices)?;
-    rec.dispatch(Shader::PickRows, &params, &[&lists, &picked], rows)?;
-    if pick.temperature == 0.0 {
-        return Ok(());
-    }
-    rec.dispatch(Shader::PickMasses, &params, &[&logits, &rec.call(), &picked], rows * slices)
-}
-
-/// Logits of a slice, of which each has a group; see `shaders/pick.wgsl`.
-pub(super) const SLICE: usize = 1024;
-
-/// Words of what is found of so many rows of logits: of each the sum, the list, and, where masses are asked for, those
-/// of the slices and those before the logits of the list in their slices.
-pub(super) fn picked_words(rows: usize, cols: usize, Pick { count, temperature }: Pick) -> usize {
-    let masses = if temperature == 0.0 { 0 } else { cols.div_ceil(SLICE) + count };
-    if count == 0 { 0 } else { rows.saturating_mul(2 * count + 1 + masses) }
 }
 
 /// The number by which shaders know an activation function; see `shaders/activation.wgsl`.

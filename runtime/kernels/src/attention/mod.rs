@@ -7,6 +7,7 @@
 mod attend;
 mod prepare;
 mod spans;
+mod steps;
 
 pub(crate) use attend::{AttendTask, attend_task};
 pub(crate) use prepare::{PrepareTask, prepare_task};

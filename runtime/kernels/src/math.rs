@@ -33,12 +33,12 @@ pub(crate) fn exp<S: Lanes>(s: S, x: S::V) -> S::V {
 pub(crate) fn exp2<S: Lanes>(s: S, x: S::V) -> S::V {
     const P: [f32; 7] = [
         1.0,
-        0.693_147_2,
+        std::f32::consts::LN_2,
         0.240_226_48,
         5.550_332_5e-2,
         9.618_437e-3,
         1.339_887_5e-3,
-        1.535_336_1e-4,
+        1.535_336e-4,
     ];
     let low = s.splat(-126.0);
     let held = s.max(low, x);
@@ -144,4 +144,29 @@ pub(crate) fn apply<S: Lanes>(s: S, activation: Activation, x: S::V) -> S::V {
 #[inline(always)]
 pub(crate) fn soft_cap<S: Lanes>(s: S, cap: f32, x: S::V) -> S::V {
     s.mul(s.splat(cap), tanh(s, s.div(x, s.splat(cap))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::Portable;
+    use crate::simd::{LANES, Simd};
+
+    #[test]
+    fn powers_of_two_are_within_their_bound() {
+        let s = Portable::TOKEN;
+        let of = |x: f32| {
+            let mut y = [0.0; LANES];
+            s.store_some(&mut y, 0, exp2(s, s.splat(x)));
+            y[0]
+        };
+        for i in -126_000..=127_000 {
+            let x = i as f32 / 1000.0;
+            let want = f64::from(x).exp2();
+            let error = (f64::from(of(x)) - want).abs() / want;
+            assert!(error <= 2e-7, "2^{x} is off by {error:.1e}");
+        }
+        assert_eq!((of(0.0), of(-3.0), of(-126.5), of(f32::NEG_INFINITY)), (1.0, 0.125, 0.0, 0.0));
+        assert!(of(f32::NAN).is_nan());
+    }
 }

@@ -157,7 +157,8 @@ fn in_chunks(
 
 #[test]
 fn cached_attention_matches_a_naive_softmax_in_any_chunks_and_threads() {
-    let rows = 107;
+    // More than a group of blocks of any head.
+    let rows = 205;
     let pools: Vec<Pool> = (1..=3).map(Pool::new).collect();
     for p in all_params() {
         let weights = Weights::new(&p);
@@ -177,8 +178,8 @@ fn cached_attention_matches_a_naive_softmax_in_any_chunks_and_threads() {
                 assert_close(&whole, &want, 2e-5, &what);
                 assert_same_bits(&run(&[rows], &pools[1]), &whole, &what);
                 assert_same_bits(&run(&[rows], &pools[2]), &whole, &what);
-                assert_same_bits(&run(&[31, 2, 64, 10], &pools[1]), &whole, &what);
-                assert_same_bits(&run(&[1; 107], &pools[2]), &whole, &what);
+                assert_same_bits(&run(&[31, 2, 99, 64, 9], &pools[1]), &whole, &what);
+                assert_same_bits(&run(&[1; 205], &pools[2]), &whole, &what);
             }
         }
     }
@@ -195,11 +196,11 @@ fn without_a_cache_spans_attend_within_themselves() {
             // last are padding.
             let spans = [
                 Span { keys: 1, ..span(0, 3, None, 0) },
-                span(5, 70, None, 2),
-                Span { keys: 32, ..span(75, 33, None, 0) },
-                Span { keys: 0, ..span(108, 2, None, 0) },
+                span(5, 170, None, 2),
+                Span { keys: 32, ..span(175, 33, None, 0) },
+                Span { keys: 0, ..span(208, 2, None, 0) },
             ];
-            let qkv = Random::new(8).floats(110 * width);
+            let qkv = Random::new(8).floats(210 * width);
             let call = Call { p: &p, weights: &weights, qkv: &qkv, spans: &spans };
             let want = call.reference(None);
             for kernels in all_kernels() {
@@ -248,11 +249,18 @@ fn separate_operands_have_the_bits_of_the_fused_one() {
 /// each ran alone; then one is cut back and goes on differently.
 #[test]
 fn forks_decode_as_a_batch_with_the_bits_of_lone_sequences() {
+    // Forks that part within the first group of blocks, and after it.
+    forks_of(41);
+    forks_of(141);
+}
+
+fn forks_of(common: usize) {
+    let shared = common / 32;
     let p = Attention { rope: rope(RopeStyle::Half, 32), ..params(6, 2, 32) };
     let weights = Weights::new(&p);
     let width = 10 * 32;
     let mut random = Random::new(6);
-    let prefix = random.floats(41 * width);
+    let prefix = random.floats(common * width);
     let rest: Vec<Vec<f32>> = (0..3).map(|_| random.floats(30 * width)).collect();
     for dtype in TYPES {
         for kernels in all_kernels() {
@@ -261,29 +269,30 @@ fn forks_decode_as_a_batch_with_the_bits_of_lone_sequences() {
                 .iter()
                 .map(|rest| {
                     let qkv = [prefix.as_slice(), rest].concat();
-                    let out = in_chunks(&p, &weights, &qkv, &[71], dtype, &mut |call, cache| {
-                        call.run(&kernels, &pool, Some((cache, 1)))
-                    });
-                    out[41 * 192..].to_vec()
+                    let out =
+                        in_chunks(&p, &weights, &qkv, &[common + 30], dtype, &mut |call, cache| {
+                            call.run(&kernels, &pool, Some((cache, 1)))
+                        });
+                    out[common * 192..].to_vec()
                 })
                 .collect();
 
-            let mut cache = cache(&p, dtype, 9);
+            let mut cache = cache(&p, dtype, shared + 8);
             let first = cache.create();
-            cache.reserve(first, 41).unwrap();
-            let spans = [span(0, 41, Some(first), 0)];
+            cache.reserve(first, common).unwrap();
+            let spans = [span(0, common, Some(first), 0)];
             let call = Call { p: &p, weights: &weights, qkv: &prefix, spans: &spans };
             call.run(&kernels, &pool, Some((&mut cache, 1)));
-            cache.commit(first, 41).unwrap();
+            cache.commit(first, common).unwrap();
             let seqs = [first, cache.fork(first).unwrap(), cache.fork(first).unwrap()];
-            assert_eq!(cache.blocks_used(), 2);
+            assert_eq!(cache.blocks_used(), shared + 1);
             let step = |cache: &mut KvCache, t: usize| {
                 let mut qkv = Vec::new();
                 let mut spans = Vec::new();
                 for (i, seq) in seqs.iter().enumerate() {
                     cache.reserve(*seq, 1).unwrap();
                     qkv.extend_from_slice(&rest[i][t * width..][..width]);
-                    spans.push(span(i, 1, Some(*seq), 41 + t));
+                    spans.push(span(i, 1, Some(*seq), common + t));
                 }
                 let call = Call { p: &p, weights: &weights, qkv: &qkv, spans: &spans };
                 let out = call.run(&kernels, &pool, Some((cache, 1)));
@@ -296,12 +305,12 @@ fn forks_decode_as_a_batch_with_the_bits_of_lone_sequences() {
             for t in 0..30 {
                 step(&mut cache, t);
             }
-            // Block 0 is shared; block 1 and 2 are each sequence's own.
-            assert_eq!(cache.blocks_used(), 7);
+            // Whole blocks of what is common are shared; the two after them are each sequence's own.
+            assert_eq!(cache.blocks_used(), shared + 6);
             for seq in seqs {
-                cache.truncate(seq, 45).unwrap();
+                cache.truncate(seq, common + 4).unwrap();
             }
-            assert_eq!(cache.blocks_used(), 4);
+            assert_eq!(cache.blocks_used(), shared + 3);
             for t in 4..12 {
                 step(&mut cache, t);
             }

@@ -4,13 +4,16 @@
 use super::Call;
 use super::spans::{MAX_QUERIES, Row, Tile};
 use super::steps::{Blocks, GROUP, Queries, SHARE, Softmax, Steps, VECTORS, load_wide, prefetch};
-use crate::kv::{Head, KV_BLOCK, KvType};
+use crate::kv::{KV_BLOCK, KvType};
 use crate::simd::{LANES, Lanes, Simd, WIDE};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Elements of the heads of a group up to which blocks may be converted to f32 as a whole.
 const WIDE_HEAD: usize = 256;
+/// Elements of the heads of a group, where that is more than one: keys and values that many queries
+/// meet stay in the first cache.
+const GROUP_WIDTH: usize = 128;
 
 /// One tile of a call.
 pub(crate) struct AttendTask<'a> {
@@ -37,7 +40,7 @@ pub(crate) unsafe fn attend_task<S: Simd>(s: S, task: &AttendTask<'_>) {
 
 /// Blocks that a query takes at once, as the size of its heads says and nothing else: its bits follow.
 fn group_of(call: &Call<'_>) -> usize {
-    (WIDE_HEAD / call.layout.value_stride()).clamp(1, GROUP)
+    (GROUP_WIDTH / call.layout.value_stride()).clamp(1, GROUP)
 }
 
 /// Positions that a row of the call sees.
@@ -181,22 +184,25 @@ unsafe fn attend_group<S: Simd, const KIND: u8>(
     let end = rows.clone().map(|row| of_rows(row).end).max().unwrap_or(0);
     // SAFETY: rows see positions of these blocks, which hence exist and fit the layout.
     let head = |span, block| unsafe { call.layout.head(call.block(span, block), kv_head) };
-    let ahead = ahead.map(|(group, row)| head(call.rows[row].span, seen.blocks(row, group).start));
-    let mut blocks = Blocks { heads: [head(span, first); GROUP], end: 0, ahead, ask: true };
-    blocks.end = end - group * seen.blocks;
+    let mut blocks = Blocks { heads: [head(span, first); GROUP], ahead: [None; GROUP] };
     for block in first..end {
-        blocks.heads[block - group * seen.blocks] = head(span, block);
+        blocks.heads[block % seen.blocks] = head(span, block);
+    }
+    if let Some((group, row)) = ahead {
+        for block in seen.blocks(row, group) {
+            blocks.ahead[block % seen.blocks] = Some(head(call.rows[row].span, block));
+        }
     }
     // Many queries share one conversion of the blocks; it is exact, so it changes no bits.
     let few = if S::FALLBACK { 1 } else { 2 * SHARE };
     let fits = seen.blocks * call.layout.value_stride() <= WIDE_HEAD;
     let widen = KIND != 0 && count * tile.heads > few && fits;
     if widen {
-        for block in first - group * seen.blocks..blocks.end {
+        for block in first..end {
             // SAFETY: a group of this stride fits.
-            unsafe { widen_block::<S, KIND>(s, call, &mut blocks, block, wide) };
+            unsafe { widen_block::<S, KIND>(s, call, &mut blocks, block % seen.blocks, wide) };
         }
-        blocks.ask = false;
+        blocks.ahead = [None; GROUP];
     }
     let mut row = rows.start;
     while row < rows.end {
@@ -232,7 +238,7 @@ unsafe fn widen_block<S: Simd, const KIND: u8>(
     wide: &mut Wide,
 ) {
     let stride = call.layout.value_stride();
-    let (ahead, head): (_, &mut Head) = (blocks.ahead(block), &mut blocks.heads[block]);
+    let (ahead, head) = (blocks.ahead[block], &mut blocks.heads[block]);
     // SAFETY: keys and values are whole vectors and fit, `stride` being at least the head's
     // elements.
     unsafe {

@@ -46,21 +46,8 @@ impl Softmax {
 pub(super) struct Blocks {
     /// A head of each block that some query sees, by its place in the group.
     pub heads: [Head; GROUP],
-    /// The place after the last such block.
-    pub end: usize,
-    /// The head of the block that comes after the group.
-    pub ahead: Option<Head>,
-    /// Whether blocks are yet to be asked for.
-    pub ask: bool,
-}
-
-impl Blocks {
-    /// The head that is used after that of `block`, where it is to be asked for.
-    #[inline(always)]
-    pub(super) fn ahead(&self, block: usize) -> Option<Head> {
-        let next = if block + 1 < self.end { Some(self.heads[block + 1]) } else { self.ahead };
-        next.filter(|_| self.ask)
-    }
+    /// Those of the group that comes next, which are asked for while these are used.
+    pub ahead: [Option<Head>; GROUP],
 }
 
 /// Loads 16 elements of the stored type, unscaled.
@@ -240,7 +227,7 @@ unsafe fn step<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
             at += WIDE;
         }
     }
-    blocks.ask = false;
+    blocks.ahead = [None; GROUP];
 }
 
 /// The products of queries `first..first + Q` with `N` vectors of a block's keys from the
@@ -260,7 +247,7 @@ unsafe fn products<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
 ) {
     // SAFETY: the caller's contract: keys are `[dim][32]`, queries have `dim` elements.
     unsafe {
-        let ahead = blocks.ahead(block).map(|head| head.keys);
+        let ahead = blocks.ahead[block].map(|head| head.keys);
         let keys = blocks.heads[block].keys;
         let mut pointers = [std::ptr::null(); Q];
         pointers.copy_from_slice(&queries.asks[first..first + Q]);
@@ -436,7 +423,7 @@ unsafe fn add_values<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
             }
         }
         for block in part.start / KV_BLOCK..part.end.div_ceil(KV_BLOCK) {
-            let ahead = blocks.ahead(block).map(|head| head.values);
+            let ahead = blocks.ahead[block].map(|head| head.values);
             let values = blocks.heads[block].values;
             let first = block * KV_BLOCK;
             for j in part.start.max(first) - first..part.end.min(first + KV_BLOCK) - first {

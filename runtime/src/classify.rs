@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
 use crate::pace::Pace;
 use crate::route::Route;
+use crate::text::shortlist::Pick;
 use crate::usage::Usage;
 
 /// Most rows computed in one run; more images are run in turn. The split changes no result.
@@ -207,7 +208,7 @@ impl Classifier {
             price,
             forced: self.route.part(rows),
             control: None,
-            pick: 0,
+            pick: Pick::default(),
         };
         let spent = self.state.run(&call)?;
         self.pace.observe(spent);

@@ -16,7 +16,7 @@ use crate::memory::Account;
 use crate::model::Model;
 use crate::pace::Pace;
 use crate::route::Route;
-use crate::text::shortlist::{Found, Need, Shortlist};
+use crate::text::shortlist::{Found, Need, Pick};
 use crate::text::{Sampled, Sampler, SamplerOptions};
 use crate::usage::Usage;
 
@@ -397,7 +397,7 @@ impl Session {
             if let Found::Logits(logits) = found {
                 sink(row, logits);
             }
-            Ok(())
+            Ok(true)
         })
     }
 
@@ -415,25 +415,28 @@ impl Session {
     ) -> Result<()> {
         let mut sampler = Sampler::new(SamplerOptions::default())?;
         self.step_found(usage, work, sampler.need(), |row, found| {
-            sink(row, sampler.choose(found, &[])?);
-            Ok(())
+            let chosen = sampler.choose(found, &[])?;
+            chosen.into_iter().for_each(|sampled| sink(row, sampled));
+            Ok(chosen.is_some())
         })
     }
 
-    /// [`Session::step_onto`] that gives what meets the need to `sink`, whose first error is that of the step. A
-    /// device gives a shortlist of logits in the place of all, where that is enough.
+    /// [`Session::step_onto`] that gives what the need asks for to `sink`, whose first error is that of the step. A
+    /// device gives shortlists of logits. Where one is not enough, of which `sink` says false, it and those after it
+    /// are followed by all logits.
     pub(crate) fn step_found(
         &mut self,
         usage: &mut Usage,
         work: &[Work<'_>],
         need: Need,
-        mut sink: impl FnMut(LogitsRow, Found<'_>) -> Result<()>,
+        mut sink: impl FnMut(LogitsRow, Found<'_>) -> Result<bool>,
     ) -> Result<()> {
         let mut failure = None;
         let sink = |row, found: Found<'_>| {
-            if let Err(e) = sink(row, found) {
+            sink(row, found).unwrap_or_else(|e| {
                 failure.get_or_insert(e);
-            }
+                true
+            })
         };
         let tokens = work.iter().map(|w| w.tokens.len()).sum();
         self.route.begin(tokens)?;
@@ -450,10 +453,9 @@ impl Session {
         usage: &mut Usage,
         work: &[Work<'_>],
         need: Need,
-        mut sink: impl FnMut(LogitsRow, Found<'_>),
+        mut sink: impl FnMut(LogitsRow, Found<'_>) -> bool,
     ) -> Result<()> {
-        let vocab = self.model.manifest().vocab_size;
-        let pick = if need.count() <= vocab { need.count() } else { 0 };
+        let pick = need.pick(self.model.manifest().vocab_size);
         let (mut item, mut done) = (0, 0);
         while item < work.len() {
             (item, done) = self.fill(work, item, done)?;
@@ -464,16 +466,21 @@ impl Session {
             self.pace.observe(spent);
             let sites = &self.model.plan().program().sites;
             usage.count(tokens, spent, sites, self.state.choices());
-            let unmet = |lists: &[Shortlist]| lists.iter().any(|list| !need.met_by(list));
-            if self.state.picked().is_some_and(unmet) {
-                self.state.unpick()?;
-            }
             let outputs = self.buffers.outputs.iter();
+            let mut taken = 0;
             if let Some(lists) = self.state.picked() {
-                outputs.zip(lists).for_each(|(o, list)| sink(*o, Found::Shortlist(list)));
-            } else if let Some(logits) = self.state.output("logits") {
-                let rows = logits.values.chunks_exact(logits.cols);
-                outputs.zip(rows).for_each(|(o, row)| sink(*o, Found::Logits(row)));
+                let lists = outputs.clone().zip(lists);
+                let lists = lists.take_while(|(o, list)| sink(**o, Found::Shortlist(list)));
+                taken = lists.count();
+                if taken < outputs.len() {
+                    self.state.unpick()?;
+                }
+            }
+            if let Some(logits) = self.state.output("logits") {
+                let rows = outputs.zip(logits.values.chunks_exact(logits.cols));
+                for (o, row) in rows.skip(taken) {
+                    sink(*o, Found::Logits(row));
+                }
             }
         }
         Ok(())
@@ -550,7 +557,7 @@ impl Session {
     }
 
     /// Runs the buffered chunk at this price and commits its positions.
-    fn run_chunk(&mut self, price: f32, pick: usize) -> Result<crate::backend::Spent> {
+    fn run_chunk(&mut self, price: f32, pick: Pick) -> Result<crate::backend::Spent> {
         let b = &self.buffers;
         for span in &b.spans {
             if let Some(sequence) = span.sequence {

@@ -86,6 +86,15 @@ fn smollm2_in_4_bits_follows_the_cpu_backend() {
     let peak = session.device_use().expect("a device");
     assert_eq!((peak.submissions, peak.bytes_read_back), (1, 12));
     assert_eq!(peak.dispatches, used.dispatches + 2);
+    // Of 128 logits their ids, values and masses before them, with the masses of slices.
+    let bytes = 4 * (1 + 3 * 128 + vocab.div_ceil(1024));
+    let sampler = SamplerOptions { temperature: 0.3, seed: 3, ..SamplerOptions::default() };
+    let options = GenerateOptions { max_tokens: 2, sampler, ..GenerateOptions::default() };
+    let go = |_: limbeck::text::Piece<'_>| ControlFlow::Continue(());
+    generate(&mut session, sequence, &prompt[1..9], 1, &options, go).expect("a generation");
+    let draw = session.device_use().expect("a device");
+    assert_eq!((draw.submissions, draw.bytes_read_back), (1, bytes));
+    assert_eq!(draw.dispatches, used.dispatches + 3);
     let weights: u64 = cpu.plan().program().weights.iter().map(|w| w.bytes).sum();
     assert!(used.weight_bytes_held as f64 <= 1.02 * weights as f64, "{weights} bytes of weights");
 }
@@ -183,26 +192,31 @@ fn sampled_by_logits(model: &Model, options: &SamplerOptions, prompt: &[u32]) ->
 }
 
 #[test]
-fn top_k_is_sampled_from_a_shortlist_as_from_all_logits() {
+fn tokens_are_sampled_from_a_shortlist_as_from_all_logits() {
     if !adapter() {
         return;
     }
-    let filtered = |top_k| {
-        let (temperature, top_p, seed) = (0.8, 0.9, 11);
-        SamplerOptions { temperature, top_k, top_p, seed, ..SamplerOptions::default() }
+    let sampled = |temperature, top_k, top_p, min_p| {
+        let seed = 11;
+        SamplerOptions { temperature, top_k, top_p, min_p, seed, ..SamplerOptions::default() }
     };
+    let filtered = |top_k| sampled(0.8, top_k, 0.9, 0.0);
     let check = |case: &str, model: &Model, sampler: SamplerOptions, words: usize, times: usize| {
         let prompt = [3, 1, 4];
         let tokens = sampled_by_logits(model, &sampler, &prompt);
-        let options =
-            GenerateOptions { max_tokens: 12, ignore_eos: true, sampler, ..Default::default() };
+        let options = GenerateOptions {
+            max_tokens: 12,
+            ignore_eos: true,
+            sampler: sampler.clone(),
+            ..Default::default()
+        };
         let mut session = model.session(SessionOptions::default()).expect("a session");
         let sequence = session.sequence();
         let go = |_: limbeck::text::Piece<'_>| ControlFlow::Continue(());
         let generation = generate(&mut session, sequence, &prompt, 2, &options, go);
         let found = generation.expect("a generation").continuations;
         assert_eq!([&found[0].tokens, &found[1].tokens], [&tokens[0], &tokens[1]], "{case}");
-        assert!(tokens[0] != tokens[1], "{case}: {tokens:?}");
+        assert!(sampler.temperature < 0.1 || tokens[0] != tokens[1], "{case}: {tokens:?}");
         let used = session.device_use().expect("a device");
         // Choices at sites beside them.
         let sites = model.plan().program().sites.len();
@@ -216,8 +230,16 @@ fn top_k_is_sampled_from_a_shortlist_as_from_all_logits() {
         let model = plan.open(BackendKind::Wgpu, 0);
         let vocab = model.manifest().vocab_size;
         check(student, &model, filtered(40), 2 * 41 + 1, 1);
-        check(student, &model, filtered(0), vocab, 1);
         check(student, &model, filtered(vocab + 1), vocab, 1);
+        // Of a quarter of the logits, with masses: those of the largest come nearly to all where it is cold, and are
+        // too few where it is hot.
+        let words = 1 + 3 * (vocab / 4) + 1;
+        for (top_p, min_p) in [(1.0, 0.0), (0.9, 0.0), (1.0, 0.1), (0.9, 0.1)] {
+            check(student, &model, sampled(0.02, 0, top_p, min_p), words, 1);
+        }
+        for (top_p, min_p) in [(1.0, 0.0), (0.9, 0.0), (1.0, 0.01)] {
+            check(student, &model, sampled(50.0, 0, top_p, min_p), words + vocab, 2);
+        }
     }
     // As many are as large as the last: the list does not tell them all.
     let plan = Compiled::new(&golden().join("acm/decoder"), Quant::F32, true);

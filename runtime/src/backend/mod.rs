@@ -24,7 +24,7 @@ use limbeck_plan::{Dim, Symbol};
 use crate::control::Control;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Account;
-use crate::text::shortlist::Shortlist;
+use crate::text::shortlist::{Pick, Shortlist};
 
 pub(crate) use choices::Choices;
 pub(crate) use data::PlanData;
@@ -83,15 +83,12 @@ pub(crate) struct Call<'a> {
     pub forced: Option<&'a [i32]>,
     /// What cancels the call between two steps of the entry, where calls are long.
     pub control: Option<&'a Control>,
-    /// How many of the largest logits are enough of each row, at most [`Need::MOST`]; 0 for all logits. See
-    /// [`State::picked`].
-    ///
-    /// [`Need::MOST`]: crate::text::shortlist::Need::MOST
+    /// What is to be found of each row of logits in the place of all. See [`State::picked`].
     #[cfg_attr(
         not(feature = "wgpu"),
         expect(dead_code, reason = "the backend of GPUs alone picks")
     )]
-    pub pick: usize,
+    pub pick: Pick,
 }
 
 impl<'a> Call<'a> {

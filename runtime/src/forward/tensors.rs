@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Account;
 use crate::model::Model;
 use crate::pace::Pace;
+use crate::text::shortlist::Pick;
 use crate::usage::Usage;
 
 /// Runs an entry of tensors within a budget.
@@ -133,7 +134,7 @@ impl EntryRunner {
             price,
             forced: None,
             control: Some(control),
-            pick: 0,
+            pick: Pick::default(),
         });
         let entry = program.entries.get(entry);
         ran.map_err(|error| match entry.and_then(|entry| entry.without_size(&sizes)) {

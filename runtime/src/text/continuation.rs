@@ -65,19 +65,21 @@ impl Stream {
         self.history.get(self.prompt_tokens..).unwrap_or_default()
     }
 
-    /// Takes the next token from what a step found.
+    /// Takes the next token from what a step found: whether that decides it.
     pub fn choose(
         &mut self,
         found: Found<'_>,
         rules: &Rules,
         on_piece: &mut impl FnMut(Piece<'_>) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         if rules.max_tokens == 0 {
-            return self.end(Finish::MaxTokens, on_piece);
+            return self.end(Finish::MaxTokens, on_piece).map(|()| true);
         }
-        let Sampled { token, logprob } = self.sampler.choose(found, &self.history)?;
+        let Some(Sampled { token, logprob }) = self.sampler.choose(found, &self.history)? else {
+            return Ok(false);
+        };
         if rules.ends.contains(&token) {
-            return self.end(Finish::EndOfText, on_piece);
+            return self.end(Finish::EndOfText, on_piece).map(|()| true);
         }
         self.raw.clear();
         self.piece.clear();
@@ -95,9 +97,9 @@ impl Stream {
         } else if stopped {
             self.finish = Some(Finish::StopString);
         } else if self.logprobs.len() >= rules.max_tokens {
-            return self.end(Finish::MaxTokens, on_piece);
+            self.end(Finish::MaxTokens, on_piece)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Ends the text and gives what was held back.

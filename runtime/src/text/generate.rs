@@ -281,17 +281,19 @@ impl Generator {
         let tokens = unfed(session, self.sequence, self.base, &self.prompt)?;
         let (mut logits, mut list) = (Vec::new(), None);
         let work = [Work { sequence: self.sequence, tokens, wanted: Wanted::Last }];
+        let forks = (1..self.samples).map(|i| self.sampler.fork(i as u64));
+        let samplers: Vec<Sampler> = [self.sampler.clone()].into_iter().chain(forks).collect();
         session.step_found(&mut self.prefill, &work, self.sampler.need(), |_, found| {
+            let decided = samplers.iter().all(|sampler| sampler.decides(found));
             match found {
                 Found::Logits(row) => logits = row.to_vec(),
-                Found::Shortlist(found) => list = Some(found.clone()),
+                Found::Shortlist(found) => list = decided.then(|| found.clone()),
             }
-            Ok(())
+            Ok(decided)
         })?;
         let tokenizer = session.model().tokenizer().ok().cloned();
-        for i in 0..self.samples {
+        for (i, sampler) in samplers.into_iter().enumerate() {
             let sequence = if i == 0 { self.sequence } else { session.fork(self.sequence)? };
-            let sampler = if i == 0 { self.sampler.clone() } else { self.sampler.fork(i as u64) };
             let (stop, tokenizer) = (self.stop.clone(), tokenizer.clone());
             self.streams.push(Stream::new(i, sequence, sampler, stop, tokenizer, &self.prompt));
         }
@@ -299,7 +301,7 @@ impl Generator {
         let found = list.as_ref().map_or(Found::Logits(&logits), Found::Shortlist);
         let results = self.streams.iter_mut().map(|s| s.choose(found, rules, on_piece));
         // Each of them, whatever becomes of those before it.
-        results.collect::<Vec<_>>().into_iter().collect()
+        results.collect::<Vec<_>>().into_iter().try_for_each(|result| result.map(|_| ()))
     }
 
     /// Feeds each continuation that goes on its last token, and takes the next one: whether any
@@ -333,7 +335,7 @@ impl Generator {
         let rules = &self.rules;
         session.step_found(&mut self.decode, &work, self.sampler.need(), |row, found| {
             let stream = live.get_mut(row.work);
-            stream.map_or(Ok(()), |s| s.choose(found, rules, on_piece))
+            stream.map_or(Ok(true), |s| s.choose(found, rules, on_piece))
         })?;
         Ok(true)
     }

@@ -5,7 +5,7 @@
 //! top-k, top-p, min-p. Presence and frequency penalties, which transformers lacks, follow the
 //! formula of OpenAI's API reference and come right after the repetition penalty.
 
-use super::shortlist::{Found, Need, Shortlist};
+use super::shortlist::{Found, Logit, Need, Shortlist};
 use crate::philox::Philox;
 use crate::{Error, ErrorKind, Result};
 
@@ -131,7 +131,9 @@ impl Sampler {
             Need::Logits
         } else if temperature == 0.0 {
             Need::Largest
-        } else if top_k > 0 && top_k < Need::MOST {
+        } else if top_k == 0 {
+            Need::Draw(temperature)
+        } else if top_k < Need::MOST {
             Need::Top(top_k)
         } else {
             Need::Logits
@@ -179,31 +181,121 @@ impl Sampler {
         Ok(Sampled { token, logprob: logit - max - exp_sum(logits, max, 1.0).ln() })
     }
 
-    /// [`Sampler::sample`] by what a step found, which meets its [`Sampler::need`].
-    pub(crate) fn choose(&mut self, found: Found<'_>, history: &[u32]) -> Result<Sampled> {
+    /// [`Sampler::sample`] by what a step found for its [`Sampler::need`]; `None`, and nothing is drawn, where that
+    /// is a list that does not tell the token.
+    pub(crate) fn choose(&mut self, found: Found<'_>, history: &[u32]) -> Result<Option<Sampled>> {
         match found {
-            Found::Logits(logits) => self.sample(logits, history),
+            Found::Logits(logits) => self.sample(logits, history).map(Some),
             Found::Shortlist(list) => self.choose_of(list),
         }
     }
 
-    fn choose_of(&mut self, list: &Shortlist) -> Result<Sampled> {
-        let first = list.largest.first();
-        let max = first.map_or(f32::NEG_INFINITY, |logit| logit.value);
+    /// Whether [`Sampler::choose`] would choose, or fail, by what was found.
+    pub(crate) fn decides(&self, found: Found<'_>) -> bool {
+        match found {
+            Found::Logits(_) => true,
+            Found::Shortlist(list) => !matches!(self.clone().choose_of(list), Ok(None)),
+        }
+    }
+
+    fn choose_of(&mut self, list: &Shortlist) -> Result<Option<Sampled>> {
+        let Some(first) = list.largest.first() else { return Ok(None) };
+        let max = first.value;
         check_largest(max)?;
-        let SamplerOptions { temperature, top_k, .. } = self.options;
-        let token = if temperature == 0.0 {
-            first.map_or(0, |logit| logit.token)
-        } else {
-            let top = list.largest.iter().take(top_k);
-            self.candidates.clear();
-            self.candidates.extend(top.map(|logit| Candidate::new(logit.value, logit.token)));
-            self.narrow(max, self.candidates.len(), None);
-            self.draw()
+        let need = self.need();
+        if !need.met_by(list) {
+            return Ok(None);
+        }
+        let token = match need {
+            Need::Logits => None,
+            Need::Largest => Some(first.token),
+            Need::Top(k) => {
+                let top = list.largest.iter().take(k);
+                self.candidates.clear();
+                self.candidates.extend(top.map(|logit| Candidate::new(logit.value, logit.token)));
+                self.narrow(max, self.candidates.len(), None);
+                Some(self.draw())
+            }
+            Need::Draw(_) => self.draw_of(list, max),
         };
-        let chosen = list.largest.iter().find(|logit| logit.token == token);
-        let logit = chosen.map_or(f32::NEG_INFINITY, |logit| logit.value);
-        Ok(Sampled { token, logprob: logit - max - list.sum.ln() })
+        let chosen = list.largest.iter().find(|logit| Some(logit.token) == token);
+        Ok(chosen.map(|logit| {
+            let logprob = logit.value - max - list.sum.ln();
+            Sampled { token: logit.token, logprob }
+        }))
+    }
+
+    /// Draws one of all tokens by a list with masses, of which `max` is the largest logit: the one that is drawn by
+    /// all logits. `None`, and nothing is drawn, where others than those of the list, or an error of the masses within
+    /// [`Shortlist::SLACK`], may lead to another one.
+    fn draw_of(&mut self, list: &Shortlist, max: f32) -> Option<u32> {
+        let SamplerOptions { temperature, top_p, min_p, .. } = self.options;
+        let weight = |value: f32| exp((value - max) / temperature);
+        let possible = |l: &&Logit| l.value > f32::NEG_INFINITY && weight(l.value) >= min_p;
+        let kept = list.largest.iter().take_while(possible);
+        self.candidates.clear();
+        self.candidates.extend(kept.map(|logit| Candidate::new(logit.value, logit.token)));
+        // The mass of the largest alone is 1.
+        let total = Some(list.total).filter(|total| *total >= 1.0 - Shortlist::SLACK)?;
+        // Whether no token beside them may be drawn.
+        let all = self.candidates.len() < list.largest.len();
+        let mut random = self.random.clone();
+        let share = random.next_f64();
+        let token = if top_p == 1.0 && !all {
+            // Others lie between those of the list, in the order of ids.
+            let (target, slack) = (share * total, Shortlist::SLACK * total);
+            let mut logits = list.largest.iter().zip(&list.before).filter(|_| min_p == 0.0);
+            let found = logits.find(|(logit, before)| {
+                let after = **before + f64::from(weight(logit.value));
+                **before <= target - slack && target + slack < after
+            });
+            found?.0.token
+        } else {
+            let mut wanted = f64::from(top_p) * total;
+            if top_p == 1.0 {
+                self.candidates.sort_unstable_by_key(|candidate| candidate.id());
+                wanted = f64::INFINITY;
+            }
+            self.weights.clear();
+            self.weights.extend(self.candidates.iter().map(|c| weight(c.score())));
+            self.kept_at(share, wanted, all)?
+        };
+        self.random = random;
+        Some(token)
+    }
+
+    /// The candidate at this share of the mass of what is kept: of the candidates, and of others behind them where they
+    /// are not `all`, as many as have the mass `wanted`. `None` where that is not sure.
+    fn kept_at(&self, share: f64, wanted: f64, all: bool) -> Option<u32> {
+        let (least, most) = (wanted * (1.0 - Shortlist::SLACK), wanted * (1.0 + Shortlist::SLACK));
+        // The mass of what is kept lies between these.
+        let (mut low, mut high) = (0.0, 0.0);
+        let mut mass = 0.0;
+        for weight in self.weights.iter().map(|weight| f64::from(*weight)) {
+            if mass < least {
+                low = mass + weight;
+            }
+            if mass < most {
+                high = mass + weight;
+            }
+            mass += weight;
+        }
+        if mass < most && !all {
+            if self.options.min_p > 0.0 {
+                return None;
+            }
+            // The last that is kept is no heavier than the last here.
+            low = least.max(low);
+            high = most + f64::from(*self.weights.last()?);
+        }
+        mass = 0.0;
+        let mut candidates = self.candidates.iter().zip(&self.weights);
+        let found = candidates.find(|(_, weight)| {
+            let before = mass;
+            mass += f64::from(**weight);
+            before <= share * low && share * high < mass
+        });
+        found.map(|(candidate, _)| candidate.id())
     }
 
     /// Fills `scores` with the logits after penalties; false when there are none to apply.
@@ -422,19 +514,23 @@ fn first_at(logits: &[f32], value: f32) -> u32 {
     logits.iter().zip(0..).find(|(logit, _)| **logit == value).map_or(0, |(_, id)| id)
 }
 
-/// Sum of `exp((logit - max) / temperature)`, in eight partial sums, whatever the platform.
+/// Sum of `exp((logit - max) / temperature)`, whatever the platform: of 1024 logits in eight partial sums each, so that
+/// rounding does not grow with their number.
 fn exp_sum(logits: &[f32], max: f32, temperature: f32) -> f32 {
-    let mut sums = [0.0f32; 8];
-    let (chunks, rest) = logits.as_chunks::<8>();
-    for chunk in chunks {
-        for (sum, logit) in sums.iter_mut().zip(chunk) {
+    let block = |logits: &[f32]| -> f32 {
+        let mut sums = [0.0f32; 8];
+        let (chunks, rest) = logits.as_chunks::<8>();
+        for chunk in chunks {
+            for (sum, logit) in sums.iter_mut().zip(chunk) {
+                *sum += exp((logit - max) / temperature);
+            }
+        }
+        for (sum, logit) in sums.iter_mut().zip(rest) {
             *sum += exp((logit - max) / temperature);
         }
-    }
-    for (sum, logit) in sums.iter_mut().zip(rest) {
-        *sum += exp((logit - max) / temperature);
-    }
-    sums.iter().sum()
+        sums.iter().sum()
+    };
+    logits.chunks(1024).map(|logits| f64::from(block(logits))).sum::<f64>() as f32
 }
 
 /// `exp(x)` for `x <= 0` to about one unit in the last place, 0 below -87; without calls or
@@ -461,7 +557,7 @@ fn exp(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::shortlist::Logit;
+    use crate::text::shortlist::Pick;
     use proptest::prelude::*;
     use serde::Deserialize;
 
@@ -616,7 +712,6 @@ mod tests {
         assert_eq!(need(|o| (o.temperature, o.top_k) = (0.8, 127)), Need::Top(127));
         for change in [
             |o: &mut SamplerOptions| (o.temperature, o.top_k) = (0.8, 128),
-            |o: &mut SamplerOptions| (o.temperature, o.top_p) = (0.8, 0.9),
             |o: &mut SamplerOptions| o.presence_penalty = 0.1,
             |o: &mut SamplerOptions| {
                 (o.temperature, o.top_k, o.repetition_penalty) = (0.8, 40, 1.1)
@@ -624,6 +719,20 @@ mod tests {
         ] {
             assert_eq!(need(change), Need::Logits);
         }
+        for change in [
+            |o: &mut SamplerOptions| o.temperature = 0.8,
+            |o: &mut SamplerOptions| (o.temperature, o.top_p) = (0.8, 0.9),
+            |o: &mut SamplerOptions| (o.temperature, o.min_p) = (0.8, 0.1),
+        ] {
+            assert_eq!(need(change), Need::Draw(0.8));
+        }
+        let pick = |need: Need, vocab| need.pick(vocab);
+        assert_eq!(pick(Need::Logits, 1000), Pick::default());
+        assert_eq!(pick(Need::Top(9), 9), Pick::default());
+        assert_eq!(pick(Need::Top(8), 9), Pick { count: 9, temperature: 0.0 });
+        assert_eq!(pick(Need::Draw(0.8), 256), Pick { count: 64, temperature: 0.8 });
+        assert_eq!(pick(Need::Draw(0.8), 49152), Pick { count: Need::MOST, temperature: 0.8 });
+        assert_eq!(pick(Need::Draw(0.8), 3), Pick::default());
     }
 
     #[test]
@@ -688,7 +797,7 @@ mod tests {
         #[test]
         fn a_shortlist_gives_the_tokens_of_all_logits(
             steps in prop::collection::vec(0u16..400, 1..300),
-            k in 1usize..100,
+            k in prop_oneof![Just(0usize), 1usize..100],
             p in prop_oneof![Just(1.0f32), 0.05f32..0.99],
             min_p in prop_oneof![Just(0.0f32), 0.0f32..0.3],
             seed: u64,
@@ -702,16 +811,27 @@ mod tests {
                 (o.temperature, o.top_k, o.top_p, o.min_p, o.seed) = (0.7, k, p, min_p, seed);
             });
             let mut short = whole.clone();
-            let listed = order.iter().take(short.need().count());
+            let count = if k == 0 { 64 } else { k + 1 };
             let logit = |&i: &usize| Logit { token: i as u32, value: logits[i] };
-            let list = Shortlist { largest: listed.map(logit).collect(), sum };
+            let largest: Vec<Logit> = order.iter().take(count).map(logit).collect();
+            let mass = |logits: &[f32]| -> f64 {
+                logits.iter().map(|l| (f64::from(l - largest[0].value) / 0.7).exp()).sum()
+            };
+            let before = largest.iter().map(|l| mass(&logits[..l.token as usize])).collect();
+            let list = Shortlist { sum, total: mass(&logits), before, largest: largest.clone() };
             let possible = logits.iter().filter(|l| **l > f32::NEG_INFINITY).count();
-            let met = short.need().met_by(&list);
             let tied = |k: usize| logits[order[k - 1]] == logits[order[k]];
-            prop_assert_eq!(met, k < possible && !tied(k));
-            for _ in 0..if met { 8 } else { 0 } {
-                let found = short.choose(Found::Shortlist(&list), &[]).unwrap();
-                prop_assert_eq!(found, whole.sample(&logits, &[]).unwrap());
+            let met = short.need().met_by(&list);
+            prop_assert_eq!(met, k == 0 || k < possible && !tied(k));
+            for _ in 0..if possible > 0 { 8 } else { 0 } {
+                let wanted = whole.sample(&logits, &[]).unwrap();
+                match short.choose(Found::Shortlist(&list), &[]).unwrap() {
+                    Some(found) => prop_assert_eq!(found, wanted),
+                    None => {
+                        prop_assert!(!met || k == 0);
+                        prop_assert_eq!(short.sample(&logits, &[]).unwrap(), wanted);
+                    }
+                }
             }
         }
 

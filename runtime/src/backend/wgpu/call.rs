@@ -1,5 +1,5 @@
 //! What a call tells the device, as words of one buffer: ids, numbers, which rows belong where, the angles of
-//! rotations, the price, forced choices and block tables.
+//! rotations, the price, a sampler's temperature, forced choices and block tables.
 
 use limbeck_kernels::{BlockTable, KV_BLOCK, Span};
 use limbeck_plan::{Dim, Site, Symbol};
@@ -45,6 +45,8 @@ pub(super) struct CallLayout {
     pub sequences: usize,
     /// Rows that outputs are asked for.
     pub outputs: usize,
+    /// That of the masses of logits that are picked.
+    pub temperature: usize,
     /// By [`Turns`]: pairs of cosine and sine, for each token.
     pub turns: Vec<usize>,
     /// By site: what its choices cost, where it chooses.
@@ -74,13 +76,24 @@ impl CallLayout {
         let rows = take(tokens.saturating_mul(ROW_WORDS));
         let named = take(sequences.saturating_mul(2));
         let outputs = take(sizes.units(Unit::Outputs));
+        let temperature = take(1);
         let turns = entry.turns.iter().map(|t| take(tokens.saturating_mul(2 * t.inv_freq.len())));
         let turns = turns.collect();
         let charges = entry.told.choosers.iter().zip(sites);
         let charges = charges.map(|(chooser, site)| take(charge_words(*chooser, site))).collect();
         let forced = take(sites.len().saturating_mul(tokens));
         let tables = take(0);
-        CallLayout { inputs, rows, sequences: named, outputs, turns, charges, forced, tables }
+        CallLayout {
+            inputs,
+            rows,
+            sequences: named,
+            outputs,
+            temperature,
+            turns,
+            charges,
+            forced,
+            tables,
+        }
     }
 
     /// Fills `words` with what a call tells. `table` has the sequences' blocks, where attention keeps keys
@@ -114,6 +127,7 @@ impl CallLayout {
             }
             words[self.outputs + i] = *row as u32;
         }
+        words[self.temperature] = call.pick.temperature.to_bits();
         self.fill_spans(entry, call.spans, table, words)
     }
 

@@ -22,11 +22,6 @@ const CALL_WORDS: usize = 1 << 14;
 /// Of the counters of an op that follows choices, which has two weights.
 const COUNTER_BYTES: usize = 2 * COUNTER_WORDS * 4;
 
-/// Words of so many rows of logits of which so many are picked; see `shaders/pick.wgsl`.
-pub(super) fn picked_words(rows: usize, pick: usize) -> usize {
-    if pick == 0 { 0 } else { rows.saturating_mul(2 * pick + 1) }
-}
-
 /// Bytes behind each value that tests bind with it, to see whether they are read or written; see `tests/guards.rs`.
 pub(super) const GUARD: usize = if cfg!(test) { 4096 } else { 0 };
 
@@ -269,11 +264,13 @@ pub(super) fn needed(
         }
     }
     let rows = sizes.units(Unit::Outputs);
-    let picked = picked_words(rows, call.pick);
-    larger(&mut needed.picked, picked);
-    if let Some(logits) = lowered.outputs.iter().find(|output| output.name == ops::LOGITS) {
-        let slices = ops::slices(logits.value.cols).saturating_mul(rows);
-        larger(&mut needed.slices, if call.pick == 0 { 0 } else { slices * (2 * call.pick + 2) });
+    let mut picked = 0;
+    let logits = lowered.outputs.iter().find(|output| output.name == ops::LOGITS);
+    if let Some(cols) = logits.map(|logits| logits.value.cols).filter(|_| call.pick.count > 0) {
+        picked = ops::picked_words(rows, cols, call.pick);
+        larger(&mut needed.picked, picked);
+        let slices = cols.div_ceil(ops::SLICE).saturating_mul(rows);
+        larger(&mut needed.slices, slices.saturating_mul(2 * call.pick.count + 2));
     }
     let outputs = lowered.outputs.iter().map(|output| sizes.len(output.value).max(picked));
     let words = outputs.fold(made, usize::saturating_add);

@@ -73,7 +73,7 @@ impl Recording {
                 e.at(format!("entry {:?}, step {:?}", entry.lowered.name, named.step))
             })?;
         }
-        if call.pick > 0 {
+        if call.pick.count > 0 {
             ops::pick(&mut recorder, call.pick)?;
         }
         recorder.finish()

@@ -50,6 +50,8 @@ pub(super) enum Shader {
     PickSlices,
     /// Those of each row, from those of its slices.
     PickRows,
+    /// Masses of slices of logits, and of what lies before the most likely tokens in them.
+    PickMasses,
     Gather,
     Lstm,
     /// Channels that are small are left out.
@@ -160,11 +162,11 @@ struct Format {
 }
 
 macro_rules! quads {
-    ($values:ident, $loads:literal, $few:literal) => {
+    ($values:ident, $loads:literal, $($few:literal),+) => {
         Format {
             format: format(Values::$values, Layout::Quads),
             loads: &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("quads"), wgsl!($loads)],
-            few: &[wgsl!("fours"), wgsl!("rounded"), wgsl!("wide"), wgsl!($few)],
+            few: &[wgsl!("fours"), wgsl!("rounded"), wgsl!("wide"), $(wgsl!($few)),+],
         }
     };
 }
@@ -212,8 +214,8 @@ const FORMATS: &[Format] = &[
     ),
     floats!(F32, Panels, "element_panels_f32", &[wgsl!("fours"), wgsl!("column_panels_f32")]),
     floats!(F16, Panels, "element_panels_f16", &[wgsl!("fours"), wgsl!("column_panels_f16")]),
-    quads!(Q8, "quads_q8", "wide_q8"),
-    quads!(Q8w, "quads_q8w", "wide_q8w"),
+    quads!(Q8, "quads_q8", "wide_bytes", "wide_q8"),
+    quads!(Q8w, "quads_q8w", "wide_bytes", "wide_q8w"),
     quads!(Q4, "quads_q4", "wide_q4"),
     quads!(Q4m, "quads_q4m", "wide_q4m"),
 ];
@@ -258,7 +260,7 @@ impl Shader {
         all.extend([Shader::Given, Shader::Windows, Shader::Moves, Shader::Pad, Shader::Map]);
         all.extend([Shader::MatMul, Shader::Reduce, Shader::Softmax, Shader::GroupNorm]);
         all.extend([Shader::Resize, Shader::Gather, Shader::Lstm, Shader::Keep]);
-        all.extend([Shader::PickSlices, Shader::PickRows, Shader::AttendParts]);
+        all.extend([Shader::PickSlices, Shader::PickRows, Shader::PickMasses, Shader::AttendParts]);
         for Format { format, .. } in FORMATS {
             all.push(Shader::Embedding(*format));
             all.push(Shader::GroupedConv(*format));
@@ -306,7 +308,7 @@ impl Shader {
             Shader::Given | Shader::Moves | Shader::Pad => &[Read, Write],
             Shader::Reduce | Shader::Softmax | Shader::AttendParts => &[Read, Write],
             Shader::PickSlices | Shader::PickRows => &[Read, Write],
-            Shader::MatMul | Shader::Resize => &[Read, Read, Write],
+            Shader::MatMul | Shader::Resize | Shader::PickMasses => &[Read, Read, Write],
             Shader::GroupNorm | Shader::ConvTranspose(_) => &[Read, Read, Read, Write],
             Shader::Map => &[Read, Read, Read, Read, Read, Read, Write],
             Shader::GroupedConv(_) => &[Read, Read, Read, Read, Write],
@@ -390,6 +392,7 @@ impl Shader {
                     _ => wgsl!("pick_row"),
                 });
             }
+            Shader::PickMasses => parts.push(wgsl!("pick_masses")),
             Shader::ConvTranspose(format) => {
                 parts.extend([wgsl!("conv_transpose"), wgsl!("weight")]);
                 parts.extend(loads(format));

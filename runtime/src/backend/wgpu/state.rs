@@ -7,8 +7,8 @@ use limbeck_kernels::{Elements, TensorArg};
 use super::Shared;
 use super::cache::DeviceCache;
 use super::call::CallLayout;
-use super::ops::{self, LOGITS};
-use super::pool::{Needed, Pool, needed, picked_words, there};
+use super::ops::{self, LOGITS, picked_words};
+use super::pool::{Needed, Pool, needed, there};
 use super::record::{COUNTER_WORDS, Recording};
 use super::sites::{self, MadeLayout};
 #[cfg(test)]
@@ -19,13 +19,10 @@ use crate::backend::{Bounds, Call, Choices, DeviceUse, Matrix, Sequences, Spent,
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Holding;
 use crate::pace::check_cancelled;
-use crate::text::shortlist::{Logit, Need, Shortlist};
+use crate::text::shortlist::{Need, Pick, Shortlist};
 
 /// Recordings that an entry keeps: one for decoding, a few for longer calls.
 const RECORDINGS: usize = 8;
-
-/// The id that stands where there is no other logit; see `shaders/pick.wgsl`.
-const NONE: u32 = u32::MAX;
 
 /// What the words of a counter say, of which the low one comes first.
 pub(super) fn counted_units(words: &[f32]) -> usize {
@@ -58,20 +55,20 @@ pub(super) struct WgpuState {
 struct Last {
     entry: usize,
     sizes: Sizes,
-    pick: usize,
+    pick: Pick,
 }
 
 impl Last {
     /// Whether the largest of an output took its place.
     fn picks(&self, output: &Output) -> bool {
-        self.pick > 0 && output.name == LOGITS
+        self.pick.count > 0 && output.name == LOGITS
     }
 
     /// Words that came back of an output.
     fn words(&self, output: &Output) -> usize {
         let len = self.sizes.len(output.value);
-        let rows = len / output.value.cols.max(1);
-        if self.picks(output) { picked_words(rows, self.pick) } else { len }
+        let cols = output.value.cols;
+        if self.picks(output) { picked_words(len / cols.max(1), cols, self.pick) } else { len }
     }
 }
 
@@ -81,8 +78,8 @@ struct Kept {
     sizes: Sizes,
     /// The values of the call's symbols.
     bound: Vec<u64>,
-    /// How many of the largest logits it ends with.
-    pick: usize,
+    /// How many of the largest logits it ends with, and whether with masses.
+    pick: (usize, bool),
     /// Groups that share attention's positions.
     parts: usize,
     recording: Recording,
@@ -148,8 +145,9 @@ impl WgpuState {
     ) -> Result<usize> {
         let bound: Vec<u64> = call.sizes.iter().map(|(_, value)| *value).collect();
         let parts = ops::parts_of(call);
+        let pick = (call.pick.count, call.pick.temperature != 0.0);
         let fits = |kept: &Kept| {
-            let same = (kept.entry, kept.pick, kept.parts) == (index, call.pick, parts);
+            let same = (kept.entry, kept.pick, kept.parts) == (index, pick, parts);
             same && kept.sizes == *sizes && kept.bound == bound
         };
         if let Some(found) = self.recordings.iter().position(fits) {
@@ -168,7 +166,7 @@ impl WgpuState {
             entry: index,
             sizes: sizes.clone(),
             bound,
-            pick: call.pick,
+            pick,
             parts,
             recording,
             runs: 0,
@@ -278,15 +276,8 @@ impl WgpuState {
     fn largest_found(&self) -> Option<Vec<Shortlist>> {
         let (words, output) = self.written(LOGITS)?;
         let last = self.last.as_ref().filter(|last| last.picks(output))?;
-        let logit = |[token, value]: &[f32; 2]| {
-            (token.to_bits() != NONE).then(|| Logit { token: token.to_bits(), value: *value })
-        };
-        let list = |row: &[f32]| {
-            let (sum, pairs) = row.split_first()?;
-            let largest = pairs.as_chunks::<2>().0.iter().map_while(logit).collect();
-            Some(Shortlist { largest, sum: *sum })
-        };
-        words.chunks_exact(picked_words(1, last.pick)).map(list).collect()
+        let rows = words.chunks_exact(picked_words(1, output.value.cols, last.pick));
+        rows.map(|words| ops::shortlist(words, last.pick.count)).collect()
     }
 
     /// An output of the last run and its words.
@@ -310,9 +301,9 @@ impl State for WgpuState {
         // A step is one submission: it is not cancelled on its way.
         call.control.map_or(Ok(()), check_cancelled)?;
         self.bounds.check(call)?;
-        if call.pick > Need::MOST {
+        if call.pick.count > Need::MOST {
             let message =
-                format!("{} logits are not picked, but {} at most", call.pick, Need::MOST);
+                format!("{} logits are not picked, but {} at most", call.pick.count, Need::MOST);
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
         let shared = self.shared.clone();
@@ -383,7 +374,7 @@ impl State for WgpuState {
     fn unpick(&mut self) -> Result<()> {
         let Some(last) = self.last.take() else { return Ok(()) };
         self.picked = None;
-        let last = Last { pick: 0, ..last };
+        let last = Last { pick: Pick::default(), ..last };
         let mut encoder = self.shared.gpu.device.create_command_encoder(&Default::default());
         let read = self.copy_outputs(&last, &mut encoder)?;
         let submission = self.shared.gpu.queue.submit([encoder.finish()]);

@@ -9,6 +9,7 @@ mod images;
 mod linear;
 mod lstm;
 mod map;
+mod pick;
 mod rows;
 mod sparse;
 mod tensors;
@@ -18,11 +19,10 @@ use limbeck_plan::Activation;
 pub(super) use attention::{found_words, parts_of};
 pub(super) use check::check;
 pub(super) use map::gathered;
+pub(super) use pick::{SLICE, pick, picked_words, shortlist};
 
-use super::buffers::Slice;
 use super::lacks;
 use super::record::Recorder;
-use super::shaders::Shader;
 use crate::backend::lower::Instruction;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -81,26 +81,6 @@ pub(super) fn record(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
         Instruction::Reshape { .. } => Ok(()),
         _ => Err(lacks("this step")),
     }
-}
-
-/// Records the search for so many of the largest of each row of logits.
-///
-/// # Errors
-/// Those of the device.
-pub(super) fn pick(rec: &mut Recorder<'_>, count: usize) -> Result<()> {
-    let outputs = &rec.entry.lowered.outputs;
-    let Some(logits) = outputs.iter().find(|output| output.name == LOGITS) else { return Ok(()) };
-    let (value, rows) = (logits.value, rec.sizes.len(logits.value) / logits.value.cols.max(1));
-    let (logits, picked) = (rec.value(value)?, Slice::whole(rec.buffers.picked));
-    let (slices, lists) = (slices(value.cols), Slice::whole(rec.buffers.slices));
-    let params = [rows as u32, value.cols as u32, count as u32, slices as u32];
-    rec.dispatch(Shader::PickSlices, &params, &[&logits, &lists], rows * slices)?;
-    rec.dispatch(Shader::PickRows, &params, &[&lists, &picked], rows)
-}
-
-/// Slices of a row of so many logits, of which each has a group; see `shaders/pick.wgsl`.
-pub(super) fn slices(cols: usize) -> usize {
-    cols.div_ceil(1024)
 }
 
 /// The number by which shaders know an activation function; see `shaders/activation.wgsl`.

@@ -1,5 +1,6 @@
 // The largest of some logits in turn, each with its id: of equals the lowest id comes first, and NaN is larger than
-// all. `pick_slice.wgsl` has those of a slice of a row, `pick_row.wgsl` those of all slices' lists.
+// all. `pick_slice.wgsl` has those of a slice of a row, `pick_row.wgsl` those of all slices' lists; `pick_masses.wgsl`
+// adds masses to these.
 
 struct Params {
     rows: u32,
@@ -7,6 +8,8 @@ struct Params {
     // Logits to find, at most LANES.
     count: u32,
     slices: u32,
+    // Words of what is found of a row.
+    size: u32,
 }
 @group(0) @binding(0) var<uniform> P: Params;
 @group(0) @binding(1) var<storage, read> given: array<u32>;

@@ -58,7 +58,7 @@ fn main(at: Invocation) {
     if index >= P.rows {
         return;
     }
-    let to = index * (2u * P.count + 1u);
+    let to = index * P.size;
     if lane == 0u {
         found[to] = bitcast<u32>(sum);
     }

@@ -11,6 +11,7 @@ use crate::backend::wgpu::WgpuBackend;
 use crate::backend::{Backend, Bounds, Call};
 use crate::error::ErrorKind;
 use crate::memory::Memory;
+use crate::text::shortlist::Pick;
 
 fn sum() -> std::sync::Arc<crate::backend::PlanData> {
     let mut b = Builder::new(1);
@@ -41,7 +42,7 @@ fn a_limit_on_memory_holds_and_ids_beyond_a_table_are_refused() {
             price: 0.0,
             forced: None,
             control: None,
-            pick: 0,
+            pick: Pick::default(),
         };
         state.run(&call).map(|_| ())
     };
@@ -79,7 +80,7 @@ fn a_device_that_is_lost_is_an_error_of_every_call_and_another_one_opens() {
             price: 0.0,
             forced: None,
             control: None,
-            pick: 0,
+            pick: Pick::default(),
         };
         let e = running.state.run(&call).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Backend, "{e}");

@@ -18,6 +18,7 @@ use crate::backend::{Backend, Bounds, Call, PlanData, Spent, State};
 use crate::bytes::PlanBytes;
 use crate::error::Result;
 use crate::memory::Memory;
+use crate::text::shortlist::Pick;
 
 /// The backend of this machine's adapter at the least limits, or `None`, with the reason printed, where there is none.
 pub fn gpu() -> Option<&'static WgpuBackend> {
@@ -248,8 +249,8 @@ pub struct Ask {
     pub outputs: Vec<usize>,
     pub price: f32,
     pub forced: Option<Vec<i32>>,
-    /// How many of the largest logits are enough; 0 for all.
-    pub pick: usize,
+    /// What is to be found of logits.
+    pub pick: Pick,
     /// What the input `images` is given.
     pub images: Vec<f32>,
     pub tensors: Vec<Given>,

@@ -10,6 +10,7 @@ pub(super) mod guards;
 mod harness;
 mod images;
 mod kept;
+mod picks;
 mod rows;
 mod shaders;
 mod sparse;

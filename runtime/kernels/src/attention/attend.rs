@@ -105,28 +105,15 @@ unsafe fn attend<S: Simd, const KIND: u8>(s: S, call: &Call<'_>, tile: &Tile) {
     for q in 0..queries.count() {
         queries.result(q).fill(0.0);
     }
-    let rows = tile.first_row..tile.first_row + tile.rows;
-    let seen = Seen::new(call, tile);
-    let start = seen.rows[..tile.rows].iter().map(|row| row.0).min().unwrap_or(0);
-    let end = seen.rows[..tile.rows].iter().map(|row| row.1).max().unwrap_or(0);
-    let (start, end) = (start / seen.size, end.div_ceil(seen.size));
     let mut wide = Wide::uninit();
-    let sees = |row: usize, group: usize| !seen.part(row, group).is_empty();
-    let mut next = part_from(start, end, &rows, rows.start, sees);
-    while let Some((group, row)) = next {
-        // Rows of one span, or of sequences that share the blocks.
-        let (span, blocks) = (call.rows[row].span, seen.blocks(row, group));
-        let like = |other: &usize| {
-            let there = call.rows[*other].span;
-            let shares = || blocks.clone().all(|b| call.block(there, b) == call.block(span, b));
-            sees(*other, group)
-                && (there == span || (seen.blocks(*other, group) == blocks && shares()))
-        };
-        let count = (row..rows.end).take_while(like).count();
-        next = part_from(group, end, &rows, row + count, sees);
-        let part = Part { group, first_row: row, rows: count, ahead: next };
-        // SAFETY: these rows are the tile's and see the group; so does the row of the part ahead.
-        unsafe { attend_group::<S, KIND>(s, &queries, &seen, &mut softmax, &mut wide, part) };
+    let mut walk = Walk::new(call, tile);
+    while let Some((part, mut blocks)) = walk.next() {
+        let seen = &walk.seen;
+        // SAFETY: the rows are the tile's and see the group, whose heads these are.
+        unsafe {
+            let wide = &mut wide;
+            attend_group::<S, KIND>(s, &queries, seen, &mut softmax, wide, part, &mut blocks);
+        }
     }
     for q in 0..queries.count() {
         let total = softmax.total(s, q);
@@ -138,34 +125,98 @@ unsafe fn attend<S: Simd, const KIND: u8>(s: S, call: &Call<'_>, tile: &Tile) {
     }
 }
 
-/// The first group and row, from `row` of `group` on, of which the row sees the group.
-fn part_from(
-    group: usize,
-    end: usize,
-    rows: &Range<usize>,
-    row: usize,
-    sees: impl Fn(usize, usize) -> bool,
-) -> Option<(usize, usize)> {
-    (group..end).find_map(|g| {
-        let from = if g == group { row } else { rows.start };
-        (from..rows.end).find(|row| sees(*row, g)).map(|row| (g, row))
-    })
-}
-
 /// A group of blocks and neighbouring rows that see it, for all of which it is the same memory.
-#[derive(Clone, Copy)]
 struct Part {
     group: usize,
-    first_row: usize,
-    rows: usize,
-    /// Group and row of the part after it.
-    ahead: Option<(usize, usize)>,
+    rows: Range<usize>,
+    /// The blocks of the group that some of the rows see.
+    blocks: Range<usize>,
+}
+
+/// The parts of a tile, one after the other. Nothing here depends on an instruction set.
+struct Walk<'a> {
+    call: &'a Call<'a>,
+    tile: &'a Tile,
+    seen: Seen,
+    rows: Range<usize>,
+    /// The group after the last that a row sees.
+    end: usize,
+    /// Group and first row of the next part.
+    next: Option<(usize, usize)>,
+}
+
+impl<'a> Walk<'a> {
+    #[inline(never)]
+    fn new(call: &'a Call<'a>, tile: &'a Tile) -> Self {
+        let rows = tile.first_row..tile.first_row + tile.rows;
+        let seen = Seen::new(call, tile);
+        let start = seen.rows[..tile.rows].iter().map(|row| row.0).min().unwrap_or(0);
+        let end = seen.rows[..tile.rows].iter().map(|row| row.1).max().unwrap_or(0);
+        let (start, end) = (start / seen.size, end.div_ceil(seen.size));
+        let mut walk = Walk { call, tile, seen, rows, end, next: None };
+        walk.next = walk.from(start, walk.rows.start);
+        walk
+    }
+
+    /// The first group and row, from `row` of `group` on, of which the row sees the group.
+    fn from(&self, group: usize, row: usize) -> Option<(usize, usize)> {
+        (group..self.end).find_map(|g| {
+            let from = if g == group { row } else { self.rows.start };
+            (from..self.rows.end).find(|row| self.sees(*row, g)).map(|row| (g, row))
+        })
+    }
+
+    fn sees(&self, row: usize, group: usize) -> bool {
+        !self.seen.part(row, group).is_empty()
+    }
+
+    /// The next part, and the heads of its blocks.
+    #[inline(never)]
+    fn next(&mut self) -> Option<(Part, Blocks)> {
+        let (group, row) = self.next?;
+        let (call, seen) = (self.call, &self.seen);
+        // Rows of one span, or of sequences that share the blocks.
+        let (span, blocks) = (call.rows[row].span, seen.blocks(row, group));
+        let like = |other: &usize| {
+            let there = call.rows[*other].span;
+            let shares = || blocks.clone().all(|b| call.block(there, b) == call.block(span, b));
+            self.sees(*other, group)
+                && (there == span || (seen.blocks(*other, group) == blocks && shares()))
+        };
+        let count = (row..self.rows.end).take_while(like).count();
+        let rows = row..row + count;
+        let first = rows.clone().map(|row| seen.blocks(row, group).start).min()?;
+        let end = rows.clone().map(|row| seen.blocks(row, group).end).max()?;
+        self.next = self.from(group, rows.end);
+        let part = Part { group, rows, blocks: first..end };
+        let heads = self.heads(span, &part.blocks);
+        Some((part, heads))
+    }
+
+    /// The heads of some blocks of a span, and of those that come next.
+    fn heads(&self, span: usize, blocks: &Range<usize>) -> Blocks {
+        let Walk { call, tile, seen, .. } = self;
+        let kv_head = tile.first_head / (call.params.heads / call.params.kv_heads);
+        // SAFETY: some row sees positions of these blocks, which hence exist and fit the layout.
+        let head = |span, block| unsafe { call.layout.head(call.block(span, block), kv_head) };
+        let first = head(span, blocks.start);
+        let mut found = Blocks { heads: [first; GROUP], ahead: [None; GROUP] };
+        for block in blocks.clone() {
+            found.heads[block % seen.blocks] = head(span, block);
+        }
+        if let Some((group, row)) = self.next {
+            for block in seen.blocks(row, group) {
+                found.ahead[block % seen.blocks] = Some(head(call.rows[row].span, block));
+            }
+        }
+        found
+    }
 }
 
 /// Adds a part's blocks to the queries of its rows.
 ///
 /// # Safety
-/// As [`attend_task`]; the rows are the tile's and see the group, and so it is ahead.
+/// As [`attend_task`]; the rows are the tile's and see the group, of whose blocks these are the heads.
 #[inline(always)]
 unsafe fn attend_group<S: Simd, const KIND: u8>(
     s: S,
@@ -174,33 +225,18 @@ unsafe fn attend_group<S: Simd, const KIND: u8>(
     softmax: &mut Softmax,
     wide: &mut Wide,
     part: Part,
+    blocks: &mut Blocks,
 ) {
     let Queries { call, tile, .. } = *queries;
-    let Part { group, first_row, rows: count, ahead } = part;
-    let kv_head = tile.first_head / (call.params.heads / call.params.kv_heads);
-    let (rows, span) = (first_row..first_row + count, call.rows[first_row].span);
-    let of_rows = |row| seen.blocks(row, group);
-    let first = rows.clone().map(|row| of_rows(row).start).min().unwrap_or(0);
-    let end = rows.clone().map(|row| of_rows(row).end).max().unwrap_or(0);
-    // SAFETY: rows see positions of these blocks, which hence exist and fit the layout.
-    let head = |span, block| unsafe { call.layout.head(call.block(span, block), kv_head) };
-    let mut blocks = Blocks { heads: [head(span, first); GROUP], ahead: [None; GROUP] };
-    for block in first..end {
-        blocks.heads[block % seen.blocks] = head(span, block);
-    }
-    if let Some((group, row)) = ahead {
-        for block in seen.blocks(row, group) {
-            blocks.ahead[block % seen.blocks] = Some(head(call.rows[row].span, block));
-        }
-    }
+    let Part { group, rows, blocks: of_group } = part;
     // Many queries share one conversion of the blocks; it is exact, so it changes no bits.
     let few = if S::FALLBACK { 1 } else { 2 * SHARE };
     let fits = seen.blocks * call.layout.value_stride() <= WIDE_HEAD;
-    let widen = KIND != 0 && count * tile.heads > few && fits;
+    let widen = KIND != 0 && rows.len() * tile.heads > few && fits;
     if widen {
-        for block in first..end {
+        for block in of_group {
             // SAFETY: a group of this stride fits.
-            unsafe { widen_block::<S, KIND>(s, call, &mut blocks, block % seen.blocks, wide) };
+            unsafe { widen_block::<S, KIND>(s, call, blocks, block % seen.blocks, wide) };
         }
         blocks.ahead = [None; GROUP];
     }
@@ -213,12 +249,12 @@ unsafe fn attend_group<S: Simd, const KIND: u8>(
         // SAFETY: the blocks are as above, `part` lies within them, the queries exist.
         unsafe {
             if widen {
-                s.apart(Steps::<0, VECTORS> { queries, softmax, blocks: &mut blocks, q, part });
+                s.apart(Steps::<0, VECTORS> { queries, softmax, blocks, q, part });
             } else if KIND == 0 || S::REGISTERS > 16 {
-                s.apart(Steps::<KIND, VECTORS> { queries, softmax, blocks: &mut blocks, q, part });
+                s.apart(Steps::<KIND, VECTORS> { queries, softmax, blocks, q, part });
             } else {
                 // A conversion takes registers, so sums take fewer.
-                s.apart(Steps::<KIND, 1> { queries, softmax, blocks: &mut blocks, q, part });
+                s.apart(Steps::<KIND, 1> { queries, softmax, blocks, q, part });
             }
         }
         row += same;

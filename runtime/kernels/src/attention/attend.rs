@@ -172,7 +172,7 @@ impl<'a> Walk<'a> {
 
     /// The next part, and the heads of its blocks.
     #[inline(never)]
-    fn next(&mut self) -> Option<(Part, Blocks)> {
+    fn next(&mut self) -> Option<(Part, Blocks<'a>)> {
         let (group, row) = self.next?;
         let (call, seen) = (self.call, &self.seen);
         // Rows of one span, or of sequences that share the blocks.
@@ -194,7 +194,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The heads of some blocks of a span, and of those that come next.
-    fn heads(&self, span: usize, blocks: &Range<usize>) -> Blocks {
+    fn heads(&self, span: usize, blocks: &Range<usize>) -> Blocks<'a> {
         let Walk { call, tile, seen, .. } = self;
         let kv_head = tile.first_head / (call.params.heads / call.params.kv_heads);
         // SAFETY: some row sees positions of these blocks, which hence exist and fit the layout.
@@ -218,14 +218,14 @@ impl<'a> Walk<'a> {
 /// # Safety
 /// As [`attend_task`]; the rows are the tile's and see the group, of whose blocks these are the heads.
 #[inline(always)]
-unsafe fn attend_group<S: Simd, const KIND: u8>(
+unsafe fn attend_group<'a, S: Simd, const KIND: u8>(
     s: S,
-    queries: &Queries<'_>,
+    queries: &Queries<'a>,
     seen: &Seen,
     softmax: &mut Softmax,
     wide: &mut Wide,
     part: Part,
-    blocks: &mut Blocks,
+    blocks: &mut Blocks<'a>,
 ) {
     let Queries { call, tile, .. } = *queries;
     let Part { group, rows, blocks: of_group } = part;
@@ -269,7 +269,7 @@ unsafe fn attend_group<S: Simd, const KIND: u8>(
 unsafe fn widen_block<S: Simd, const KIND: u8>(
     s: S,
     call: &Call<'_>,
-    blocks: &mut Blocks,
+    blocks: &mut Blocks<'_>,
     block: usize,
     wide: &mut Wide,
 ) {

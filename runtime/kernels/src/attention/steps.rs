@@ -43,11 +43,11 @@ impl Softmax {
 }
 
 /// The blocks of a group.
-pub(super) struct Blocks {
+pub(super) struct Blocks<'a> {
     /// A head of each block that some query sees, by its place in the group.
-    pub heads: [Head; GROUP],
+    pub heads: [Head<'a>; GROUP],
     /// Those of the group that comes next, which are asked for while these are used.
-    pub ahead: [Option<Head>; GROUP],
+    pub ahead: [Option<Head<'a>>; GROUP],
 }
 
 /// Loads 16 elements of the stored type, unscaled.
@@ -83,7 +83,7 @@ pub(super) fn prefetch<S: Simd, const KIND: u8>(s: S, base: Option<*mut u8>, at:
 pub(super) struct Steps<'a, 'b, const KIND: u8, const N: usize> {
     pub queries: &'a Queries<'b>,
     pub softmax: &'a mut Softmax,
-    pub blocks: &'a mut Blocks,
+    pub blocks: &'a mut Blocks<'b>,
     pub q: Range<usize>,
     pub part: Range<usize>,
 }
@@ -180,7 +180,7 @@ unsafe fn step<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
     s: S,
     queries: &Queries<'_>,
     softmax: &mut Softmax,
-    blocks: &mut Blocks,
+    blocks: &mut Blocks<'_>,
     first: usize,
     part: &Range<usize>,
 ) {
@@ -239,7 +239,7 @@ unsafe fn step<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
 unsafe fn products<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
     s: S,
     queries: &Queries<'_>,
-    blocks: &Blocks,
+    blocks: &Blocks<'_>,
     block: usize,
     first: usize,
     vector: usize,
@@ -283,7 +283,7 @@ unsafe fn products<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
 unsafe fn soften<S: Simd, const Q: usize>(
     s: S,
     call: &Call<'_>,
-    blocks: &Blocks,
+    blocks: &Blocks<'_>,
     products: [*mut f32; Q],
     part: &Range<usize>,
     softmax: &mut Softmax,
@@ -345,7 +345,7 @@ fn vectors(part: &Range<usize>) -> impl Iterator<Item = usize> {
 unsafe fn scores<S: Simd>(
     s: S,
     call: &Call<'_>,
-    blocks: &Blocks,
+    blocks: &Blocks<'_>,
     products: *mut f32,
     part: &Range<usize>,
 ) -> f32 {
@@ -405,7 +405,7 @@ unsafe fn scores<S: Simd>(
 unsafe fn add_values<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
     s: S,
     queries: &Queries<'_>,
-    blocks: &Blocks,
+    blocks: &Blocks<'_>,
     at: usize,
     results: [*mut f32; Q],
     part: &Range<usize>,

@@ -114,12 +114,12 @@ impl HeadLayout {
     /// # Safety
     /// `block` points at a block that this layout fits, and `head < kv_heads`.
     #[inline(always)]
-    pub(crate) unsafe fn head(&self, block: *mut u8, head: usize) -> Head {
+    pub(crate) unsafe fn head(&self, block: *mut u8, head: usize) -> Head<'_> {
         // SAFETY: all offsets lie within the block.
         unsafe {
             let keys = block.add(self.offset + head * self.stride);
             Head {
-                layout: *self,
+                layout: self,
                 keys,
                 values: keys.add(self.values),
                 key_scales: keys.add(self.scales).cast(),
@@ -131,8 +131,8 @@ impl HeadLayout {
 
 /// One KV head of a block. The scales are there for 8-bit caches only.
 #[derive(Clone, Copy)]
-pub(crate) struct Head {
-    layout: HeadLayout,
+pub(crate) struct Head<'a> {
+    layout: &'a HeadLayout,
     pub keys: *mut u8,
     pub values: *mut u8,
     pub key_scales: *mut f32,
@@ -175,7 +175,7 @@ unsafe fn put_eight<T: Copy>(
     }
 }
 
-impl Head {
+impl Head<'_> {
     /// Stores the keys (`[head_dim]` each) of eight positions from `position` on, as
     /// [`Head::store_key`] would one by one; false where keys have scales, and nothing is stored.
     ///

@@ -15,7 +15,7 @@ pub mod onnx_cases;
 
 use std::path::{Path, PathBuf};
 
-use limbeck::plan::Plan;
+use limbeck::plan::{Linear, Op, Plan, Program};
 use limbeck::{BackendKind, Engine, EngineOptions, Model, SessionOptions, Wanted, Work};
 use limbeck_compiler::{Options, Quant, SparsityLevel, compile, rewrite, set_levels, sparsify};
 
@@ -191,6 +191,13 @@ pub fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
     let difference = squares(&mut pairs.map(|(a, b)| f64::from(*a) - f64::from(*b)));
     let norm = squares(&mut expected.iter().map(|v| f64::from(*v)));
     (difference / norm).sqrt()
+}
+
+/// The linears of a program, in the order of its steps.
+pub fn linears(program: &mut Program) -> Vec<&mut Linear> {
+    let steps = program.entries.iter_mut().flat_map(|e| &mut e.segments);
+    let ops = steps.flat_map(|s| &mut s.steps).map(|step| &mut step.op);
+    ops.filter_map(|op| if let Op::Linear(linear) = op { Some(linear) } else { None }).collect()
 }
 
 /// The cosine of two vectors.

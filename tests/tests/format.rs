@@ -1,9 +1,9 @@
 //! Which versions of the plan format are read, and that committed plans go on being read.
 
-use limbeck::plan::{ErrorKind, MAJOR, MINOR, Op, Plan, SECTION_ALIGN};
+use limbeck::plan::{ErrorKind, MAJOR, MINOR, Plan, SECTION_ALIGN};
 use limbeck::{BackendKind, Engine, EngineOptions, KvFormat, Model, SessionOptions};
 use limbeck_compiler::Quant;
-use limbeck_tests::{Compiled, FORMAT_PLANS, all_logits, golden, relative_error};
+use limbeck_tests::{Compiled, FORMAT_PLANS, all_logits, golden, linears, relative_error};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Where the header has the version, the number of sections, the length, the checksum of the table,
@@ -51,22 +51,12 @@ fn with_section(mut bytes: Vec<u8>, kind: [u8; 4], flags: u32, section: &[u8]) -
 /// A model whose linears take activations in as many parts as those of another, which is what a compiler may
 /// choose otherwise as it becomes better; how it packs it may not.
 fn as_precise_as(other: &Model, model: &Model) -> Model {
-    let steps = other.plan().program().entries.iter().flat_map(|e| &e.segments);
-    let wanted = steps.flat_map(|s| &s.steps).filter_map(|step| match &step.op {
-        Op::Linear(linear) => Some(linear.precise),
-        _ => None,
-    });
-    let wanted: Vec<bool> = wanted.collect();
+    let mut wanted = other.plan().program().clone();
     let mut program = model.plan().program().clone();
-    let steps = program.entries.iter_mut().flat_map(|e| &mut e.segments);
-    let linears = steps.flat_map(|s| &mut s.steps).filter_map(|step| match &mut step.op {
-        Op::Linear(linear) => Some(linear),
-        _ => None,
-    });
-    let linears: Vec<_> = linears.collect();
-    assert_eq!(linears.len(), wanted.len());
-    for (linear, wanted) in linears.into_iter().zip(wanted) {
-        linear.precise = wanted;
+    let (wanted, found) = (linears(&mut wanted), linears(&mut program));
+    assert_eq!(wanted.len(), found.len());
+    for (linear, wanted) in found.into_iter().zip(wanted) {
+        linear.precise = wanted.precise;
     }
     model.with_program(program).expect("the program")
 }

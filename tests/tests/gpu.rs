@@ -10,8 +10,8 @@ use limbeck::{
 };
 use limbeck_compiler::Quant;
 use limbeck_tests::{
-    Compiled, MINILM, Npz, SMOLLM2, adapter, cosine, golden, minilm_acm, relative_error, sentences,
-    student,
+    Compiled, MINILM, Npz, SMOLLM2, adapter, cosine, golden, linears, minilm_acm, relative_error,
+    sentences, student,
 };
 
 fn argmax(row: &[f32]) -> usize {
@@ -36,12 +36,7 @@ fn forced(model: &Model, prompt: &[u32], tokens: &[u32]) -> (Vec<f32>, Option<De
 /// A model whose linears take activations in two 8-bit parts.
 fn precise(model: &Model) -> Model {
     let mut program = model.plan().program().clone();
-    for step in program.entries.iter_mut().flat_map(|e| &mut e.segments).flat_map(|s| &mut s.steps)
-    {
-        if let Op::Linear(linear) = &mut step.op {
-            linear.precise = true;
-        }
-    }
+    linears(&mut program).into_iter().for_each(|linear| linear.precise = true);
     model.with_program(program).expect("the program")
 }
 

@@ -261,7 +261,7 @@ unsafe fn attend_group<'a, S: Simd, const KIND: u8>(
     }
 }
 
-/// Converts a block of the group to f32 and asks for the next one.
+/// Converts a block of the group to f32 and asks for the one in its place in the next group.
 ///
 /// # Safety
 /// As [`attend_task`]; the value strides of the group's blocks are at most [`WIDE_HEAD`] together.

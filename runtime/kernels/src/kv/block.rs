@@ -227,11 +227,8 @@ impl Head<'_> {
             match self.layout.kind {
                 KvType::F32 => {
                     let keys = self.keys.cast::<f32>();
-                    for at in (0..key.len()).step_by(LANES) {
-                        let part = &key[at..at + lanes(key.len(), at)];
-                        for (d, v) in part.iter().enumerate() {
-                            *keys.add((at + d) * KV_BLOCK + position) = *v;
-                        }
+                    for (d, v) in key.iter().enumerate() {
+                        *keys.add(d * KV_BLOCK + position) = *v;
                     }
                 }
                 KvType::F16 => {

@@ -62,8 +62,25 @@ pub(crate) fn norm_row<S: Simd>(s: S, args: &NormArgs<'_>, x: &[f32], out: &mut 
         NormKind::Layer => sum(s, x) / count,
     };
     let scale = 1.0 / (squares(s, x, mean) / count + args.eps).sqrt();
+    let wide = s.wide();
+    let (wide_mean, wide_scale) = (wide.splat(mean), wide.splat(scale));
+    let whole = x.len() / WIDE * WIDE;
+    assert!(args.weight.len() == x.len() && out.len() == x.len());
+    assert!(args.bias.is_none_or(|bias| bias.len() == x.len()));
+    for at in (0..whole).step_by(WIDE) {
+        // SAFETY: all of them have 16 values from `at` on.
+        unsafe {
+            let v = wide.sub(wide.load(x.as_ptr().add(at)), wide_mean);
+            let (v, w) = (wide.mul(v, wide_scale), wide.load(args.weight.as_ptr().add(at)));
+            let y = match args.bias {
+                Some(bias) => wide.fma(v, w, wide.load(bias.as_ptr().add(at))),
+                None => wide.mul(v, w),
+            };
+            wide.store(out.as_mut_ptr().add(at), y);
+        }
+    }
     let (mean, scale) = (s.splat(mean), s.splat(scale));
-    for at in (0..x.len()).step_by(LANES) {
+    for at in (whole..x.len()).step_by(LANES) {
         let v = s.mul(s.sub(s.load_some(x, at), mean), scale);
         let w = s.load_some(args.weight, at);
         let y = match args.bias {

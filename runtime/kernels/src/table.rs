@@ -72,6 +72,8 @@ pub enum KernelOp {
     ChannelRows,
 }
 
+type QuantiseRow = unsafe fn(&[f32], Option<&[f32]>, Values, &mut [i8], &mut [ActBlock]);
+
 /// A row's entry point. All are unsafe to call because the CPU must have the row's instruction
 /// set; [`Kernels`] holds only those that it has.
 #[derive(Clone, Copy)]
@@ -81,7 +83,7 @@ enum Function {
     FindActive(unsafe fn(&mut FindTask<'_>)),
     Keep(unsafe fn(&[f32], f32, &mut [f32]) -> usize),
     Retile(unsafe fn(&mut RetileTask<'_>)),
-    Quantise(unsafe fn(&[f32], Values, &mut [i8], &mut [ActBlock])),
+    Quantise(QuantiseRow),
     Norm(unsafe fn(&NormArgs<'_>, &[f32], &mut [f32])),
     Add(unsafe fn(&[f32], &[f32], &mut [f32])),
     Activate(unsafe fn(Activation, &[f32], &mut [f32])),
@@ -188,8 +190,10 @@ macro_rules! entries {
                 find(task: &mut FindTask<'_>) = $find(task);
                 keep(weights: &[f32], threshold: f32, x: &mut [f32]) -> usize
                     = keep_row(weights, threshold, x);
-                quantise(x: &[f32], values: Values, q: &mut [i8], blocks: &mut [ActBlock])
-                    = quantise_row(x, values, q, blocks);
+                quantise(
+                    x: &[f32], factors: Option<&[f32]>, values: Values, q: &mut [i8],
+                    blocks: &mut [ActBlock]
+                ) = quantise_row(x, factors, values, q, blocks);
                 norm(args: &NormArgs<'_>, x: &[f32], out: &mut [f32]) = norm_row(args, x, out);
                 add(a: &[f32], b: &[f32], out: &mut [f32]) = add_row(a, b, out);
                 activate(activation: Activation, x: &[f32], out: &mut [f32])
@@ -375,7 +379,7 @@ pub struct Kernels {
     find_active: unsafe fn(&mut FindTask<'_>),
     keep: unsafe fn(&[f32], f32, &mut [f32]) -> usize,
     retile: unsafe fn(&mut RetileTask<'_>),
-    quantise: unsafe fn(&[f32], Values, &mut [i8], &mut [ActBlock]),
+    quantise: QuantiseRow,
     norm: unsafe fn(&NormArgs<'_>, &[f32], &mut [f32]),
     add: unsafe fn(&[f32], &[f32], &mut [f32]),
     activate: unsafe fn(Activation, &[f32], &mut [f32]),
@@ -544,16 +548,17 @@ impl Kernels {
         unsafe { (self.retile)(task) }
     }
 
-    /// Quantises a row for a weight of these values.
+    /// Quantises a row, times the factors where there are any, for a weight of these values.
     pub(crate) fn quantise_row(
         &self,
         x: &[f32],
+        factors: Option<&[f32]>,
         values: Values,
         q: &mut [i8],
         blocks: &mut [ActBlock],
     ) {
         // SAFETY: only kernels of an available instruction set are chosen.
-        unsafe { (self.quantise)(x, values, q, blocks) }
+        unsafe { (self.quantise)(x, factors, values, q, blocks) }
     }
 
     pub(crate) fn norm_row(&self, args: &NormArgs<'_>, x: &[f32], out: &mut [f32]) {

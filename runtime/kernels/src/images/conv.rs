@@ -194,7 +194,7 @@ fn quantise<'s>(
         for pixel in part * chunk..pixels.min((part + 1) * chunk) {
             // SAFETY: each row is one task's alone.
             let (q, blocks) = unsafe { rows.row(pixel) };
-            kernels.quantise_row(&x[pixel * channels..][..channels], values, q, blocks);
+            kernels.quantise_row(&x[pixel * channels..][..channels], None, values, q, blocks);
         }
     });
     acts.input(pixels, channels)
@@ -336,7 +336,7 @@ impl Conv<'_> {
                     gather.row(x, row, 0.0, floats);
                     // SAFETY: the tile is this thread's alone, and no other row of it is in use.
                     let (q, blocks) = unsafe { acts.row(at) };
-                    self.kernels.quantise_row(floats, self.values, q, blocks);
+                    self.kernels.quantise_row(floats, None, self.values, q, blocks);
                 }
                 Input::Quantised { q: x, blocks: of } => {
                     let in_blocks = Gather {

@@ -153,28 +153,6 @@ fn scale_of(x: &[f32]) -> (f32, f32) {
     }
 }
 
-/// Stores elements `at..at + dims` of the keys of eight positions, the first of which is `position`.
-///
-/// # Safety
-/// `keys` are `[at + dims or more][32]`, `position + 8 <= 32`, `dims <= 8`, and no other thread touches
-/// these keys meanwhile.
-#[inline(always)]
-unsafe fn put_eight<T: Copy>(
-    keys: *mut T,
-    position: usize,
-    (at, dims): (usize, usize),
-    rows: &[[T; LANES]; LANES],
-) {
-    for d in 0..dims {
-        let [a, b, c, e, f, g, h, i] = *rows;
-        let column = [a[d], b[d], c[d], e[d], f[d], g[d], h[d], i[d]];
-        // SAFETY: the caller's contract.
-        unsafe {
-            keys.add((at + d) * KV_BLOCK + position).cast::<[T; LANES]>().write_unaligned(column);
-        }
-    }
-}
-
 impl Head<'_> {
     /// Stores the keys (`[head_dim]` each) of eight positions from `position` on, as
     /// [`Head::store_key`] would one by one; false where keys have scales, and nothing is stored.
@@ -188,27 +166,24 @@ impl Head<'_> {
         position: usize,
         keys: [&[f32]; LANES],
     ) -> bool {
+        if self.layout.kind == KvType::Q8 {
+            return false;
+        }
         let dim = self.layout.head_dim;
         for at in (0..dim).step_by(LANES) {
-            let part = (at, LANES.min(dim - at));
-            // SAFETY: the arrays hold eight values; the rest is the caller's contract.
-            unsafe {
-                match self.layout.kind {
-                    KvType::F32 => {
-                        let mut rows = [[0.0f32; LANES]; LANES];
-                        for (row, key) in rows.iter_mut().zip(keys) {
-                            s.store(row.as_mut_ptr(), s.load_some(key, at));
-                        }
-                        put_eight(self.keys.cast(), position, part, &rows);
+            let mut rows = [s.splat(0.0); LANES];
+            for (row, key) in rows.iter_mut().zip(keys) {
+                *row = s.load_some(key, at);
+            }
+            for (d, column) in (at..dim).zip(s.transpose(rows)) {
+                let place = d * KV_BLOCK + position;
+                // SAFETY: eight positions of element `d` lie together; the rest is the caller's contract.
+                unsafe {
+                    if self.layout.kind == KvType::F32 {
+                        s.store(self.keys.cast::<f32>().add(place), column);
+                    } else {
+                        s.store_f16(self.keys.cast::<u16>().add(place), column);
                     }
-                    KvType::F16 => {
-                        let mut rows = [[0u16; LANES]; LANES];
-                        for (row, key) in rows.iter_mut().zip(keys) {
-                            s.store_f16(row.as_mut_ptr(), s.load_some(key, at));
-                        }
-                        put_eight(self.keys.cast(), position, part, &rows);
-                    }
-                    KvType::Q8 => return false,
                 }
             }
         }

@@ -2,7 +2,7 @@
 //! `x = scale * q` with `q` in -127..=127.
 
 use super::task::Input;
-use crate::simd::{LANES, Simd};
+use crate::simd::{Lanes, Simd, WIDE};
 use crate::vec_bytes;
 use limbeck_plan::{QUANT_BLOCK, Values, WIDE_BLOCK};
 use std::marker::PhantomData;
@@ -106,19 +106,23 @@ impl ActRows<'_> {
     }
 }
 
-/// Quantises one row in blocks of as many columns as the weight's values have. A block that holds NaN
-/// or infinity gets the scale NaN, and one whose magnitudes are below about 1e-36 becomes zero.
+/// Quantises one row, times the factors where there are any, in blocks of as many columns as the
+/// weight's values have. A block that holds NaN or infinity gets the scale NaN, and one whose magnitudes
+/// are below about 1e-36 becomes zero.
 #[inline(always)]
 pub(crate) fn quantise_row<S: Simd>(
     s: S,
     x: &[f32],
+    factors: Option<&[f32]>,
     values: Values,
     q: &mut [i8],
     blocks: &mut [ActBlock],
 ) {
     match values {
-        Values::Q8w => quantise_blocks::<S, { WIDE_BLOCK / QUANT_BLOCK }>(s, x, q, blocks),
-        _ => quantise_blocks::<S, 1>(s, x, q, blocks),
+        Values::Q8w => {
+            quantise_blocks::<S, { WIDE_BLOCK / QUANT_BLOCK }>(s, x, factors, q, blocks);
+        }
+        _ => quantise_blocks::<S, 1>(s, x, factors, q, blocks),
     }
 }
 
@@ -127,42 +131,64 @@ pub(crate) fn quantise_row<S: Simd>(
 fn quantise_blocks<S: Simd, const PARTS: usize>(
     s: S,
     x: &[f32],
+    factors: Option<&[f32]>,
     q: &mut [i8],
     blocks: &mut [ActBlock],
 ) {
     let (quants, _) = q.as_chunks_mut::<QUANT_BLOCK>();
     let (quants, _) = quants.as_chunks_mut::<PARTS>();
     let (blocks, _) = blocks.as_chunks_mut::<PARTS>();
-    for (b, (parts, block)) in quants.iter_mut().zip(blocks).enumerate() {
-        let mut v = [[s.splat(0.0); 4]; PARTS];
-        for (p, v) in v.iter_mut().enumerate() {
-            *v = load(s, x, (b * PARTS + p) * QUANT_BLOCK);
-        }
-        let largest = f32::from_bits(s.max_abs_bits(&v));
-        let inverse = 127.0 / largest;
-        if !largest.is_finite() || !inverse.is_finite() {
-            parts.as_flattened_mut().fill(0);
-            let scale = if largest.is_finite() { 0.0 } else { f32::NAN };
-            block[0] = ActBlock::new(scale, 0);
+    let columns = PARTS * QUANT_BLOCK;
+    let whole = (x.len() / columns).min(quants.len());
+    for (b, (q, block)) in quants.iter_mut().zip(blocks).enumerate() {
+        let at = b * columns;
+        if b < whole {
+            let factors = factors.map(|factors| &factors[at..at + columns]);
+            block[0] = quantise_block(s, &x[at..at + columns], factors, q);
             continue;
         }
-        let inverse = s.splat(inverse);
-        for v in v.as_flattened_mut() {
-            *v = s.mul(*v, inverse);
+        // Behind the last column there are zeros.
+        let mut padded = [[[0.0; QUANT_BLOCK]; PARTS]; 2];
+        for (padded, from) in padded.iter_mut().zip([Some(x), factors]) {
+            let rest = from.and_then(|from| from.get(at..)).unwrap_or(&[]);
+            padded.as_flattened_mut()[..rest.len()].copy_from_slice(rest);
         }
-        // SAFETY: |v * inverse| <= 127 but for rounding, which the nearest integer swallows.
-        let sum = unsafe { s.store_blocks(parts, &v) };
-        block[0] = ActBlock::new(largest / 127.0, sum);
+        let [x, padded] = &padded;
+        let factors = factors.map(|_| padded.as_flattened());
+        block[0] = quantise_block(s, x.as_flattened(), factors, q);
     }
 }
 
-/// The 32 values from `at` on, zeros behind the last.
+/// One block of as many values as `q` has.
 #[inline(always)]
-fn load<S: Simd>(s: S, x: &[f32], at: usize) -> [S::V; 4] {
-    [
-        s.load_some(x, at),
-        s.load_some(x, at + LANES),
-        s.load_some(x, at + 2 * LANES),
-        s.load_some(x, at + 3 * LANES),
-    ]
+fn quantise_block<S: Simd, const PARTS: usize>(
+    s: S,
+    x: &[f32],
+    factors: Option<&[f32]>,
+    q: &mut [[i8; QUANT_BLOCK]; PARTS],
+) -> ActBlock {
+    let wide = s.wide();
+    let mut v = [[wide.splat(0.0); 2]; PARTS];
+    for (v, x) in v.as_flattened_mut().iter_mut().zip(x.chunks_exact(WIDE)) {
+        // SAFETY: a chunk holds 16 values.
+        *v = unsafe { wide.load(x.as_ptr()) };
+    }
+    if let Some(factors) = factors {
+        for (v, factors) in v.as_flattened_mut().iter_mut().zip(factors.chunks_exact(WIDE)) {
+            // SAFETY: as above.
+            *v = wide.mul(*v, unsafe { wide.load(factors.as_ptr()) });
+        }
+    }
+    let largest = f32::from_bits(s.max_abs_bits(&v));
+    let inverse = 127.0 / largest;
+    if !largest.is_finite() || !inverse.is_finite() {
+        q.as_flattened_mut().fill(0);
+        let scale = if largest.is_finite() { 0.0 } else { f32::NAN };
+        return ActBlock::new(scale, 0);
+    }
+    for v in v.as_flattened_mut() {
+        *v = wide.mul(*v, wide.splat(inverse));
+    }
+    // |v * inverse| <= 127 but for rounding, which the nearest integer swallows.
+    ActBlock::new(largest / 127.0, s.store_blocks(q, &v))
 }

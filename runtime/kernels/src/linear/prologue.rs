@@ -38,8 +38,13 @@ impl<'b> Prologue<'_, 'b> {
         let padded = k.next_multiple_of(values.block());
         // What is not quantised is read where it is, row after row.
         let moved = self.from.is_some() && !quantised;
-        let scaled = args.factors.is_some();
-        let changed = args.norm.is_some() || scaled || sparsity.is_some() || moved;
+        // Factors alone are applied while a row is quantised.
+        let otherwise = args.norm.is_some() || sparsity.is_some() || moved || parts > 1;
+        let factors = args.factors.filter(|_| quantised && !otherwise);
+        let changed = args.norm.is_some()
+            || sparsity.is_some()
+            || moved
+            || (args.factors.is_some() && factors.is_none());
         let x: &'b [f32] = args.x;
         if !changed && !quantised {
             return (Input::Floats(x), 0);
@@ -65,7 +70,7 @@ impl<'b> Prologue<'_, 'b> {
             // SAFETY: as above.
             let (q, blocks) = unsafe { rows.row(row * parts) };
             if parts == 1 {
-                self.kernels.quantise_row(x, values, q, blocks);
+                self.kernels.quantise_row(x, factors, values, q, blocks);
             } else {
                 // SAFETY: as above.
                 let (rest, rest_blocks) = unsafe { rows.row(row * parts + 1) };
@@ -111,7 +116,7 @@ fn quantise_in_two(
     first: (&mut [i8], &mut [ActBlock]),
     second: (&mut [i8], &mut [ActBlock]),
 ) {
-    kernels.quantise_row(x, values, first.0, first.1);
+    kernels.quantise_row(x, None, values, first.0, first.1);
     let (columns, entries) = (values.block(), values.block() / QUANT_BLOCK);
     let quants = first.0.chunks_exact(columns).zip(second.0.chunks_exact_mut(columns));
     let blocks = first.1.chunks_exact(entries).zip(second.1.chunks_exact_mut(entries));
@@ -120,6 +125,6 @@ fn quantise_in_two(
         for ((left, x), q) in left.iter_mut().zip(x).zip(q) {
             *left = x - block[0].scale * f32::from(*q);
         }
-        kernels.quantise_row(&left[..columns], values, rest, rest_block);
+        kernels.quantise_row(&left[..columns], None, values, rest, rest_block);
     }
 }

@@ -107,7 +107,7 @@ pub(super) fn round_to_8_bits(values: Values, x: &mut [f32]) {
     let padded = x.len().next_multiple_of(values.block());
     let mut q = vec![0; padded];
     let mut blocks = vec![ActBlock::default(); padded / QUANT_BLOCK];
-    quantise_row(Portable::TOKEN, x, values, &mut q, &mut blocks);
+    quantise_row(Portable::TOKEN, x, None, values, &mut q, &mut blocks);
     for (i, x) in x.iter_mut().enumerate() {
         let block = i / values.block() * values.block() / QUANT_BLOCK;
         *x = blocks[block].scale * f32::from(q[i]);

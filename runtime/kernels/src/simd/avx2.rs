@@ -4,15 +4,124 @@
 //! Each block below is sound for the same reason: the token exists only where the CPU has the
 //! three features (see `new` and `assume` of the tokens). Pointers are vouched for by the caller.
 
-use super::avx512::wide_in_one;
+use super::avx512::{blocks_in_one, wide_in_one};
 use super::in_two::wide_in_two;
-use super::{Lanes, Simd, Work};
+use super::{Lanes, Simd, WIDE, Work};
 use crate::isa::{Avx2, Avx512};
 use limbeck_plan::QUANT_BLOCK;
 use std::arch::x86_64::*;
 
+/// Rows as columns: pairs, fours and halves change places.
+///
+/// # Safety
+/// The CPU has AVX.
+#[inline(always)]
+unsafe fn transposed([a, b, c, d, e, f, g, h]: [__m256; 8]) -> [__m256; 8] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let first = fours([a, b, c, d]);
+        let last = fours([e, f, g, h]);
+        [
+            _mm256_permute2f128_ps::<0x20>(first[0], last[0]),
+            _mm256_permute2f128_ps::<0x20>(first[1], last[1]),
+            _mm256_permute2f128_ps::<0x20>(first[2], last[2]),
+            _mm256_permute2f128_ps::<0x20>(first[3], last[3]),
+            _mm256_permute2f128_ps::<0x31>(first[0], last[0]),
+            _mm256_permute2f128_ps::<0x31>(first[1], last[1]),
+            _mm256_permute2f128_ps::<0x31>(first[2], last[2]),
+            _mm256_permute2f128_ps::<0x31>(first[3], last[3]),
+        ]
+    }
+}
+
+/// Each half of four rows as columns of four.
+///
+/// # Safety
+/// The CPU has AVX.
+#[inline(always)]
+unsafe fn fours([a, b, c, d]: [__m256; 4]) -> [__m256; 4] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let (low, next_low) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+        let (high, next_high) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+        [
+            _mm256_shuffle_ps::<0b0100_0100>(low, next_low),
+            _mm256_shuffle_ps::<0b1110_1110>(low, next_low),
+            _mm256_shuffle_ps::<0b0100_0100>(high, next_high),
+            _mm256_shuffle_ps::<0b1110_1110>(high, next_high),
+        ]
+    }
+}
+
+/// Blocks of values in vectors of eight lanes.
+macro_rules! blocks_in_two {
+    () => {
+        #[inline(always)]
+        fn max_abs_bits<const N: usize>(self, a: &[[[__m256; 2]; 2]; N]) -> u32 {
+            // SAFETY: the token proves AVX2.
+            unsafe {
+                let mut eight = _mm256_setzero_si256();
+                for [[a, b], [c, d]] in a {
+                    let bits = [
+                        _mm256_castps_si256(self.abs(*a)),
+                        _mm256_castps_si256(self.abs(*b)),
+                        _mm256_castps_si256(self.abs(*c)),
+                        _mm256_castps_si256(self.abs(*d)),
+                    ];
+                    let block = _mm256_max_epi32(
+                        _mm256_max_epi32(bits[0], bits[1]),
+                        _mm256_max_epi32(bits[2], bits[3]),
+                    );
+                    eight = _mm256_max_epi32(eight, block);
+                }
+                let (low, high) =
+                    (_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
+                let four = _mm_max_epi32(low, high);
+                let two = _mm_max_epi32(four, _mm_shuffle_epi32::<0b1110>(four));
+                let one = _mm_max_epi32(two, _mm_shuffle_epi32::<1>(two));
+                _mm_cvtsi128_si32(one) as u32
+            }
+        }
+        #[inline(always)]
+        fn store_blocks<const N: usize>(
+            self,
+            q: &mut [[i8; QUANT_BLOCK]; N],
+            v: &[[[__m256; 2]; 2]; N],
+        ) -> i32 {
+            // SAFETY: the token proves AVX2; the arrays hold 32 bytes.
+            unsafe {
+                // Each half of a register is packed alone: fours of bytes come back in order.
+                let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+                let mut eight = _mm256_setzero_si256();
+                for (q, [[a, b], [c, d]]) in q.iter_mut().zip(v) {
+                    let n = [
+                        _mm256_cvtps_epi32(*a),
+                        _mm256_cvtps_epi32(*b),
+                        _mm256_cvtps_epi32(*c),
+                        _mm256_cvtps_epi32(*d),
+                    ];
+                    let pairs = [_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3])];
+                    let bytes = _mm256_packs_epi16(pairs[0], pairs[1]);
+                    let bytes = _mm256_permutevar8x32_epi32(bytes, order);
+                    _mm256_storeu_si256(q.as_mut_ptr().cast(), bytes);
+                    let block = _mm256_add_epi32(
+                        _mm256_add_epi32(n[0], n[1]),
+                        _mm256_add_epi32(n[2], n[3]),
+                    );
+                    eight = _mm256_add_epi32(eight, block);
+                }
+                let (low, high) =
+                    (_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
+                let four = _mm_add_epi32(low, high);
+                let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b1110>(four));
+                _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<1>(two)))
+            }
+        }
+    };
+}
+
 macro_rules! eight_lanes {
-    ($token:ty, $features:literal, $registers:expr, $wide:ident) => {
+    ($token:ty, $features:literal, $registers:expr, $wide:ident, $blocks:ident) => {
         impl Lanes for $token {
             type V = __m256;
 
@@ -105,6 +214,7 @@ macro_rules! eight_lanes {
 
         impl Simd for $token {
             $wide!();
+            $blocks!();
             const REGISTERS: usize = $registers;
 
             #[inline(always)]
@@ -162,70 +272,19 @@ macro_rules! eight_lanes {
                 }
             }
             #[inline(always)]
-            fn max_abs_bits<const N: usize>(self, a: &[[__m256; 4]; N]) -> u32 {
-                // SAFETY: the token proves AVX2.
-                unsafe {
-                    let mut eight = _mm256_setzero_si256();
-                    for a in a {
-                        let bits = [
-                            _mm256_castps_si256(self.abs(a[0])),
-                            _mm256_castps_si256(self.abs(a[1])),
-                            _mm256_castps_si256(self.abs(a[2])),
-                            _mm256_castps_si256(self.abs(a[3])),
-                        ];
-                        let block = _mm256_max_epi32(
-                            _mm256_max_epi32(bits[0], bits[1]),
-                            _mm256_max_epi32(bits[2], bits[3]),
-                        );
-                        eight = _mm256_max_epi32(eight, block);
-                    }
-                    let (low, high) =
-                        (_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
-                    let four = _mm_max_epi32(low, high);
-                    let two = _mm_max_epi32(four, _mm_shuffle_epi32::<0b1110>(four));
-                    let one = _mm_max_epi32(two, _mm_shuffle_epi32::<1>(two));
-                    _mm_cvtsi128_si32(one) as u32
-                }
-            }
-            #[inline(always)]
-            unsafe fn store_blocks<const N: usize>(
-                self,
-                q: &mut [[i8; QUANT_BLOCK]; N],
-                v: &[[__m256; 4]; N],
-            ) -> i32 {
-                // SAFETY: the token proves AVX2; the arrays hold 32 bytes.
-                unsafe {
-                    // Each half of a register is packed alone: fours of bytes come back in order.
-                    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-                    let mut eight = _mm256_setzero_si256();
-                    for (q, v) in q.iter_mut().zip(v) {
-                        let n = [
-                            _mm256_cvtps_epi32(v[0]),
-                            _mm256_cvtps_epi32(v[1]),
-                            _mm256_cvtps_epi32(v[2]),
-                            _mm256_cvtps_epi32(v[3]),
-                        ];
-                        let pairs =
-                            [_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3])];
-                        let bytes = _mm256_packs_epi16(pairs[0], pairs[1]);
-                        let bytes = _mm256_permutevar8x32_epi32(bytes, order);
-                        _mm256_storeu_si256(q.as_mut_ptr().cast(), bytes);
-                        let block = _mm256_add_epi32(
-                            _mm256_add_epi32(n[0], n[1]),
-                            _mm256_add_epi32(n[2], n[3]),
-                        );
-                        eight = _mm256_add_epi32(eight, block);
-                    }
-                    let (low, high) =
-                        (_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
-                    let four = _mm_add_epi32(low, high);
-                    let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b1110>(four));
-                    _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<1>(two)))
-                }
+            fn transpose(self, rows: [__m256; 8]) -> [__m256; 8] {
+                // SAFETY: the token proves AVX.
+                unsafe { transposed(rows) }
             }
         }
     };
 }
 
-eight_lanes!(Avx2, "avx2,fma,f16c", 16, wide_in_two);
-eight_lanes!(Avx512, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni", 32, wide_in_one);
+eight_lanes!(Avx2, "avx2,fma,f16c", 16, wide_in_two, blocks_in_two);
+eight_lanes!(
+    Avx512,
+    "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni",
+    32,
+    wide_in_one,
+    blocks_in_one
+);

@@ -138,3 +138,42 @@ macro_rules! wide_in_one {
     };
 }
 pub(super) use wide_in_one;
+
+/// Blocks of values in the token's wide vectors.
+macro_rules! blocks_in_one {
+    () => {
+        #[inline(always)]
+        fn max_abs_bits<const N: usize>(self, a: &[[__m512; 2]; N]) -> u32 {
+            // SAFETY: the token proves AVX-512 F.
+            unsafe {
+                let mut largest = _mm512_setzero_si512();
+                for [a, b] in a {
+                    let a = _mm512_castps_si512(self.wide().abs(*a));
+                    let b = _mm512_castps_si512(self.wide().abs(*b));
+                    largest = _mm512_max_epi32(largest, _mm512_max_epi32(a, b));
+                }
+                _mm512_reduce_max_epi32(largest) as u32
+            }
+        }
+        #[inline(always)]
+        fn store_blocks<const N: usize>(
+            self,
+            q: &mut [[i8; QUANT_BLOCK]; N],
+            v: &[[__m512; 2]; N],
+        ) -> i32 {
+            // SAFETY: the token proves AVX-512 F; the arrays hold 32 bytes.
+            unsafe {
+                let mut sum = _mm512_setzero_si512();
+                for (q, [a, b]) in q.iter_mut().zip(v) {
+                    let n = [_mm512_cvtps_epi32(*a), _mm512_cvtps_epi32(*b)];
+                    let q: *mut i8 = q.as_mut_ptr();
+                    _mm_storeu_si128(q.cast(), _mm512_cvtsepi32_epi8(n[0]));
+                    _mm_storeu_si128(q.add(WIDE).cast(), _mm512_cvtsepi32_epi8(n[1]));
+                    sum = _mm512_add_epi32(sum, _mm512_add_epi32(n[0], n[1]));
+                }
+                _mm512_reduce_add_epi32(sum)
+            }
+        }
+    };
+}
+pub(super) use blocks_in_one;

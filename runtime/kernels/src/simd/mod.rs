@@ -133,22 +133,40 @@ pub(crate) trait Simd: Lanes {
     /// # Safety
     /// `p` is valid for writing 8 i8.
     unsafe fn store_i8(self, p: *mut i8, v: Self::V);
-    /// The largest of `|a|` as bits, NaN counting as larger than infinity.
-    fn max_abs_bits<const N: usize>(self, a: &[[Self::V; 4]; N]) -> u32;
-    /// Blocks of values as [`Simd::store_i8`] stores them; gives their sum.
-    ///
-    /// # Safety
-    /// As there, for 32 i8 of each.
+    /// Rows of eight lanes as columns.
     #[inline(always)]
-    unsafe fn store_blocks<const N: usize>(
+    fn transpose(self, rows: [Self::V; LANES]) -> [Self::V; LANES] {
+        let mut from = [[0.0f32; LANES]; LANES];
+        for (from, row) in from.iter_mut().zip(rows) {
+            // SAFETY: the array holds 8 f32.
+            unsafe { self.store(from.as_mut_ptr(), row) };
+        }
+        let mut columns = rows;
+        for (i, column) in columns.iter_mut().enumerate() {
+            let [a, b, c, d, e, f, g, h] = from;
+            let lanes = [a[i], b[i], c[i], d[i], e[i], f[i], g[i], h[i]];
+            // SAFETY: as above.
+            *column = unsafe { self.load(lanes.as_ptr()) };
+        }
+        columns
+    }
+
+    /// The largest of `|a|` as bits, NaN counting as larger than infinity.
+    fn max_abs_bits<const N: usize>(self, a: &[[WideV<Self>; 2]; N]) -> u32;
+    /// Blocks of values, each rounded to the nearest integer (ties to even), which lies within
+    /// -127..=127; gives their sum.
+    #[inline(always)]
+    fn store_blocks<const N: usize>(
         self,
         q: &mut [[i8; QUANT_BLOCK]; N],
-        v: &[[Self::V; 4]; N],
+        v: &[[WideV<Self>; 2]; N],
     ) -> i32 {
         let q = q.as_flattened_mut();
-        for (q, v) in q.chunks_exact_mut(LANES).zip(v.as_flattened()) {
-            // SAFETY: each vector takes 8 of the 32 of its block.
-            unsafe { self.store_i8(q.as_mut_ptr(), *v) };
+        for (q, v) in q.chunks_exact_mut(WIDE).zip(v.as_flattened()) {
+            for (q, v) in q.chunks_exact_mut(LANES).zip(self.halves(*v)) {
+                // SAFETY: there are 8 bytes for 8 lanes.
+                unsafe { self.store_i8(q.as_mut_ptr(), v) };
+            }
         }
         q.iter().map(|q| i32::from(*q)).sum()
     }

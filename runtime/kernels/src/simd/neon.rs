@@ -202,11 +202,11 @@ macro_rules! eight_lanes {
                 }
             }
             #[inline(always)]
-            fn max_abs_bits<const N: usize>(self, a: &[[V; 4]; N]) -> u32 {
+            fn max_abs_bits<const N: usize>(self, a: &[[[V; 2]; 2]; N]) -> u32 {
                 // SAFETY: the token proves NEON.
                 unsafe {
                     let mut largest = vdupq_n_u32(0);
-                    for v in a.as_flattened() {
+                    for v in a.as_flattened().as_flattened() {
                         for half in v {
                             let bits = vreinterpretq_u32_f32(vabsq_f32(*half));
                             largest = vmaxq_u32(largest, bits);

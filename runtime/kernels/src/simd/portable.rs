@@ -154,7 +154,8 @@ impl Simd for Portable {
         unsafe { p.cast::<[i8; LANES]>().write_unaligned(bytes) }
     }
     #[inline(always)]
-    fn max_abs_bits<const N: usize>(self, a: &[[Self::V; 4]; N]) -> u32 {
-        a.iter().flatten().flatten().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff))
+    fn max_abs_bits<const N: usize>(self, a: &[[[Self::V; 2]; 2]; N]) -> u32 {
+        let lanes = a.iter().flatten().flatten().flatten();
+        lanes.fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff))
     }
 }

@@ -186,8 +186,15 @@ impl<'a> Packed<'a> {
             };
             match values {
                 Values::Q8 | Values::Q8w => {
-                    for (c, o) in out.iter_mut().enumerate() {
-                        *o = scale * f32::from(block[c / 4 * 32 + r * 4 + c % 4] as i8);
+                    let (fours, rest) = out.as_chunks_mut::<4>();
+                    let mut quads = block.chunks_exact(4 * QUAD_ROWS).map(|quad| &quad[r * 4..]);
+                    for (out, quad) in fours.iter_mut().zip(&mut quads) {
+                        for (o, q) in out.iter_mut().zip(&quad[..4]) {
+                            *o = scale * f32::from(*q as i8);
+                        }
+                    }
+                    for (o, q) in rest.iter_mut().zip(quads.next().unwrap_or(&[])) {
+                        *o = scale * f32::from(*q as i8);
                     }
                 }
                 Values::Q4m => {

@@ -62,13 +62,22 @@ struct Seen {
     blocks: usize,
     size: usize,
     rows: [(usize, usize); MAX_QUERIES],
+    /// All rows are of one span and see the same.
+    alike: bool,
 }
 
 impl Seen {
     fn new(call: &Call<'_>, tile: &Tile) -> Self {
         let blocks = group_of(call);
         let (size, rows) = (blocks * KV_BLOCK, [(0, 0); MAX_QUERIES]);
-        let mut seen = Seen { first_row: tile.first_row, blocks, size, rows };
+        let mut seen = Seen { first_row: tile.first_row, blocks, size, rows, alike: false };
+        if !call.params.causal && call.cache().is_none() {
+            // Tiles of such calls are of one span.
+            let Range { start, end } = visible(call, tile.first_row);
+            seen.rows[..tile.rows].fill((start, end));
+            seen.alike = true;
+            return seen;
+        }
         for (i, row) in seen.rows.iter_mut().enumerate().take(tile.rows) {
             let Range { start, end } = visible(call, tile.first_row + i);
             *row = (start, end);
@@ -103,7 +112,10 @@ unsafe fn attend<S: Simd, const KIND: u8>(s: S, call: &Call<'_>, tile: &Tile) {
     // SAFETY: the caller's contract.
     let mut queries = unsafe { Queries::new(call, tile) };
     for q in 0..queries.count() {
-        queries.result(q).fill(0.0);
+        let out = queries.result(q);
+        for at in (0..out.len()).step_by(LANES) {
+            s.store_some(out, at, s.splat(0.0));
+        }
     }
     let mut wide = Wide::uninit();
     let mut walk = Walk::new(call, tile);
@@ -183,10 +195,14 @@ impl<'a> Walk<'a> {
             self.sees(*other, group)
                 && (there == span || (seen.blocks(*other, group) == blocks && shares()))
         };
-        let count = (row..self.rows.end).take_while(like).count();
-        let rows = row..row + count;
-        let first = rows.clone().map(|row| seen.blocks(row, group).start).min()?;
-        let end = rows.clone().map(|row| seen.blocks(row, group).end).max()?;
+        let (rows, first, end) = if seen.alike {
+            (row..self.rows.end, blocks.start, blocks.end)
+        } else {
+            let rows = row..row + (row..self.rows.end).take_while(like).count();
+            let first = rows.clone().map(|row| seen.blocks(row, group).start).min()?;
+            let end = rows.clone().map(|row| seen.blocks(row, group).end).max()?;
+            (rows, first, end)
+        };
         self.next = self.from(group, rows.end);
         let part = Part { group, rows, blocks: first..end };
         let heads = self.heads(span, &part.blocks);
@@ -243,7 +259,8 @@ unsafe fn attend_group<'a, S: Simd, const KIND: u8>(
     let mut row = rows.start;
     while row < rows.end {
         let part = seen.part(row, group);
-        let same = (row..rows.end).take_while(|&row| seen.part(row, group) == part).count();
+        let like = |row: &usize| seen.alike || seen.part(*row, group) == part;
+        let same = (row..rows.end).take_while(like).count();
         let q = (row - tile.first_row) * tile.heads;
         let q = q..q + same * tile.heads;
         // SAFETY: the blocks are as above, `part` lies within them, the queries exist.

@@ -6,6 +6,7 @@
 
 mod attend;
 mod prepare;
+mod run;
 mod spans;
 mod steps;
 
@@ -15,15 +16,13 @@ pub(crate) use prepare::{PrepareTask, prepare_task};
 use crate::elementwise::SharedRows;
 use crate::error::{Error, check_len};
 use crate::kv::{Block, HeadLayout, KV_BLOCK, KvCache, KvLayer, KvType, SeqId};
-use crate::pool::{Pool, SERIAL_MACS};
+use crate::pool::Pool;
 use crate::table::Kernels;
 use crate::vec_bytes;
 use limbeck_plan::Attention;
 use prepare::RopeTable;
+use run::Run;
 use spans::{Row, Tile};
-
-/// Elements of queries, keys and values from which their preparation is a parallel region.
-const PARALLEL_PREPARE: usize = 4 * 1024;
 
 /// Queries, keys and values.
 #[derive(Clone, Copy, Debug)]
@@ -174,6 +173,13 @@ pub(crate) struct Call<'a> {
 unsafe impl Sync for Call<'_> {}
 
 impl Call<'_> {
+    fn cache(&self) -> Option<&KvCache> {
+        match self.store {
+            Store::Cache(cache) => Some(cache),
+            Store::Local(_) => None,
+        }
+    }
+
     /// The memory of block `block` of span `span`, which exists.
     #[inline(always)]
     fn block(&self, span: usize, block: usize) -> *mut u8 {
@@ -226,7 +232,7 @@ impl Call<'_> {
     /// Positions of span `span` that exist as keys, and the position of its first row among them.
     fn keys(&self, span: usize) -> (usize, usize) {
         let s = &self.spans[span];
-        let before = if matches!(self.store, Store::Cache(_)) { s.start } else { 0 };
+        let before = if self.cache().is_some() { s.start } else { 0 };
         (before + if self.params.causal { s.rows } else { s.keys }, before)
     }
 }
@@ -278,7 +284,6 @@ pub fn attention(
     if scratch.queries.len() < total * width {
         scratch.queries.resize(total * width, 0.0);
     }
-    let macs = spans::fill_tiles(&mut scratch.tiles, &args, pool.threads());
     let call = Call {
         params,
         qkv: args.qkv,
@@ -295,26 +300,7 @@ pub fn attention(
         queries: &SharedRows::new(&mut scratch.queries[..total * width]),
         out: &SharedRows::new(args.out),
     };
-    let chunk = if total * width < PARALLEL_PREPARE {
-        total.max(1)
-    } else {
-        total.div_ceil(pool.threads() * 2)
-    };
-    pool.run(total.div_ceil(chunk), &|task| {
-        let rows = task * chunk..total.min((task + 1) * chunk);
-        // SAFETY: tasks take disjoint rows; each row has its own position, which is reserved.
-        unsafe { kernels.prepare(&PrepareTask { call: &call, rows }) };
-    });
-    let tiles = &scratch.tiles;
-    let attend = |task: usize| {
-        // SAFETY: tiles are disjoint in rows or heads, and the region that stored has ended.
-        unsafe { kernels.attend(&AttendTask { call: &call, tile: tiles[task] }) };
-    };
-    if macs < SERIAL_MACS {
-        (0..tiles.len()).for_each(attend);
-    } else {
-        pool.run(tiles.len(), &attend);
-    }
+    Run { kernels, pool, call }.run(&mut scratch.tiles);
     Ok(())
 }
 

@@ -69,18 +69,19 @@ impl RopeTable {
     }
 }
 
-/// Some rows of a call.
+/// Some rows of a call and some of their key heads, with the heads that ask those.
 pub(crate) struct PrepareTask<'a> {
     pub call: &'a Call<'a>,
     pub rows: Range<usize>,
+    pub kv_heads: Range<usize>,
 }
 
 /// Fills the rows' queries and keys in the call's buffer, where they are changed, and stores keys and
 /// values; rows of no span get a zero result.
 ///
 /// # Safety
-/// The task's rows are this thread's alone, and the positions of their spans have blocks that no
-/// other row writes to at the same position.
+/// The heads of the task's rows are this thread's alone, and the positions of their spans have blocks
+/// that no other row writes to at the same position.
 #[inline(always)]
 pub(crate) unsafe fn prepare_task<S: Simd>(s: S, task: &PrepareTask<'_>) {
     let call = task.call;
@@ -91,29 +92,40 @@ pub(crate) unsafe fn prepare_task<S: Simd>(s: S, task: &PrepareTask<'_>) {
         // SAFETY: the caller's contract.
         unsafe {
             if call.rows[together.start].span == usize::MAX {
-                let width = call.params.heads * call.params.head_dim;
-                call.out.part(together.start * width, together.len() * width).fill(0.0);
+                let heads = asking(call, &task.kv_heads);
+                let (from, width) = (heads.start, call.params.head_dim);
+                together.for_each(|row| {
+                    let at = (row * call.params.heads + from) * width;
+                    call.out.part(at, heads.len() * width).fill(0.0);
+                });
                 continue;
             }
             if call.changes() {
-                together.clone().for_each(|row| change(s, call, row));
+                together.clone().for_each(|row| change(s, call, row, &task.kv_heads));
             }
-            keep(s, call, together);
+            keep(s, call, together, &task.kv_heads);
         }
     }
 }
 
-/// Norm and rotation of a row's queries and keys.
+/// The heads that ask some key heads.
+fn asking(call: &Call<'_>, kv_heads: &Range<usize>) -> Range<usize> {
+    let group = call.params.heads / call.params.kv_heads;
+    kv_heads.start * group..kv_heads.end * group
+}
+
+/// Norm and rotation of some of a row's keys, and of what asks them.
 ///
 /// # Safety
-/// The row is this thread's alone.
+/// These heads of the row are this thread's alone.
 #[inline(always)]
-unsafe fn change<S: Simd>(s: S, call: &Call<'_>, row: usize) {
+unsafe fn change<S: Simd>(s: S, call: &Call<'_>, row: usize, kv_heads: &Range<usize>) {
     let p = call.params;
-    let width = (p.heads + p.kv_heads) * p.head_dim;
-    // SAFETY: the caller's contract.
-    let changed = unsafe { call.queries.part(row * width, width) };
-    for (h, y) in changed.chunks_exact_mut(p.head_dim).enumerate() {
+    let keys = p.heads + kv_heads.start..p.heads + kv_heads.end;
+    for h in asking(call, kv_heads).chain(keys) {
+        let at = (row * (p.heads + p.kv_heads) + h) * p.head_dim;
+        // SAFETY: the caller's contract.
+        let y = unsafe { call.queries.part(at, p.head_dim) };
         let x = call.qkv.head(p, row, h);
         let weight = if h < p.heads { call.q_norm } else { call.k_norm };
         match (p.qk_norm_eps, weight) {
@@ -136,7 +148,7 @@ unsafe fn change<S: Simd>(s: S, call: &Call<'_>, row: usize) {
 /// # Safety
 /// The rows are this thread's alone and of one span and block; no others have their positions.
 #[inline(always)]
-unsafe fn keep<S: Simd>(s: S, call: &Call<'_>, rows: Range<usize>) {
+unsafe fn keep<S: Simd>(s: S, call: &Call<'_>, rows: Range<usize>, kv_heads: &Range<usize>) {
     let (p, place) = (call.params, call.rows[rows.start]);
     let (_, before) = call.keys(place.span);
     let first = before + place.index;
@@ -144,7 +156,7 @@ unsafe fn keep<S: Simd>(s: S, call: &Call<'_>, rows: Range<usize>) {
     let keys = if p.causal { usize::MAX } else { call.spans[place.span].keys };
     let count = rows.len().min(keys.saturating_sub(place.index));
     let at = first % KV_BLOCK;
-    for head in 0..p.kv_heads {
+    for head in kv_heads.clone() {
         // SAFETY: the caller's contract; the block fits the layout, and has `count` positions from `at`.
         unsafe {
             let stored = call.layout.head(block, head);

@@ -1,6 +1,6 @@
 //! Which rows of a call belong where, and how its work is cut into tasks.
 
-use super::{AttentionArgs, Span};
+use super::{AttentionArgs, Call, Span};
 use crate::error::{Error, ErrorKind};
 use crate::kv::{HeadLayout, KV_BLOCK, KvCache};
 use std::ops::Range;
@@ -103,24 +103,30 @@ pub(super) fn check_cache(
     Ok(layout)
 }
 
-/// Cuts the call into tasks, the longest rows first, and returns its multiply-adds. Heads that
-/// share a key head stay together unless there would be fewer tasks than threads; so do single
-/// rows of neighbouring spans whose sequences begin with the same block.
-pub(super) fn fill_tiles(tiles: &mut Vec<Tile>, args: &AttentionArgs<'_>, threads: usize) -> usize {
-    let p = args.params;
+/// Multiply-adds of a call.
+pub(super) fn macs(call: &Call<'_>) -> usize {
+    let work = 2 * call.params.heads * call.params.head_dim;
+    let of_span = |s: &Span| {
+        let keys = if call.cache().is_some() { s.start + s.rows } else { s.rows };
+        s.rows.saturating_mul(keys).saturating_mul(work)
+    };
+    call.spans.iter().map(of_span).fold(0, usize::saturating_add)
+}
+
+/// Cuts the call into tasks, the longest rows first. Heads that share a key head stay together unless
+/// there would be fewer tasks than threads; so do single rows of neighbouring spans whose sequences begin
+/// with the same block.
+pub(super) fn fill_tiles(tiles: &mut Vec<Tile>, call: &Call<'_>, threads: usize) {
+    let p = call.params;
     let group = p.heads / p.kv_heads;
     tiles.clear();
-    let mut macs = 0usize;
     let plain: usize =
-        args.spans.iter().map(|s| p.kv_heads * s.rows.div_ceil((MAX_QUERIES / group).max(1))).sum();
+        call.spans.iter().map(|s| p.kv_heads * s.rows.div_ceil((MAX_QUERIES / group).max(1))).sum();
     let parts = if plain == 0 { 1 } else { threads.div_ceil(plain).min(group) };
     let heads = group.div_ceil(parts).min(MAX_QUERIES);
-    let mut spans = args.spans;
+    let mut spans = call.spans;
     while let Some(span) = spans.first() {
-        let together = 1 + count_sharing(args, spans);
-        let keys = if args.cache.is_some() { span.start + span.rows } else { span.rows };
-        let work = 2 * p.heads * p.head_dim;
-        macs = macs.saturating_add(together * span.rows.saturating_mul(keys).saturating_mul(work));
+        let together = 1 + count_sharing(call, spans);
         let total = span.rows + together - 1;
         let most = MAX_QUERIES / heads;
         let mut push = |kv_heads: Range<usize>, rows: usize| {
@@ -146,13 +152,12 @@ pub(super) fn fill_tiles(tiles: &mut Vec<Tile>, args: &AttentionArgs<'_>, thread
         }
         spans = &spans[together..];
     }
-    macs
 }
 
 /// How many spans after the first one continue its row by one row each and share its sequence's
 /// first block.
-fn count_sharing(args: &AttentionArgs<'_>, spans: &[Span]) -> usize {
-    let Some((cache, _)) = &args.cache else { return 0 };
+fn count_sharing(call: &Call<'_>, spans: &[Span]) -> usize {
+    let Some(cache) = call.cache() else { return 0 };
     let first_block = |span: &Span| {
         let table = cache.table(span.sequence.filter(|_| span.rows == 1)?).ok()?;
         table.first().copied()

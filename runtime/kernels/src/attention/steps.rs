@@ -196,7 +196,15 @@ unsafe fn step<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
     // `dim` elements; all in the caller's contract.
     unsafe {
         for block in part.start / KV_BLOCK..part.end.div_ceil(KV_BLOCK) {
-            for v in (0..VECTORS).step_by(N) {
+            // Vectors of the block that hold a position of the part.
+            let at = block * KV_BLOCK;
+            let (low, high) = (part.start.max(at) - at, part.end.min(at + KV_BLOCK) - at);
+            let (low, high) = (low / WIDE, high.div_ceil(WIDE));
+            if high - low < N {
+                products::<S, KIND, 1, Q>(s, queries, blocks, block, first, low, weights);
+                continue;
+            }
+            for v in (low..high).step_by(N) {
                 products::<S, KIND, N, Q>(s, queries, blocks, block, first, v, weights);
             }
         }
@@ -278,7 +286,7 @@ unsafe fn products<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
 /// to the running maximum, times the values' scales; returns the factors for what was summed before.
 ///
 /// # Safety
-/// As [`step`]; there are products for all blocks of `part`.
+/// As [`step`]; there are products for all vectors of `part`.
 #[inline(always)]
 unsafe fn soften<S: Simd, const Q: usize>(
     s: S,
@@ -331,9 +339,9 @@ unsafe fn soften<S: Simd, const Q: usize>(
     decays
 }
 
-/// The first position of each wide vector of the blocks of `part`.
+/// The first position of each wide vector that holds a position of `part`.
 fn vectors(part: &Range<usize>) -> impl Iterator<Item = usize> {
-    (part.start / KV_BLOCK * KV_BLOCK..part.end.next_multiple_of(KV_BLOCK)).step_by(WIDE)
+    (part.start / WIDE * WIDE..part.end.next_multiple_of(WIDE)).step_by(WIDE)
 }
 
 /// Turns a query's products with a group's keys into scores times log2 e, `-inf` outside of `part`,
@@ -375,7 +383,7 @@ unsafe fn scores<S: Simd>(
             largest = wide.max(largest, score);
         }
     }
-    let (start, end) = (part.start % KV_BLOCK, part.end.next_multiple_of(KV_BLOCK) - part.end);
+    let (start, end) = (part.start % WIDE, part.end.next_multiple_of(WIDE) - part.end);
     if start + end > 0 {
         // SAFETY: as above.
         unsafe {

@@ -61,6 +61,10 @@ const FEW_ROWS: usize = 8;
 const MIXED_PARTS: usize = 2;
 /// Rows for each thread from which each gets rows of its own.
 const OWN_ROWS: usize = 32;
+/// The most tasks of a thread.
+const TASKS: usize = 8;
+/// Multiply-adds of a task, where a thread gets more than one.
+const TASK_MACS: usize = 8 * 1024 * 1024;
 /// Bytes of `x` that one task goes through for each unit of the weight.
 const ROW_BLOCK_BYTES: usize = 256 * 1024;
 
@@ -350,7 +354,9 @@ impl Size<'_> {
         if threads == 1 {
             return (units, rows);
         }
-        let unit_tasks = (threads * 8).div_ceil(row_tasks).min(units);
+        // Threads that meet in one place for each little task lose more than uneven ones wait.
+        let tasks = (self.macs / (threads * TASK_MACS)).clamp(1, TASKS);
+        let unit_tasks = (threads * tasks).div_ceil(row_tasks).min(units);
         // All rows go over a few units at a time there, and each part begins with a weight that no
         // cache has: they are few.
         let few = if self.shares.is_some() { threads * MIXED_PARTS } else { units };

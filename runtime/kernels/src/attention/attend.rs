@@ -214,7 +214,7 @@ impl<'a> Walk<'a> {
         let Walk { call, tile, seen, .. } = self;
         let kv_head = tile.first_head / (call.params.heads / call.params.kv_heads);
         // SAFETY: some row sees positions of these blocks, which hence exist and fit the layout.
-        let head = |span, block| unsafe { call.layout.head(call.block(span, block), kv_head) };
+        let head = |span, block| unsafe { call.kv_head(call.block(span, block), kv_head) };
         let first = head(span, blocks.start);
         let mut found = Blocks { heads: [first; GROUP], ahead: [None; GROUP] };
         for block in blocks.clone() {

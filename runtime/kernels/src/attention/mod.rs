@@ -15,13 +15,13 @@ pub(crate) use prepare::{PrepareTask, prepare_task};
 
 use crate::elementwise::SharedRows;
 use crate::error::{Error, check_len};
-use crate::kv::{Block, HeadLayout, KV_BLOCK, KvCache, KvLayer, KvType, SeqId};
+use crate::kv::{Block, Head, HeadLayout, KV_BLOCK, KvCache, KvLayer, KvType, SeqId};
 use crate::pool::Pool;
 use crate::table::Kernels;
 use crate::vec_bytes;
 use limbeck_plan::Attention;
 use prepare::RopeTable;
-use run::Run;
+use run::{Cut, Run};
 use spans::{Row, Tile};
 
 /// Queries, keys and values.
@@ -121,7 +121,7 @@ impl AttentionScratch {
         self.rows.reserve(rows.saturating_sub(self.rows.len()));
         let tiles = rows.saturating_add(spans).saturating_mul(params.heads);
         self.tiles.reserve(tiles.saturating_sub(self.tiles.len()));
-        if !cached && let Ok(layout) = local_layout(params) {
+        if !cached && let Ok(layout) = local_layout(params, params.kv_heads) {
             // Failing here only means that the call allocates, and reports.
             let _ = self.local_blocks(&layout, (rows / KV_BLOCK).saturating_add(spans));
         }
@@ -153,6 +153,7 @@ enum Store<'a> {
 }
 
 /// All that the tasks of one call share.
+#[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
     params: &'a Attention,
     qkv: Qkv<'a>,
@@ -163,6 +164,8 @@ pub(crate) struct Call<'a> {
     rows: &'a [Row],
     store: Store<'a>,
     layout: HeadLayout,
+    /// The first key head that blocks hold.
+    first_kv_head: usize,
     /// `[T, heads + kv_heads, head_dim]`: queries and keys after norm and rotation; unused without.
     queries: &'a SharedRows<'a>,
     out: &'a SharedRows<'a>,
@@ -195,6 +198,23 @@ impl Call<'_> {
                 start.wrapping_add((first + block) * self.layout.end())
             }
         }
+    }
+
+    /// A key head of a block.
+    ///
+    /// # Safety
+    /// The block is one of [`Call::block`], and holds the head.
+    #[inline(always)]
+    unsafe fn kv_head(&self, block: *mut u8, head: usize) -> Head<'_> {
+        // SAFETY: the caller's contract.
+        unsafe { self.layout.head(block, head - self.first_kv_head) }
+    }
+
+    /// The call with local blocks from the `block`-th on, which hold key heads from `head` on.
+    fn in_place(&self, block: usize, head: usize) -> Self {
+        let Store::Local(start) = self.store else { return *self };
+        let start = start.wrapping_add(block * self.layout.end());
+        Call { store: Store::Local(start), first_kv_head: head, ..*self }
     }
 
     /// How many rows from `row` on are of its span and have positions in the same block: one at
@@ -246,8 +266,8 @@ pub(crate) fn check_spans(args: &AttentionArgs<'_>, total: usize) -> Result<(), 
     Ok(())
 }
 
-fn local_layout(params: &Attention) -> Result<HeadLayout, Error> {
-    let layer = KvLayer { kv_heads: params.kv_heads, head_dim: params.head_dim };
+fn local_layout(params: &Attention, kv_heads: usize) -> Result<HeadLayout, Error> {
+    let layer = KvLayer { kv_heads, head_dim: params.head_dim };
     HeadLayout::new(KvType::F32, layer, 0).ok_or_else(|| Error::shape("heads are too large"))
 }
 
@@ -269,14 +289,23 @@ pub fn attention(
     let params = args.params;
     let total = args.check()?;
     spans::fill_rows(&mut scratch.rows, args.spans, total)?;
+    let blocks = spans::local_blocks(args.spans);
+    let cut = Cut::new(&args, total, blocks, pool.threads());
     let (layout, local) = match &args.cache {
         Some((cache, layer)) => (spans::check_cache(&args, cache, *layer)?, std::ptr::null_mut()),
         None => {
-            let layout = local_layout(params)?;
-            let blocks = spans::place_local(&mut scratch.rows, args.spans);
+            let (heads, blocks) = match cut {
+                Cut::Heads { heads, blocks } => (heads, blocks * pool.threads()),
+                Cut::Rows => (params.kv_heads, blocks),
+            };
+            let layout = local_layout(params, heads)?;
             (layout, scratch.local_blocks(&layout, blocks)?)
         }
     };
+    if matches!(cut, Cut::Rows) {
+        spans::place_local(&mut scratch.rows, args.spans);
+    }
+    let macs = spans::macs(&args);
     if let (Some(rope), Some(inv_freq)) = (&params.rope, args.inv_freq) {
         scratch.rope.fill(args.spans, total, inv_freq, rope.factor);
     }
@@ -297,10 +326,15 @@ pub fn attention(
             None => Store::Local(local),
         },
         layout,
+        first_kv_head: 0,
         queries: &SharedRows::new(&mut scratch.queries[..total * width]),
         out: &SharedRows::new(args.out),
     };
-    Run { kernels, pool, call }.run(&mut scratch.tiles);
+    let run = Run { kernels, pool, call };
+    match cut {
+        Cut::Heads { heads, blocks } => run.by_heads(heads, blocks),
+        Cut::Rows => run.by_rows(&mut scratch.tiles, macs),
+    }
     Ok(())
 }
 

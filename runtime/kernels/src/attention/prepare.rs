@@ -159,7 +159,7 @@ unsafe fn keep<S: Simd>(s: S, call: &Call<'_>, rows: Range<usize>, kv_heads: &Ra
     for head in kv_heads.clone() {
         // SAFETY: the caller's contract; the block fits the layout, and has `count` positions from `at`.
         unsafe {
-            let stored = call.layout.head(block, head);
+            let stored = call.kv_head(block, head);
             let key = |i| call.asked(rows.start + i, p.heads + head);
             let mut i = 0;
             while i < count {

@@ -1,10 +1,13 @@
 //! How a call's work is spread over threads.
 
 use super::spans::{self, MAX_QUERIES, Tile};
-use super::{AttendTask, Call, PrepareTask};
+use super::{AttendTask, AttentionArgs, Call, PrepareTask};
+use crate::kv::KV_BLOCK;
 use crate::pool::{Pool, SERIAL_MACS};
 use crate::table::Kernels;
+use std::hint::spin_loop;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Elements of queries, keys and values from which their preparation is a parallel region.
 const PARALLEL_PREPARE: usize = 4 * 1024;
@@ -12,8 +15,81 @@ const PARALLEL_PREPARE: usize = 4 * 1024;
 const TASKS: usize = 4;
 /// Heads for each thread from which it does not matter that threads have one more or less.
 const MANY_HEADS: usize = 8;
+/// Threads that may each have a place.
+const MAX_THREADS: usize = u64::BITS as usize;
 
-/// The call as threads see it, and its tiles.
+/// How a call is cut.
+#[derive(Clone, Copy)]
+pub(super) enum Cut {
+    /// Tasks of so many key heads of a span, which they prepare and then attend to. Keys and values are
+    /// this thread's alone: `blocks` of them suffice for any span.
+    Heads { heads: usize, blocks: usize },
+    /// All rows are prepared before any of them attends.
+    Rows,
+}
+
+impl Cut {
+    /// Chooses: heads where nothing but the span's own rows is read, threads get about as much to do as
+    /// one another, and it takes no more memory than rows would. `blocks` are all spans' together.
+    pub fn new(args: &AttentionArgs<'_>, total: usize, blocks: usize, threads: usize) -> Cut {
+        let (spans, all) = (args.spans.len(), args.params.kv_heads);
+        let rows: usize = args.spans.iter().map(|span| span.rows).sum();
+        let longest = args.spans.iter().map(|span| span.rows.div_ceil(KV_BLOCK)).max();
+        let (Some(longest), None, true) = (longest, &args.cache, rows == total) else {
+            return Cut::Rows;
+        };
+        let even = (spans * all).is_multiple_of(threads) || spans * all >= MANY_HEADS * threads;
+        let heads = all.div_ceil((threads * TASKS).div_ceil(spans).min(all));
+        let fits = threads * longest * heads <= blocks * all && threads <= MAX_THREADS;
+        if even && fits && spans::macs(args) >= SERIAL_MACS {
+            Cut::Heads { heads, blocks: longest }
+        } else {
+            Cut::Rows
+        }
+    }
+}
+
+/// Parts of memory, of which each task takes one that is free.
+struct Places {
+    /// A bit for each that is.
+    free: AtomicU64,
+}
+
+/// A place in use.
+struct Place<'a> {
+    of: &'a Places,
+    index: u32,
+}
+
+impl Places {
+    fn new(count: usize) -> Places {
+        Places { free: AtomicU64::new(u64::MAX >> (u64::BITS as usize - count)) }
+    }
+
+    /// Waits for one: there are as many as threads.
+    fn take(&self) -> Place<'_> {
+        loop {
+            let free = self.free.load(Ordering::Relaxed);
+            let index = free.trailing_zeros();
+            if index < u64::BITS {
+                let rest = free & !(1 << index);
+                let order = (Ordering::Acquire, Ordering::Relaxed);
+                if self.free.compare_exchange_weak(free, rest, order.0, order.1).is_ok() {
+                    return Place { of: self, index };
+                }
+            }
+            spin_loop();
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.of.free.fetch_or(1 << self.index, Ordering::Release);
+    }
+}
+
+/// A call and what computes it.
 pub(super) struct Run<'a> {
     pub kernels: &'a Kernels,
     pub pool: &'a Pool,
@@ -21,50 +97,31 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Computes everything. Tiles are memory to work in.
-    pub fn run(&self, tiles: &mut Vec<Tile>) {
-        let macs = spans::macs(&self.call);
-        match self.heads_of_a_task() {
-            Some(heads) if macs >= SERIAL_MACS => self.in_one_region(heads),
-            _ => self.in_two_regions(tiles, macs),
-        }
-    }
-
-    /// Key heads of a task that prepares and attends to a span's rows, where nothing but the span's own
-    /// rows is read, and threads get about as much to do as one another.
-    fn heads_of_a_task(&self) -> Option<usize> {
-        let (call, threads) = (&self.call, self.pool.threads());
-        let (spans, heads) = (call.spans.len(), call.params.kv_heads);
-        let rows: usize = call.spans.iter().map(|span| span.rows).sum();
-        if call.cache().is_some() || rows < call.rows.len() || spans == 0 {
-            return None;
-        }
-        let all = spans * heads;
-        let even = all.is_multiple_of(threads) || all >= MANY_HEADS * threads;
-        even.then(|| heads.div_ceil((threads * TASKS).div_ceil(spans).min(heads)))
-    }
-
-    /// Each task prepares some heads of a span, then attends to them.
-    fn in_one_region(&self, heads: usize) {
-        let (call, all) = (&self.call, self.call.params.kv_heads);
+    /// Each task prepares some heads of a span, then attends to them. There is local memory of `blocks`
+    /// blocks for each thread.
+    pub fn by_heads(&self, heads: usize, blocks: usize) {
+        let all = self.call.params.kv_heads;
         let parts = all.div_ceil(heads);
-        self.pool.run(call.spans.len() * parts, &|task| {
-            let span = &call.spans[task / parts];
+        let places = Places::new(self.pool.threads());
+        self.pool.run(self.call.spans.len() * parts, &|task| {
+            let place = places.take();
+            let span = &self.call.spans[task / parts];
             let first = task % parts * heads;
-            let (rows, kv_heads) =
-                (span.first_row..span.first_row + span.rows, first..all.min(first + heads));
-            let prepare = PrepareTask { call, rows: rows.clone(), kv_heads: kv_heads.clone() };
-            // SAFETY: tasks have disjoint spans or heads, and each row a position of its own.
-            unsafe { self.kernels.prepare(&prepare) };
+            let kv_heads = first..all.min(first + heads);
+            let call = self.call.in_place(place.index as usize * blocks, first);
+            let rows = span.first_row..span.first_row + span.rows;
+            let task = PrepareTask { call: &call, rows: rows.clone(), kv_heads: kv_heads.clone() };
+            // SAFETY: tasks have disjoint spans or heads; the place is this task's alone.
+            unsafe { self.kernels.prepare(&task) };
             for kv_head in kv_heads {
-                self.attend_head(rows.clone(), kv_head);
+                self.attend_head(&call, rows.clone(), kv_head);
             }
         });
     }
 
     /// Attends with some rows of a span, whose keys and values this thread stored.
-    fn attend_head(&self, rows: Range<usize>, kv_head: usize) {
-        let group = self.call.params.heads / self.call.params.kv_heads;
+    fn attend_head(&self, call: &Call<'_>, rows: Range<usize>, kv_head: usize) {
+        let group = call.params.heads / call.params.kv_heads;
         let heads = group.min(MAX_QUERIES);
         let most = MAX_QUERIES / heads;
         for first_row in rows.clone().step_by(most) {
@@ -76,13 +133,13 @@ impl Run<'_> {
                     heads: heads.min(group - offset),
                 };
                 // SAFETY: the rows and heads are this thread's alone.
-                unsafe { self.kernels.attend(&AttendTask { call: &self.call, tile }) };
+                unsafe { self.kernels.attend(&AttendTask { call, tile }) };
             }
         }
     }
 
-    /// Rows are prepared first, and attend after that.
-    fn in_two_regions(&self, tiles: &mut Vec<Tile>, macs: usize) {
+    /// Rows are prepared first, and attend after that. Tiles are memory to work in.
+    pub fn by_rows(&self, tiles: &mut Vec<Tile>, macs: usize) {
         let Run { kernels, pool, call } = self;
         let (total, p) = (call.rows.len(), call.params);
         let chunk = if total * (p.heads + p.kv_heads) * p.head_dim < PARALLEL_PREPARE {

@@ -15,7 +15,7 @@ pub(super) struct Row {
     pub span: usize,
     /// Index of the row within it.
     pub index: usize,
-    /// First local block of the span (calls without a cache).
+    /// First local block of the span, where they all have their own.
     pub first_block: usize,
 }
 
@@ -58,8 +58,13 @@ pub(super) fn fill_rows(rows: &mut Vec<Row>, spans: &[Span], total: usize) -> Re
     Ok(())
 }
 
-/// Gives each span its local blocks; returns how many there are.
-pub(super) fn place_local(rows: &mut [Row], spans: &[Span]) -> usize {
+/// Local blocks of all spans.
+pub(super) fn local_blocks(spans: &[Span]) -> usize {
+    spans.iter().map(|span| span.rows.div_ceil(KV_BLOCK)).sum()
+}
+
+/// Gives each span its local blocks.
+pub(super) fn place_local(rows: &mut [Row], spans: &[Span]) {
     let mut blocks = 0;
     for span in spans {
         for row in &mut rows[span.first_row..span.first_row + span.rows] {
@@ -67,7 +72,6 @@ pub(super) fn place_local(rows: &mut [Row], spans: &[Span]) -> usize {
         }
         blocks += span.rows.div_ceil(KV_BLOCK);
     }
-    blocks
 }
 
 /// Checks the spans against the cache; returns the layer's layout.
@@ -104,13 +108,13 @@ pub(super) fn check_cache(
 }
 
 /// Multiply-adds of a call.
-pub(super) fn macs(call: &Call<'_>) -> usize {
-    let work = 2 * call.params.heads * call.params.head_dim;
+pub(super) fn macs(args: &AttentionArgs<'_>) -> usize {
+    let work = 2 * args.params.heads * args.params.head_dim;
     let of_span = |s: &Span| {
-        let keys = if call.cache().is_some() { s.start + s.rows } else { s.rows };
+        let keys = if args.cache.is_some() { s.start + s.rows } else { s.rows };
         s.rows.saturating_mul(keys).saturating_mul(work)
     };
-    call.spans.iter().map(of_span).fold(0, usize::saturating_add)
+    args.spans.iter().map(of_span).fold(0, usize::saturating_add)
 }
 
 /// Cuts the call into tasks, the longest rows first. Heads that share a key head stay together unless

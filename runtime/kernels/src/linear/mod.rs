@@ -66,7 +66,7 @@ const TASKS: usize = 8;
 /// Multiply-adds of a task, where a thread gets more than one.
 const TASK_MACS: usize = 8 * 1024 * 1024;
 /// Bytes of `x` that one task goes through for each unit of the weight.
-const ROW_BLOCK_BYTES: usize = 256 * 1024;
+const ROW_BLOCK_BYTES: usize = 384 * 1024;
 
 /// The operands of [`linear`]: `y = act((norm(x) * factors) w^T + bias) + residual`.
 #[derive(Debug)]

@@ -273,6 +273,11 @@ pub(super) struct Lowered {
 }
 
 impl Lowered {
+    /// What errors say of a step.
+    pub fn place(&self, step: &str) -> String {
+        format!("entry {:?}, step {step:?}", self.name)
+    }
+
     /// `prologues` says whether linears take norms as prologues; `segments` counts the ONNX segments of the
     /// plan as far as it is lowered.
     pub fn new(

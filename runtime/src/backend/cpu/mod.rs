@@ -1,6 +1,8 @@
 //! The CPU backend: plans lowered to a list of kernel calls over reused buffers.
 
+mod bands;
 mod onnx;
+mod rows;
 mod run;
 mod tensors;
 
@@ -14,6 +16,7 @@ use super::{Backend, Bounds, PlanData, Prepared, State};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Account;
 use crate::onnx::OnnxOptions;
+use bands::Run;
 use run::CpuState;
 
 /// Runs native segments with the kernels of this CPU.
@@ -52,6 +55,8 @@ impl Backend for CpuBackend {
             shared: Arc::new(Shared {
                 kernels: self.kernels,
                 pool: self.pool.clone(),
+                alone: Pool::new(1),
+                runs: entries.iter().map(bands::runs).collect(),
                 entries,
                 vectors,
                 segments,
@@ -65,7 +70,11 @@ impl Backend for CpuBackend {
 struct Shared {
     kernels: Kernels,
     pool: Arc<Pool>,
+    /// Of one thread, for what a thread of the other does.
+    alone: Pool,
     entries: Vec<Lowered>,
+    /// By entry, what runs in bands of rows.
+    runs: Vec<Vec<Run>>,
     /// By weight: the values of those that are read as vectors.
     vectors: Vec<Option<Vec<f32>>>,
     /// Before the bytes of the plan, into which they look.

@@ -6,12 +6,13 @@ use limbeck_kernels as kernels;
 use limbeck_kernels::{
     AdaptiveMlpArgs, AdaptiveScratch, AttentionArgs, AttentionScratch, ChooseArgs, Conv2dArgs,
     ConvScratch, DepthwiseConv2dArgs, Elements, KvCache, LinearArgs, LinearScratch, MixArgs,
-    MoeMlpArgs, MoeScratch, NormArgs, Qkv, Rows, Sparsity, TensorArg, TensorScratch,
+    MoeMlpArgs, MoeScratch, Qkv, Rows, Sparsity, TensorArg, TensorScratch,
 };
 use limbeck_plan::{Conv2d, DepthwiseConv2d, Fact, MaxPool2d};
 
-use super::Shared;
-use crate::backend::lower::{Instruction, Lowered, NormCall, Output, QkvValue};
+use super::bands::Bands;
+use super::{Shared, rows};
+use crate::backend::lower::{Instruction, Lowered, Output, QkvValue};
 use crate::backend::onnx::Open;
 use crate::backend::sizes::Sizes;
 use crate::backend::slots::{Unit, Value};
@@ -30,6 +31,7 @@ pub(super) struct CpuState {
     /// By entry, as large as its largest call.
     slots: Vec<Vec<Vec<f32>>>,
     linear: LinearScratch,
+    bands: Bands,
     conv: ConvScratch,
     attention: AttentionScratch,
     adaptive: AdaptiveScratch,
@@ -50,6 +52,7 @@ impl CpuState {
             cache,
             held,
             linear: LinearScratch::default(),
+            bands: Bands::default(),
             conv: ConvScratch::default(),
             attention: AttentionScratch::default(),
             adaptive: AdaptiveScratch::default(),
@@ -62,7 +65,8 @@ impl CpuState {
     }
 
     fn scratch_bytes(&self) -> usize {
-        let dense = self.linear.bytes() + self.conv.bytes() + self.attention.bytes();
+        let dense = self.linear.bytes() + self.bands.bytes();
+        let dense = dense + self.conv.bytes() + self.attention.bytes();
         let tensors = self.tensors.bytes();
         let tensors = tensors + self.open.bytes();
         dense + self.adaptive.bytes() + self.moe.bytes() + tensors + self.choices.bytes()
@@ -93,6 +97,7 @@ impl CpuState {
         let bytes = self.buffer_bytes() + self.scratch_bytes();
         self.held.set(bytes).inspect_err(|_| {
             self.linear = LinearScratch::default();
+            self.bands = Bands::default();
             self.conv = ConvScratch::default();
             self.attention = AttentionScratch::default();
             self.adaptive = AdaptiveScratch::default();
@@ -144,11 +149,18 @@ impl State for CpuState {
             open: &mut self.open,
         };
         runner.take_tensors(&entry.tensors)?;
-        for named in &entry.instructions {
+        let mut runs = shared.runs[call.entry].iter().peekable();
+        let mut at = 0;
+        while let Some(named) = entry.instructions.get(at) {
             call.control.map_or(Ok(()), check_cancelled)?;
-            runner
-                .execute(&named.instruction)
-                .map_err(|e| e.at(format!("entry {:?}, step {:?}", entry.name, named.step)))?;
+            if let Some(run) = runs.next_if(|run| run.instructions.start == at) {
+                if self.bands.run(&shared, runner.slots, &sizes, entry, run)? {
+                    at = run.instructions.end;
+                    continue;
+                }
+            }
+            runner.execute(&named.instruction).map_err(|e| e.at(entry.place(&named.step)))?;
+            at += 1;
         }
         self.charge_scratch()?;
         self.last = Some((call.entry, sizes));
@@ -264,33 +276,12 @@ impl Runner<'_> {
         })
     }
 
-    fn norm<'s>(shared: &'s Shared, call: &NormCall) -> Result<NormArgs<'s>> {
-        Ok(NormArgs {
-            kind: call.params.kind,
-            weight: shared.vector(call.weight)?,
-            bias: call.bias.map(|id| shared.vector(id)).transpose()?,
-            eps: call.params.eps,
-        })
-    }
-
     fn kernel(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {
         let shared = self.shared;
         let (k, pool) = (&shared.kernels, &*shared.pool);
         match instruction {
             Instruction::Embedding { ids, table, scale, .. } => {
                 kernels::embedding(self.ids(*ids)?, &shared.weight(*table)?, *scale, out)?;
-            }
-            Instruction::Norm { call, x, .. } => {
-                kernels::norm(k, pool, self.value(*x), &Self::norm(shared, call)?, out)?;
-            }
-            Instruction::Add { a, b, .. } => {
-                kernels::add(k, pool, self.value(*a), self.value(*b), out)?;
-            }
-            Instruction::Activate { activation, x, .. } => {
-                kernels::activate(k, pool, *activation, self.value(*x), out)?;
-            }
-            Instruction::Gate { activation, gate, up, .. } => {
-                kernels::gate(k, pool, *activation, self.value(*gate), self.value(*up), out)?;
             }
             Instruction::SelectRows { x, .. } => {
                 kernels::select_rows(self.value(*x), x.cols, self.call.output_rows, out)?;
@@ -301,9 +292,6 @@ impl Runner<'_> {
                 let sequences = images.as_deref().unwrap_or(self.call.sequences);
                 let (x, cols) = (self.value(*x), x.cols);
                 kernels::pool_sequences(pooling, normalise, x, cols, sequences, out)?;
-            }
-            Instruction::SoftCap { cap, x, .. } => {
-                kernels::soft_cap(k, pool, *cap, self.value(*x), out)?;
             }
             Instruction::Patches { params, pixels, .. } => {
                 let name = self.inputs.get(*pixels).map_or("", String::as_str);
@@ -331,7 +319,12 @@ impl Runner<'_> {
                 kernels::depthwise_conv2d(k, pool, args)?;
             }
             Instruction::Conv2d { .. } => self.conv2d(instruction, out)?,
-            Instruction::Linear { .. } => self.linear(instruction, out)?,
+            Instruction::Linear { .. }
+            | Instruction::Norm { .. }
+            | Instruction::Add { .. }
+            | Instruction::Activate { .. }
+            | Instruction::Gate { .. }
+            | Instruction::SoftCap { .. } => self.rows(instruction, out)?,
             Instruction::Attention { .. } => self.attention(instruction, out)?,
             Instruction::AdaptiveMlp { .. } => self.adaptive_mlp(instruction, out)?,
             Instruction::MoeMlp { .. } => self.moe_mlp(instruction, out)?,
@@ -393,7 +386,7 @@ impl Runner<'_> {
             return Ok(());
         };
         let shared = self.shared;
-        let norm = norm.as_ref().map(|call| Self::norm(shared, call)).transpose()?;
+        let norm = norm.as_ref().map(|call| rows::norm(shared, call)).transpose()?;
         let slot =
             |value: Value| self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default();
         let w = shared.weight(*weight)?;
@@ -420,29 +413,10 @@ impl Runner<'_> {
         Ok(())
     }
 
-    fn linear(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {
-        let Instruction::Linear { params, x, norm, factors, weight, bias, residual, .. } =
-            instruction
-        else {
-            return Ok(());
-        };
-        let shared = self.shared;
-        let norm = norm.as_ref().map(|call| Self::norm(shared, call)).transpose()?;
+    fn rows(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {
         let slot =
             |value: Value| self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default();
-        let args = LinearArgs {
-            x: slot(*x),
-            norm,
-            factors: factors.map(|id| shared.vector(id)).transpose()?,
-            w: shared.weight(*weight)?,
-            bias: bias.map(|id| shared.vector(id)).transpose()?,
-            activation: params.activation,
-            gated: params.gated,
-            residual: residual.map(slot),
-            precise: params.precise,
-            out,
-        };
-        Ok(kernels::linear(&shared.kernels, &shared.pool, self.linear, args)?)
+        rows::run(self.shared, &self.shared.pool, self.linear, instruction, &slot, out)
     }
 
     fn choose(&mut self, instruction: &Instruction) -> Result<()> {

@@ -141,6 +141,12 @@ impl<'a> Packed<'a> {
             return Err(Error::range(format!("row {row} of a weight of {} rows", self.rows)));
         }
         crate::error::check_len("the unpacked row", out.len(), self.cols)?;
+        self.unpack(row, out);
+        Ok(())
+    }
+
+    /// [`Packed::unpack_row`] of a row that exists, as long as `out` is.
+    pub(crate) fn unpack(&self, row: usize, out: &mut [f32]) {
         match self.format.layout {
             Layout::Row => self.unpack_floats(row * self.stored, 1, out),
             Layout::Panels => {
@@ -150,7 +156,6 @@ impl<'a> Packed<'a> {
             Layout::Quads => self.unpack_quads(row, out),
             Layout::Channels => self.unpack_channels(row, out),
         }
-        Ok(())
     }
 
     fn unpack_floats(&self, first: usize, step: usize, out: &mut [f32]) {

@@ -1,7 +1,9 @@
 //! Ops that pick or reduce whole rows: embedding, select_rows, pool.
 
+use crate::elementwise::SharedRows;
 use crate::error::{Error, check_len};
 use crate::packed::Packed;
+use crate::pool::Pool;
 use limbeck_plan::Pooling;
 
 /// A run of rows of a call that belong to one sequence.
@@ -18,6 +20,7 @@ pub struct Rows {
 /// # Errors
 /// `Range` when an id is negative or not below the table's rows, `Shape` when `out` does not fit.
 pub fn embedding(
+    pool: &Pool,
     ids: &[i32],
     table: &Packed<'_>,
     scale: f32,
@@ -33,12 +36,15 @@ pub fn embedding(
         let rows = table.rows();
         return Err(Error::range(format!("id {id} at {at} is outside a table of {rows} rows")));
     }
-    for (id, out) in ids.iter().zip(out.chunks_exact_mut(cols)) {
-        table.unpack_row(*id as usize, out)?;
-        if scale != 1.0 {
-            out.iter_mut().for_each(|v| *v *= scale);
+    let shared = SharedRows::new(out);
+    shared.for_each_chunk(pool, cols, |first, out| {
+        for (id, out) in ids[first / cols..].iter().zip(out.chunks_exact_mut(cols)) {
+            table.unpack(*id as usize, out);
+            if scale != 1.0 {
+                out.iter_mut().for_each(|v| *v *= scale);
+            }
         }
-    }
+    });
     Ok(())
 }
 
@@ -125,14 +131,22 @@ mod tests {
             pack_rows(format, 33, &data, &mut bytes).unwrap();
             let table = Packed::new(format, 9, 33, &bytes).unwrap();
             let mut out = [f32::NAN; 66];
-            embedding(&[8, 0], &table, 2.0, &mut out).unwrap();
+            embedding(&Pool::new(1), &[8, 0], &table, 2.0, &mut out).unwrap();
             let mut row = [0.0; 33];
             for (id, got) in [8, 0].iter().zip(out.chunks(33)) {
                 table.unpack_row(*id, &mut row).unwrap();
                 assert!(got.iter().zip(row).all(|(g, r)| *g == r * 2.0));
             }
+            // So many that threads share them.
+            let ids: Vec<i32> = (0..600).map(|i| i * 7 % 9).collect();
+            let mut many = vec![f32::NAN; ids.len() * 33];
+            embedding(&Pool::new(3), &ids, &table, 1.0, &mut many).unwrap();
+            for (id, got) in ids.iter().zip(many.chunks(33)) {
+                table.unpack_row(*id as usize, &mut row).unwrap();
+                assert_eq!(got, row);
+            }
             for bad in [-1, 9, i32::MIN, i32::MAX] {
-                let e = embedding(&[0, bad], &table, 1.0, &mut out).unwrap_err();
+                let e = embedding(&Pool::new(2), &[0, bad], &table, 1.0, &mut out).unwrap_err();
                 assert_eq!(e.kind(), ErrorKind::Range);
                 assert!(e.to_string().contains(&format!("{bad} at 1")), "{e}");
             }

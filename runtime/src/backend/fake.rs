@@ -409,7 +409,7 @@ impl<'a> Operands<'a> {
         match &self.step.op {
             Op::Embedding(p) => {
                 let table = data.weight(self.weight(1)?)?;
-                kernels::embedding(self.ids(0)?, &table, p.scale, out)?;
+                kernels::embedding(&Pool::new(1), self.ids(0)?, &table, p.scale, out)?;
             }
             Op::Linear(p) => {
                 let residual = 2 + usize::from(p.bias);

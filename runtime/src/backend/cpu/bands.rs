@@ -2,21 +2,22 @@
 //! through all of them on one thread. Threads meet once for all of them, and what one instruction writes
 //! the next finds in its thread's cache.
 
+use std::mem;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use limbeck_kernels::LinearScratch;
 
 use super::{Shared, rows};
-use crate::backend::lower::{Lowered, Named};
+use crate::backend::lower::{Instruction, Lowered, Named};
 use crate::backend::sizes::Sizes;
 use crate::backend::slots::{Unit, Value};
 use crate::error::Result;
 
 /// Rows for each thread from which bands pay: each reads all weights.
 const LEAST_ROWS: usize = 32;
-/// Bytes of a band's values: they fit the second cache beside the weights in use.
-const BAND_BYTES: usize = 1536 * 1024;
+/// Bytes of a band's widest value.
+const BAND_BYTES: usize = 768 * 1024;
 /// Bands have whole tiles of rows.
 const WHOLE_ROWS: usize = 8;
 
@@ -27,82 +28,144 @@ pub(super) struct Run {
     /// Rows are so many for each unit.
     unit: Unit,
     rows: usize,
-    /// Slots in use, in order, and the columns of what each holds all along.
-    slots: Vec<(usize, usize)>,
+    /// In the order of their slots.
+    uses: Vec<Use>,
+}
+
+/// How a run uses a slot. What the slot holds when the run begins, and is read, and what it holds when the
+/// run has ended, lies there, and so does what it holds in between if it has as many columns. For the rest
+/// threads have memory of their own.
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    slot: usize,
+    cols: usize,
+    /// The most columns of what does not lie there.
+    own: usize,
 }
 
 /// The runs of an entry, in order.
 pub(super) fn runs(entry: &Lowered) -> Vec<Run> {
-    let mut found: Vec<Run> = Vec::new();
-    let mut open = false;
-    for (at, named) in entry.instructions.iter().enumerate() {
-        let Some((read, out)) = rows::operands(&named.instruction) else {
-            open = false;
-            continue;
-        };
-        let [x, y] = read.map(|value| value.unwrap_or(out));
-        let values = [x, y, out];
-        if open
-            && let Some(run) = found.last_mut()
-            && run.add(&values)
-        {
-            run.instructions.end = at + 1;
-            continue;
-        }
-        let mut run =
-            Run { instructions: at..at + 1, unit: out.unit, rows: out.rows, slots: Vec::new() };
-        open = run.add(&values);
-        found.extend(open.then_some(run));
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < entry.instructions.len() {
+        let run = Run::from(&entry.instructions[at..], at);
+        at = run.as_ref().map_or(at + 1, |run| run.instructions.end);
+        found.extend(run);
     }
     found
 }
 
 impl Run {
-    /// Takes up values, unless their rows are others or a slot holds other columns.
-    fn add(&mut self, values: &[Value; 3]) -> bool {
-        let mut slots = self.slots.clone();
-        for value in values {
-            if (value.unit, value.rows) != (self.unit, self.rows) {
-                return false;
+    /// The longest run that the first of these instructions, which is the entry's `start`-th, begins.
+    fn from(instructions: &[Named], start: usize) -> Option<Run> {
+        let (_, first) = rows::operands(&instructions.first()?.instruction)?;
+        let mut held: Vec<Held> = Vec::new();
+        let (mut values, mut longest) = (Vec::new(), None);
+        for (at, named) in instructions.iter().enumerate() {
+            let Some((read, out)) = rows::operands(&named.instruction) else { break };
+            let mut of_step = read.into_iter().flatten().chain([out]);
+            if of_step.any(|value| (value.unit, value.rows) != (first.unit, first.rows)) {
+                break;
             }
-            match slots.binary_search_by_key(&value.slot, |slot| slot.0) {
-                Ok(at) if slots[at].1 != value.cols => return false,
-                Ok(_) => {}
-                Err(at) => slots.insert(at, (value.slot, value.cols)),
+            for value in read.into_iter().flatten() {
+                note(&mut held, value, true);
+                values.push(value);
+            }
+            note(&mut held, out, false);
+            values.push(out);
+            // What other bands have still to read must not be written over.
+            if held.iter().all(|held| !held.given || held.now == held.first) {
+                longest = Some((at + 1, values.len(), held.clone()));
             }
         }
-        self.slots = slots;
-        true
-    }
-
-    fn place(&self, slot: usize) -> usize {
-        self.slots.partition_point(|(other, _)| *other < slot)
+        let (count, of_run, held) = longest?;
+        let of_slot = |held: Held| {
+            let others = values[..of_run].iter().filter(|value| value.slot == held.slot);
+            let own = others.map(|value| value.cols).filter(|cols| *cols != held.now).max();
+            Use { slot: held.slot, cols: held.now, own: own.unwrap_or(0) }
+        };
+        Some(Run {
+            instructions: start..start + count,
+            unit: first.unit,
+            rows: first.rows,
+            uses: held.into_iter().map(of_slot).collect(),
+        })
     }
 
     /// Rows of a band, and of all, where bands pay.
     fn band(&self, sizes: &Sizes, threads: usize) -> Option<(usize, usize)> {
         let rows = sizes.units(self.unit).saturating_mul(self.rows);
-        let bytes: usize = self.slots.iter().map(|(_, cols)| cols * size_of::<f32>()).sum();
         if rows < LEAST_ROWS * threads.max(2) {
             return None;
         }
-
-        let most = (BAND_BYTES / bytes.max(1)).max(LEAST_ROWS);
+        let widest = self.uses.iter().map(|used| used.cols.max(used.own)).max()?;
+        let most = (BAND_BYTES / size_of::<f32>() / widest.max(1)).max(LEAST_ROWS);
         let bands = rows.div_ceil(most).next_multiple_of(threads);
         Some((rows.div_ceil(bands).next_multiple_of(WHOLE_ROWS), rows))
+    }
+}
+
+/// What a slot holds while a run is looked for.
+#[derive(Clone, Copy)]
+struct Held {
+    slot: usize,
+    /// Whether it was read before it was written.
+    given: bool,
+    /// Columns of what it held first, and of what it holds now.
+    first: usize,
+    now: usize,
+}
+
+/// Notes that a value is read, or written.
+fn note(held: &mut Vec<Held>, value: Value, read: bool) {
+    let Value { slot, cols, .. } = value;
+    match held.binary_search_by_key(&slot, |held| held.slot) {
+        Ok(at) => held[at].now = cols,
+        Err(at) => held.insert(at, Held { slot, given: read, first: cols, now: cols }),
+    }
+}
+
+fn place(uses: &[Use], slot: usize) -> usize {
+    uses.partition_point(|other| other.slot < slot)
+}
+
+/// What a thread works in.
+#[derive(Default)]
+struct Scratch {
+    linear: LinearScratch,
+    /// By use, what does not lie in the slot.
+    own: Vec<Vec<f32>>,
+}
+
+impl Scratch {
+    /// Makes room for bands of so many rows.
+    fn fit(&mut self, uses: &[Use], rows: usize) {
+        if self.own.len() < uses.len() {
+            self.own.resize_with(uses.len(), Vec::new);
+        }
+        for (own, used) in self.own.iter_mut().zip(uses) {
+            if own.len() < used.own * rows {
+                own.resize(used.own * rows, 0.0);
+            }
+        }
     }
 }
 
 /// What threads work in.
 #[derive(Default)]
 pub(super) struct Bands {
-    scratch: Vec<Mutex<LinearScratch>>,
+    scratch: Vec<Mutex<Scratch>>,
 }
 
 impl Bands {
     /// Bytes that it holds.
     pub fn bytes(&self) -> usize {
-        self.scratch.iter().map(|scratch| held(scratch).bytes()).sum()
+        let of_thread = |scratch: &Mutex<Scratch>| {
+            let scratch = held(scratch);
+            let own: usize = scratch.own.iter().map(Vec::capacity).sum();
+            scratch.linear.bytes() + own * size_of::<f32>()
+        };
+        self.scratch.iter().map(of_thread).sum()
     }
 
     /// Runs a run of the entry; false, and nothing has happened, where bands do not pay.
@@ -121,16 +184,11 @@ impl Bands {
         let failed = Mutex::new(None);
         shared.pool.run(bands.len(), &|index| {
             let mut scratch = self.take();
-            let mut slots = held(&bands[index]);
+            let rows = band.min(rows - index * band);
+            scratch.fit(&run.uses, rows);
+            let mut band = Band { uses: &run.uses, rows, slots: held(&bands[index]) };
             for Named { step, instruction } in &entry.instructions[run.instructions.clone()] {
-                let Some((_, out)) = rows::operands(instruction) else { continue };
-                let place = run.place(out.slot);
-                let target = std::mem::take(&mut slots[place]);
-                let slot = |value: Value| &*slots[run.place(value.slot)];
-                let done =
-                    rows::run(shared, &shared.alone, &mut scratch, instruction, &slot, target);
-                slots[place] = target;
-                if let Err(error) = done {
+                if let Err(error) = band.execute(shared, &mut scratch, instruction) {
                     held(&failed).get_or_insert_with(|| error.at(entry.place(step)));
                     return;
                 }
@@ -140,7 +198,7 @@ impl Bands {
     }
 
     /// Scratch that no other thread uses: there is one for each.
-    fn take(&self) -> MutexGuard<'_, LinearScratch> {
+    fn take(&self) -> MutexGuard<'_, Scratch> {
         loop {
             for scratch in &self.scratch {
                 match scratch.try_lock() {
@@ -154,6 +212,42 @@ impl Bands {
     }
 }
 
+/// Some rows of a run.
+struct Band<'a, 'b> {
+    uses: &'a [Use],
+    rows: usize,
+    /// By use, these rows of the slot.
+    slots: MutexGuard<'a, Vec<&'b mut [f32]>>,
+}
+
+impl Band<'_, '_> {
+    fn execute(
+        &mut self,
+        shared: &Shared,
+        scratch: &mut Scratch,
+        instruction: &Instruction,
+    ) -> Result<()> {
+        let Some((_, out)) = rows::operands(instruction) else { return Ok(()) };
+        let (uses, rows) = (self.uses, self.rows);
+        let Scratch { linear, own } = scratch;
+        let at = place(uses, out.slot);
+        // Taken out while the others are read: no operand shares a slot with the result.
+        let there = mem::take(&mut self.slots[at]);
+        let mut apart = mem::take(&mut own[at]);
+        let slot = |value: Value| {
+            let at = place(uses, value.slot);
+            let values = if value.cols == uses[at].cols { &*self.slots[at] } else { &own[at] };
+            values.get(..rows * value.cols).unwrap_or_default()
+        };
+        let lies_there = out.cols == uses[at].cols;
+        let target: &mut [f32] = if lies_there { &mut *there } else { &mut apart };
+        let target = &mut target[..rows * out.cols];
+        let done = rows::run(shared, &shared.alone, linear, instruction, &slot, target);
+        (self.slots[at], own[at]) = (there, apart);
+        done
+    }
+}
+
 /// The rows of each band in each of the run's slots.
 fn cut<'a>(
     slots: &'a mut [Vec<f32>],
@@ -163,7 +257,7 @@ fn cut<'a>(
 ) -> Vec<Mutex<Vec<&'a mut [f32]>>> {
     let mut bands: Vec<Vec<&mut [f32]>> = (0..rows.div_ceil(band)).map(|_| Vec::new()).collect();
     let mut from = slots.iter_mut().enumerate();
-    for (slot, cols) in &run.slots {
+    for Use { slot, cols, .. } in &run.uses {
         let buffer = from.find(|(at, _)| at == slot).map(|(_, buffer)| &mut buffer[..rows * cols]);
         let parts = buffer.into_iter().flat_map(|buffer| buffer.chunks_mut(band * cols));
         bands.iter_mut().zip(parts).for_each(|(band, part)| band.push(part));

@@ -281,7 +281,7 @@ impl Runner<'_> {
         let (k, pool) = (&shared.kernels, &*shared.pool);
         match instruction {
             Instruction::Embedding { ids, table, scale, .. } => {
-                kernels::embedding(self.ids(*ids)?, &shared.weight(*table)?, *scale, out)?;
+                kernels::embedding(pool, self.ids(*ids)?, &shared.weight(*table)?, *scale, out)?;
             }
             Instruction::SelectRows { x, .. } => {
                 kernels::select_rows(self.value(*x), x.cols, self.call.output_rows, out)?;

@@ -43,6 +43,16 @@ impl<'a, T> SharedRows<'a, T> {
 }
 
 impl<T: Send> SharedRows<'_, T> {
+    /// Where elements `first..first + len` lie, of which some may be another thread's.
+    ///
+    /// # Panics
+    /// When there are no such elements.
+    #[inline(always)]
+    pub(crate) fn pointer(&self, first: usize, len: usize) -> *mut T {
+        assert!(first <= self.len && len <= self.len - first);
+        self.start.wrapping_add(first)
+    }
+
     /// How many elements there are.
     pub(crate) fn len(&self) -> usize {
         self.len

@@ -1,7 +1,7 @@
 //! What happens to the products of a linear before they are stored: the sum of two parts, bias,
 //! activation or gate, and residual.
 
-use super::task::{Acc, LinearTask, UNIT};
+use super::task::{Acc, LinearTask, MAX_TILE, UNIT};
 use crate::elementwise::SharedRows;
 use crate::math;
 use crate::simd::{LANES, Lanes, Simd, WideV, Work};
@@ -64,7 +64,7 @@ pub(super) unsafe fn finish_tile<S: Simd>(
     }
 }
 
-/// [`finish_tile`] of whole units where outputs lie straight.
+/// [`finish_tile`] of whole units where outputs lie straight: what is written and read is checked once.
 ///
 /// # Safety
 /// As for [`run`](super::task::run).
@@ -78,13 +78,35 @@ unsafe fn finish_whole<S: Simd>(
     activation: Activation,
 ) {
     let e = task.epilogue;
+    let (row, count) = if e.parts == 2 { (row / 2, rows / 2) } else { (row, rows) };
+    assert!(rows <= MAX_TILE);
+    if count == 0 {
+        return;
+    }
+    let (first, outputs) = (unit * UNIT, acc.len() * UNIT);
+    // From the first row's outputs to the end of the last row's.
+    let (start, len) = (row * e.n_out + first, (count - 1) * e.n_out + outputs);
+    let out = e.out.pointer(start, len);
+    let residual = e.residual.map(|residual| residual[start..start + len].as_ptr());
+    let bias = e.bias.map(|bias| bias[first..first + outputs].as_ptr());
+    let wide = s.wide();
     for (u, acc) in acc.iter().enumerate() {
-        let first = (unit + u) * UNIT;
-        for (row, acc) in (row / e.parts..).zip(acc[..rows].iter().step_by(e.parts)) {
-            let sums = biased(s, e, first, acc);
-            // SAFETY: outputs of this row and this unit, which are this task's alone.
-            unsafe {
-                put(s, e, row * e.n_out + first, UNIT, math::apply(s.wide(), activation, sums));
+        // SAFETY: pointers have the outputs of all rows, `n_out` apart, of which these are this task's
+        // alone, and the biases of all units.
+        unsafe {
+            let bias = bias.map(|bias| wide.load(bias.add(u * UNIT)));
+            let mut at = u * UNIT;
+            for acc in acc[..rows].iter().step_by(rows / count) {
+                let mut v = wide.load(acc.as_ptr());
+                if let Some(bias) = bias {
+                    v = wide.add(v, bias);
+                }
+                v = math::apply(wide, activation, v);
+                if let Some(residual) = residual {
+                    v = wide.add(v, wide.load(residual.add(at)));
+                }
+                wide.store(out.add(at), v);
+                at += e.n_out;
             }
         }
     }

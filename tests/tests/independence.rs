@@ -77,6 +77,19 @@ fn decoding_token_by_token_gives_the_bits_of_prefill() {
     }
 }
 
+/// So many rows that they run in bands, on each thread its own.
+#[test]
+fn bands_of_rows_change_no_bit() {
+    each(|case, plan, ids| {
+        let long: Vec<u32> = ids.iter().copied().cycle().take(117).collect();
+        let few = all_logits(&plan.open(BackendKind::Cpu, 1), &long, options(16));
+        for threads in [1, 2, 3] {
+            let found = all_logits(&plan.open(BackendKind::Cpu, threads), &long, options(256));
+            assert!(same_bits(&found, &few), "{case}: {threads} threads");
+        }
+    });
+}
+
 /// Decodes several sequences as one batch, each at its own position.
 fn batched(model: &Model, sequences: &[&[u32]]) -> Vec<Vec<f32>> {
     let mut session = model.session(options(7)).expect("a session");

@@ -92,9 +92,9 @@ impl Run {
         })
     }
 
-    /// Rows of a band, and of all, where bands pay.
-    fn band(&self, sizes: &Sizes, threads: usize) -> Option<(usize, usize)> {
-        let rows = sizes.units(self.unit).saturating_mul(self.rows);
+    /// Rows of a band, and of all, where bands pay in a call of so many units.
+    fn band(&self, units: usize, threads: usize) -> Option<(usize, usize)> {
+        let rows = units.saturating_mul(self.rows);
         if rows < LEAST_ROWS * threads.max(2) {
             return None;
         }
@@ -178,7 +178,9 @@ impl Bands {
         run: &Run,
     ) -> Result<bool> {
         let threads = shared.pool.threads();
-        let Some((band, rows)) = run.band(sizes, threads) else { return Ok(false) };
+        let Some((band, rows)) = run.band(sizes.units(run.unit), threads) else {
+            return Ok(false);
+        };
         self.scratch.resize_with(threads.max(self.scratch.len()), Mutex::default);
         let bands = cut(slots, run, rows, band);
         let failed = Mutex::new(None);
@@ -267,4 +269,70 @@ fn cut<'a>(
 
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sums of values, each a slot and its columns: two terms and the sum.
+    fn run(sums: &[[(usize, usize); 3]]) -> Run {
+        let value = |(slot, cols)| Value { slot, unit: Unit::Tokens, rows: 1, cols };
+        let named = sums.iter().map(|&[a, b, out]| Named {
+            step: String::new(),
+            instruction: Instruction::Add { a: value(a), b: value(b), out: value(out) },
+        });
+        Run::from(&named.collect::<Vec<_>>(), 0).expect("a run")
+    }
+
+    fn uses(run: &Run) -> Vec<(usize, usize, usize)> {
+        run.uses.iter().map(|used| (used.slot, used.cols, used.own)).collect()
+    }
+
+    #[test]
+    fn what_lies_in_a_slot_for_a_while_is_a_threads_own() {
+        // Slot 2 holds 8 columns, then 32, and 24 in the end, which lie there.
+        let run = run(&[
+            [(0, 8), (1, 8), (2, 8)],
+            [(2, 8), (0, 8), (1, 8)],
+            [(1, 8), (1, 8), (2, 32)],
+            [(2, 32), (1, 8), (0, 8)],
+            [(0, 8), (0, 8), (2, 24)],
+        ]);
+        assert_eq!(run.instructions, 0..5);
+        assert_eq!(uses(&run), [(0, 8, 0), (1, 8, 0), (2, 24, 32)]);
+    }
+
+    #[test]
+    fn a_run_ends_before_it_writes_over_what_other_bands_read() {
+        // Slot 0 is given with 8 columns: 32 would reach into the rows of others.
+        let run =
+            run(&[[(0, 8), (1, 8), (2, 8)], [(2, 8), (1, 8), (0, 32)], [(0, 32), (2, 8), (1, 8)]]);
+        assert_eq!(run.instructions, 0..1);
+        assert_eq!(uses(&run), [(0, 8, 0), (1, 8, 0), (2, 8, 0)]);
+    }
+
+    #[test]
+    fn what_is_given_may_have_other_columns_in_between() {
+        let run = run(&[
+            [(0, 8), (1, 8), (2, 8)],
+            [(2, 8), (1, 8), (0, 32)],
+            [(0, 32), (2, 8), (1, 8)],
+            [(1, 8), (2, 8), (0, 8)],
+        ]);
+        assert_eq!(run.instructions, 0..4);
+        assert_eq!(uses(&run), [(0, 8, 32), (1, 8, 0), (2, 8, 0)]);
+    }
+
+    #[test]
+    fn bands_are_whole_tiles_of_all_rows() {
+        let run = run(&[[(0, 1536), (1, 1536), (2, 1536)]]);
+        assert_eq!(run.band(63, 2), None);
+        assert_eq!(run.band(96, 4), None);
+        assert_eq!(run.band(64, 2), Some((32, 64)));
+        assert_eq!(run.band(117, 2), Some((64, 117)));
+        assert_eq!(run.band(1024, 2), Some((128, 1024)));
+        // Bands that no rows are left for do not matter: there are as many as hold all rows.
+        assert_eq!(run.band(260, 8), Some((40, 260)));
+    }
 }

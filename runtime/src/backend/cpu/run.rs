@@ -153,14 +153,17 @@ impl State for CpuState {
         let mut at = 0;
         while let Some(named) = entry.instructions.get(at) {
             call.control.map_or(Ok(()), check_cancelled)?;
-            if let Some(run) = runs.next_if(|run| run.instructions.start == at) {
-                if self.bands.run(&shared, runner.slots, &sizes, entry, run)? {
-                    at = run.instructions.end;
-                    continue;
+            let run = runs.next_if(|run| run.instructions.start == at);
+            at = match run {
+                Some(run) if self.bands.run(&shared, runner.slots, &sizes, entry, run)? => {
+                    run.instructions.end
                 }
-            }
-            runner.execute(&named.instruction).map_err(|e| e.at(entry.place(&named.step)))?;
-            at += 1;
+                _ => {
+                    let done = runner.execute(&named.instruction);
+                    done.map_err(|e| e.at(entry.place(&named.step)))?;
+                    at + 1
+                }
+            };
         }
         self.charge_scratch()?;
         self.last = Some((call.entry, sizes));

@@ -111,14 +111,18 @@ unsafe fn attend<S: Simd, const KIND: u8>(s: S, call: &Call<'_>, tile: &Tile) {
     let mut softmax = Softmax::new();
     // SAFETY: the caller's contract.
     let mut queries = unsafe { Queries::new(call, tile) };
-    for q in 0..queries.count() {
-        let out = queries.result(q);
-        for at in (0..out.len()).step_by(LANES) {
-            s.store_some(out, at, s.splat(0.0));
-        }
-    }
     let mut wide = Wide::uninit();
     let mut walk = Walk::new(call, tile);
+    // Where all rows begin together their first part is all that there is, not added to anything.
+    queries.fresh = walk.seen.alike && walk.next.is_some();
+    if !queries.fresh {
+        for q in 0..queries.count() {
+            let out = queries.result(q);
+            for at in (0..out.len()).step_by(LANES) {
+                s.store_some(out, at, s.splat(0.0));
+            }
+        }
+    }
     while let Some((part, mut blocks)) = walk.next() {
         let seen = &walk.seen;
         // SAFETY: the rows are the tile's and see the group, whose heads these are.
@@ -126,6 +130,7 @@ unsafe fn attend<S: Simd, const KIND: u8>(s: S, call: &Call<'_>, tile: &Tile) {
             let wide = &mut wide;
             attend_group::<S, KIND>(s, &queries, seen, &mut softmax, wide, part, &mut blocks);
         }
+        queries.fresh = false;
     }
     for q in 0..queries.count() {
         let total = softmax.total(s, q);

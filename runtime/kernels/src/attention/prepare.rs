@@ -163,7 +163,7 @@ unsafe fn keep<S: Simd>(s: S, call: &Call<'_>, rows: Range<usize>, kv_heads: &Ra
             let key = |i| call.asked(rows.start + i, p.heads + head);
             let mut i = 0;
             while i < count {
-                let eight = count - i >= LANES && {
+                let eight = !S::FALLBACK && count - i >= LANES && {
                     let mut keys = [&[][..]; LANES];
                     keys.iter_mut().enumerate().for_each(|(j, to)| *to = key(i + j));
                     stored.store_keys(s, at + i, keys)

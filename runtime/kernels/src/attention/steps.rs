@@ -132,6 +132,8 @@ pub(super) struct Queries<'a> {
     asks: [*const f32; MAX_QUERIES],
     /// The result of each.
     results: [*mut f32; MAX_QUERIES],
+    /// Nothing has been added to the results yet, nor are they zero.
+    pub fresh: bool,
 }
 
 impl<'a> Queries<'a> {
@@ -142,7 +144,7 @@ impl<'a> Queries<'a> {
     pub(super) unsafe fn new(call: &'a Call<'a>, tile: &'a Tile) -> Self {
         let (asks, results) =
             ([std::ptr::null(); MAX_QUERIES], [std::ptr::null_mut(); MAX_QUERIES]);
-        let mut queries = Queries { call, tile, asks, results };
+        let mut queries = Queries { call, tile, asks, results, fresh: false };
         let (heads, dim) = (call.params.heads, call.params.head_dim);
         for q in 0..queries.count() {
             let (row, head) = (tile.first_row + q / tile.heads, tile.first_head + q % tile.heads);
@@ -196,13 +198,17 @@ unsafe fn step<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
     // `dim` elements; all in the caller's contract.
     unsafe {
         for block in part.start / KV_BLOCK..part.end.div_ceil(KV_BLOCK) {
-            // Vectors of the block that hold a position of the part.
-            let at = block * KV_BLOCK;
-            let (low, high) = (part.start.max(at) - at, part.end.min(at + KV_BLOCK) - at);
-            let (low, high) = (low / WIDE, high.div_ceil(WIDE));
-            if high - low < N {
-                products::<S, KIND, 1, Q>(s, queries, blocks, block, first, low, weights);
-                continue;
+            let (mut low, mut high) = (0, VECTORS);
+            if KIND == 0 && Q > SHARE {
+                // Those vectors of the block that hold a position of the part. (It is code again, which few
+                // queries or what is stored in fewer bits do not earn.)
+                let at = block * KV_BLOCK;
+                low = (part.start.max(at) - at) / WIDE;
+                high = (part.end.min(at + KV_BLOCK) - at).div_ceil(WIDE);
+                if high - low < N {
+                    products::<S, KIND, 1, Q>(s, queries, blocks, block, first, low, weights);
+                    continue;
+                }
             }
             for v in (low..high).step_by(N) {
                 products::<S, KIND, N, Q>(s, queries, blocks, block, first, v, weights);
@@ -424,10 +430,12 @@ unsafe fn add_values<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
     // SAFETY: the caller's contract.
     unsafe {
         let mut sums = [[s.wide().splat(0.0); N]; Q];
-        for q in 0..Q {
-            let decay = s.wide().splat(decays[q]);
-            for n in 0..N {
-                sums[q][n] = s.wide().mul(s.wide().load(results[q].add(n * WIDE)), decay);
+        if !queries.fresh {
+            for q in 0..Q {
+                let decay = s.wide().splat(decays[q]);
+                for n in 0..N {
+                    sums[q][n] = s.wide().mul(s.wide().load(results[q].add(n * WIDE)), decay);
+                }
             }
         }
         for block in part.start / KV_BLOCK..part.end.div_ceil(KV_BLOCK) {

@@ -139,23 +139,20 @@ fn quantise_blocks<S: Simd, const PARTS: usize>(
     let (quants, _) = quants.as_chunks_mut::<PARTS>();
     let (blocks, _) = blocks.as_chunks_mut::<PARTS>();
     let columns = PARTS * QUANT_BLOCK;
-    let whole = (x.len() / columns).min(quants.len());
+    // What the last block has, and zeros behind it.
+    let mut last = [[[0.0; QUANT_BLOCK]; PARTS]; 2];
     for (b, (q, block)) in quants.iter_mut().zip(blocks).enumerate() {
-        let at = b * columns;
-        if b < whole {
-            let factors = factors.map(|factors| &factors[at..at + columns]);
-            block[0] = quantise_block(s, &x[at..at + columns], factors, q);
-            continue;
-        }
-        // Behind the last column there are zeros.
-        let mut padded = [[[0.0; QUANT_BLOCK]; PARTS]; 2];
-        for (padded, from) in padded.iter_mut().zip([Some(x), factors]) {
-            let rest = from.and_then(|from| from.get(at..)).unwrap_or(&[]);
-            padded.as_flattened_mut()[..rest.len()].copy_from_slice(rest);
-        }
-        let [x, padded] = &padded;
-        let factors = factors.map(|_| padded.as_flattened());
-        block[0] = quantise_block(s, x.as_flattened(), factors, q);
+        let of_block = b * columns..(b + 1) * columns;
+        let (x, factors) = if of_block.end <= x.len() {
+            (&x[of_block.clone()], factors.map(|factors| &factors[of_block]))
+        } else {
+            for (last, from) in last.iter_mut().zip([Some(x), factors]) {
+                let rest = from.and_then(|from| from.get(of_block.start..)).unwrap_or(&[]);
+                last.as_flattened_mut()[..rest.len()].copy_from_slice(rest);
+            }
+            (last[0].as_flattened(), factors.map(|_| last[1].as_flattened()))
+        };
+        block[0] = quantise_block(s, x, factors, q);
     }
 }
 

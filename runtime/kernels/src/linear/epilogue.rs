@@ -49,19 +49,30 @@ pub(super) unsafe fn finish_tile<S: Simd>(
     if e.parts == 2 {
         acc.iter_mut().for_each(|acc| add_parts(&mut acc[..rows]));
     }
-    let whole = (unit + acc.len()) * UNIT <= task.n;
+    let straight = !S::FALLBACK && (unit + acc.len()) * UNIT <= task.n && e.is_straight();
     // SAFETY: the caller's contract.
     unsafe {
-        match e.activation {
-            Activation::Identity if whole && e.is_straight() => {
-                finish_whole(s, task, (row, rows), unit, acc, Activation::Identity);
+        match (e.activation, e.bias, e.residual) {
+            (Activation::Identity, bias, residual) if straight => {
+                let whole = Whole { activation: Activation::Identity, bias, residual };
+                finish_whole(s, task, (row, rows), unit, acc, whole);
             }
-            Activation::Gelu if whole && e.is_straight() => {
-                finish_whole(s, task, (row, rows), unit, acc, Activation::Gelu);
+            (Activation::Gelu, Some(bias), None) if straight => {
+                let bias = Some(bias);
+                let whole = Whole { activation: Activation::Gelu, bias, residual: None };
+                finish_whole(s, task, (row, rows), unit, acc, whole);
             }
             _ => s.apart(FinishTile { task, row, rows, unit, acc }),
         }
     }
+}
+
+/// What happens to whole units: as much of it as where it is called from knows needs no question.
+#[derive(Clone, Copy)]
+struct Whole<'a> {
+    activation: Activation,
+    bias: Option<&'a [f32]>,
+    residual: Option<&'a [f32]>,
 }
 
 /// [`finish_tile`] of whole units where outputs lie straight: what is written and read is checked once.
@@ -75,7 +86,7 @@ unsafe fn finish_whole<S: Simd>(
     (row, rows): (usize, usize),
     unit: usize,
     acc: &[Acc],
-    activation: Activation,
+    Whole { activation, bias, residual }: Whole<'_>,
 ) {
     let e = task.epilogue;
     let (row, count) = if e.parts == 2 { (row / 2, rows / 2) } else { (row, rows) };
@@ -87,8 +98,8 @@ unsafe fn finish_whole<S: Simd>(
     // From the first row's outputs to the end of the last row's.
     let (start, len) = (row * e.n_out + first, (count - 1) * e.n_out + outputs);
     let out = e.out.pointer(start, len);
-    let residual = e.residual.map(|residual| residual[start..start + len].as_ptr());
-    let bias = e.bias.map(|bias| bias[first..first + outputs].as_ptr());
+    let residual = residual.map(|residual| residual[start..start + len].as_ptr());
+    let bias = bias.map(|bias| bias[first..first + outputs].as_ptr());
     let wide = s.wide();
     for (u, acc) in acc.iter().enumerate() {
         // SAFETY: pointers have the outputs of all rows, `n_out` apart, of which these are this task's
@@ -96,7 +107,7 @@ unsafe fn finish_whole<S: Simd>(
         unsafe {
             let bias = bias.map(|bias| wide.load(bias.add(u * UNIT)));
             let mut at = u * UNIT;
-            for acc in acc[..rows].iter().step_by(rows / count) {
+            for acc in acc[..rows].iter().step_by(e.parts) {
                 let mut v = wide.load(acc.as_ptr());
                 if let Some(bias) = bias {
                     v = wide.add(v, bias);

@@ -162,15 +162,11 @@ impl<'a> Packed<'a> {
         match self.format.values {
             Values::F16 => {
                 let (values, _) = self.bytes.as_chunks::<2>();
-                for (o, v) in out.iter_mut().zip(values[first..].iter().step_by(step)) {
-                    *o = f16::from_le_bytes(*v).to_f32();
-                }
+                spread(&values[first..], step, out, |v| f16::from_le_bytes(v).to_f32());
             }
             _ => {
                 let (values, _) = self.bytes.as_chunks::<4>();
-                for (o, v) in out.iter_mut().zip(values[first..].iter().step_by(step)) {
-                    *o = f32::from_le_bytes(*v);
-                }
+                spread(&values[first..], step, out, f32::from_le_bytes);
             }
         }
     }
@@ -247,6 +243,15 @@ impl Packed<'_> {
 
     fn tile_rows(&self) -> usize {
         channel_tile_rows(self.rows)
+    }
+}
+
+/// Every `step`-th value as f32.
+fn spread<T: Copy>(values: &[T], step: usize, out: &mut [f32], of: impl Fn(T) -> f32) {
+    if step == 1 {
+        out.iter_mut().zip(values).for_each(|(o, v)| *o = of(*v));
+    } else {
+        out.iter_mut().zip(values.iter().step_by(step)).for_each(|(o, v)| *o = of(*v));
     }
 }
 

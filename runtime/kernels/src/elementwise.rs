@@ -20,8 +20,8 @@ pub(crate) struct SharedRows<'a, T = f32> {
     borrow: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: the pointer comes from an exclusive borrow that lives as long as the value, and the only
-// way to use it (`part`) demands parts that do not overlap.
+// SAFETY: the pointer comes from an exclusive borrow that lives as long as the value; `part` demands parts
+// that do not overlap, and who uses a `pointer` vouches for the same.
 unsafe impl<T: Send> Sync for SharedRows<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Send for SharedRows<'_, T> {}

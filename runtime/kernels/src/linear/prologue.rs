@@ -38,13 +38,10 @@ impl<'b> Prologue<'_, 'b> {
         let padded = k.next_multiple_of(values.block());
         // What is not quantised is read where it is, row after row.
         let moved = self.from.is_some() && !quantised;
-        // Factors alone are applied while a row is quantised.
-        let otherwise = args.norm.is_some() || sparsity.is_some() || moved || parts > 1;
-        let factors = args.factors.filter(|_| quantised && !otherwise);
-        let changed = args.norm.is_some()
-            || sparsity.is_some()
-            || moved
-            || (args.factors.is_some() && factors.is_none());
+        let others = args.norm.is_some() || sparsity.is_some() || moved;
+        // Factors alone are applied while a row is quantised, if it is so once.
+        let factors = args.factors.filter(|_| quantised && parts == 1 && !others);
+        let changed = others || args.factors.is_some() && factors.is_none();
         let x: &'b [f32] = args.x;
         if !changed && !quantised {
             return (Input::Floats(x), 0);

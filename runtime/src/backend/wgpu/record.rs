@@ -69,9 +69,8 @@ impl Recording {
         };
         for named in &entry.lowered.instructions {
             recorder.number += 1;
-            ops::record(&mut recorder, &named.instruction).map_err(|e| {
-                e.at(format!("entry {:?}, step {:?}", entry.lowered.name, named.step))
-            })?;
+            ops::record(&mut recorder, &named.instruction)
+                .map_err(|e| e.at(entry.lowered.place(&named.step)))?;
         }
         if call.pick.count > 0 {
             ops::pick(&mut recorder, call.pick)?;

@@ -210,8 +210,7 @@ impl MadeLayout {
             let step = lowered.instructions.get(word(at) as usize - 1);
             let step = step.map_or("", |named| &named.step);
             let message = format!("index {} is outside of what it is of", word(at + 1) as i32);
-            let place = format!("entry {:?}, step {step:?}", lowered.name);
-            return Err(Error::new(ErrorKind::InvalidInput, message).at(place));
+            return Err(Error::new(ErrorKind::InvalidInput, message).at(lowered.place(step)));
         }
         for (site, chooser) in told.choosers.iter().enumerate() {
             if *chooser == Chooser::None {

@@ -4,6 +4,7 @@
 use crate::channels::{ChannelTile, repack_tile};
 use crate::error::{Error, ErrorKind};
 use crate::quantise::{QuantRows, quantise_rows};
+use crate::simd;
 use half::f16;
 use limbeck_plan::{
     Layout, PANEL_ROWS, PackFormat, QUAD_ROWS, QUANT_BLOCK, Values, channel_tile_rows,
@@ -158,6 +159,31 @@ impl<'a> Packed<'a> {
         }
     }
 
+    /// Asks for what [`Packed::unpack`] reads of a row that exists, where that lies together.
+    pub(crate) fn prefetch(&self, row: usize) {
+        const LINE: usize = 64;
+        let values = self.format.values;
+        let (first, len) = match self.format.layout {
+            Layout::Row => {
+                let len = self.stored * if values == Values::F16 { 2 } else { 4 };
+                (row * len, len)
+            }
+            Layout::Quads => {
+                let len = self.tile_bytes();
+                (row / QUAD_ROWS * len, len)
+            }
+            Layout::Panels | Layout::Channels => return,
+        };
+        let start = self.bytes.as_ptr().wrapping_add(first);
+        (0..len).step_by(LINE).for_each(|at| simd::prefetch(start.wrapping_add(at)));
+    }
+
+    /// Bytes of a tile of eight rows in quads.
+    fn tile_bytes(&self) -> usize {
+        let values = self.format.values;
+        self.stored.div_ceil(values.block()) * values.quad_record_bytes().unwrap_or(1)
+    }
+
     fn unpack_floats(&self, first: usize, step: usize, out: &mut [f32]) {
         match self.format.values {
             Values::F16 => {
@@ -175,7 +201,7 @@ impl<'a> Packed<'a> {
         let values = self.format.values;
         let record = values.quad_record_bytes().unwrap_or(1);
         let r = row % QUAD_ROWS;
-        let tile_bytes = self.stored.div_ceil(values.block()) * record;
+        let tile_bytes = self.tile_bytes();
         let tile = &self.bytes[row / QUAD_ROWS * tile_bytes..][..tile_bytes];
         for (block, out) in tile.chunks_exact(record).zip(out.chunks_mut(values.block())) {
             let half_at = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();

@@ -38,8 +38,13 @@ pub fn embedding(
     }
     let shared = SharedRows::new(out);
     shared.for_each_chunk(pool, cols, |first, out| {
-        for (id, out) in ids[first / cols..].iter().zip(out.chunks_exact_mut(cols)) {
-            table.unpack(*id as usize, out);
+        let ids = &ids[first / cols..];
+        for (i, out) in out.chunks_exact_mut(cols).enumerate() {
+            // Rows lie anywhere in memory: the next one comes while this one is unpacked.
+            if let Some(next) = ids.get(i + 1) {
+                table.prefetch(*next as usize);
+            }
+            table.unpack(ids[i] as usize, out);
             if scale != 1.0 {
                 out.iter_mut().for_each(|v| *v *= scale);
             }

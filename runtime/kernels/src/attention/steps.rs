@@ -319,7 +319,7 @@ unsafe fn soften<S: Simd, const Q: usize>(
     // One vector for all queries, of which there are no more than lanes.
     const { assert!(Q <= LANES) };
     let mut all = [0.0; LANES];
-    s.store_some(&mut all, 0, math::exp2(s, s.load_some(&shifts, 0)));
+    s.store_some(&mut all, 0, s.exp2(s.load_some(&shifts, 0)));
     let mut decays = [0.0; Q];
     decays.copy_from_slice(&all[..Q]);
     let wide = s.wide();
@@ -331,7 +331,7 @@ unsafe fn soften<S: Simd, const Q: usize>(
             let mut total = wide.mul(wide.load(sum), wide.splat(decays[q]));
             for at in vectors(part) {
                 let product = products[q].add(at);
-                let mut weight = math::exp2(wide, wide.sub(wide.load(product), base));
+                let mut weight = wide.exp2(wide.sub(wide.load(product), base));
                 total = wide.add(total, weight);
                 if scaled {
                     let scales = blocks.heads[at / KV_BLOCK].value_scales.add(at % KV_BLOCK);

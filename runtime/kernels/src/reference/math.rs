@@ -4,7 +4,7 @@ use limbeck_plan::Activation;
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
 /// Applies `activation`.
-pub(super) fn apply(activation: Activation, x: f64) -> f64 {
+pub(crate) fn apply(activation: Activation, x: f64) -> f64 {
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     match activation {
         Activation::Identity => x,

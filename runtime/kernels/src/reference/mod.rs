@@ -8,7 +8,7 @@ mod adaptive;
 mod attention;
 mod images;
 mod linear;
-mod math;
+pub(crate) mod math;
 mod moe;
 mod tensors;
 

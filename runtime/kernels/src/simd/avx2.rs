@@ -4,7 +4,7 @@
 //! Each block below is sound for the same reason: the token exists only where the CPU has the
 //! three features (see `new` and `assume` of the tokens). Pointers are vouched for by the caller.
 
-use super::avx512::{blocks_in_one, wide_in_one};
+use super::avx512::{blocks_in_one, lanes_alone, lanes_of_wide, wide_in_one};
 use super::in_two::wide_in_two;
 use super::{Lanes, Simd, WIDE, Work};
 use crate::isa::{Avx2, Avx512};
@@ -121,9 +121,10 @@ macro_rules! blocks_in_two {
 }
 
 macro_rules! eight_lanes {
-    ($token:ty, $features:literal, $registers:expr, $wide:ident, $blocks:ident) => {
+    ($token:ty, $features:literal, $registers:expr, $lanes:ident, $wide:ident, $blocks:ident) => {
         impl Lanes for $token {
             type V = __m256;
+            $lanes!();
 
             #[inline(always)]
             fn splat(self, v: f32) -> __m256 {
@@ -280,11 +281,12 @@ macro_rules! eight_lanes {
     };
 }
 
-eight_lanes!(Avx2, "avx2,fma,f16c", 16, wide_in_two, blocks_in_two);
+eight_lanes!(Avx2, "avx2,fma,f16c", 16, lanes_alone, wide_in_two, blocks_in_two);
 eight_lanes!(
     Avx512,
     "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni",
     32,
+    lanes_of_wide,
     wide_in_one,
     blocks_in_one
 );

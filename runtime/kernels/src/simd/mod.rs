@@ -15,9 +15,10 @@ mod portable;
 
 pub(crate) use in_two::InTwo;
 #[cfg(target_arch = "aarch64")]
-pub(crate) use neon::{prefetch, widen_halves};
+pub(crate) use neon::widen_halves;
 pub(crate) use portable::widen_f16;
 
+use crate::math;
 use limbeck_plan::QUANT_BLOCK;
 
 /// Lanes of a vector.
@@ -50,6 +51,16 @@ pub(crate) trait Lanes: Copy {
     /// The nearest integer `n` (ties to even) and `2^n`, for `|a| < 1000`; `2^n` is right for
     /// `n` in -126..=127.
     fn round_exp2(self, a: Self::V) -> (Self::V, Self::V);
+    /// `2^x`: see [`math::exp2`].
+    #[inline(always)]
+    fn exp2(self, x: Self::V) -> Self::V {
+        math::exp2(self, x)
+    }
+    /// `x Phi(x)`: see [`math::gelu`].
+    #[inline(always)]
+    fn gelu(self, x: Self::V) -> Self::V {
+        math::gelu(self, x)
+    }
 
     /// # Safety
     /// `p` is valid for reading an f32 for each lane.
@@ -67,6 +78,21 @@ pub(crate) trait Lanes: Copy {
     /// # Safety
     /// `p` is valid for reading an i8 for each lane.
     unsafe fn load_i8(self, p: *const i8) -> Self::V;
+}
+
+/// Asks for the cache line at `at`, which may be anywhere.
+#[inline(always)]
+pub(crate) fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch may point anywhere, and every x86-64 CPU has SSE.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    neon::prefetch(at);
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = at;
 }
 
 /// Work that is compiled once for an instruction set, not into each kernel that has it to do.

@@ -34,7 +34,7 @@ use super::activations::ActBlock;
 use super::epilogue::{Epilogue, finish};
 use super::task::{Input, LinearTask, UNIT};
 use crate::channels::{ChannelTile, GROUP};
-use crate::simd::{Simd, Work};
+use crate::simd::{Simd, Work, prefetch};
 use limbeck_plan::{QUANT_BLOCK, Values, channel_tile_rows};
 use std::ops::Range;
 
@@ -117,21 +117,6 @@ pub(crate) trait ChannelKernel<S: Simd>: Copy {
     /// The group's pointers and `sums` are good for its lanes and the channels of `quads`, which are
     /// a block's, and the token's features are there.
     unsafe fn add(self, s: S, group: &Group, block: &ActBlock, quads: Quads, sums: *mut f32);
-}
-
-/// Asks for the line at `at`, which may be anywhere.
-#[inline(always)]
-fn prefetch(at: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch may point anywhere, and every x86-64 CPU has SSE.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(at.cast());
-    }
-    #[cfg(target_arch = "aarch64")]
-    crate::simd::prefetch(at);
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let _ = at;
 }
 
 /// Runs a task.

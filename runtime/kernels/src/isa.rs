@@ -11,6 +11,8 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL and VNNI.
     Avx512Vnni,
+    /// [`Isa::Avx512Vnni`] and AVX-512 BF16: of it there are only kernels that have a use for that.
+    Avx512Bf16,
     /// AArch64 NEON.
     Neon,
     /// AArch64 NEON with the dot-product instructions.
@@ -21,8 +23,15 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set, best first.
-    pub const ALL: &'static [Isa] =
-        &[Isa::Avx512Vnni, Isa::Avx2, Isa::NeonI8mm, Isa::NeonDotprod, Isa::Neon, Isa::Portable];
+    pub const ALL: &'static [Isa] = &[
+        Isa::Avx512Vnni,
+        Isa::Avx512Bf16,
+        Isa::Avx2,
+        Isa::NeonI8mm,
+        Isa::NeonDotprod,
+        Isa::Neon,
+        Isa::Portable,
+    ];
 
     /// The name by which people choose it.
     pub fn name(self) -> &'static str {
@@ -30,10 +39,16 @@ impl Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512Vnni => "avx512-vnni",
+            Isa::Avx512Bf16 => "avx512-bf16",
             Isa::Neon => "neon",
             Isa::NeonDotprod => "neon-dotprod",
             Isa::NeonI8mm => "neon-i8mm",
         }
+    }
+
+    /// The instruction set whose kernels it is used with, where it does not have all of its own.
+    pub fn base(self) -> Option<Isa> {
+        (self == Isa::Avx512Bf16).then_some(Isa::Avx512Vnni)
     }
 
     /// The instruction set of that name.
@@ -49,6 +64,8 @@ impl Isa {
             Isa::Avx2 => Avx2::new().is_some(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => Avx512::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => Avx512Bf16::new().is_some(),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => Neon::new().is_some(),
             #[cfg(target_arch = "aarch64")]
@@ -131,6 +148,36 @@ impl Avx512 {
     }
 }
 
+/// Proof that this CPU has AVX-512 BF16, and what [`Avx512`] proves.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512Bf16(Avx512);
+
+#[cfg(target_arch = "x86_64")]
+impl Avx512Bf16 {
+    /// The token, if this CPU has the features.
+    pub fn new() -> Option<Self> {
+        let has = std::arch::is_x86_feature_detected!("avx512bf16");
+        Avx512::new().filter(|_| has).map(Self)
+    }
+
+    /// The token without asking the CPU.
+    ///
+    /// # Safety
+    /// The CPU has the features.
+    #[inline(always)]
+    pub(crate) unsafe fn assume() -> Self {
+        // SAFETY: the caller's contract.
+        Self(unsafe { Avx512::assume() })
+    }
+
+    /// What it proves besides.
+    #[inline(always)]
+    pub(crate) fn base(self) -> Avx512 {
+        self.0
+    }
+}
+
 /// A token of AArch64: what it proves, its name, and its features.
 #[cfg(target_arch = "aarch64")]
 macro_rules! arm_token {
@@ -191,7 +238,7 @@ mod tests {
         for arm in [Isa::Neon, Isa::NeonDotprod, Isa::NeonI8mm] {
             assert!(cfg!(target_arch = "aarch64") || !arm.available(), "{arm}");
         }
-        for x86 in [Isa::Avx2, Isa::Avx512Vnni] {
+        for x86 in [Isa::Avx2, Isa::Avx512Vnni, Isa::Avx512Bf16] {
             assert!(cfg!(target_arch = "x86_64") || !x86.available(), "{x86}");
         }
     }

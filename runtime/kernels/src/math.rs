@@ -50,7 +50,7 @@ pub(crate) fn exp2<S: Lanes>(s: S, x: S::V) -> S::V {
 /// `1 / (1 + e^-x)`.
 #[inline(always)]
 fn sigmoid<S: Lanes>(s: S, x: S::V) -> S::V {
-    let e = exp(s, s.sub(s.splat(0.0), x));
+    let e = s.exp(s.sub(s.splat(0.0), x));
     s.div(s.splat(1.0), s.add(s.splat(1.0), e))
 }
 
@@ -58,7 +58,7 @@ fn sigmoid<S: Lanes>(s: S, x: S::V) -> S::V {
 #[inline(always)]
 pub(crate) fn tanh<S: Lanes>(s: S, x: S::V) -> S::V {
     let a = s.abs(x);
-    let e = exp(s, s.add(a, a));
+    let e = s.exp(s.add(a, a));
     let far = s.sub(s.splat(1.0), s.div(s.splat(2.0), s.add(e, s.splat(1.0))));
     let far = s.with_sign(far, x);
     let xx = s.mul(x, x);

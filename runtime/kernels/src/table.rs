@@ -16,7 +16,9 @@ use crate::tensors::{ChannelRowsTask, MapTask, channel_rows_task, map_chunk, sof
 use limbeck_plan::{Activation, Layout, PackFormat, Values};
 
 #[cfg(target_arch = "x86_64")]
-use crate::isa::{Avx2, Avx512};
+use crate::attention::{attend_pairs, keep_pairs};
+#[cfg(target_arch = "x86_64")]
+use crate::isa::{Avx2, Avx512, Avx512Bf16};
 #[cfg(target_arch = "x86_64")]
 use crate::linear::{
     Avx2Channels, Avx512Channels, Avx512Panels, Avx512Quads, Quads, find_active_avx2,
@@ -60,6 +62,10 @@ pub enum KernelOp {
     AttentionPrepare,
     /// Attention over stored keys and values.
     Attend,
+    /// Storing of keys and values as pairs of bf16.
+    KeepPairs,
+    /// Attention over those.
+    AttendPairs,
     /// Convolution of each channel with its own kernel.
     Depthwise,
     /// The transforms around the products of a convolution of 3 x 3 pixels.
@@ -77,6 +83,7 @@ type QuantiseRow = unsafe fn(&[f32], Option<&[f32]>, Values, &mut [i8], &mut [Ac
 /// A row's entry point. All are unsafe to call because the CPU must have the row's instruction
 /// set; [`Kernels`] holds only those that it has.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "of some there are no rows"))]
 enum Function {
     Linear(unsafe fn(&LinearTask<'_>)),
     Channels(unsafe fn(&ChannelTask<'_>)),
@@ -92,6 +99,8 @@ enum Function {
     Gains(unsafe fn(&[f32], Gate<'_>, &mut [f32])),
     AttentionPrepare(unsafe fn(&PrepareTask<'_>)),
     Attend(unsafe fn(&AttendTask<'_>)),
+    KeepPairs(unsafe fn(&PrepareTask<'_>)),
+    AttendPairs(unsafe fn(&AttendTask<'_>)),
     Depthwise(unsafe fn(&mut DepthwiseTask<'_>)),
     Winograd(unsafe fn(&mut WinogradTask<'_>)),
     Map(unsafe fn(&mut MapTask<'_>)),
@@ -152,6 +161,7 @@ impl KernelRow {
             (Isa::Avx2, false) => 8,
             // Two multiply-adds of pairs for 32.
             (Isa::Avx2, true) => 4,
+            (Isa::Avx512Bf16, _) => 2,
             (Isa::Avx512Vnni, false) => 4,
             (Isa::Avx512Vnni, true) => 1,
         }
@@ -159,6 +169,7 @@ impl KernelRow {
 
     /// Whether [`Kernels::detect`] chooses it: it is available, and no other row of its op and values
     /// that is so costs less.
+    #[inline(never)]
     pub fn selected(&self) -> bool {
         let rivals = kernel_table().filter(|row| (row.op, row.values) == (self.op, self.values));
         self.available()
@@ -319,6 +330,24 @@ entries!(
     Avx512Channels, find_active_avx512, retile_sse,
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 );
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16 {
+    use super::*;
+
+    entries!(
+        @fns [#[target_feature(
+            enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni,avx512bf16"
+        )]]
+        Avx512Bf16::assume(),
+        keep(task: &PrepareTask<'_>) = keep_pairs(task);
+        attend(task: &AttendTask<'_>) = attend_pairs(task);
+    );
+
+    pub(super) const ROWS: &[KernelRow] = &[
+        entries!(@row Isa::Avx512Bf16, "avx512-bf16", "keep-pairs", KeepPairs, None, keep),
+        entries!(@row Isa::Avx512Bf16, "avx512-bf16", "attend-pairs", AttendPairs, None, attend),
+    ];
+}
 #[cfg(target_arch = "aarch64")]
 entries!(
     neon, Isa::Neon, "neon", Neon::assume(), Panels, Quads,
@@ -352,6 +381,8 @@ entries!(
 const PARTS: &[&[KernelRow]] = &[
     #[cfg(target_arch = "x86_64")]
     avx512::ROWS,
+    #[cfg(target_arch = "x86_64")]
+    avx512_bf16::ROWS,
     #[cfg(target_arch = "x86_64")]
     avx2::ROWS,
     #[cfg(target_arch = "aarch64")]
@@ -388,6 +419,9 @@ pub struct Kernels {
     gains: unsafe fn(&[f32], Gate<'_>, &mut [f32]),
     prepare: unsafe fn(&PrepareTask<'_>),
     attend: unsafe fn(&AttendTask<'_>),
+    /// Only where the CPU multiplies pairs of bf16.
+    keep_pairs: Option<unsafe fn(&PrepareTask<'_>)>,
+    attend_pairs: Option<unsafe fn(&AttendTask<'_>)>,
     depthwise: unsafe fn(&mut DepthwiseTask<'_>),
     winograd: unsafe fn(&mut WinogradTask<'_>),
     map: unsafe fn(&mut MapTask<'_>),
@@ -435,7 +469,9 @@ impl Kernels {
             names.join(", ")
         };
         match Isa::from_name(name) {
-            Some(isa) if isa.available() => Ok(Self::of(isa, |row| row.isa == isa)),
+            Some(isa) if isa.available() => {
+                Ok(Self::of(isa, |row| row.isa == isa || Some(row.isa) == isa.base()))
+            }
             Some(isa) => Err(Error::new(
                 ErrorKind::Isa,
                 format!("the instruction set {isa} is not available here; there are: {}", names()),
@@ -477,6 +513,8 @@ impl Kernels {
             gains: portable::gains,
             prepare: portable::prepare,
             attend: portable::attend,
+            keep_pairs: None,
+            attend_pairs: None,
             depthwise: portable::depthwise,
             winograd: portable::winograd,
             map: portable::map,
@@ -499,6 +537,8 @@ impl Kernels {
                 (Function::Gains(f), _) => kernels.gains = f,
                 (Function::AttentionPrepare(f), _) => kernels.prepare = f,
                 (Function::Attend(f), _) => kernels.attend = f,
+                (Function::KeepPairs(f), _) => kernels.keep_pairs = Some(f),
+                (Function::AttendPairs(f), _) => kernels.attend_pairs = Some(f),
                 (Function::Depthwise(f), _) => kernels.depthwise = f,
                 (Function::Winograd(f), _) => kernels.winograd = f,
                 (Function::Map(f), _) => kernels.map = f,
@@ -630,12 +670,29 @@ impl Kernels {
         unsafe { (self.prepare)(task) }
     }
 
+    /// Stores keys and values of a call in pairs; `prepare` does not.
+    ///
+    /// # Safety
+    /// The contract of `attention::keep_pairs`.
+    pub(crate) unsafe fn keep_pairs(&self, task: &PrepareTask<'_>) {
+        if let Some(keep) = self.keep_pairs {
+            // SAFETY: as in `prepare`.
+            unsafe { keep(task) }
+        }
+    }
+
+    /// Whether there may be calls in pairs.
+    pub(crate) fn has_pairs(&self) -> bool {
+        self.keep_pairs.is_some() && self.attend_pairs.is_some()
+    }
+
     /// # Safety
     /// The contract of `attention::attend_task`.
     pub(crate) unsafe fn attend(&self, task: &AttendTask<'_>) {
+        let attend = self.attend_pairs.filter(|_| task.call.has_pairs()).unwrap_or(self.attend);
         // SAFETY: only kernels of an available instruction set are chosen; the caller vouches for
         // the task.
-        unsafe { (self.attend)(task) }
+        unsafe { attend(task) }
     }
 }
 
@@ -660,11 +717,11 @@ mod tests {
                     r.op == KernelOp::Linear && r.isa == *isa && r.values == Some(values)
                 });
                 let here = match isa {
-                    Isa::Avx2 | Isa::Avx512Vnni => cfg!(target_arch = "x86_64"),
+                    Isa::Avx2 | Isa::Avx512Vnni | Isa::Avx512Bf16 => cfg!(target_arch = "x86_64"),
                     Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => cfg!(target_arch = "aarch64"),
                     Isa::Portable => true,
                 };
-                let expected = usize::from(here);
+                let expected = usize::from(here && isa.base().is_none());
                 assert_eq!(rows.count(), expected, "{isa} {values:?}");
             }
         }

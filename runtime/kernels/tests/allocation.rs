@@ -122,6 +122,7 @@ fn a_decode_step_allocates_nothing_after_reserving() {
                 inv_freq: Some(&inv_freq),
                 spans: &spans,
                 cache: Some((&mut cache, layer)),
+                rough: false,
                 out: &mut out,
             };
             attention(&kernels, &pool, &mut attentions, args).unwrap();

@@ -501,6 +501,7 @@ impl<'a> Operands<'a> {
                     inv_freq: vector(p.rope.is_some())?,
                     spans: self.call.spans,
                     cache: p.state.map(|layer| (cache, layer)),
+                    rough: false,
                     out,
                 };
                 reference::attention(args)?;

@@ -99,6 +99,8 @@ pub(super) enum Instruction {
     Attention {
         params: Attention,
         qkv: QkvValue,
+        /// All of `qkv` are products of 8-bit activations.
+        rough: bool,
         q_norm: Option<usize>,
         k_norm: Option<usize>,
         inv_freq: Option<usize>,
@@ -294,7 +296,8 @@ impl Lowered {
             entry.operands_of(OperandKind::Input).map(|(id, _)| id).collect();
         let input_index = inputs.iter().enumerate().map(|(index, id)| (*id, index)).collect();
         let sites = choice_sites(entry);
-        let context = Context { entry, values: &values, input_index, sites, open: &open };
+        let rough = rough_products(program, entry);
+        let context = Context { entry, values: &values, input_index, sites, rough, open: &open };
         let mut instructions = Vec::new();
         for (step, norm) in entry.steps().zip(&fused.norms) {
             let lowered = match &step.op {
@@ -346,6 +349,18 @@ impl Instruction {
                 | Instruction::MaxPool2d { sides: Some(_), .. }
         )
     }
+}
+
+/// What linears make of activations in 8 bits, of one part.
+fn rough_products(program: &Program, entry: &Entry) -> HashSet<OperandId> {
+    let is_rough = |step: &&Step| {
+        let (Op::Linear(params), Some(weight)) = (&step.op, step.inputs.get(1)) else {
+            return false;
+        };
+        let OperandKind::Weight(weight) = entry.operands[*weight].kind else { return false };
+        !params.precise && program.weights[weight].format.values.is_quantised()
+    };
+    entry.steps().filter(is_rough).filter_map(|step| step.outputs.first()).copied().collect()
 }
 
 /// The first operand of a step whose window leaves the sides of its images open.
@@ -421,6 +436,7 @@ struct Context<'a> {
     input_index: HashMap<OperandId, usize>,
     /// By choice operand: its site.
     sites: HashMap<OperandId, usize>,
+    rough: HashSet<OperandId>,
     open: &'a [bool],
 }
 
@@ -530,6 +546,8 @@ impl Context<'_> {
                 out,
             },
             Op::Attention(params) => {
+                let operands = if params.fused { 1 } else { 3 };
+                let rough = step.inputs.iter().take(operands).all(|id| self.rough.contains(id));
                 let qkv = if params.fused {
                     QkvValue::Fused(self.value(inputs.next())?)
                 } else {
@@ -546,6 +564,7 @@ impl Context<'_> {
                     inv_freq: vector(params.rope.is_some())?,
                     params: params.clone(),
                     qkv,
+                    rough,
                     out,
                 }
             }

@@ -39,7 +39,7 @@ pub(crate) unsafe fn attend_task<S: Simd>(s: S, task: &AttendTask<'_>) {
 }
 
 /// Blocks that a query takes at once, as the size of its heads says and nothing else: its bits follow.
-fn group_of(call: &Call<'_>) -> usize {
+pub(super) fn group_of(call: &Call<'_>) -> usize {
     (GROUP_WIDTH / call.layout.value_stride()).clamp(1, GROUP)
 }
 

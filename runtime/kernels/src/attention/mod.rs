@@ -5,24 +5,38 @@
 //! softmax (Milakov and Gimelshein, 2018) whose order depends on those positions alone.
 
 mod attend;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod prepare;
 mod run;
 mod spans;
 mod steps;
 
 pub(crate) use attend::{AttendTask, attend_task};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use pairs::{attend_pairs, keep_pairs};
 pub(crate) use prepare::{PrepareTask, prepare_task};
 
 use crate::elementwise::SharedRows;
 use crate::error::{Error, check_len};
 use crate::kv::{Block, Head, HeadLayout, KV_BLOCK, KvCache, KvLayer, KvType, SeqId};
 use crate::pool::Pool;
+use crate::simd::WIDE;
 use crate::table::Kernels;
 use crate::vec_bytes;
 use limbeck_plan::Attention;
 use prepare::RopeTable;
 use run::{Cut, Run};
 use spans::{Row, Tile};
+
+/// The most elements of a head that may be pairs of bf16.
+const MOST_PAIRED: usize = 128;
+
+/// Whether keys and values of such attention may be pairs of bf16, where there is no cache.
+pub(crate) fn may_pair(p: &Attention) -> bool {
+    let sizes = p.head_dim <= MOST_PAIRED && p.head_dim.is_multiple_of(2 * WIDE);
+    sizes && !p.causal && p.softcap.is_none()
+}
 
 /// Queries, keys and values.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +105,9 @@ pub struct AttentionArgs<'a> {
     /// The cache and the layer's index in it. Positions must be reserved and are not committed
     /// here. Without a cache rows attend within their span.
     pub cache: Option<(&'a mut KvCache, usize)>,
+    /// Queries, keys and values are no better than 8-bit activations made them: bf16 may stand in for
+    /// them and for softmax weights where the CPU multiplies it and there is no cache.
+    pub rough: bool,
     /// `[T, heads head_dim]`.
     pub out: &'a mut [f32],
 }
@@ -121,7 +138,7 @@ impl AttentionScratch {
         self.rows.reserve(rows.saturating_sub(self.rows.len()));
         let tiles = rows.saturating_add(spans).saturating_mul(params.heads);
         self.tiles.reserve(tiles.saturating_sub(self.tiles.len()));
-        if !cached && let Ok(layout) = local_layout(params, params.kv_heads) {
+        if !cached && let Ok(layout) = local_layout(params, params.kv_heads, false) {
             // Failing here only means that the call allocates, and reports.
             let _ = self.local_blocks(&layout, (rows / KV_BLOCK).saturating_add(spans));
         }
@@ -164,6 +181,8 @@ pub(crate) struct Call<'a> {
     rows: &'a [Row],
     store: Store<'a>,
     layout: HeadLayout,
+    /// Keys and values are pairs of bf16, in the memory of a layout of f16.
+    pairs: bool,
     /// The first key head that blocks hold.
     first_kv_head: usize,
     /// `[T, heads + kv_heads, head_dim]`: queries and keys after norm and rotation; unused without.
@@ -176,6 +195,11 @@ pub(crate) struct Call<'a> {
 unsafe impl Sync for Call<'_> {}
 
 impl Call<'_> {
+    /// Whether keys and values are pairs of bf16.
+    pub(crate) fn has_pairs(&self) -> bool {
+        self.pairs
+    }
+
     fn cache(&self) -> Option<&KvCache> {
         match self.store {
             Store::Cache(cache) => Some(cache),
@@ -266,9 +290,10 @@ pub(crate) fn check_spans(args: &AttentionArgs<'_>, total: usize) -> Result<(), 
     Ok(())
 }
 
-fn local_layout(params: &Attention, kv_heads: usize) -> Result<HeadLayout, Error> {
+fn local_layout(params: &Attention, kv_heads: usize, pairs: bool) -> Result<HeadLayout, Error> {
     let layer = KvLayer { kv_heads, head_dim: params.head_dim };
-    HeadLayout::new(KvType::F32, layer, 0).ok_or_else(|| Error::shape("heads are too large"))
+    let kind = if pairs { KvType::F16 } else { KvType::F32 };
+    HeadLayout::new(kind, layer, 0).ok_or_else(|| Error::shape("heads are too large"))
 }
 
 /// Computes attention; see [`AttentionArgs`] and [`Attention`].
@@ -291,6 +316,7 @@ pub fn attention(
     spans::fill_rows(&mut scratch.rows, args.spans, total)?;
     let blocks = spans::local_blocks(args.spans);
     let cut = Cut::new(&args, total, blocks, pool.threads());
+    let pairs = args.rough && args.cache.is_none() && may_pair(params) && kernels.has_pairs();
     let (layout, local) = match &args.cache {
         Some((cache, layer)) => (spans::check_cache(&args, cache, *layer)?, std::ptr::null_mut()),
         None => {
@@ -298,7 +324,7 @@ pub fn attention(
                 Cut::Heads { heads, blocks } => (heads, blocks * pool.threads()),
                 Cut::Rows => (params.kv_heads, blocks),
             };
-            let layout = local_layout(params, heads)?;
+            let layout = local_layout(params, heads, pairs)?;
             (layout, scratch.local_blocks(&layout, blocks)?)
         }
     };
@@ -326,6 +352,7 @@ pub fn attention(
             None => Store::Local(local),
         },
         layout,
+        pairs,
         first_kv_head: 0,
         queries: &SharedRows::new(&mut scratch.queries[..total * width]),
         out: &SharedRows::new(args.out),

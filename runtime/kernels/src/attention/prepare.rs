@@ -85,10 +85,7 @@ pub(crate) struct PrepareTask<'a> {
 #[inline(always)]
 pub(crate) unsafe fn prepare_task<S: Simd>(s: S, task: &PrepareTask<'_>) {
     let call = task.call;
-    let mut row = task.rows.start;
-    while row < task.rows.end {
-        let together = row..task.rows.end.min(row + call.rows_of_block(row));
-        row = together.end;
+    for together in runs(task) {
         // SAFETY: the caller's contract.
         unsafe {
             if call.rows[together.start].span == usize::MAX {
@@ -103,9 +100,23 @@ pub(crate) unsafe fn prepare_task<S: Simd>(s: S, task: &PrepareTask<'_>) {
             if call.changes() {
                 together.clone().for_each(|row| change(s, call, row, &task.kv_heads));
             }
-            keep(s, call, together, &task.kv_heads);
+            if !call.pairs {
+                keep(s, call, together, &task.kv_heads);
+            }
         }
     }
+}
+
+/// The task's rows, those together that are of one block, or of no span.
+pub(super) fn runs(task: &PrepareTask<'_>) -> impl Iterator<Item = Range<usize>> {
+    let (call, Range { start: mut row, end }) = (task.call, task.rows.clone());
+    std::iter::from_fn(move || {
+        (row < end).then(|| {
+            let together = row..end.min(row + call.rows_of_block(row));
+            row = together.end;
+            together
+        })
+    })
 }
 
 /// The heads that ask some key heads.
@@ -142,6 +153,29 @@ unsafe fn change<S: Simd>(s: S, call: &Call<'_>, row: usize, kv_heads: &Range<us
     }
 }
 
+/// Where keys and values of neighbouring rows belong: so many positions of a block from one on.
+pub(super) struct Kept {
+    pub block: *mut u8,
+    pub at: usize,
+    pub count: usize,
+}
+
+impl Call<'_> {
+    /// Of rows of one block, those that are keys; `None` of rows of no span.
+    pub(super) fn kept(&self, rows: &Range<usize>) -> Option<Kept> {
+        let place = self.rows[rows.start];
+        let span = self.spans.get(place.span)?;
+        let (_, before) = self.keys(place.span);
+        let first = before + place.index;
+        let keys = if self.params.causal { usize::MAX } else { span.keys };
+        Some(Kept {
+            block: self.block(place.span, first / KV_BLOCK),
+            at: first % KV_BLOCK,
+            count: rows.len().min(keys.saturating_sub(place.index)),
+        })
+    }
+}
+
 /// Stores the keys and values of rows of one block, those of them that are keys, head by head: a head
 /// of a block fits the first cache.
 ///
@@ -149,13 +183,8 @@ unsafe fn change<S: Simd>(s: S, call: &Call<'_>, row: usize, kv_heads: &Range<us
 /// The rows are this thread's alone and of one span and block; no others have their positions.
 #[inline(always)]
 unsafe fn keep<S: Simd>(s: S, call: &Call<'_>, rows: Range<usize>, kv_heads: &Range<usize>) {
-    let (p, place) = (call.params, call.rows[rows.start]);
-    let (_, before) = call.keys(place.span);
-    let first = before + place.index;
-    let block = call.block(place.span, first / KV_BLOCK);
-    let keys = if p.causal { usize::MAX } else { call.spans[place.span].keys };
-    let count = rows.len().min(keys.saturating_sub(place.index));
-    let at = first % KV_BLOCK;
+    let p = call.params;
+    let Some(Kept { block, at, count }) = call.kept(&rows) else { return };
     for head in kv_heads.clone() {
         // SAFETY: the caller's contract; the block fits the layout, and has `count` positions from `at`.
         unsafe {

@@ -113,6 +113,10 @@ impl Run<'_> {
             let task = PrepareTask { call: &call, rows: rows.clone(), kv_heads: kv_heads.clone() };
             // SAFETY: tasks have disjoint spans or heads; the place is this task's alone.
             unsafe { self.kernels.prepare(&task) };
+            if call.pairs {
+                // SAFETY: as above.
+                unsafe { self.kernels.keep_pairs(&task) };
+            }
             for kv_head in kv_heads {
                 self.attend_head(&call, rows.clone(), kv_head);
             }
@@ -153,6 +157,16 @@ impl Run<'_> {
             // SAFETY: tasks take disjoint rows; each row has its own position, which is reserved.
             unsafe { kernels.prepare(&task) };
         });
+        if call.pairs {
+            // Neighbours may be of two tasks above, but a pair is written as one.
+            pool.run(call.spans.len() * p.kv_heads, &|task| {
+                let (span, head) = (&call.spans[task / p.kv_heads], task % p.kv_heads);
+                let rows = span.first_row..span.first_row + span.rows;
+                let task = PrepareTask { call, rows, kv_heads: head..head + 1 };
+                // SAFETY: tasks take disjoint spans or heads.
+                unsafe { kernels.keep_pairs(&task) };
+            });
+        }
         spans::fill_tiles(tiles, call, pool.threads());
         let tiles = &*tiles;
         let attend = |task: usize| {

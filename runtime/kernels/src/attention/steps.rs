@@ -23,15 +23,15 @@ pub(super) const VECTORS: usize = KV_BLOCK / WIDE;
 /// The most blocks of a group, whose scores a query turns into weights at once.
 pub(super) const GROUP: usize = 4;
 
-/// The running softmax of the tile's queries.
-pub(super) struct Softmax {
-    max: [f32; MAX_QUERIES],
-    sum: [[f32; WIDE]; MAX_QUERIES],
+/// The running softmax of some queries.
+pub(super) struct Softmax<const QUERIES: usize = MAX_QUERIES> {
+    max: [f32; QUERIES],
+    sum: [[f32; WIDE]; QUERIES],
 }
 
-impl Softmax {
+impl<const QUERIES: usize> Softmax<QUERIES> {
     pub(super) fn new() -> Self {
-        Softmax { max: [f32::NEG_INFINITY; MAX_QUERIES], sum: [[0.0; WIDE]; MAX_QUERIES] }
+        Softmax { max: [f32::NEG_INFINITY; QUERIES], sum: [[0.0; WIDE]; QUERIES] }
     }
 
     /// The sum of a query's weights.
@@ -157,6 +157,12 @@ impl<'a> Queries<'a> {
         queries
     }
 
+    /// The elements of query `q`, and its result.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn at(&self, q: usize) -> (*const f32, *mut f32) {
+        (self.asks[q], self.results[q])
+    }
+
     pub(super) fn count(&self) -> usize {
         self.tile.rows * self.tile.heads
     }
@@ -214,7 +220,7 @@ unsafe fn step<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
                 products::<S, KIND, N, Q>(s, queries, blocks, block, first, v, weights);
             }
         }
-        let decays = soften(s, queries.call, blocks, weights, part, softmax, first);
+        let decays = soften::<S, false, _>(s, queries.call, blocks, &weights, part, softmax, first);
         let mut results = [std::ptr::null_mut(); Q];
         results.copy_from_slice(&queries.results[first..first + Q]);
         let of = |at: usize| results.map(|result: *mut f32| result.wrapping_add(at));
@@ -288,27 +294,28 @@ unsafe fn products<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
     }
 }
 
-/// Turns the products of queries `first..first + Q` with a group's keys into softmax weights relative
-/// to the running maximum, times the values' scales; returns the factors for what was summed before.
+/// Turns the products of up to eight queries from the `first`-th on with a group's keys into softmax
+/// weights relative to the running maximum, times the values' scales; returns the factors for what was
+/// summed before.
 ///
 /// # Safety
-/// As [`step`]; there are products for all vectors of `part`.
+/// As [`step`]; there are products for all vectors of `part`. With `PLAIN` keys and values have no scales
+/// and there is no cap.
 #[inline(always)]
-unsafe fn soften<S: Simd, const Q: usize>(
+pub(super) unsafe fn soften<S: Simd, const PLAIN: bool, const QUERIES: usize>(
     s: S,
     call: &Call<'_>,
     blocks: &Blocks<'_>,
-    products: [*mut f32; Q],
+    products: &[*mut f32],
     part: &Range<usize>,
-    softmax: &mut Softmax,
+    softmax: &mut Softmax<QUERIES>,
     first: usize,
-) -> [f32; Q] {
-    let scaled = call.layout.kind == KvType::Q8;
-    let mut bases = [0.0; Q];
-    let mut shifts = [0.0; LANES];
-    for q in 0..Q {
+) -> [f32; LANES] {
+    let scaled = !PLAIN && call.layout.kind == KvType::Q8;
+    let (mut bases, mut shifts) = ([0.0; LANES], [0.0; LANES]);
+    for q in 0..products.len() {
         // SAFETY: the caller's contract.
-        let largest = unsafe { scores(s, call, blocks, products[q], part) };
+        let largest = unsafe { scores::<S, PLAIN>(s, call, blocks, products[q], part) };
         let max = &mut softmax.max[first + q];
         let new = if largest > *max { largest } else { *max };
         // With nothing but -inf so far, 0 stands in, so that no -inf is subtracted from another.
@@ -317,13 +324,10 @@ unsafe fn soften<S: Simd, const Q: usize>(
         *max = new;
     }
     // One vector for all queries, of which there are no more than lanes.
-    const { assert!(Q <= LANES) };
-    let mut all = [0.0; LANES];
-    s.store_some(&mut all, 0, s.exp2(s.load_some(&shifts, 0)));
-    let mut decays = [0.0; Q];
-    decays.copy_from_slice(&all[..Q]);
+    let mut decays = [0.0; LANES];
+    s.store_some(&mut decays, 0, s.exp2(s.load_some(&shifts, 0)));
     let wide = s.wide();
-    for q in 0..Q {
+    for q in 0..products.len() {
         let sum = softmax.sum[first + q].as_mut_ptr();
         let base = wide.splat(bases[q]);
         // SAFETY: a sum has 16 lanes; the rest is the caller's contract.
@@ -356,7 +360,7 @@ fn vectors(part: &Range<usize>) -> impl Iterator<Item = usize> {
 /// # Safety
 /// As [`soften`].
 #[inline(always)]
-unsafe fn scores<S: Simd>(
+unsafe fn scores<S: Simd, const PLAIN: bool>(
     s: S,
     call: &Call<'_>,
     blocks: &Blocks<'_>,
@@ -366,7 +370,7 @@ unsafe fn scores<S: Simd>(
     let wide = s.wide();
     let log2_e = wide.splat(std::f32::consts::LOG2_E);
     let scale = wide.mul(wide.splat(call.params.scale), log2_e);
-    let plain = call.layout.kind != KvType::Q8 && call.params.softcap.is_none();
+    let plain = PLAIN || (call.layout.kind != KvType::Q8 && call.params.softcap.is_none());
     let mut largest = wide.splat(f32::NEG_INFINITY);
     for at in vectors(part) {
         // SAFETY: an 8-bit head has 32 scales; the rest is the caller's contract.
@@ -424,7 +428,7 @@ unsafe fn add_values<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
     results: [*mut f32; Q],
     part: &Range<usize>,
     weights: [*mut f32; Q],
-    decays: &[f32; Q],
+    decays: &[f32; LANES],
 ) {
     let stride = queries.call.layout.value_stride();
     // SAFETY: the caller's contract.

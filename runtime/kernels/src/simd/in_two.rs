@@ -59,6 +59,18 @@ impl<S: Simd> Lanes for InTwo<S> {
         ([low.0, high.0], [low.1, high.1])
     }
     #[inline(always)]
+    fn exp(self, x: Self::V) -> Self::V {
+        [self.0.exp(x[0]), self.0.exp(x[1])]
+    }
+    #[inline(always)]
+    fn exp2(self, x: Self::V) -> Self::V {
+        [self.0.exp2(x[0]), self.0.exp2(x[1])]
+    }
+    #[inline(always)]
+    fn gelu(self, x: Self::V) -> Self::V {
+        [self.0.gelu(x[0]), self.0.gelu(x[1])]
+    }
+    #[inline(always)]
     unsafe fn load(self, p: *const f32) -> Self::V {
         // SAFETY: the caller vouches for 16 f32.
         unsafe { [self.0.load(p), self.0.load(p.add(LANES))] }

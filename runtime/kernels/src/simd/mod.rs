@@ -51,6 +51,11 @@ pub(crate) trait Lanes: Copy {
     /// The nearest integer `n` (ties to even) and `2^n`, for `|a| < 1000`; `2^n` is right for
     /// `n` in -126..=127.
     fn round_exp2(self, a: Self::V) -> (Self::V, Self::V);
+    /// `e^x`: see [`math::exp`].
+    #[inline(always)]
+    fn exp(self, x: Self::V) -> Self::V {
+        math::exp(self, x)
+    }
     /// `2^x`: see [`math::exp2`].
     #[inline(always)]
     fn exp2(self, x: Self::V) -> Self::V {

@@ -7,6 +7,7 @@
 use super::in_two::wide_in_two;
 use super::{LANES, Lanes, Simd, Work};
 use crate::isa::Portable;
+use crate::math;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
@@ -41,6 +42,20 @@ fn narrow_f16(v: [f32; LANES]) -> [u16; LANES] {
 
 impl Lanes for Portable {
     type V = [f32; LANES];
+
+    // Long functions are there once: they are to be small.
+    #[inline(never)]
+    fn exp(self, x: Self::V) -> Self::V {
+        math::exp(self, x)
+    }
+    #[inline(never)]
+    fn exp2(self, x: Self::V) -> Self::V {
+        math::exp2(self, x)
+    }
+    #[inline(never)]
+    fn gelu(self, x: Self::V) -> Self::V {
+        math::gelu(self, x)
+    }
 
     #[inline(always)]
     fn splat(self, v: f32) -> Self::V {

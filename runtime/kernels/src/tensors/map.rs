@@ -153,7 +153,7 @@ fn unary<S: Simd>(s: S, f: Unary, a: &[f32], out: &mut [f32]) {
         Unary::Abs => each(a, out, f32::abs),
         Unary::Sign => each(a, out, |a| if a == 0.0 || a.is_nan() { a } else { a.signum() }),
         Unary::Sqrt => each(a, out, f32::sqrt),
-        Unary::Exp => lanes!(s, a, out, v => math::exp(s, v)),
+        Unary::Exp => lanes!(s, a, out, v => s.exp(v)),
         Unary::Log => each(a, out, f32::ln),
         Unary::Reciprocal => each(a, out, |a| 1.0 / a),
         Unary::Erf => lanes!(s, a, out, v => math::erf(s, v)),

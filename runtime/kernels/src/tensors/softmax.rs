@@ -3,7 +3,6 @@
 use super::{TensorArg, TensorOut, check_shape};
 use crate::elementwise::SharedRows;
 use crate::error::Error;
-use crate::math;
 use crate::pool::Pool;
 use crate::simd::{Lanes, Simd, WIDE};
 use crate::table::Kernels;
@@ -48,12 +47,12 @@ pub(crate) fn softmax_row<S: Simd>(s: S, x: &[f32], log: bool, out: &mut [f32]) 
     let mut sums = wide.splat(0.0);
     let (outs, out_rest) = out.as_chunks_mut::<WIDE>();
     for (step, out) in steps.iter().zip(outs) {
-        let e = math::exp(wide, wide.sub(load(wide, step), shift));
+        let e = wide.exp(wide.sub(load(wide, step), shift));
         // SAFETY: the array holds a wide vector.
         unsafe { wide.store(out.as_mut_ptr(), e) };
         sums = wide.add(sums, e);
     }
-    let e = math::exp(wide, wide.sub(load(wide, &padded), shift));
+    let e = wide.exp(wide.sub(load(wide, &padded), shift));
     // SAFETY: as above.
     unsafe { wide.store(padded.as_mut_ptr(), e) };
     out_rest.copy_from_slice(&padded[..out_rest.len()]);

@@ -516,7 +516,8 @@ impl Runner<'_> {
     }
 
     fn attention(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {
-        let Instruction::Attention { params, qkv, q_norm, k_norm, inv_freq, .. } = instruction
+        let Instruction::Attention { params, qkv, rough, q_norm, k_norm, inv_freq, .. } =
+            instruction
         else {
             return Ok(());
         };
@@ -538,6 +539,7 @@ impl Runner<'_> {
             inv_freq: vector(inv_freq)?,
             spans: self.call.spans,
             cache: params.state.map(|layer| (&mut *self.cache, layer)),
+            rough: *rough,
             out,
         };
         Ok(kernels::attention(&shared.kernels, &shared.pool, self.attention, args)?)

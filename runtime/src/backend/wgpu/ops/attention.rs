@@ -29,7 +29,7 @@ fn room(params: &Attention) -> Result<Heads> {
 }
 
 pub(super) fn attention(rec: &mut Recorder<'_>, instruction: &Instruction) -> Result<()> {
-    let Instruction::Attention { params: p, qkv, q_norm, k_norm, inv_freq, out } = instruction
+    let Instruction::Attention { params: p, qkv, q_norm, k_norm, inv_freq, out, .. } = instruction
     else {
         return Ok(());
     };

@@ -86,6 +86,8 @@ pub(crate) unsafe fn keep_pairs(token: Avx512Bf16, task: &PrepareTask<'_>) {
 unsafe fn keep_head(token: Avx512Bf16, call: &Call<'_>, rows: Range<usize>, head: usize) {
     let (p, s) = (call.params, token.base());
     let Some(kept) = call.kept(&rows) else { return };
+    // Tasks have whole spans, whose blocks begin with an even position.
+    debug_assert!(kept.at.is_multiple_of(2));
     // SAFETY: the caller's contract; a block has 32 positions, of which `kept.count` from `kept.at` on
     // are these rows'. Heads have whole vectors of 32 elements.
     unsafe {

@@ -146,11 +146,8 @@ impl Run<'_> {
     pub fn by_rows(&self, tiles: &mut Vec<Tile>, macs: usize) {
         let Run { kernels, pool, call } = self;
         let (total, p) = (call.rows.len(), call.params);
-        let chunk = if total * (p.heads + p.kv_heads) * p.head_dim < PARALLEL_PREPARE {
-            total.max(1)
-        } else {
-            total.div_ceil(pool.threads() * 2)
-        };
+        let few = total * (p.heads + p.kv_heads) * p.head_dim < PARALLEL_PREPARE;
+        let chunk = if few { total.max(1) } else { total.div_ceil(pool.threads() * 2) };
         pool.run(total.div_ceil(chunk), &|task| {
             let rows = task * chunk..total.min((task + 1) * chunk);
             let task = PrepareTask { call, rows, kv_heads: 0..p.kv_heads };
@@ -159,10 +156,12 @@ impl Run<'_> {
         });
         if call.pairs {
             // Neighbours may be of two tasks above, but a pair is written as one.
-            pool.run(call.spans.len() * p.kv_heads, &|task| {
-                let (span, head) = (&call.spans[task / p.kv_heads], task % p.kv_heads);
+            let parts = if few { 1 } else { p.kv_heads };
+            pool.run(call.spans.len() * parts, &|task| {
+                let (span, part) = (&call.spans[task / parts], task % parts);
                 let rows = span.first_row..span.first_row + span.rows;
-                let task = PrepareTask { call, rows, kv_heads: head..head + 1 };
+                let kv_heads = if few { 0..p.kv_heads } else { part..part + 1 };
+                let task = PrepareTask { call, rows, kv_heads };
                 // SAFETY: tasks take disjoint spans or heads.
                 unsafe { kernels.keep_pairs(&task) };
             });

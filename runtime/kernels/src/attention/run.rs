@@ -5,9 +5,7 @@ use super::{AttendTask, AttentionArgs, Call, PrepareTask};
 use crate::kv::KV_BLOCK;
 use crate::pool::{Pool, SERIAL_MACS};
 use crate::table::Kernels;
-use std::hint::spin_loop;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Elements of queries, keys and values from which their preparation is a parallel region.
 const PARALLEL_PREPARE: usize = 4 * 1024;
@@ -15,8 +13,6 @@ const PARALLEL_PREPARE: usize = 4 * 1024;
 const TASKS: usize = 4;
 /// Heads for each thread from which it does not matter that threads have one more or less.
 const MANY_HEADS: usize = 8;
-/// Threads that may each have a place.
-const MAX_THREADS: usize = u64::BITS as usize;
 
 /// How a call is cut.
 #[derive(Clone, Copy)]
@@ -40,52 +36,12 @@ impl Cut {
         };
         let even = (spans * all).is_multiple_of(threads) || spans * all >= MANY_HEADS * threads;
         let heads = all.div_ceil((threads * TASKS).div_ceil(spans).min(all));
-        let fits = threads * longest * heads <= blocks * all && threads <= MAX_THREADS;
+        let fits = threads * longest * heads <= blocks * all;
         if even && fits && spans::macs(args) >= SERIAL_MACS {
             Cut::Heads { heads, blocks: longest }
         } else {
             Cut::Rows
         }
-    }
-}
-
-/// Parts of memory, of which each task takes one that is free.
-struct Places {
-    /// A bit for each that is.
-    free: AtomicU64,
-}
-
-/// A place in use.
-struct Place<'a> {
-    of: &'a Places,
-    index: u32,
-}
-
-impl Places {
-    fn new(count: usize) -> Places {
-        Places { free: AtomicU64::new(u64::MAX >> (u64::BITS as usize - count)) }
-    }
-
-    /// Waits for one: there are as many as threads.
-    fn take(&self) -> Place<'_> {
-        loop {
-            let free = self.free.load(Ordering::Relaxed);
-            let index = free.trailing_zeros();
-            if index < u64::BITS {
-                let rest = free & !(1 << index);
-                let order = (Ordering::Acquire, Ordering::Relaxed);
-                if self.free.compare_exchange_weak(free, rest, order.0, order.1).is_ok() {
-                    return Place { of: self, index };
-                }
-            }
-            spin_loop();
-        }
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.of.free.fetch_or(1 << self.index, Ordering::Release);
     }
 }
 
@@ -102,16 +58,14 @@ impl Run<'_> {
     pub fn by_heads(&self, heads: usize, blocks: usize) {
         let all = self.call.params.kv_heads;
         let parts = all.div_ceil(heads);
-        let places = Places::new(self.pool.threads());
-        self.pool.run(self.call.spans.len() * parts, &|task| {
-            let place = places.take();
+        self.pool.run_numbered(self.call.spans.len() * parts, &|task, thread| {
             let span = &self.call.spans[task / parts];
             let first = task % parts * heads;
             let kv_heads = first..all.min(first + heads);
-            let call = self.call.in_place(place.index as usize * blocks, first);
+            let call = self.call.in_place(thread * blocks, first);
             let rows = span.first_row..span.first_row + span.rows;
             let task = PrepareTask { call: &call, rows: rows.clone(), kv_heads: kv_heads.clone() };
-            // SAFETY: tasks have disjoint spans or heads; the place is this task's alone.
+            // SAFETY: tasks have disjoint spans or heads; the thread's blocks are its alone.
             unsafe { self.kernels.prepare(&task) };
             if call.pairs {
                 // SAFETY: as above.

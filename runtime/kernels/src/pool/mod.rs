@@ -57,7 +57,7 @@ fn admitted(state: u64) -> usize {
     ((state / ADMITTED) & COUNT) as usize
 }
 
-type Task = dyn Fn(usize) + Sync + 'static;
+type Task = dyn Fn(usize, usize) + Sync + 'static;
 
 /// The region in progress. Only read by threads that are inside the gate.
 #[derive(Clone, Copy)]
@@ -149,15 +149,25 @@ impl Pool {
     /// # Panics
     /// When a task panicked, after all others have run; the pool stays usable.
     pub fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        self.run_numbered(tasks, &|index, _| task(index));
+    }
+
+    /// [`Pool::run`], with the number of the thread for each call, below [`Pool::threads`]: calls of one
+    /// number come one after the other, so that a thread may have memory of its own in the region.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn run_numbered(&self, tasks: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+        let alone = || (0..tasks).for_each(|index| task(index, 0));
         if tasks <= 1 || self.workers.is_empty() || tasks > MAX_TASKS {
-            (0..tasks).for_each(task);
+            alone();
             return;
         }
         let mut lateness = match self.caller.try_lock() {
             Ok(guard) => guard,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => {
-                (0..tasks).for_each(task);
+                alone();
                 return;
             }
         };
@@ -165,21 +175,22 @@ impl Pool {
         let workers = lateness.admit(start);
         if workers == 0 {
             drop(lateness);
-            (0..tasks).for_each(task);
+            alone();
             return;
         }
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes. The gate is shut and empty before this call returns
         // (below, also when a task panics), so no worker uses the pointer after `task` has ended.
-        let erased =
-            unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const Task>(task) };
+        let erased = unsafe {
+            std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), *const Task>(task)
+        };
         let job = Job { task: erased, tasks };
         // SAFETY: this thread holds `caller`, and the gate is shut and empty between regions.
         unsafe { shared.region.job.set(Some(job)) };
         // The first task is the caller's, who need not ask for it.
         shared.region.next.store(1, Ordering::Relaxed);
         shared.open(workers);
-        let taken = shared.take_tasks(job, 1, Some(0));
+        let taken = shared.take_tasks(job, 0);
         let wait = shared.shut(start);
         if taken == tasks {
             let end = now();
@@ -213,16 +224,17 @@ impl Shared {
         }
     }
 
-    /// Runs `own` and then tasks from one end (`step` is 1 or [`BACK`]) until none is left, and counts
-    /// them; keeps the first panic.
-    fn take_tasks(&self, job: Job, step: u64, own: Option<usize>) -> usize {
+    /// Runs tasks from one end until none is left, and counts them: the caller, which is thread 0, from the
+    /// front, the first without asking for it, workers from the back. Keeps the first panic.
+    fn take_tasks(&self, job: Job, thread: usize) -> usize {
         let mut taken = 0;
-        let mut next = own.or_else(|| self.next_task(job, step));
+        let step = if thread == 0 { 1 } else { BACK };
+        let mut next = if thread == 0 { Some(0) } else { self.next_task(job, step) };
         while let Some(index) = next {
             taken += 1;
             // SAFETY: this thread is the caller or inside the gate, so the closure is alive.
             let task = unsafe { &*job.task };
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(index))) {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(index, thread))) {
                 lock(&self.panic).get_or_insert(payload);
             }
             next = self.next_task(job, step);
@@ -365,7 +377,7 @@ fn work(shared: &Shared, worker: usize) {
             let since = now();
             // SAFETY: this thread is inside the gate, so the caller does not write the job.
             let job = unsafe { shared.region.job.get() };
-            let taken = job.map_or(0, |job| shared.take_tasks(job, BACK, None));
+            let taken = job.map_or(0, |job| shared.take_tasks(job, worker + 1));
             shared.leave();
             last = Last { epoch: epoch(state), entered: (taken > 0).then_some(since) };
         }

@@ -22,6 +22,23 @@ fn every_task_runs_once() {
 }
 
 #[test]
+fn calls_of_one_number_come_one_after_the_other() {
+    for threads in 1..5 {
+        let pool = Pool::new(threads);
+        for tasks in [1, 2, 5, 64] {
+            for _ in 0..100 {
+                let inside: Vec<AtomicUsize> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
+                pool.run_numbered(tasks, &|_, number| {
+                    assert_eq!(inside[number].fetch_add(1, Ordering::SeqCst), 0);
+                    std::hint::spin_loop();
+                    inside[number].fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        }
+    }
+}
+
+#[test]
 fn workers_that_sleep_are_woken() {
     let pool = Pool::new(3);
     for _ in 0..20 {

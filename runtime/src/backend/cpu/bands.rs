@@ -4,7 +4,7 @@
 
 use std::mem;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use limbeck_kernels::LinearScratch;
 
@@ -154,6 +154,7 @@ impl Scratch {
 /// What threads work in.
 #[derive(Default)]
 pub(super) struct Bands {
+    /// By thread, each of which locks its own.
     scratch: Vec<Mutex<Scratch>>,
 }
 
@@ -184,8 +185,8 @@ impl Bands {
         self.scratch.resize_with(threads.max(self.scratch.len()), Mutex::default);
         let bands = cut(slots, run, rows, band);
         let failed = Mutex::new(None);
-        shared.pool.run(bands.len(), &|index| {
-            let mut scratch = self.take();
+        shared.pool.run_numbered(bands.len(), &|index, thread| {
+            let mut scratch = held(&self.scratch[thread]);
             let rows = band.min(rows - index * band);
             scratch.fit(&run.uses, rows);
             let mut band = Band { uses: &run.uses, rows, slots: held(&bands[index]) };
@@ -197,20 +198,6 @@ impl Bands {
             }
         });
         failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(true), Err)
-    }
-
-    /// Scratch that no other thread uses: there is one for each.
-    fn take(&self) -> MutexGuard<'_, Scratch> {
-        loop {
-            for scratch in &self.scratch {
-                match scratch.try_lock() {
-                    Ok(free) => return free,
-                    Err(TryLockError::Poisoned(free)) => return free.into_inner(),
-                    Err(TryLockError::WouldBlock) => {}
-                }
-            }
-            std::hint::spin_loop();
-        }
     }
 }
 

@@ -191,7 +191,7 @@ pub(crate) struct Call<'a> {
 }
 
 // SAFETY: what keeps it from being Sync is the pointer to local blocks, whose users write to
-// disjoint heads and positions, and read only after a region that wrote has ended.
+// disjoint heads and positions, and read only what their own thread wrote or a region that has ended.
 unsafe impl Sync for Call<'_> {}
 
 impl Call<'_> {

@@ -216,8 +216,8 @@ unsafe fn attend_some(
 /// The products of the queries with the first `end` positions of a group, at least.
 ///
 /// # Safety
-/// The CPU has the token's features; there are `pairs` pairs of each query and position, and scores for
-/// whole vectors of positions.
+/// The CPU has the token's features; there are `pairs` pairs of each query and position, and room for the
+/// scores of whole blocks.
 #[inline(always)]
 unsafe fn products(
     pairs: usize,
@@ -253,20 +253,17 @@ unsafe fn products(
     }
 }
 
-/// Turns the weights of the first `end` positions into pairs, in place.
+/// Turns the weights of the first `end` positions into pairs, in place, and what there is instead of
+/// weights for the rest of their last block.
 ///
 /// # Safety
-/// The CPU has the token's features; there are weights for whole vectors of positions, and memory for
-/// whole blocks.
+/// The CPU has the token's features; there are numbers for whole blocks of positions.
 #[inline(always)]
 unsafe fn pair_up(weights: &[*mut f32], end: usize) {
     for weights in weights {
         for at in (0..end).step_by(2 * WIDE) {
             // SAFETY: the caller's contract. Pairs lie where weights were read before.
             unsafe {
-                if end - at <= WIDE {
-                    _mm512_storeu_ps(weights.add(at + WIDE), _mm512_setzero_ps());
-                }
                 let pairs = rounded(weights.add(at));
                 _mm512_storeu_si512(weights.add(at / 2).cast(), pairs);
             }

@@ -77,7 +77,7 @@ pub(crate) struct PrepareTask<'a> {
 }
 
 /// Fills the rows' queries and keys in the call's buffer, where they are changed, and stores keys and
-/// values; rows of no span get a zero result.
+/// values, unless as pairs; rows of no span get a zero result.
 ///
 /// # Safety
 /// The heads of the task's rows are this thread's alone, and the positions of their spans have blocks

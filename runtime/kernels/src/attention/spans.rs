@@ -109,7 +109,7 @@ pub(super) fn check_cache(
 
 /// Multiply-adds of a call.
 pub(super) fn macs(args: &AttentionArgs<'_>) -> usize {
-    let work = 2 * args.params.heads * args.params.head_dim;
+    let work = args.params.heads.saturating_mul(args.params.head_dim).saturating_mul(2);
     let of_span = |s: &Span| {
         let keys = if args.cache.is_some() { s.start + s.rows } else { s.rows };
         s.rows.saturating_mul(keys).saturating_mul(work)

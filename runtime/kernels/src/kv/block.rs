@@ -1,7 +1,7 @@
 //! The memory of one KV block: 32 positions of every layer, and where things lie in it.
 //!
 //! For each layer and KV head: keys transposed `[head_dim][32]`, values `[32][head_dim rounded up
-//! to 8]`, and for 8-bit caches one f32 scale per position for keys, then for values. Each part
+//! to 16]`, and for 8-bit caches one f32 scale per position for keys, then for values. Each part
 //! starts at a multiple of 64 bytes.
 
 use super::{KV_BLOCK, KvLayer, KvType};

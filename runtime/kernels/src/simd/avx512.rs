@@ -207,8 +207,8 @@ const ROOTS: [f32; 2 * WIDE] = {
 };
 
 /// `a Phi(-a)` for `a` around 0, 1/4, 1/2, ... 7 3/4: coefficients of the fourth, third, ... power of
-/// the distance from there. Interpolations of ours at Chebyshev's points; zeros from 6 1/4 on, where
-/// less than 2e-9 is left.
+/// the distance from there. Interpolations of ours at Chebyshev's points; zeros for those around 6 1/4
+/// and beyond, where less than 3e-9 is left.
 #[rustfmt::skip]
 const TAIL: [[f32; 2 * WIDE]; 5] = [
     [0.066_257_134, 0.057_272_132, 0.033_851_58, 0.004_810_93, -0.020_022_826, -0.034_060_087, -0.035_975_236, -0.028_922_372, -0.018_007_385, -0.007_723_098, -5.477_384_5e-4, 0.003_093_409_8, 0.004_044_330_7, 0.003_513_752_7, 0.002_485_190_3, 0.001_521_486_1, 8.287_586_4e-4, 4.076_919e-4, 1.827_936_8e-4, 7.515_581e-5, 2.845_788_7e-5, 9.955_345e-6, 3.225_312_6e-6, 9.695_507e-7, 2.708_384_8e-7, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],

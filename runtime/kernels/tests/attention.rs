@@ -3,10 +3,10 @@
 
 mod common;
 
-use common::{Random, all_kernels, assert_close, assert_same_bits, poison};
+use common::{Random, all_kernels, assert_close, assert_same_bits, poison, sampled};
 use limbeck_kernels::{
-    AttentionArgs, AttentionScratch, ErrorKind, Kernels, KvCache, KvConfig, KvLayer, KvType, Pool,
-    Qkv, SeqId, Span, attention, reference,
+    AttentionArgs, AttentionScratch, ErrorKind, Isa, Kernels, KvCache, KvConfig, KvLayer, KvType,
+    Pool, Qkv, SeqId, Span, attention, reference,
 };
 use limbeck_plan::{Attention, Rope, RopeStyle};
 
@@ -110,8 +110,17 @@ impl Call<'_> {
         pool: &Pool,
         cache: Option<(&mut KvCache, usize)>,
     ) -> Vec<f32> {
-        let (result, out) = self
-            .with(cache, |args| attention(kernels, pool, &mut AttentionScratch::default(), args));
+        self.run_in(&mut AttentionScratch::default(), kernels, pool, cache)
+    }
+
+    fn run_in(
+        &self,
+        scratch: &mut AttentionScratch,
+        kernels: &Kernels,
+        pool: &Pool,
+        cache: Option<(&mut KvCache, usize)>,
+    ) -> Vec<f32> {
+        let (result, out) = self.with(cache, |args| attention(kernels, pool, scratch, args));
         result.unwrap();
         out
     }
@@ -208,6 +217,92 @@ fn rough_operands_attend_like_others_within_their_roundings() {
         attend_within_spans(&p, true, if may { 1e-2 } else { 2e-5 });
     }
     attend_within_spans(&Attention { causal: true, ..wide }, true, 2e-5);
+}
+
+/// Where the CPU has the instruction, and sizes and the kind of attention allow it, rough operands give
+/// other bits; everywhere else the same.
+#[test]
+fn only_what_may_be_rough_has_other_bits() {
+    let open = |head_dim| Attention { causal: false, ..params(4, 2, head_dim) };
+    let cases = [
+        (open(32), true),
+        (open(96), true),
+        (open(128), true),
+        (open(48), false),
+        (open(160), false),
+        (Attention { causal: true, ..open(32) }, false),
+        (Attention { softcap: Some(2.0), ..open(32) }, false),
+    ];
+    let pool = Pool::new(2);
+    for (p, may) in cases {
+        let weights = Weights::new(&p);
+        let qkv = Random::new(13).floats(40 * 8 * p.head_dim);
+        let spans = [span(0, 40, None, 0)];
+        let exact = Call { p: &p, weights: &weights, qkv: &qkv, spans: &spans, rough: false };
+        let rough = Call { rough: true, ..exact };
+        for kernels in all_kernels() {
+            let what = format!("{} {p:?}", kernels.isa());
+            let [a, b] = [&exact, &rough].map(|call| call.run(&kernels, &pool, None));
+            if may && kernels.isa() == Isa::Avx512Bf16 {
+                assert_ne!(a, b, "{what}");
+            } else {
+                assert_same_bits(&b, &a, &what);
+            }
+            let [a, b] = [&exact, &rough].map(|call| {
+                let mut cache = cache(&p, KvType::F16, 2);
+                let seq = cache.create();
+                cache.reserve(seq, 40).unwrap();
+                let spans = [span(0, 40, Some(seq), 0)];
+                Call { spans: &spans, ..*call }.run(&kernels, &pool, Some((&mut cache, 1)))
+            });
+            assert_same_bits(&b, &a, &what);
+        }
+    }
+}
+
+/// Spans of any lengths have the bits that each has alone, on any threads, in memory where calls before
+/// left NaN or infinity.
+#[test]
+fn batches_have_the_bits_of_lone_spans_in_memory_used_before() {
+    const LENGTHS: [usize; 12] = [1, 2, 15, 16, 17, 31, 32, 33, 65, 127, 128, 129];
+    let pools: Vec<Pool> = (1..=4).map(Pool::new).collect();
+    let shapes = [(12, 12, 32), (4, 2, 64), (2, 2, 96), (3, 1, 128)];
+    for case in (0..32).filter(|case| sampled(*case)) {
+        let mut random = Random::new(case);
+        let (heads, kv_heads, head_dim) = shapes[random.below(shapes.len())];
+        let p = Attention { causal: false, ..params(heads, kv_heads, head_dim) };
+        let (weights, width) = (Weights::new(&p), (heads + 2 * kv_heads) * head_dim);
+        let (mut spans, mut total) = (Vec::new(), 0);
+        for _ in 0..1 + random.below(5) {
+            let rows = LENGTHS[random.below(LENGTHS.len())];
+            let keys = if random.below(2) == 0 { rows } else { random.below(rows + 1) };
+            spans.push(Span { keys, ..span(total, rows, None, 0) });
+            total += rows;
+        }
+        let all: Vec<Span> = spans.iter().map(|s| Span { keys: s.rows, ..*s }).collect();
+        let qkv = random.floats(total * width);
+        let rough = random.below(3) > 0;
+        let call = Call { p: &p, weights: &weights, qkv: &qkv, spans: &spans, rough };
+        for kernels in all_kernels() {
+            let alone = spans.iter().flat_map(|s| {
+                let qkv = &qkv[s.first_row * width..][..s.rows * width];
+                let spans = [Span { first_row: 0, ..*s }];
+                Call { qkv, spans: &spans, ..call }.run(&kernels, &pools[0], None)
+            });
+            let alone: Vec<f32> = alone.collect();
+            let mut scratch = AttentionScratch::default();
+            for pool in &pools {
+                let what = format!("{} case {case} on {} threads", kernels.isa(), pool.threads());
+                for (bad, rough) in [(f32::NAN, true), (f32::INFINITY, false)] {
+                    let qkv = vec![bad; qkv.len()];
+                    let before = Call { qkv: &qkv, spans: &all, rough, ..call };
+                    before.run_in(&mut scratch, &kernels, pool, None);
+                    let got = call.run_in(&mut scratch, &kernels, pool, None);
+                    assert_same_bits(&got, &alone, &what);
+                }
+            }
+        }
+    }
 }
 
 fn attend_within_spans(p: &Attention, rough: bool, tolerance: f32) {
@@ -444,4 +539,24 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(refuse(&params(3, 2, 8), None, &[]), Shape);
     assert_eq!(refuse(&params(0, 0, 0), None, &[]), Shape);
     assert_eq!(refuse(&Attention { heads: usize::MAX, ..p.clone() }, None, &[]), Shape);
+}
+
+#[test]
+fn no_rows_of_the_largest_heads_are_nothing_to_do() {
+    let p = params(usize::MAX / 2 + 1, 1, 1);
+    let (kernels, pool) = (Kernels::detect(), Pool::new(2));
+    for spans in [&[][..], &[span(0, 0, None, 0)]] {
+        let args = AttentionArgs {
+            params: &p,
+            qkv: Qkv::Fused(&[]),
+            q_norm: None,
+            k_norm: None,
+            inv_freq: None,
+            spans,
+            cache: None,
+            rough: false,
+            out: &mut [],
+        };
+        attention(&kernels, &pool, &mut AttentionScratch::default(), args).unwrap();
+    }
 }

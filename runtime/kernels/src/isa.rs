@@ -24,8 +24,8 @@ pub enum Isa {
 impl Isa {
     /// Every instruction set, best first.
     pub const ALL: &'static [Isa] = &[
-        Isa::Avx512Vnni,
         Isa::Avx512Bf16,
+        Isa::Avx512Vnni,
         Isa::Avx2,
         Isa::NeonI8mm,
         Isa::NeonDotprod,

@@ -560,3 +560,26 @@ fn no_rows_of_the_largest_heads_are_nothing_to_do() {
         attention(&kernels, &pool, &mut AttentionScratch::default(), args).unwrap();
     }
 }
+
+/// Scores that are all -inf weigh nothing: there is no mean, as in the reference. Rows that see no key have
+/// zeros.
+#[test]
+fn a_row_whose_scores_are_all_infinitely_low_is_nan() {
+    for rough in [false, true] {
+        let p = Attention { causal: false, ..params(1, 1, 32) };
+        let weights = Weights::new(&p);
+        let mut qkv = Random::new(5).floats(4 * 96);
+        for row in qkv.chunks_mut(96) {
+            row[..32].fill(1.0);
+            row[32..64].fill(f32::NEG_INFINITY);
+        }
+        let spans = [span(0, 3, None, 0), Span { keys: 0, ..span(3, 1, None, 0) }];
+        let call = Call { p: &p, weights: &weights, qkv: &qkv, spans: &spans, rough };
+        assert!(call.reference(None)[..96].iter().all(|v| v.is_nan()));
+        for kernels in all_kernels() {
+            let out = call.run(&kernels, &Pool::new(1), None);
+            assert!(out[..96].iter().all(|v| v.is_nan()), "{}", kernels.isa());
+            assert_eq!(out[96..], [0.0; 32], "{}", kernels.isa());
+        }
+    }
+}

@@ -351,14 +351,14 @@ impl Instruction {
     }
 }
 
-/// What linears make of activations in 8 bits, of one part.
+/// What linears make of activations in 8 bits, of one part, and of nothing else.
 fn rough_products(program: &Program, entry: &Entry) -> HashSet<OperandId> {
     let is_rough = |step: &&Step| {
         let (Op::Linear(params), Some(weight)) = (&step.op, step.inputs.get(1)) else {
             return false;
         };
         let OperandKind::Weight(weight) = entry.operands[*weight].kind else { return false };
-        !params.precise && program.weights[weight].format.values.is_quantised()
+        !params.precise && !params.residual && program.weights[weight].format.values.is_quantised()
     };
     entry.steps().filter(is_rough).filter_map(|step| step.outputs.first()).copied().collect()
 }

@@ -85,6 +85,12 @@ impl Seen {
         seen
     }
 
+    /// Whether a row sees any key.
+    fn any(&self, row: usize) -> bool {
+        let (start, end) = self.rows[row - self.first_row];
+        start < end
+    }
+
     /// The part of a group that a row sees.
     fn part(&self, row: usize, group: usize) -> Range<usize> {
         let ((start, end), first) = (self.rows[row - self.first_row], group * self.size);
@@ -133,8 +139,9 @@ unsafe fn attend<S: Simd, const KIND: u8>(s: S, call: &Call<'_>, tile: &Tile) {
         queries.fresh = false;
     }
     for q in 0..queries.count() {
-        let total = softmax.total(s, q);
-        let inverse = s.splat(if total == 0.0 { 0.0 } else { 1.0 / total });
+        // Weights that are all 0, of scores of -inf, are not a distribution: the result is NaN.
+        let sees = walk.seen.any(tile.first_row + q / tile.heads);
+        let inverse = s.splat(if sees { 1.0 / softmax.total(s, q) } else { 0.0 });
         let out = queries.result(q);
         for at in (0..out.len()).step_by(LANES) {
             s.store_some(out, at, s.mul(s.load_some(out, at), inverse));
@@ -303,11 +310,11 @@ unsafe fn widen_block<S: Simd, const KIND: u8>(
         let keys = wide.as_mut_ptr().cast::<f32>().add(2 * KV_BLOCK * stride * block);
         let values = keys.add(KV_BLOCK * stride);
         for at in (0..KV_BLOCK * call.params.head_dim).step_by(WIDE) {
-            prefetch::<S, KIND>(s, ahead.map(|head| head.keys), at);
+            prefetch::<KIND>(ahead.map(|head| head.keys), at);
             s.wide().store(keys.add(at), load_wide::<S, KIND>(s, head.keys, at));
         }
         for at in (0..KV_BLOCK * stride).step_by(WIDE) {
-            prefetch::<S, KIND>(s, ahead.map(|head| head.values), at);
+            prefetch::<KIND>(ahead.map(|head| head.values), at);
             s.wide().store(values.add(at), load_wide::<S, KIND>(s, head.values, at));
         }
         (head.keys, head.values) = (keys.cast(), values.cast());

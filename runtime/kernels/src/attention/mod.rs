@@ -106,7 +106,8 @@ pub struct AttentionArgs<'a> {
     /// here. Without a cache rows attend within their span.
     pub cache: Option<(&'a mut KvCache, usize)>,
     /// Queries, keys and values are no better than 8-bit activations made them: bf16 may stand in for
-    /// them and for softmax weights where the CPU multiplies it and there is no cache.
+    /// them and for softmax weights where the CPU multiplies it and there is no cache. What is larger than
+    /// the largest bf16 is then infinite.
     pub rough: bool,
     /// `[T, heads head_dim]`.
     pub out: &'a mut [f32],

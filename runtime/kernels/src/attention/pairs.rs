@@ -202,12 +202,15 @@ unsafe fn attend_some(
             }
         }
         for q in 0..count {
-            let total = softmax.total(s, q);
-            let inverse = s.wide().splat(if total == 0.0 { 0.0 } else { 1.0 / total });
+            let inverse = s.wide().splat(1.0 / softmax.total(s, q));
             for at in (0..dim).step_by(WIDE) {
                 let out = results[q].add(at);
-                let sum = if keys == 0 { s.wide().splat(0.0) } else { s.wide().load(out) };
-                s.wide().store(out, s.wide().mul(sum, inverse));
+                let mean = if keys == 0 {
+                    s.wide().splat(0.0)
+                } else {
+                    s.wide().mul(s.wide().load(out), inverse)
+                };
+                s.wide().store(out, mean);
             }
         }
     }

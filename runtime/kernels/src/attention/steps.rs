@@ -12,7 +12,7 @@ use super::Call;
 use super::spans::{MAX_QUERIES, Tile};
 use crate::kv::{Head, KV_BLOCK, KvType};
 use crate::math;
-use crate::simd::{LANES, Lanes, Simd, WIDE, WideV, Work};
+use crate::simd::{self, LANES, Lanes, Simd, WIDE, WideV, Work};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -73,9 +73,9 @@ pub(super) unsafe fn load_wide<S: Simd, const KIND: u8>(
 /// Asks for the cache line of element `at` of stored type `KIND`; memory that holds no elements
 /// is only not there.
 #[inline(always)]
-pub(super) fn prefetch<S: Simd, const KIND: u8>(s: S, base: Option<*mut u8>, at: usize) {
+pub(super) fn prefetch<const KIND: u8>(base: Option<*mut u8>, at: usize) {
     if let Some(base) = base {
-        s.prefetch(base.wrapping_add(at * [4, 2, 1][usize::from(KIND)]));
+        simd::prefetch(base.wrapping_add(at * [4, 2, 1][usize::from(KIND)]));
     }
 }
 
@@ -277,7 +277,7 @@ unsafe fn products<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
             for q in 0..Q {
                 x[q] = s.wide().splat(*pointers[q].add(d));
             }
-            prefetch::<S, KIND>(s, ahead, d * KV_BLOCK + vector * WIDE);
+            prefetch::<KIND>(ahead, d * KV_BLOCK + vector * WIDE);
             for v in 0..N {
                 let keys = load_wide::<S, KIND>(s, keys, d * KV_BLOCK + (vector + v) * WIDE);
                 for q in 0..Q {
@@ -451,7 +451,7 @@ unsafe fn add_values<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
                 for q in 0..Q {
                     p[q] = s.wide().splat(*weights[q].add(first + j));
                 }
-                prefetch::<S, KIND>(s, ahead, j * stride + at);
+                prefetch::<KIND>(ahead, j * stride + at);
                 for n in 0..N {
                     let values = load_wide::<S, KIND>(s, values, j * stride + at + n * WIDE);
                     for q in 0..Q {

@@ -6,7 +6,7 @@
 )]
 
 use super::task::{Acc, Input, LinearTask, Tile, UNIT};
-use crate::simd::{LANES, Simd};
+use crate::simd::{self, LANES, Simd};
 
 /// How far one row's products ask for the bytes of a panel ahead of using them: the row's work
 /// on a column is too short for the core to see memory's next lines by itself.
@@ -58,7 +58,7 @@ impl<const HALF: bool> Panels<HALF> {
                 for u in 0..UNITS {
                     let column = w.add(u * panel + i * Self::PANEL_COLUMN);
                     if ROWS == 1 {
-                        s.prefetch(column.wrapping_add(AHEAD));
+                        simd::prefetch(column.wrapping_add(AHEAD));
                     }
                     let (w0, w1) = (Self::load(s, column, 0), Self::load(s, column, 1));
                     for r in 0..ROWS {

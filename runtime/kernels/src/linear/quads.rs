@@ -8,7 +8,7 @@
 
 use super::portable::{Q4, Q4M, block_columns, record_bytes};
 use super::task::{Acc, Input, LinearTask, Tile, UNIT};
-use crate::simd::Simd;
+use crate::simd::{self, Simd};
 use limbeck_plan::{QUAD_ROWS, QUANT_BLOCK};
 
 /// Bytes of a cache line.
@@ -75,7 +75,7 @@ unsafe fn product<S: Dots, const VALUES: u8, const ROWS: usize, const TILES: usi
                     // Memory is the limit: ask for the same record of the next tiles.
                     let ahead = records[t].wrapping_add(TILES * stored * record);
                     for line in 0..record.div_ceil(LINE) {
-                        s.prefetch(ahead.wrapping_add(line * LINE));
+                        simd::prefetch(ahead.wrapping_add(line * LINE));
                     }
                 }
             }

@@ -2,7 +2,9 @@
 
 use crate::Pool;
 use crate::isa::{Isa, Portable};
-use crate::simd::{Lanes, Simd};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Simd;
+use crate::simd::{self, Lanes};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -83,13 +85,13 @@ fn read_time(pool: &Pool, loops: &Loops, parts: usize) -> f64 {
 
 /// The sum of all words that lie in whole lines of so many equal streams, a line of each in turn.
 #[inline(always)]
-fn sum<S: Simd>(s: S, words: &[u64], streams: usize) -> u64 {
+fn sum(words: &[u64], streams: usize) -> u64 {
     let stream = words.len() / streams / LINE * LINE;
     let mut lanes = [0u64; LINE];
     for at in (0..stream).step_by(LINE) {
         for start in (0..streams).map(|i| i * stream + at) {
             let line = &words[start..start + LINE];
-            s.prefetch(line.as_ptr().cast::<u8>().wrapping_add(AHEAD));
+            simd::prefetch(line.as_ptr().cast::<u8>().wrapping_add(AHEAD));
             for (lane, word) in lanes.iter_mut().zip(line) {
                 *lane = lane.wrapping_add(*word);
             }
@@ -117,7 +119,8 @@ struct Loops {
 
 impl Loops {
     fn best() -> Loops {
-        let isa = Isa::ALL.iter().copied().find(|isa| isa.available()).unwrap_or(Isa::Portable);
+        let own = |isa: &Isa| isa.available() && isa.base().is_none();
+        let isa = Isa::ALL.iter().copied().find(own).unwrap_or(Isa::Portable);
         let [f32_products, int8_products] = match isa {
             Isa::Avx512Vnni => [16 * SUMS, 64 * SUMS],
             Isa::Avx2 => [8 * SUMS, 32 * SUMS],
@@ -134,7 +137,7 @@ impl Loops {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx2 => unsafe { sum_avx2(words, streams) },
-            _ => sum(Portable::TOKEN, words, streams),
+            _ => sum(words, streams),
         }
     }
 
@@ -166,15 +169,13 @@ impl Loops {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn sum_avx512(words: &[u64], streams: usize) -> u64 {
-    // SAFETY: the function has these features.
-    sum(unsafe { Avx512::assume() }, words, streams)
+    sum(words, streams)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn sum_avx2(words: &[u64], streams: usize) -> u64 {
-    // SAFETY: the function has these features.
-    sum(unsafe { Avx2::assume() }, words, streams)
+    sum(words, streams)
 }
 
 #[inline(always)]
@@ -254,7 +255,7 @@ mod tests {
     fn all_words_are_read() {
         let words: Vec<u64> = (0..256).collect();
         for streams in STREAMS {
-            assert_eq!(sum(Portable::TOKEN, &words, streams), 255 * 128);
+            assert_eq!(sum(&words, streams), 255 * 128);
             assert_eq!(Loops::best().read_part(&words, streams), 255 * 128);
         }
     }

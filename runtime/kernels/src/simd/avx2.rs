@@ -249,11 +249,6 @@ macro_rules! eight_lanes {
                 }
             }
             #[inline(always)]
-            fn prefetch(self, p: *const u8) {
-                // SAFETY: a prefetch of any address is allowed.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-            }
-            #[inline(always)]
             unsafe fn store_f16(self, p: *mut u16, v: __m256) {
                 // SAFETY: the token proves F16C; the caller vouches for `p`.
                 unsafe {

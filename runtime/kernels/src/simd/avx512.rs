@@ -131,8 +131,7 @@ impl Lanes for Sixteen {
         }
     }
     /// `max(0, x) - |x| Phi(-|x|)`: the second term is a polynomial for each stretch of a quarter,
-    /// whose coefficients one instruction picks from a table. Off by 5e-8 before rounding, in 6 cycles
-    /// on Zen 5, where the error function takes 10.
+    /// whose coefficients one instruction picks from a table. Off by 5e-8 before rounding.
     #[inline(always)]
     fn gelu(self, x: __m512) -> __m512 {
         // The last bits of a float of this size count quarters.

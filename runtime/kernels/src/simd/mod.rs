@@ -61,7 +61,7 @@ pub(crate) trait Lanes: Copy {
     fn exp2(self, x: Self::V) -> Self::V {
         math::exp2(self, x)
     }
-    /// `x Phi(x)`: see [`math::gelu`].
+    /// `x Phi(x)`: see [`math::gelu`]. Of -infinity it is 0 or NaN.
     #[inline(always)]
     fn gelu(self, x: Self::V) -> Self::V {
         math::gelu(self, x)
@@ -149,10 +149,6 @@ pub(crate) trait Simd: Lanes {
     fn sum(self, a: Self::V) -> f32;
     /// The largest lane; NaN lanes may be ignored.
     fn max_lane(self, a: Self::V) -> f32;
-
-    /// Asks for a cache line, at any address.
-    #[inline(always)]
-    fn prefetch(self, _p: *const u8) {}
 
     /// Rounds to nearest even f16.
     ///

@@ -15,7 +15,7 @@ type V = [float32x4_t; 2];
 
 /// Asks for the cache line at `p`, which may be anywhere.
 #[inline(always)]
-pub(crate) fn prefetch(p: *const u8) {
+pub(super) fn prefetch(p: *const u8) {
     // SAFETY: a prefetch of any address is allowed and changes nothing that the program sees.
     unsafe {
         asm!("prfm pldl1keep, [{}]", in(reg) p.addr(), options(nomem, nostack, preserves_flags))
@@ -182,10 +182,6 @@ macro_rules! eight_lanes {
             fn max_lane(self, a: V) -> f32 {
                 // SAFETY: the token proves NEON.
                 unsafe { vmaxnmvq_f32(vmaxnmq_f32(a[0], a[1])) }
-            }
-            #[inline(always)]
-            fn prefetch(self, p: *const u8) {
-                prefetch(p);
             }
             #[inline(always)]
             unsafe fn store_f16(self, p: *mut u16, v: V) {

@@ -64,7 +64,8 @@ impl Run {
         for (at, named) in instructions.iter().enumerate() {
             let Some((read, out)) = rows::operands(&named.instruction) else { break };
             let mut of_step = read.into_iter().flatten().chain([out]);
-            if of_step.any(|value| (value.unit, value.rows) != (first.unit, first.rows)) {
+            let like = |value: &Value| (value.unit, value.rows) == (first.unit, first.rows);
+            if !of_step.all(|value| like(&value) && value.cols > 0) {
                 break;
             }
             for value in read.into_iter().flatten() {

@@ -12,8 +12,10 @@
 use super::activations::ActBlock;
 use super::panels::AHEAD;
 use super::portable::{Q4, Q4M, Q8W, block_columns, is_bytes, record_bytes};
+use super::quads::Quads;
 use super::task::{Acc, Input, LinearTask, Tile, UNIT};
-use crate::isa::Avx512;
+use crate::isa::{Avx2, Avx512};
+use crate::simd::{Simd, Work};
 use limbeck_plan::{QUAD_ROWS, QUANT_BLOCK};
 use std::arch::x86_64::*;
 
@@ -242,6 +244,23 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
     }
 }
 
+/// [`Tile::one_row`] of AVX2.
+struct LoneRow<'a, 'b, const VALUES: u8, const UNITS: usize> {
+    task: &'a LinearTask<'b>,
+    row: usize,
+    unit: usize,
+    acc: &'a mut Acc,
+}
+
+impl<const VALUES: u8, const UNITS: usize> Work<Avx2> for LoneRow<'_, '_, VALUES, UNITS> {
+    #[inline(always)]
+    unsafe fn run(self, s: Avx2) {
+        let LoneRow { task, row, unit, acc } = self;
+        // SAFETY: the caller's contract.
+        unsafe { Quads::<VALUES>.one_row::<UNITS>(s, task, row, unit, acc) }
+    }
+}
+
 impl<const VALUES: u8> Tile<Avx512> for Avx512Quads<VALUES> {
     const ROW_UNITS: usize = 2;
     const UNIT_ROWS: usize = 8;
@@ -258,7 +277,14 @@ impl<const VALUES: u8> Tile<Avx512> for Avx512Quads<VALUES> {
         acc: &mut Acc,
     ) {
         // SAFETY: the caller's contract; the token proves the CPU's features.
-        unsafe { store(Self::product::<1, UNITS>(task, row, unit).as_flattened(), acc) }
+        unsafe {
+            if is_bytes(VALUES) {
+                store(Self::product::<1, UNITS>(task, row, unit).as_flattened(), acc);
+            } else {
+                // Memory is the limit, which the form of AVX2 reads faster.
+                Avx2::assume().apart(LoneRow::<VALUES, UNITS> { task, row, unit, acc });
+            }
+        }
     }
 
     #[inline(always)]

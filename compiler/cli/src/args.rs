@@ -357,7 +357,7 @@ pub struct BenchArgs {
     /// Instead of a plan, measure every kernel that reads a weight against what this machine can do at
     /// most (reading memory, f32 and 8-bit multiply-adds), in about half a minute and with 350 MiB of
     /// memory. Fails when a kernel that is selected is not the fastest of its kind within 5 %. Takes
-    /// --threads and --json alone.
+    /// --threads and --json alone; LIMBECK_ISA is not asked. To be run beside nothing else.
     #[arg(long, conflicts_with_all = [
         "plan", "backend", "ep", "ort_library", "kv", "budget", "floor", "ceiling", "prompt", "decode", "batch",
         "repeat", "trace", "ceilings",

@@ -35,11 +35,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Fetch two real students, compile them, generate text and compare sentences
+    /// Fetch real students, compile them, and show the dial: speed, compute and quality at several budgets
     Demo,
     /// Run every test of the workspace and print the totals
     Test(test::Options),
-    /// Measure against llama.cpp, which is fetched and built on first use, and ONNX Runtime
+    /// Measure against llama.cpp, which is fetched and built on first use, and ONNX Runtime; reports go to
+    /// target/bench
     Bench(bench::Options),
     /// Build the library for C and C++, with headers, a pkg-config file and a CMake package
     Dist(dist::Options),

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::args::BenchArgs;
 use crate::memory;
-use crate::output::{Failure, check_result, print_json, print_line, write_result};
+use crate::output::{Failure, check_result, note, print_json, print_line, write_result};
 
 pub fn execute(args: BenchArgs) -> Result<(), Failure> {
     if args.kernels {
@@ -254,7 +254,11 @@ fn device_json(used: DeviceUse) -> Value {
 }
 
 fn encoder(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
-    let tokens = args.prompt.min(model.manifest().context_length);
+    let most = model.manifest().context_length;
+    if args.prompt > most {
+        note(format!("inputs of {most} tokens, which is all that the encoder takes"));
+    }
+    let tokens = args.prompt.min(most);
     let ids = some_ids(tokens, model.manifest().vocab_size);
     let positions: Vec<u32> = (0..tokens as u32).collect();
     let input = EncoderInput { ids: &ids, positions: &positions, keys: tokens };

@@ -16,7 +16,7 @@ mod smollm2;
 mod terrain;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
@@ -44,8 +44,8 @@ pub struct Options {
     /// Rounds per case and thread count
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Thread counts to measure
-    #[arg(long, value_delimiter = ',', default_value = "1,2")]
+    /// Thread counts to measure, at most as many as the machine has
+    #[arg(long, value_delimiter = ',', default_value = "1,2", value_parser = thread_count)]
     threads: Vec<u32>,
     /// Cases to measure
     #[arg(
@@ -55,7 +55,7 @@ pub struct Options {
     )]
     cases: Vec<Case>,
     /// Formats of SmolLM2 to measure, of: q4_1, q4_0, q8_0, f16
-    #[arg(long, value_delimiter = ',', default_value = "q4_1,q4_0", value_parser = ["q4_1", "q4_0", "q8_0", "f16"])]
+    #[arg(long, value_delimiter = ',', default_value = "q4_1,q4_0,q8_0,f16", value_parser = ["q4_1", "q4_0", "q8_0", "f16"])]
     formats: Vec<String>,
     /// Leave out the perplexity of each format of SmolLM2
     #[arg(long)]
@@ -66,6 +66,14 @@ pub struct Options {
     /// Measure steps through C alone: no peer is built
     #[arg(long, conflicts_with_all = ["cases", "dial"])]
     abi: bool,
+}
+
+fn thread_count(text: &str) -> std::result::Result<u32, String> {
+    let most = std::thread::available_parallelism().map_or(1, |n| n.get());
+    match text.parse::<u32>() {
+        Ok(count) if count >= 1 && count as usize <= most => Ok(count),
+        _ => Err(format!("not a number from 1 to {most}, the threads of this machine")),
+    }
 }
 
 impl Options {
@@ -115,6 +123,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let cases = options.cases();
     if cases.iter().any(|case| !matches!(case, Case::Dial | Case::Abi)) {
         text.extend(against_peers(workspace, options, folder.clone(), &mut data)?);
+        // What took an hour is there where something after it fails.
+        write(&folder, &text.join("\n"), &data)?;
     }
     if cases.contains(&Case::Dial) {
         let mut all = Vec::new();
@@ -132,12 +142,17 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     }
     let text = format!("{machine}.\n\n{}", text.join("\n"));
     println!("{text}");
-    let report = folder.join("report.md");
-    fs::write(&report, &text).doing("write", &report)?;
-    let report = folder.join("report.json");
-    fs::write(&report, format!("{data:#}\n")).doing("write", &report)?;
+    write(&folder, &text, &data)?;
     println!("written to {} and report.json", folder.join("report.md").display());
     Ok(())
+}
+
+/// Writes both reports.
+fn write(folder: &Path, text: &str, data: &Value) -> Result<()> {
+    let report = folder.join("report.md");
+    fs::write(&report, text).doing("write", &report)?;
+    let report = folder.join("report.json");
+    fs::write(&report, format!("{data:#}\n")).doing("write", &report)
 }
 
 /// The report's parts for people; those for programs go into `data`.

@@ -161,7 +161,6 @@ impl<'a> Packed<'a> {
 
     /// Asks for what [`Packed::unpack`] reads of a row that exists, where that lies together.
     pub(crate) fn prefetch(&self, row: usize) {
-        const LINE: usize = 64;
         let values = self.format.values;
         let (first, len) = match self.format.layout {
             Layout::Row => {
@@ -175,7 +174,7 @@ impl<'a> Packed<'a> {
             Layout::Panels | Layout::Channels => return,
         };
         let start = self.bytes.as_ptr().wrapping_add(first);
-        (0..len).step_by(LINE).for_each(|at| simd::prefetch(start.wrapping_add(at)));
+        (0..len).step_by(simd::LINE).for_each(|at| simd::prefetch(start.wrapping_add(at)));
     }
 
     /// Bytes of a tile of eight rows in quads.

@@ -33,7 +33,7 @@ use spans::{Row, Tile};
 const MOST_PAIRED: usize = 128;
 
 /// Whether keys and values of such attention may be pairs of bf16, where there is no cache.
-pub(crate) fn may_pair(p: &Attention) -> bool {
+fn may_pair(p: &Attention) -> bool {
     let sizes = p.head_dim <= MOST_PAIRED && p.head_dim.is_multiple_of(2 * WIDE);
     sizes && !p.causal && p.softcap.is_none()
 }

@@ -220,6 +220,7 @@ unsafe fn step<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
                 products::<S, KIND, N, Q>(s, queries, blocks, block, first, v, weights);
             }
         }
+        const { assert!(Q <= LANES) };
         let decays = soften::<S, false, _>(s, queries.call, blocks, &weights, part, softmax, first);
         let mut results = [std::ptr::null_mut(); Q];
         results.copy_from_slice(&queries.results[first..first + Q]);

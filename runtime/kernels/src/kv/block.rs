@@ -5,13 +5,10 @@
 //! starts at a multiple of 64 bytes.
 
 use super::{KV_BLOCK, KvLayer, KvType};
-use crate::simd::{LANES, Simd, WIDE};
+use crate::simd::{LANES, LINE, Simd, WIDE};
 use half::f16;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// Zeroed memory, aligned to a cache line, that several threads may write in disjoint places.
 #[derive(Debug)]

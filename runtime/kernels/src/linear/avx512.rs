@@ -15,12 +15,9 @@ use super::portable::{Q4, Q4M, Q8W, block_columns, is_bytes, record_bytes};
 use super::quads::Quads;
 use super::task::{Acc, Input, LinearTask, Tile, UNIT};
 use crate::isa::{Avx2, Avx512};
-use crate::simd::{Simd, Work};
+use crate::simd::{self, LINE, Simd, Work};
 use limbeck_plan::{QUAD_ROWS, QUANT_BLOCK};
 use std::arch::x86_64::*;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// # Safety
 /// The CPU has AVX-512 F.
@@ -77,16 +74,12 @@ impl Unit {
     }
 
     /// Asks for `len` bytes at `at` bytes from each tile's record.
-    ///
-    /// # Safety
-    /// The CPU has SSE.
     #[inline(always)]
-    unsafe fn prefetch(self, at: usize, len: usize) {
+    fn prefetch(self, at: usize, len: usize) {
         for tile in [0, self.apart] {
             let record = self.first.wrapping_add(at + tile);
             for line in 0..len.div_ceil(LINE) {
-                // SAFETY: a prefetch may point anywhere.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(record.wrapping_add(line * LINE).cast()) };
+                simd::prefetch(record.wrapping_add(line * LINE));
             }
         }
     }

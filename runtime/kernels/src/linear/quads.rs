@@ -8,11 +8,8 @@
 
 use super::portable::{Q4, Q4M, block_columns, record_bytes};
 use super::task::{Acc, Input, LinearTask, Tile, UNIT};
-use crate::simd::{self, Simd};
+use crate::simd::{self, LINE, Simd};
 use limbeck_plan::{QUAD_ROWS, QUANT_BLOCK};
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// The integers of such products.
 pub(crate) trait Dots: Simd {

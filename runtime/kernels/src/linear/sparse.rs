@@ -7,6 +7,7 @@ use crate::channels::{ChannelTile, GROUP, channel_bytes};
 use crate::elementwise::SharedRows;
 use crate::error::{Error, check_len};
 use crate::pool::{Pool, SERIAL_MACS};
+use crate::simd::LINE;
 use crate::table::Kernels;
 use crate::vec_bytes;
 use limbeck_plan::{CHANNEL_RUN, QUAD_ROWS, QUANT_BLOCK, Values, channel_tile_rows};
@@ -16,9 +17,6 @@ use std::ops::Range;
 const FEW_ROWS: usize = 4;
 /// Bytes of quads that a call of more rows makes at a time.
 const RETILED: usize = 2 << 20;
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
 /// Which channels of `x`, after its norm, a linear leaves out: channel `j` counts as 0 where
 /// `|x[j]| weights[j] < thresholds[choice]`. NaN is kept.
 #[derive(Clone, Copy, Debug)]

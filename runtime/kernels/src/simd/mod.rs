@@ -85,6 +85,9 @@ pub(crate) trait Lanes: Copy {
     unsafe fn load_i8(self, p: *const i8) -> Self::V;
 }
 
+/// Bytes of a cache line.
+pub(crate) const LINE: usize = 64;
+
 /// Asks for the cache line at `at`, which may be anywhere.
 #[inline(always)]
 pub(crate) fn prefetch(at: *const u8) {

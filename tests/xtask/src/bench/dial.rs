@@ -65,6 +65,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_it_runs_exists() {
+        let example = "runtime/kernels/examples/adaptive_rates/main.rs";
+        assert!(Workspace::locate().root().join(example).is_file());
+    }
+
+    #[test]
     fn cases_become_rows_and_a_number_that_is_missing_is_named() {
         let mut case = serde_json::json!({
             "what": "learners: half", "share": 0.5, "values": "q4", "threads": 2, "tokens": 128,

@@ -34,7 +34,7 @@ use super::activations::ActBlock;
 use super::epilogue::{Epilogue, finish};
 use super::task::{Input, LinearTask, UNIT};
 use crate::channels::{ChannelTile, GROUP};
-use crate::simd::{Simd, Work, prefetch};
+use crate::simd::{LINE, Simd, Work, prefetch};
 use limbeck_plan::{QUANT_BLOCK, Values, channel_tile_rows};
 use std::ops::Range;
 
@@ -44,9 +44,6 @@ const TOGETHER: usize = 4;
 const TILE_ROWS: usize = 1024;
 /// Quads of channels between those that are computed and those that are asked for.
 const QUADS_AHEAD: usize = 10;
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
 /// Some rows and groups of one linear whose weight is in channels.
 pub(crate) struct ChannelTask<'a> {
     pub input: Input<'a>,

@@ -4,13 +4,15 @@
 use super::sort;
 use crate::elementwise::SharedRows;
 use crate::error::Error;
-use crate::linear::{Epilogue, LinearArgs, LinearScratch, LinearTask, Size, UNIT, products};
+use crate::linear::{
+    Epilogue, LinearArgs, LinearScratch, LinearTask, Size, UNIT, products, row_block,
+};
 use crate::pool::Pool;
 use crate::table::Kernels;
 use std::ops::Range;
 
-/// Units of the second weight that stay in the cache while all runs go over them.
-const CACHED_UNITS: usize = 2;
+/// Bytes of the second weight that stay in the cache while all runs go over them.
+const CACHED_BYTES: usize = 384 * 1024;
 
 /// Rows sorted by their choices: a row that chooses `k` uses the learners `0..k`.
 pub(super) struct Runs<'a> {
@@ -84,7 +86,8 @@ impl<'a> Runs<'a> {
         for run in self.each() {
             let (end, rows) = (run.choice * learner, self.order.len() - run.rows.start);
             if before <= (end - first) * rows {
-                return first + before / rows;
+                // Kernels take units in pairs.
+                return first + before / rows / 2 * 2;
             }
             before -= (end - first) * rows;
             first = end;
@@ -143,6 +146,7 @@ impl<'a> Runs<'a> {
             shares: self.mixed().then_some(&shares),
             ..Size::of(&whole)
         };
+        let most_rows = row_block(k, size.quantised);
         // SAFETY: `before` gives rows of the result that no other row writes, and the runs' units
         // do not overlap.
         unsafe {
@@ -153,7 +157,10 @@ impl<'a> Runs<'a> {
                     let learners = first..run.choice * learner;
                     first = learners.end;
                     let rows = common(&rows, &(run.rows.start..rows.end));
-                    compute(&LinearTask { rows, units: common(&units, &learners), ..whole });
+                    let units = common(&units, &learners);
+                    for rows in blocks(rows, most_rows) {
+                        compute(&LinearTask { rows, units: units.clone(), ..whole });
+                    }
                 }
             });
         }
@@ -201,10 +208,13 @@ impl<'a> Runs<'a> {
             quantised: values.is_quantised(),
             shares: self.mixed().then_some(&shares),
         };
+        // Kernels take units in pairs.
+        let pair_bytes = (2 * args.w.bytes().len() / units.max(1)).max(1);
+        let cached = 2 * (CACHED_BYTES / pair_bytes).max(1);
         // SAFETY: `order` has each row once.
         unsafe {
             products(kernels, pool, values, size, &|rows, units, compute| {
-                let step = if self.mixed() { CACHED_UNITS } else { units.len() };
+                let step = if self.mixed() { cached } else { units.len() };
                 for first in units.clone().step_by(step) {
                     for run in self.each() {
                         let rows = common(&rows, &run.rows);
@@ -228,11 +238,54 @@ impl<'a> Runs<'a> {
     }
 }
 
+/// Parts of a range, of nearly the same length and at most `most` long.
+fn blocks(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = range.len().div_ceil(most);
+    let at = move |i: usize| range.start + range.len() * i / count.max(1);
+    (0..count).map(move |i| at(i)..at(i + 1))
+}
+
 /// What is in both; empty at the second's start where nothing is.
 fn common(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
     let start = a.start.max(b.start);
     match a.end.min(b.end) {
         end if start < end => start..end,
         _ => b.start..b.start,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_mixed_choices_are_of_equal_work() {
+        let (learner, parts) = (48, 4);
+        for cycle in [&[2, 0, 4, 1, 3][..], &[1, 0, 2, 1], &[4, 4, 4, 3], &[1, 4]] {
+            let choice: Vec<i32> = (0..128).map(|i| cycle[i % cycle.len()]).collect();
+            let (mut order, mut ends, mut before) = ([0; 128], [0; 5], [0; 128]);
+            let (runs, idle) = Runs::new(&choice, &mut order, &mut ends, &mut before);
+            let rows =
+                |unit: usize| choice.iter().filter(|k| **k as usize * learner > unit).count();
+            let ends: Vec<usize> = (0..=parts).map(|i| runs.share(learner, i, parts)).collect();
+            let last = choice.iter().max().map_or(0, |k| *k as usize * learner);
+            assert_eq!((ends[0], ends[parts]), (0, last), "{cycle:?}");
+            let equal = runs.used() * learner / parts;
+            for part in ends.windows(2) {
+                let work: usize = (part[0]..part[1]).map(rows).sum();
+                assert!(
+                    work.abs_diff(equal) <= 2 * (128 - idle.len()),
+                    "{cycle:?}: {work} of {equal}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_cover_a_range_evenly() {
+        let of = |range, most| blocks(range, most).collect::<Vec<_>>();
+        assert_eq!(of(3..3, 4), []);
+        assert_eq!(of(2..12, 4), [2..5, 5..8, 8..12]);
+        assert_eq!(of(0..9, 8), [0..4, 4..9]);
     }
 }

@@ -349,6 +349,12 @@ impl<const HALF: bool> Avx512Panels<HALF> {
         unsafe {
             let w = task.w.as_ptr().add(unit * stored * Self::PANEL_COLUMN);
             let x = x.as_ptr().add(row * k);
+            // The next panels come from memory while these are used. Each tile of rows asks for a part of
+            // them, so that requests are spread over the time of all.
+            let rows = task.rows.len();
+            let step = (ROWS * Self::PANEL_COLUMN).div_ceil(rows);
+            let asked = (row - task.rows.start) * k * Self::PANEL_COLUMN / rows;
+            let mut next = w.wrapping_add(UNITS * stored * Self::PANEL_COLUMN + asked);
             for i in 0..k {
                 let mut columns = [_mm512_setzero_ps(); UNITS];
                 for u in 0..UNITS {
@@ -357,9 +363,7 @@ impl<const HALF: bool> Avx512Panels<HALF> {
                     if ROWS == 1 {
                         _mm_prefetch::<_MM_HINT_T0>(column.wrapping_add(AHEAD).cast());
                     } else {
-                        // The next panels come from memory while these are used; asking for them
-                        // with the first rows alone is slower.
-                        let next = column.wrapping_add(UNITS * stored * Self::PANEL_COLUMN);
+                        let next = next.wrapping_add(u * stored * Self::PANEL_COLUMN);
                         _mm_prefetch::<_MM_HINT_T1>(next.cast());
                     }
                     columns[u] = Self::load(column);
@@ -370,6 +374,7 @@ impl<const HALF: bool> Avx512Panels<HALF> {
                         sums[r][u] = _mm512_fmadd_ps(columns[u], x, sums[r][u]);
                     }
                 }
+                next = next.wrapping_add(step);
             }
         }
         sums

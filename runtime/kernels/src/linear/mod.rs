@@ -337,12 +337,19 @@ impl Size<'_> {
 
     /// Units and rows per part.
     fn chunks(&self, threads: usize) -> (usize, usize) {
-        let (m, k, units) = (self.rows, self.k, self.units.len());
-        if m <= FEW_ROWS && (self.shares.is_none() || threads == 1) {
+        let (m, units) = (self.rows, self.units.len());
+        // Threads that meet in one place for each little task lose more than uneven ones wait.
+        let tasks = (self.macs / (threads * TASK_MACS)).clamp(1, TASKS);
+        if self.shares.is_some() {
+            // All rows: parts of them would not be of equal work. Each part begins with a weight that no
+            // cache has: they are few.
+            let parts = if threads == 1 { 1 } else { threads * tasks.min(MIXED_PARTS) };
+            return (units.div_ceil(parts).next_multiple_of(2), m);
+        }
+        if m <= FEW_ROWS {
             return (units.div_ceil(threads), m);
         }
-        let row_bytes = if self.quantised { k * 2 } else { k * 4 };
-        let block = (ROW_BLOCK_BYTES / row_bytes).next_multiple_of(12).max(12);
+        let block = row_block(self.k, self.quantised);
         // Blocks of nearly the same size, up to half as large again: each reads the whole weight.
         let row_tasks = ((m + block / 2) / block).max(1);
         // Where there are few units, rows are what threads share.
@@ -354,16 +361,16 @@ impl Size<'_> {
         if threads == 1 {
             return (units, rows);
         }
-        // Threads that meet in one place for each little task lose more than uneven ones wait.
-        let tasks = (self.macs / (threads * TASK_MACS)).clamp(1, TASKS);
         let unit_tasks = (threads * tasks).div_ceil(row_tasks).min(units);
-        // All rows go over a few units at a time there, and each part begins with a weight that no
-        // cache has: they are few.
-        let few = if self.shares.is_some() { threads * MIXED_PARTS } else { units };
-        let unit_tasks = unit_tasks.min(few);
         // Kernels take units in pairs.
         (units.div_ceil(unit_tasks).next_multiple_of(2), rows)
     }
+}
+
+/// Rows of `k` values that one task goes through for each unit of the weight.
+pub(crate) fn row_block(k: usize, quantised: bool) -> usize {
+    let row_bytes = if quantised { k * 2 } else { k * 4 };
+    (ROW_BLOCK_BYTES / row_bytes).next_multiple_of(12).max(12)
 }
 
 /// The tasks of a part: called with its rows and units, and with what computes a task.
@@ -402,4 +409,20 @@ pub(crate) unsafe fn products(
             unsafe { kernels.linear_task(values, task) };
         });
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_unequal_work_are_not_cut() {
+        let shares = |_: usize, _: usize| 0usize;
+        for (rows, threads) in [(2, 1), (2, 2), (128, 1), (128, 2), (2048, 4)] {
+            let macs = rows * 192 * UNIT * 768;
+            let of = |shares| Size { rows, units: 0..192, k: 768, macs, quantised: false, shares };
+            assert_eq!(of(Some(&shares as &Shares<'_>)).chunks(threads).1, rows);
+            assert!(of(None).chunks(threads).1 < rows || rows < 128 || threads == 1);
+        }
+    }
 }

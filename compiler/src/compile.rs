@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use limbeck_models::{Student, TensorIndex, TensorInfo};
-use limbeck_plan::{Manifest, Op, Provenance, Sampler, Site, Task};
+use limbeck_plan::{Manifest, Op, Program, Provenance, Sampler, Site, Task};
 
 use crate::emit::{Emitted, Packing, emit};
 use crate::error::{At, Error, Result};
@@ -26,6 +26,9 @@ pub struct Options {
     pub overlays: Vec<PathBuf>,
     /// Pack formats.
     pub quant: Quant,
+    /// Whether activations meet the quantised weight of every linear in two 8-bit parts, not only
+    /// where that pays most. Experts and learners have no such form.
+    pub precise: bool,
     /// Configuration keys that are declared harmless.
     pub ignored_keys: BTreeSet<String>,
     /// Whether experts keep the checkpoint's limit on their tokens of a call, as its own code does.
@@ -56,6 +59,7 @@ impl Options {
             output: output.into(),
             overlays: Vec::new(),
             quant,
+            precise: false,
             ignored_keys: BTreeSet::new(),
             moe_capacity: false,
             image_size: None,
@@ -129,6 +133,9 @@ pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
     let (packing, segments) = replace_plan(&options.output, |writer| {
         let Emitted { mut program, packing, models, segments } =
             emit(&student.entries, &choices, options.quant, checkpoint.as_ref(), writer, progress)?;
+        if options.precise {
+            make_precise(&mut program);
+        }
         if let Some((sampler, site)) = sampler {
             program.sampler = Some(sampler);
             program.sites.push(site);
@@ -165,6 +172,16 @@ fn choices(
             .at(format_args!("entry {name:?}"))
     };
     student.entries.iter().map(of).collect()
+}
+
+/// Every linear takes activations in two parts; see [`Options::precise`].
+fn make_precise(program: &mut Program) {
+    let entries = program.entries.iter_mut().flat_map(|entry| &mut entry.segments);
+    for step in entries.flat_map(|segment| &mut segment.steps) {
+        if let Op::Linear(linear) = &mut step.op {
+            linear.precise = true;
+        }
+    }
 }
 
 /// What the caller should know of these choices.
@@ -261,7 +278,10 @@ fn manifest(student: &Student, options: &Options, checkpoint: &dyn Checkpoint) -
             source: source.to_string_lossy().into(),
             format: checkpoint.format().into(),
             compiler: concat!("limbeck ", env!("CARGO_PKG_VERSION")).into(),
-            quantisation: options.quant.to_string(),
+            quantisation: match options.precise {
+                true => format!("{} --precise", options.quant),
+                false => options.quant.to_string(),
+            },
         },
     }
 }

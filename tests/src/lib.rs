@@ -117,10 +117,25 @@ impl Compiled {
     /// # Panics
     /// When it does not compile.
     pub fn with(source: &Path, overlays: &[PathBuf], quant: Quant, passes: bool) -> Compiled {
+        Compiled::by(source, quant, |options| Options {
+            passes,
+            overlays: overlays.to_vec(),
+            ..options
+        })
+    }
+
+    /// Compiles a checkpoint so that activations meet quantised weights in two parts.
+    ///
+    /// # Panics
+    /// When it does not compile.
+    pub fn precise(source: &Path, quant: Quant) -> Compiled {
+        Compiled::by(source, quant, |options| Options { precise: true, ..options })
+    }
+
+    fn by(source: &Path, quant: Quant, change: impl FnOnce(Options) -> Options) -> Compiled {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let compiled = Compiled { folder };
-        let overlays = overlays.to_vec();
-        let options = Options { passes, overlays, ..Options::new(source, compiled.path(), quant) };
+        let options = change(Options::new(source, compiled.path(), quant));
         compile(&options, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{e}"));
         compiled
     }

@@ -10,8 +10,8 @@ use limbeck::{
 };
 use limbeck_compiler::Quant;
 use limbeck_tests::{
-    Compiled, MINILM, Npz, SMOLLM2, adapter, cosine, golden, linears, minilm_acm, relative_error,
-    sentences, student,
+    Compiled, MINILM, Npz, SMOLLM2, adapter, cosine, golden, minilm_acm, relative_error, sentences,
+    student,
 };
 
 fn argmax(row: &[f32]) -> usize {
@@ -33,13 +33,6 @@ fn forced(model: &Model, prompt: &[u32], tokens: &[u32]) -> (Vec<f32>, Option<De
     (logits, session.device_use())
 }
 
-/// A model whose linears take activations in two 8-bit parts.
-fn precise(model: &Model) -> Model {
-    let mut program = model.plan().program().clone();
-    linears(&mut program).into_iter().for_each(|linear| linear.precise = true);
-    model.with_program(program).expect("the program")
-}
-
 #[test]
 fn smollm2_in_4_bits_follows_the_cpu_backend() {
     if !adapter() {
@@ -50,13 +43,15 @@ fn smollm2_in_4_bits_follows_the_cpu_backend() {
     let (_, ids) = Npz::open(&golden().join("smollm2.npz")).ids("input_ids");
     let (prompt, tokens) = ids[..96].split_at(32);
     assert_eq!(tokens.len(), 64);
-    let (gpu, cpu) = (plan.open(BackendKind::Wgpu, 0), plan.open(BackendKind::Cpu, 0));
+    let precise = Compiled::precise(&source, Quant::Q4);
+    let on_both = |plan: &Compiled| [BackendKind::Wgpu, BackendKind::Cpu].map(|b| plan.open(b, 0));
+    let [gpu, cpu] = on_both(&plan);
     let greedy = gpu.clone();
     let vocab = cpu.manifest().vocab_size;
     // One 8-bit part makes as much of a sum's last bit as of its own steps: instruction sets of the CPU, and the
     // reference, are as far from one another. Two parts leave what the backends compute otherwise.
-    let pairs = [(precise(&gpu), precise(&cpu), 1e-3, 62), (gpu, cpu.clone(), 6e-2, 57)];
-    let used = pairs.map(|(gpu, cpu, bar, least)| {
+    let pairs = [(on_both(&precise), 1e-3, 62), ([gpu, cpu.clone()], 6e-2, 57)];
+    let used = pairs.map(|([gpu, cpu], bar, least)| {
         let (found, used) = forced(&gpu, prompt, tokens);
         let (expected, none) = forced(&cpu, prompt, tokens);
         assert_eq!(none, None);

@@ -5,12 +5,12 @@
 use limbeck::plan::{Op, OperandKind, Values};
 use limbeck::{BackendKind, Encoder, EncoderInput, KvFormat, SessionOptions};
 use limbeck_compiler::Quant;
-use limbeck_tests::{Compiled, Npz, all_logits, backends, golden, relative_error};
+use limbeck_tests::{Compiled, Npz, all_logits, backends, golden, linears, relative_error};
 
 const DECODERS: &[&str] = &["llama", "llama_bias", "llama_linear", "llama_yarn", "qwen2", "qwen3"];
 const ENCODERS: &[&str] = &["bert", "bert_cls"];
 /// Those that quantise activations alike.
-const BACKENDS: &[BackendKind] = &[BackendKind::Fake, BackendKind::Cpu];
+const BACKENDS: [BackendKind; 2] = [BackendKind::Fake, BackendKind::Cpu];
 
 fn each_plan(name: &str, check: impl Fn(&str, limbeck::Model)) {
     let source = golden().join("tiny").join(name);
@@ -94,6 +94,27 @@ fn encoders_give_the_hidden_states_and_embeddings_of_transformers() {
                 assert!(error <= 1e-4, "{case}: {what}: relative error {error:.2e}");
             }
         });
+    }
+}
+
+#[test]
+fn precise_plans_take_every_activation_in_two_parts() {
+    let (expected, source) = (Encodings::open("bert"), golden().join("tiny/bert"));
+    // Weights in 4 bits lose much more than activations in 8.
+    for (quant, most) in [(Quant::Q8, 0.9), (Quant::Q4, 1.05)] {
+        let of = |plan: &Compiled| {
+            let models = BACKENDS.map(|backend| plan.open(backend, 2));
+            let [a, b] = models.each_ref().map(|model| expected.of(model).0);
+            let apart = relative_error(&a, &b);
+            assert!(apart <= 1e-4, "{quant}: backends are {apart:.2e} apart");
+            let program = models[0].plan().program().clone();
+            (relative_error(&a, &expected.hidden), program)
+        };
+        let (error, mut program) = of(&Compiled::precise(&source, quant));
+        assert!(linears(&mut program).iter().all(|linear| linear.precise), "{quant}");
+        let (in_one, mut program) = of(&Compiled::new(&source, quant, true));
+        assert!(linears(&mut program).iter().any(|linear| !linear.precise), "{quant}");
+        assert!(error < most * in_one, "{quant}: {error:.2e} in two parts, {in_one:.2e} in one");
     }
 }
 

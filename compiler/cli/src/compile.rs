@@ -19,6 +19,7 @@ pub fn execute(args: CompileArgs) -> Result<(), Failure> {
         }
     }
     let options = Options {
+        precise: args.precise,
         overlays: args.with,
         ignored_keys: args.ignore_key.into_iter().collect(),
         moe_capacity: args.moe_capacity,
@@ -90,6 +91,7 @@ fn to_json(options: &Options, report: &Report, seconds: f64) -> serde_json::Valu
         "student": report.student,
         "architecture": report.architecture,
         "quant": options.quant.to_string(),
+        "precise": options.precise,
         "steps": report.steps,
         "notes": report.notes,
         "onnx_segments": report.segments.iter().map(|s| json!({

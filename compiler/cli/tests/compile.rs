@@ -200,3 +200,17 @@ fn export_writes_a_dense_student_and_refuses_an_adaptive_one() {
     .fails(&["not a Limbeck plan"]);
     assert!(!folder.path().join("none").exists());
 }
+
+#[test]
+fn a_precise_plan_says_so() {
+    let place = Place::checkpoint("llama");
+    let (source, plan) = (place.arg("student"), place.plan());
+    let compile = |more: &[&str]| {
+        let args = ["compile", &source, "-o", &plan, "--quant", "q4", "--json"];
+        limbeck([&args, more].concat()).json()["precise"].clone()
+    };
+    assert_eq!(compile(&[]), false);
+    assert!(!limbeck(["inspect", &plan]).ok().contains("--precise"));
+    assert_eq!(compile(&["--precise"]), true);
+    assert!(limbeck(["inspect", &plan]).ok().contains("--quant q4 --precise,"));
+}

@@ -246,6 +246,11 @@ pub(super) fn reads(format: PackFormat) -> bool {
     FORMATS.iter().any(|known| known.format == format)
 }
 
+/// Whether a call of few rows reads nothing of a weight in this format for a column in which they all are zero.
+pub(super) fn skips_zeros(format: PackFormat) -> bool {
+    format == self::format(Values::F16, Layout::Channels)
+}
+
 /// Whether linears read this format, which holds channels.
 pub(super) fn reads_channels(format: PackFormat) -> bool {
     CHANNELS.iter().any(|known| known.format == format)

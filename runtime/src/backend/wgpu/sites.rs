@@ -1,9 +1,10 @@
 //! Sites on the device: what choosing costs goes there with the call, choices are made there, and come back
 //! with the results, and with them what else the host is told.
 
-use limbeck_plan::{Level, Op, Program, Site};
+use limbeck_plan::{CHANNEL_RUN, Level, Op, Program, Site, Weight};
 
 use super::call::CallLayout;
+use super::shaders::{FEW_ROWS, skips_zeros};
 use crate::backend::lower::{Ids, Instruction, Lowered};
 use crate::backend::{Call, Choices};
 use crate::error::{Error, ErrorKind, Result};
@@ -86,6 +87,26 @@ pub(super) struct Sparse {
     /// Of its weight.
     pub rows: usize,
     pub bytes: usize,
+    /// Of a channel, where calls of few rows read no others than those they kept.
+    pub channel: Option<usize>,
+}
+
+impl Sparse {
+    fn new(weight: &Weight) -> Sparse {
+        let rows = weight.rows.next_multiple_of(CHANNEL_RUN);
+        let channel = skips_zeros(weight.format).then(|| 2 * rows);
+        Sparse { rows: weight.rows, bytes: weight.bytes as usize, channel }
+    }
+
+    /// Bytes that a call reads whose `tokens` kept so many channels together: at most these, where they did
+    /// not keep the same.
+    fn read(&self, kept: u64, tokens: usize) -> u64 {
+        let whole = self.bytes as u64;
+        match self.channel {
+            Some(channel) if tokens <= FEW_ROWS => kept.saturating_mul(channel as u64).min(whole),
+            _ => whole,
+        }
+    }
 }
 
 /// What an entry's steps tell beside their results.
@@ -108,9 +129,7 @@ impl Told {
             match &named.instruction {
                 Instruction::Level { params } => told.levels.push(params.clone()),
                 Instruction::SparseLinear { weight, .. } => {
-                    let weight = program.weights.get(*weight);
-                    let (rows, bytes) = weight.map_or((0, 0), |w| (w.rows, w.bytes as usize));
-                    told.sparse.push(Sparse { rows, bytes });
+                    told.sparse.extend(program.weights.get(*weight).map(Sparse::new));
                 }
                 Instruction::Embedding { ids: Ids::Value(_), .. }
                 | Instruction::Tensor { op: Op::Gather(_) | Op::GatherElements(_), .. } => {
@@ -227,7 +246,8 @@ impl MadeLayout {
         }
         for (i, sparse) in told.sparse.iter().enumerate() {
             let kept = u64::from(word(self.kept(i)));
-            choices.spend(kept.saturating_mul(sparse.rows as u64), sparse.bytes as u64);
+            let macs = kept.saturating_mul(sparse.rows as u64);
+            choices.spend(macs, sparse.read(kept, self.tokens));
         }
         Ok(())
     }

@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use limbeck_kernels::KvType;
 use limbeck_plan::{
-    Activation, Dim, Layout, Level, Linear, Op, PackFormat, Site, SiteKind, SparseLinear, Values,
+    Activation, Dim, Embedding, Layout, Level, Linear, Op, PackFormat, Site, SiteKind,
+    SparseLinear, Values,
 };
 
-use super::harness::{Ask, Builder, Random, compare, tokens, tolerance};
+use super::harness::{
+    Ask, Builder, Random, Running, VOCABULARY, compare, gpu, relative_error, tokens, tolerance,
+};
 use crate::backend::PlanData;
+use crate::backend::fake::FakeBackend;
 
 const THRESHOLDS: [f32; 4] = [0.6, 0.3, 0.1, 0.0];
 
@@ -83,4 +87,67 @@ fn linears_without_small_channels_match_the_reference() {
     let channels = PackFormat { values: Values::Q4, layout: Layout::Channels };
     let data = plan(channels, 2100, 33, false);
     compare(&data, &asks()[..3], KvType::F32, tolerance(Values::Q4), "two tiles");
+}
+
+/// One such linear, of a weight in f16 channels, on values of which every third channel is zero. The weight has
+/// `unread` in these channels.
+fn holes(unread: f32) -> Arc<PlanData> {
+    let (rows, cols) = (70, 300);
+    let mut b = Builder::new(5);
+    let kind = SiteKind::Sparsity;
+    b.sites.push(Site { name: "site".into(), kind, first: 0, costs: vec![0.5, 1.0], weight: 1.0 });
+    let choice = b.choice(Op::Level(Level { site: 0, gains: vec![-0.5, 0.0] }), Vec::new());
+    let with = |numbers: Vec<f32>, hole: f32| -> Vec<f32> {
+        let at = |(i, v)| if i % cols % 3 == 1 { hole } else { v };
+        numbers.into_iter().enumerate().map(at).collect()
+    };
+    let table = with(b.random.numbers(VOCABULARY * cols), 0.0);
+    let table = b.weight(PackFormat::F32_ROW, VOCABULARY, cols, &table);
+    let x = b.step(
+        Op::Embedding(Embedding { scale: 1.0 }),
+        vec![0, table],
+        vec![tokens(), Dim::from(cols)],
+    );
+    let weight = with(b.random.numbers(rows * cols), unread);
+    let format = PackFormat { values: Values::F16, layout: Layout::Channels };
+    let weight = b.weight(format, rows, cols, &weight);
+    let weights = b.weight(PackFormat::F32_ROW, 1, cols, &vec![1.0; cols]);
+    let linear = Linear {
+        bias: false,
+        activation: Activation::Identity,
+        gated: false,
+        residual: false,
+        factors: false,
+        precise: false,
+    };
+    let params = SparseLinear { linear, thresholds: vec![0.2, 0.0] };
+    let shape = vec![tokens(), Dim::from(rows)];
+    b.output("y", Op::SparseLinear(params), vec![x, weight, choice, weights], shape);
+    b.plan()
+}
+
+#[test]
+fn few_rows_read_nothing_of_channels_that_are_left_out() {
+    let Some(gpu) = gpu() else { return };
+    let mut random = Random::new(3);
+    let mut expected = Running::new(&FakeBackend::default(), &holes(0.0), KvType::F32);
+    let mut found = Running::new(gpu, &holes(f32::NAN), KvType::F32);
+    for rows in [1, 2, 5, 8] {
+        for price in [0.0, 1.0] {
+            let ask = Ask { price, ..Ask::of(&mut random, &[rows]) };
+            let whole = expected.run(&ask, false);
+            let used = found.run(&ask, false);
+            let error = relative_error(&found.output("y"), &expected.output("y"));
+            assert!(error <= 1e-5, "{rows} rows at {price}: relative error {error:.2e}");
+            assert_eq!(used.macs, whole.macs);
+        }
+    }
+    // 96 rows of the weight in f16, 300 of 320 columns of it.
+    let mut bytes = |price| {
+        let spent = found.run(&Ask { price, ..Ask::of(&mut Random::new(4), &[1]) }, false);
+        (spent.macs, spent.bytes)
+    };
+    let (all, some) = (bytes(0.0), bytes(1.0));
+    assert_eq!(all.0, 70 * 300);
+    assert_eq!(all.1 - some.1, (all.0 - some.0) / 70 * 2 * 96);
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use limbeck_models::{Student, TensorIndex, TensorInfo};
-use limbeck_plan::{Manifest, Op, Program, Provenance, Sampler, Site, Task};
+use limbeck_plan::{Manifest, Op, Provenance, Sampler, Site, Task};
 
 use crate::emit::{Emitted, Packing, emit};
 use crate::error::{At, Error, Result};
@@ -131,11 +131,9 @@ pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
     let passes_as_it_is = !checkpoint.parts().is_empty();
     student.notes.extend(segment_notes(&choices, passes_as_it_is, options.quant));
     let (packing, segments) = replace_plan(&options.output, |writer| {
+        let numbers = (options.quant, options.precise);
         let Emitted { mut program, packing, models, segments } =
-            emit(&student.entries, &choices, options.quant, checkpoint.as_ref(), writer, progress)?;
-        if options.precise {
-            make_precise(&mut program);
-        }
+            emit(&student.entries, &choices, numbers, checkpoint.as_ref(), writer, progress)?;
         if let Some((sampler, site)) = sampler {
             program.sampler = Some(sampler);
             program.sites.push(site);
@@ -172,16 +170,6 @@ fn choices(
             .at(format_args!("entry {name:?}"))
     };
     student.entries.iter().map(of).collect()
-}
-
-/// Every linear takes activations in two parts; see [`Options::precise`].
-fn make_precise(program: &mut Program) {
-    let entries = program.entries.iter_mut().flat_map(|entry| &mut entry.segments);
-    for step in entries.flat_map(|segment| &mut segment.steps) {
-        if let Op::Linear(linear) = &mut step.op {
-            linear.precise = true;
-        }
-    }
 }
 
 /// What the caller should know of these choices.

@@ -26,12 +26,13 @@ pub struct Packing {
     pub bytes: u64,
 }
 
-/// Packs all weights and builds the program, with segments of the nodes that are chosen in each graph. `progress` hears of each weight: how many are done,
+/// Packs all weights and builds the program, with segments of the nodes that are chosen in each graph; where it is
+/// to be precise, activations meet every quantised weight of a linear in two parts. `progress` hears of each weight: how many are done,
 /// of how many, and its name.
 pub(crate) fn emit<W: Write + Seek>(
     entries: &[(String, Graph)],
     choices: &[Choice],
-    quant: Quant,
+    (quant, precise): (Quant, bool),
     checkpoint: &dyn Checkpoint,
     writer: &mut PlanWriter<W>,
     progress: &mut dyn FnMut(usize, usize, &str),
@@ -51,7 +52,7 @@ pub(crate) fn emit<W: Write + Seek>(
     let index = |expr: &TensorExpr| uses.iter().position(|(e, _)| e == expr).unwrap_or(0);
     for (name, graph) in entries {
         let first = (program.states.len(), program.sites.len());
-        let entry = entry(name, graph, quant, first, &index);
+        let entry = entry(name, graph, (quant, precise), first, &index);
         program.states.extend(graph.states().iter().cloned());
         program.sites.extend(graph.sites().iter().cloned());
         program.entries.push(entry);
@@ -218,7 +219,7 @@ fn weigh_sites(program: &mut Program) {
 fn entry(
     name: &str,
     graph: &Graph,
-    quant: Quant,
+    (quant, precise): (Quant, bool),
     (first_state, first_site): (usize, usize),
     weight_index: &dyn Fn(&TensorExpr) -> usize,
 ) -> Entry {
@@ -244,7 +245,8 @@ fn entry(
                 // What is equalised loses less than the other way would win back.
                 let weight = node.inputs.get(1).filter(|_| !p.factors);
                 let stream = weight.and_then(|w| stream_use(graph, node, *w));
-                p.precise = needs_precision(quant, gives_logits(graph, node), stream);
+                let logits = gives_logits(graph, node);
+                p.precise = precise || needs_precision(quant, logits, stream);
             }
             _ => (),
         }

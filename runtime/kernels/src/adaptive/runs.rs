@@ -5,7 +5,7 @@ use super::sort;
 use crate::elementwise::SharedRows;
 use crate::error::Error;
 use crate::linear::{
-    Epilogue, LinearArgs, LinearScratch, LinearTask, Size, UNIT, products, row_block,
+    Epilogue, LinearArgs, LinearScratch, LinearTask, Size, UNIT, products, row_blocks,
 };
 use crate::pool::Pool;
 use crate::table::Kernels;
@@ -146,7 +146,7 @@ impl<'a> Runs<'a> {
             shares: self.mixed().then_some(&shares),
             ..Size::of(&whole)
         };
-        let most_rows = row_block(k, size.quantised);
+        let quantised = size.quantised;
         // SAFETY: `before` gives rows of the result that no other row writes, and the runs' units
         // do not overlap.
         unsafe {
@@ -158,7 +158,8 @@ impl<'a> Runs<'a> {
                     first = learners.end;
                     let rows = common(&rows, &(run.rows.start..rows.end));
                     let units = common(&units, &learners);
-                    for rows in blocks(rows, most_rows) {
+                    let count = row_blocks(rows.len(), k, quantised);
+                    for rows in blocks(rows, count) {
                         compute(&LinearTask { rows, units: units.clone(), ..whole });
                     }
                 }
@@ -238,10 +239,9 @@ impl<'a> Runs<'a> {
     }
 }
 
-/// Parts of a range, of nearly the same length and at most `most` long.
-fn blocks(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
-    let count = range.len().div_ceil(most);
-    let at = move |i: usize| range.start + range.len() * i / count.max(1);
+/// So many parts of a range, of nearly the same length.
+fn blocks(range: Range<usize>, count: usize) -> impl Iterator<Item = Range<usize>> {
+    let at = move |i: usize| range.start + range.len() * i / count;
     (0..count).map(move |i| at(i)..at(i + 1))
 }
 
@@ -283,9 +283,8 @@ mod tests {
 
     #[test]
     fn blocks_cover_a_range_evenly() {
-        let of = |range, most| blocks(range, most).collect::<Vec<_>>();
-        assert_eq!(of(3..3, 4), []);
-        assert_eq!(of(2..12, 4), [2..5, 5..8, 8..12]);
-        assert_eq!(of(0..9, 8), [0..4, 4..9]);
+        let of = |range, count| blocks(range, count).collect::<Vec<_>>();
+        assert_eq!(of(2..12, 3), [2..5, 5..8, 8..12]);
+        assert_eq!(of(0..9, 2), [0..4, 4..9]);
     }
 }

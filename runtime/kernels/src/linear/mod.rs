@@ -349,9 +349,7 @@ impl Size<'_> {
         if m <= FEW_ROWS {
             return (units.div_ceil(threads), m);
         }
-        let block = row_block(self.k, self.quantised);
-        // Blocks of nearly the same size, up to half as large again: each reads the whole weight.
-        let row_tasks = ((m + block / 2) / block).max(1);
+        let row_tasks = row_blocks(m, self.k, self.quantised);
         // Where there are few units, rows are what threads share.
         let row_tasks = row_tasks.max(threads.div_ceil(units)).min(m);
         // Each thread has rows of its own where there are enough: what it wrote it reads again.
@@ -367,10 +365,12 @@ impl Size<'_> {
     }
 }
 
-/// Rows of `k` values that one task goes through for each unit of the weight.
-pub(crate) fn row_block(k: usize, quantised: bool) -> usize {
+/// Blocks of `rows` rows of `k` values, each of which goes through the whole weight: of nearly the same size, up
+/// to half as large again as [`ROW_BLOCK_BYTES`].
+pub(crate) fn row_blocks(rows: usize, k: usize, quantised: bool) -> usize {
     let row_bytes = if quantised { k * 2 } else { k * 4 };
-    (ROW_BLOCK_BYTES / row_bytes).next_multiple_of(12).max(12)
+    let block = (ROW_BLOCK_BYTES / row_bytes).next_multiple_of(12).max(12);
+    ((rows + block / 2) / block).max(1)
 }
 
 /// The tasks of a part: called with its rows and units, and with what computes a task.

@@ -338,11 +338,15 @@ impl Shader {
                 });
                 parts.extend([sums.source(), wgsl!("activation"), wgsl!("linear")]);
                 parts.extend([wgsl!("linear_few"), size(format)]);
-                parts.push(if format.values.is_quantised() {
-                    wgsl!("few_bytes")
+                if format.values.is_quantised() {
+                    parts.push(wgsl!("few_bytes"));
                 } else {
-                    wgsl!("few_floats")
-                });
+                    parts.push(match skips_zeros(format) {
+                        true => "const SKIPS_ZEROS: bool = true;\n",
+                        false => "const SKIPS_ZEROS: bool = false;\n",
+                    });
+                    parts.push(wgsl!("few_floats"));
+                }
                 parts.extend(part.sources());
                 parts.push(match part {
                     Part::Whole => wgsl!("prologue"),

@@ -1,7 +1,7 @@
 //! Sites on the device: what choosing costs goes there with the call, choices are made there, and come back
 //! with the results, and with them what else the host is told.
 
-use limbeck_plan::{CHANNEL_RUN, Level, Op, Program, Site, Weight};
+use limbeck_plan::{Level, Op, Program, QUANT_BLOCK, Site, Weight};
 
 use super::call::CallLayout;
 use super::shaders::{FEW_ROWS, skips_zeros};
@@ -93,9 +93,11 @@ pub(super) struct Sparse {
 
 impl Sparse {
     fn new(weight: &Weight) -> Sparse {
-        let rows = weight.rows.next_multiple_of(CHANNEL_RUN);
-        let channel = skips_zeros(weight.format).then(|| 2 * rows);
-        Sparse { rows: weight.rows, bytes: weight.bytes as usize, channel }
+        let bytes = weight.bytes as usize;
+        let channels =
+            skips_zeros(weight.format).then(|| weight.cols.next_multiple_of(QUANT_BLOCK));
+        let channel = channels.and_then(|count| bytes.checked_div(count));
+        Sparse { rows: weight.rows, bytes, channel }
     }
 
     /// Bytes that a call reads whose `tokens` kept so many channels together: at most these, where they did

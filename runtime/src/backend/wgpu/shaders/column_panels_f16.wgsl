@@ -1,5 +1,3 @@
-const SKIPS_ZEROS: bool = false;
-
 fn column(row: u32, col: u32) -> Sums {
     let at = (row / 16u * P.cols + col) * 2u;
     let a = w[at];

@@ -1,5 +1,3 @@
-const SKIPS_ZEROS: bool = false;
-
 fn element(row: u32, col: u32) -> f32 {
     if col >= P.cols {
         return 0.0;

@@ -1,5 +1,5 @@
 // What a lane sums of 16 rows of floats, for each row of the call: a column at a time. A format has its own
-// `column`, which gives one of 16 rows, and says whether one is read that meets nothing but zeros.
+// `column`, which gives one of 16 rows; SKIPS_ZEROS says that none is read which meets nothing but zeros.
 
 fn value(t: u32, first_token: u32, col: u32) -> f32 {
     return given(t, first_token, col / 4u * 4u)[col % 4u];

@@ -1,7 +1,5 @@
 // Values of f16 in channels.
 
-const SKIPS_ZEROS: bool = true;
-
 fn load(row: u32, block: u32, q: u32) -> Pair {
     let at = place(row, 64u, 16u);
     let start = at.start + block * at.record + q * 4u * at.channel;

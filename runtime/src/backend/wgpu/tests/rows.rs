@@ -59,7 +59,7 @@ fn check_linear(case: &Case, seed: u64) {
     compare(&b.plan(), &asks, KvType::F32, 1e-5, &format!("{case:?}"));
 }
 
-fn plain() -> Linear {
+pub(super) fn plain() -> Linear {
     Linear {
         bias: false,
         activation: Activation::Identity,

@@ -11,6 +11,7 @@ use limbeck_plan::{
 use super::harness::{
     Ask, Builder, Random, Running, VOCABULARY, compare, gpu, relative_error, tokens, tolerance,
 };
+use super::rows::plain;
 use crate::backend::PlanData;
 use crate::backend::fake::FakeBackend;
 
@@ -112,15 +113,7 @@ fn holes(unread: f32) -> Arc<PlanData> {
     let format = PackFormat { values: Values::F16, layout: Layout::Channels };
     let weight = b.weight(format, rows, cols, &weight);
     let weights = b.weight(PackFormat::F32_ROW, 1, cols, &vec![1.0; cols]);
-    let linear = Linear {
-        bias: false,
-        activation: Activation::Identity,
-        gated: false,
-        residual: false,
-        factors: false,
-        precise: false,
-    };
-    let params = SparseLinear { linear, thresholds: vec![0.2, 0.0] };
+    let params = SparseLinear { linear: plain(), thresholds: vec![0.2, 0.0] };
     let shape = vec![tokens(), Dim::from(rows)];
     b.output("y", Op::SparseLinear(params), vec![x, weight, choice, weights], shape);
     b.plan()

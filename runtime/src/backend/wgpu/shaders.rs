@@ -17,8 +17,8 @@ pub(super) const FEW_ROWS: usize = 8;
 pub(super) enum Shader {
     Embedding(PackFormat),
     /// For one row of the call at a time, or four.
-    LinearFew(PackFormat, FewRows, Part),
-    LinearMany(PackFormat, Part),
+    LinearFew(PackFormat, FewRows, Part, Form),
+    LinearMany(PackFormat, Part, Form),
     Norm,
     Elementwise,
     SelectRows,
@@ -107,6 +107,31 @@ impl Part {
             Part::Routed => [wgsl!("routed"), wgsl!("input")],
             Part::Window => [wgsl!("plain"), wgsl!("window")],
         }
+    }
+}
+
+/// What a linear does beside its products; see `has` in linear.wgsl. It is the shader's own and no parameter: a device
+/// reads the text of a dispatch anew where another ran before, and without the branches it is a third as long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Form {
+    pub flags: u32,
+    /// By its number; see `number` in ops/mod.rs.
+    pub activation: u32,
+}
+
+impl Form {
+    /// Forms that have each flag, and each of none.
+    #[cfg(test)]
+    pub const SAMPLES: [Form; 4] = [
+        Form { flags: 0, activation: 0 },
+        Form { flags: 0b11_1110_1111, activation: 2 },
+        Form { flags: 0b00_0001_0110, activation: 1 },
+        Form { flags: 0b00_0100_0100, activation: 3 },
+    ];
+
+    fn source(self) -> String {
+        let Form { flags, activation } = self;
+        format!("const FLAGS: u32 = {flags}u;\nconst ACTIVATION: u32 = {activation}u;\n")
     }
 }
 
@@ -271,15 +296,11 @@ impl Shader {
             all.push(Shader::GroupedConv(*format));
             all.push(Shader::ConvTranspose(*format));
             for part in [Part::Whole, Part::Limited, Part::Routed, Part::Window] {
-                all.push(Shader::LinearFew(*format, FewRows::One, part));
-                all.push(Shader::LinearFew(*format, FewRows::Four, part));
-                all.push(Shader::LinearMany(*format, part));
+                all.extend(Shader::linears(*format, part));
             }
         }
         for Format { format, .. } in CHANNELS {
-            all.push(Shader::LinearFew(*format, FewRows::One, Part::Whole));
-            all.push(Shader::LinearFew(*format, FewRows::Four, Part::Whole));
-            all.push(Shader::LinearMany(*format, Part::Whole));
+            all.extend(Shader::linears(*format, Part::Whole));
         }
         for kv in [KvType::F32, KvType::F16, KvType::Q8] {
             for heads in [Heads::Small, Heads::Large] {
@@ -289,6 +310,18 @@ impl Shader {
         all
     }
 
+    /// Those of linears over such a weight.
+    #[cfg(test)]
+    fn linears(format: PackFormat, part: Part) -> impl Iterator<Item = Shader> {
+        Form::SAMPLES.into_iter().flat_map(move |form| {
+            [
+                Shader::LinearFew(format, FewRows::One, part, form),
+                Shader::LinearFew(format, FewRows::Four, part, form),
+                Shader::LinearMany(format, part, form),
+            ]
+        })
+    }
+
     /// The storage buffers that it takes, from binding 1 on; binding 0 is the uniform.
     pub fn bindings(self) -> &'static [Access] {
         match self {
@@ -296,11 +329,11 @@ impl Shader {
             Shader::Elementwise | Shader::SelectRows | Shader::Pool => &[Read, Read, Write],
             Shader::Lstm => &[Read, Read, Read, Read, Read, Read, Write],
             Shader::Keep => &[Read, Read, Read, Read, Write, Write],
-            Shader::LinearFew(_, _, Part::Whole) => {
+            Shader::LinearFew(_, _, Part::Whole, _) => {
                 &[Read, Read, Read, Read, Read, Write, Read, Read]
             }
-            Shader::LinearFew(_, _, Part::Window)
-            | Shader::LinearMany(_, Part::Whole | Part::Window) => {
+            Shader::LinearFew(_, _, Part::Window, _)
+            | Shader::LinearMany(_, Part::Whole | Part::Window, _) => {
                 &[Read, Read, Read, Read, Read, Write]
             }
             Shader::LinearFew(..) | Shader::LinearMany(..) => {
@@ -331,7 +364,7 @@ impl Shader {
                 parts.extend([wgsl!("embedding"), wgsl!("faults"), wgsl!("weight")]);
                 parts.extend(loads(format));
             }
-            Shader::LinearFew(format, rows, part) => {
+            Shader::LinearFew(format, rows, part, _) => {
                 parts.push(match rows {
                     FewRows::One => "const FEW: u32 = 1u;\n",
                     FewRows::Four => "const FEW: u32 = 4u;\n",
@@ -354,7 +387,7 @@ impl Shader {
                 });
                 parts.extend(few(format));
             }
-            Shader::LinearMany(format, part) => {
+            Shader::LinearMany(format, part, _) => {
                 parts.extend([wgsl!("activation"), wgsl!("linear"), wgsl!("linear_many")]);
                 parts.push(size(format));
                 parts.push(if format.values.is_quantised() {
@@ -433,7 +466,11 @@ impl Shader {
                 },
             ]),
         }
-        parts.join("\n")
+        let form = match self {
+            Shader::LinearFew(.., form) | Shader::LinearMany(.., form) => form.source(),
+            _ => String::new(),
+        };
+        form + &parts.join("\n")
     }
 }
 

@@ -99,9 +99,8 @@ pub(super) fn attention(rec: &mut Recorder<'_>, instruction: &Instruction) -> Re
     Ok(())
 }
 
-/// Positions up to which a group has all of a head's, and that each of several has at least.
-const WHOLE: usize = 1024;
-const SHARE: usize = 512;
+/// Positions that a group has of a head's before several share them: as many as it sees at a time.
+const SHARE: usize = 256;
 /// The most groups that share a head's positions.
 const PARTS: usize = 32;
 
@@ -109,7 +108,7 @@ const PARTS: usize = 32;
 pub(in crate::backend::wgpu) fn parts_of(call: &Call<'_>) -> usize {
     let seen = call.spans.iter().map(|span| span.start.saturating_add(span.rows)).max();
     match seen {
-        Some(seen) if seen > WHOLE && call.tokens <= FEW_ROWS => {
+        Some(seen) if seen > SHARE && call.tokens <= FEW_ROWS => {
             seen.div_ceil(SHARE).next_power_of_two().min(PARTS)
         }
         _ => 1,

@@ -7,7 +7,7 @@ use super::{flag, lacks, number};
 use crate::backend::lower::{Instruction, NormCall};
 use crate::backend::wgpu::buffers::Slice;
 use crate::backend::wgpu::record::Recorder;
-use crate::backend::wgpu::shaders::{FEW_ROWS, FewRows, Part, Shader};
+use crate::backend::wgpu::shaders::{FEW_ROWS, FewRows, Form, Part, Shader};
 use crate::error::Result;
 
 /// Rows of the weight and of the call that a group has where there are many.
@@ -98,7 +98,9 @@ pub(super) fn dispatch(rec: &mut Recorder<'_>, work: Work<'_>) -> Result<()> {
         | flag(work.factors.is_some(), 8)
         | flag(work.last && work.residual.is_some(), 16)
         | flag(work.precise, 32)
-        | work.norm.map_or(0, |norm| 64 | norm_flags(norm) << 7);
+        | work.norm.map_or(0, |norm| 64 | norm_flags(norm) << 7)
+        | flag(!w.cols.is_multiple_of(4), 512);
+    let form = Form { flags, activation: number(work.activation) };
     let none = rec.none();
     let bias = work.bias.as_ref().unwrap_or(&none);
     let residual = work.residual.as_ref().unwrap_or(&none);
@@ -138,8 +140,6 @@ pub(super) fn dispatch(rec: &mut Recorder<'_>, work: Work<'_>) -> Result<()> {
             rows as u32,
             first as u32,
             all as u32,
-            number(work.activation),
-            flags,
             shard.stored as u32,
             share as u32,
             limits[0],
@@ -153,12 +153,12 @@ pub(super) fn dispatch(rec: &mut Recorder<'_>, work: Work<'_>) -> Result<()> {
         let (shader, groups) = if tokens > FEW_ROWS && part != Part::Routed {
             let [tile, columns] = MANY;
             let groups = rows.div_ceil(tile) * tokens.div_ceil(columns);
-            (Shader::LinearMany(w.format, part), groups)
+            (Shader::LinearMany(w.format, part, form), groups)
         } else {
             let one = tokens == 1 || part == Part::Routed;
             let few = if one { FewRows::One } else { FewRows::Four };
             let groups = rows.div_ceil(FEW) * tokens.div_ceil(few.count());
-            (Shader::LinearFew(w.format, few, part), groups)
+            (Shader::LinearFew(w.format, few, part, form), groups)
         };
         let mut bindings = vec![&shard.slice, x, bias, residual, factors, out];
         match part {

@@ -1,75 +1,72 @@
-// What a lane sums of 16 rows of bytes, for each row of the call: activations are rounded in shared memory, some
+// What a lane sums of 16 rows of bytes, for each row of the call: it rounds the columns itself that it has of some
 // blocks at a time. Precise ones come in two parts, the second for what the first leaves over.
 
-// Blocks of 32 columns at a time: two for each four lanes.
-const CHUNK: u32 = LANES / 2u;
+// Blocks of 32 columns at a time: one for each four lanes.
+const CHUNK: u32 = LANES / 4u;
 
-// Of each row of the call: the bytes of a block, four words twice.
-fn word_at(t: u32, block: u32, q: u32) -> vec2<u32> {
-    let at = t * LANES + block * 2u;
-    return vec2(fours[at][q], fours[at + 1u][q]);
+// Of a row of the call: columns 4 q to 4 q + 3 of a block, and the same 16 further on.
+struct Cols {
+    lo: vec4<f32>,
+    hi: vec4<f32>,
+}
+
+// They in bytes, which the scale multiplies.
+struct Bytes {
+    lo: u32,
+    hi: u32,
+    step: f32,
 }
 
 var<workgroup> magnitudes: array<u32, LANES * FEW>;
-var<workgroup> steps: array<f32, CHUNK * FEW>;
 
-// Rounds 16 columns of each row for a lane.
-fn take(lane: u32, first_token: u32, first: u32, part: u32) {
-    workgroupBarrier();
-    let block = lane / 2u;
-    for (var t = 0u; t < FEW; t++) {
-        let at = t * LANES + lane;
-        let col = first * 32u + lane * 16u;
-        var v0 = given(t, first_token, col);
-        var v1 = given(t, first_token, col + 4u);
-        var v2 = given(t, first_token, col + 8u);
-        var v3 = given(t, first_token, col + 12u);
-        if part == 1u {
-            let step = steps[t * CHUNK + block];
-            let had = fours[at];
-            v0 -= step * bytes_of(had.x);
-            v1 -= step * bytes_of(had.y);
-            v2 -= step * bytes_of(had.z);
-            v3 -= step * bytes_of(had.w);
-        }
-        magnitudes[at] = max(max(magnitude(v0), magnitude(v1)), max(magnitude(v2), magnitude(v3)));
-        workgroupBarrier();
-        // A scale is for as many lanes as hold WORDS.
-        var most = max(magnitudes[at], magnitudes[at ^ 1u]);
-        if WORDS == 16u {
-            most = max(most, max(magnitudes[at ^ 2u], magnitudes[at ^ 3u]));
-        }
-        fours[at] = rounded16(v0, v1, v2, v3, most);
-        if lane % 2u == 0u {
-            steps[t * CHUNK + block] = step_of(most);
-        }
+fn cols_at(token: u32, col: u32) -> Cols {
+    return Cols(given(token, col), given(token, col + 16u));
+}
+
+fn met_cols(c: Cols, norm: vec2<f32>, weights: Cols, col: u32) -> Cols {
+    return Cols(met(c.lo, norm, weights.lo, col), met(c.hi, norm, weights.hi, col + 16u));
+}
+
+fn show(lane: u32, t: u32, c: Cols) {
+    magnitudes[t * LANES + lane] = max(magnitude(c.lo), magnitude(c.hi));
+}
+
+fn bytes_for(lane: u32, t: u32, c: Cols) -> Bytes {
+    let at = t * LANES + lane;
+    // A scale is for as many lanes as hold WORDS.
+    var most = max(max(magnitudes[at], magnitudes[at ^ 1u]), max(magnitudes[at ^ 2u], magnitudes[at ^ 3u]));
+    if WORDS == 16u {
+        most = max(most, max(max(magnitudes[at ^ 4u], magnitudes[at ^ 5u]), max(magnitudes[at ^ 6u], magnitudes[at ^ 7u])));
     }
-    workgroupBarrier();
+    let words = rounded16(c.lo, c.hi, vec4(0.0), vec4(0.0), most);
+    return Bytes(words.x, words.y, step_of(most));
 }
 
-fn dots(lo: vec4<u32>, hi: vec4<u32>, v: vec2<u32>) -> vec4<i32> {
-    return vec4(dot4I8Packed(lo.x, v.x) + dot4I8Packed(hi.x, v.y),
-        dot4I8Packed(lo.y, v.x) + dot4I8Packed(hi.y, v.y),
-        dot4I8Packed(lo.z, v.x) + dot4I8Packed(hi.z, v.y),
-        dot4I8Packed(lo.w, v.x) + dot4I8Packed(hi.w, v.y));
+fn left(c: Cols, b: Bytes) -> Cols {
+    return Cols(c.lo - b.step * bytes_of(b.lo), c.hi - b.step * bytes_of(b.hi));
 }
 
-// Adds products of 16 rows with row `t` of the call.
-fn add(sums: Sums, e: Eight, f: Eight, t: u32, block: u32, q: u32, there: bool) -> Sums {
-    let v = word_at(t, block, q);
-    let step = select(0.0, steps[t * CHUNK + block], there);
+fn dots(lo: vec4<u32>, hi: vec4<u32>, v: Bytes) -> vec4<i32> {
+    return vec4(dot4I8Packed(lo.x, v.lo) + dot4I8Packed(hi.x, v.hi),
+        dot4I8Packed(lo.y, v.lo) + dot4I8Packed(hi.y, v.hi),
+        dot4I8Packed(lo.z, v.lo) + dot4I8Packed(hi.z, v.hi),
+        dot4I8Packed(lo.w, v.lo) + dot4I8Packed(hi.w, v.hi));
+}
+
+// Adds products of 16 rows.
+fn add(sums: Sums, e: Eight, f: Eight, v: Bytes) -> Sums {
     var total = 0;
     if MINIMA || OFFSET != 0 {
-        total = dot4I8Packed(ONES, v.x) + dot4I8Packed(ONES, v.y);
+        total = dot4I8Packed(ONES, v.lo) + dot4I8Packed(ONES, v.hi);
     }
     let less = vec4(OFFSET * total);
     var s = sums;
-    s.a += vec4<f32>(dots(e.lo, e.hi, v) - less) * (e.scales * step);
-    s.b += vec4<f32>(dots(e.lo_next, e.hi_next, v) - less) * (e.scales_next * step);
-    s.c += vec4<f32>(dots(f.lo, f.hi, v) - less) * (f.scales * step);
-    s.d += vec4<f32>(dots(f.lo_next, f.hi_next, v) - less) * (f.scales_next * step);
+    s.a += vec4<f32>(dots(e.lo, e.hi, v) - less) * (e.scales * v.step);
+    s.b += vec4<f32>(dots(e.lo_next, e.hi_next, v) - less) * (e.scales_next * v.step);
+    s.c += vec4<f32>(dots(f.lo, f.hi, v) - less) * (f.scales * v.step);
+    s.d += vec4<f32>(dots(f.lo_next, f.hi_next, v) - less) * (f.scales_next * v.step);
     if MINIMA {
-        let shift = step * f32(total);
+        let shift = v.step * f32(total);
         s.a += e.minima * shift;
         s.b += e.minima_next * shift;
         s.c += f.minima * shift;
@@ -83,40 +80,64 @@ fn products(at: Invocation, row: u32, first_token: u32, blocks: u32) -> Few {
     let q = lane % 4u;
     let octet = row / 8u;
     let next = min(octet + 1u, P.stored / 8u - 1u);
+    let tokens = min(vec4(first_token) + vec4(0u, 1u, 2u, 3u), vec4(P.tokens - 1u));
     var few: Few;
+    var norms: array<vec2<f32>, 4>;
     for (var first = 0u; first < blocks; first += CHUNK) {
-        let last = min(CHUNK, blocks - first) - 1u;
-        let there = lane / 4u <= last;
-        let there_too = lane / 4u + CHUNK / 2u <= last;
-        let block = min(lane / 4u, last);
-        let block_too = min(lane / 4u + CHUNK / 2u, last);
+        let block = min(first + lane / 4u, blocks - 1u);
         // On their way while activations are made ready.
-        let a = raw_of(octet, first + block, q);
-        let b = raw_of(next, first + block, q);
-        let c = raw_of(octet, first + block_too, q);
-        let d = raw_of(next, first + block_too, q);
+        let a = raw_of(octet, block, q);
+        let b = raw_of(next, block, q);
+        // Those behind the last block are 0.
+        let col = (first + lane / 4u) * 32u + q * 4u;
+        var c0 = cols_at(tokens.x, col);
+        var c1: Cols;
+        var c2: Cols;
+        var c3: Cols;
+        if FEW > 1u {
+            c1 = cols_at(tokens.y, col);
+            c2 = cols_at(tokens.z, col);
+            c3 = cols_at(tokens.w, col);
+        }
+        let weights = Cols(weight_of(col), weight_of(col + 16u));
         if first == 0u {
-            prologue(at, first_token);
+            norms[0] = norm_of(at, tokens.x, c0.lo, c0.hi, col, CHUNK * 32u);
+            if FEW > 1u {
+                norms[1] = norm_of(at, tokens.y, c1.lo, c1.hi, col, CHUNK * 32u);
+                norms[2] = norm_of(at, tokens.z, c2.lo, c2.hi, col, CHUNK * 32u);
+                norms[3] = norm_of(at, tokens.w, c3.lo, c3.hi, col, CHUNK * 32u);
+            }
+        }
+        c0 = met_cols(c0, norms[0], weights, col);
+        if FEW > 1u {
+            c1 = met_cols(c1, norms[1], weights, col);
+            c2 = met_cols(c2, norms[2], weights, col);
+            c3 = met_cols(c3, norms[3], weights, col);
         }
         for (var part = 0u; part < select(1u, 2u, has(32u)); part++) {
-            take(lane, first_token, first, part);
+            workgroupBarrier();
+            show(lane, 0u, c0);
+            if FEW > 1u {
+                show(lane, 1u, c1);
+                show(lane, 2u, c2);
+                show(lane, 3u, c3);
+            }
+            workgroupBarrier();
             let e = eight(a);
             let f = eight(b);
-            few.t0 = add(few.t0, e, f, 0u, block, q, there);
+            let v = bytes_for(lane, 0u, c0);
+            few.t0 = add(few.t0, e, f, v);
+            c0 = left(c0, v);
             if FEW > 1u {
-                few.t1 = add(few.t1, e, f, 1u, block, q, there);
-                few.t2 = add(few.t2, e, f, 2u, block, q, there);
-                few.t3 = add(few.t3, e, f, 3u, block, q, there);
-            }
-            if last >= CHUNK / 2u {
-                let g = eight(c);
-                let h = eight(d);
-                few.t0 = add(few.t0, g, h, 0u, block_too, q, there_too);
-                if FEW > 1u {
-                    few.t1 = add(few.t1, g, h, 1u, block_too, q, there_too);
-                    few.t2 = add(few.t2, g, h, 2u, block_too, q, there_too);
-                    few.t3 = add(few.t3, g, h, 3u, block_too, q, there_too);
-                }
+                let v1 = bytes_for(lane, 1u, c1);
+                few.t1 = add(few.t1, e, f, v1);
+                c1 = left(c1, v1);
+                let v2 = bytes_for(lane, 2u, c2);
+                few.t2 = add(few.t2, e, f, v2);
+                c2 = left(c2, v2);
+                let v3 = bytes_for(lane, 3u, c3);
+                few.t3 = add(few.t3, e, f, v3);
+                c3 = left(c3, v3);
             }
         }
     }

@@ -1,8 +1,14 @@
 // What a lane sums of 16 rows of floats, for each row of the call: a column at a time. A format has its own
 // `column`, which gives one of 16 rows; SKIPS_ZEROS says that none is read which meets nothing but zeros.
 
-fn value(t: u32, first_token: u32, col: u32) -> f32 {
-    return given(t, first_token, col / 4u * 4u)[col % 4u];
+fn value(token: u32, norm: vec2<f32>, col: u32) -> f32 {
+    let four = col / 4u * 4u;
+    return met(given(token, four), norm, weight_of(four), four)[col % 4u];
+}
+
+// The norm of a row of which a lane reads its share.
+fn norm_for(at: Invocation, token: u32) -> vec2<f32> {
+    return norm_of(at, token, vec4(0.0), vec4(0.0), P.cols, 0u);
 }
 
 fn add(sums: Sums, c: Sums, v: f32) -> Sums {
@@ -14,14 +20,21 @@ fn products(at: Invocation, row: u32, first_token: u32, blocks: u32) -> Few {
     if blocks == 0u {
         return few;
     }
-    prologue(at, first_token);
+    let tokens = min(vec4(first_token) + vec4(0u, 1u, 2u, 3u), vec4(P.tokens - 1u));
+    var norms: array<vec2<f32>, 4>;
+    norms[0] = norm_for(at, tokens.x);
+    if FEW > 1u {
+        norms[1] = norm_for(at, tokens.y);
+        norms[2] = norm_for(at, tokens.z);
+        norms[3] = norm_for(at, tokens.w);
+    }
     let cols = min(P.cols, blocks * 32u);
     for (var col = at.lane; col < cols; col += LANES) {
-        var v = vec4(value(0u, first_token, col), 0.0, 0.0, 0.0);
+        var v = vec4(value(tokens.x, norms[0], col), 0.0, 0.0, 0.0);
         if FEW > 1u {
-            v.y = value(1u, first_token, col);
-            v.z = value(2u, first_token, col);
-            v.w = value(3u, first_token, col);
+            v.y = value(tokens.y, norms[1], col);
+            v.z = value(tokens.z, norms[2], col);
+            v.w = value(tokens.w, norms[3], col);
         }
         if SKIPS_ZEROS && all(v == vec4(0.0)) {
             continue;

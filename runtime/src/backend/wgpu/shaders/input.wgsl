@@ -2,11 +2,11 @@
 
 // Four of them from column `col` on, a multiple of 4, as they lie there.
 fn raw(token: u32, col: u32) -> vec4<f32> {
-    if col >= P.cols || (P.unit_cols > 0u && col >= limit(token) * P.unit_cols) {
+    if col >= cols_of(token) {
         return vec4(0.0);
     }
-    let at = token / P.share * P.cols + col;
-    if P.cols % 4u == 0u {
+    let at = input_row(token) * P.cols + col;
+    if !has(512u) {
         return x[at / 4u];
     }
     var v = vec4(x[at / 4u][at % 4u], 0.0, 0.0, 0.0);

@@ -8,6 +8,14 @@ fn limit(token: u32) -> u32 {
     return made[P.choices + min(token, P.tokens - 1u)];
 }
 
+fn input_row(token: u32) -> u32 {
+    return token;
+}
+
+fn cols_of(token: u32) -> u32 {
+    return select(P.cols, min(P.cols, limit(token) * P.unit_cols), P.unit_cols > 0u);
+}
+
 // A bias for each choice comes with limited columns.
 fn bias_row(token: u32) -> u32 {
     return select(0u, limit(token), P.unit_cols > 0u);

@@ -10,10 +10,6 @@ struct Params {
     // The shard's first row, and the rows of all shards.
     first: u32,
     all: u32,
-    activation: u32,
-    // 1: gated, 2: bias, 4: residual, 8: factors, 16: the activation comes after the residual,
-    // 32: precise, 64: a norm comes first, 128: around the mean, 256: with a bias.
-    flags: u32,
     // Rows that the shard's bytes hold.
     stored: u32,
     // Rows of the call that share a row of the input.
@@ -50,44 +46,60 @@ struct Params {
 @group(0) @binding(5) var<storage, read> factors: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>;
 
+// FLAGS are 1: gated, 2: bias, 4: residual, 8: factors, 16: the activation comes after the residual, 32: precise,
+// 64: a norm comes first, 128: around the mean, 256: with a bias, 512: columns are no multiple of four. They and
+// ACTIVATION are the shader's own: what it has not, it has no text for.
 fn has(flag: u32) -> bool {
-    return (P.flags & flag) != 0u;
+    return (FLAGS & flag) != 0u;
 }
 
-// A sum with its bias; `row` counts within the shard. A bias may be one for each choice.
-fn biased(sum: f32, token: u32, row: u32) -> f32 {
-    if has(2u) && row < P.rows {
-        return sum + bias[bias_row(token) * P.all + P.first + row];
+// Whether there is an output for a row of the shard, or for a gate's row, which its up row is 8 behind.
+fn gives(token: u32, row: u32) -> bool {
+    return token < P.tokens && row + select(0u, 8u, has(1u)) < P.rows && owns(token, row);
+}
+
+// Where that lies among all.
+fn place_of(token: u32, row: u32) -> u32 {
+    if has(1u) {
+        return token * (P.all / 2u) + (P.first + row) / 16u * 8u + row % 8u;
     }
-    return sum;
+    return token * P.all + P.first + row;
 }
 
-// Writes output `at` of all.
-fn finish(value: f32, at: u32) {
-    if has(4u) {
-        out[at] = value + residual[at];
-    } else {
-        out[at] = value;
-    }
-}
-
-// The result for a row of the shard.
-fn write(token: u32, row: u32, sum: f32) {
-    if token < P.tokens && row < P.rows && owns(token, row) {
-        let at = token * P.all + P.first + row;
-        let value = biased(sum, token, row);
-        if has(16u) {
-            out[at] = activate(P.activation, value + residual[at]);
-        } else {
-            finish(activate(P.activation, value), at);
+// What comes to a row's sum: its bias, which may be one for each choice, that of its up row, and the residual.
+fn added(token: u32, row: u32, place: u32) -> vec3<f32> {
+    var v = vec3(0.0);
+    if has(2u) {
+        let start = bias_row(token) * P.all + P.first + row;
+        v.x = bias[start];
+        if has(1u) {
+            v.y = bias[start + 8u];
         }
     }
+    if has(4u) {
+        v.z = residual[place];
+    }
+    return v;
 }
 
-// The result for a gate's row, which its up row is 8 behind.
-fn write_gated(token: u32, row: u32, gate: f32, up: f32) {
-    if token < P.tokens && row + 8u < P.rows && owns(token, row) {
-        let value = activate(P.activation, biased(gate, token, row)) * biased(up, token, row + 8u);
-        finish(value, token * (P.all / 2u) + (P.first + row) / 16u * 8u + row % 8u);
+// The output for a row's sum, and that of its up row where it is a gate's.
+fn result(sum: f32, up: f32, add: vec3<f32>) -> f32 {
+    if has(16u) {
+        return activate(ACTIVATION, sum + add.x + add.z);
+    }
+    var value = activate(ACTIVATION, sum + add.x);
+    if has(1u) {
+        value *= up + add.y;
+    }
+    if has(4u) {
+        value += add.z;
+    }
+    return value;
+}
+
+fn write(token: u32, row: u32, sum: f32, up: f32) {
+    if gives(token, row) {
+        let place = place_of(token, row);
+        out[place] = result(sum, up, added(token, row, place));
     }
 }

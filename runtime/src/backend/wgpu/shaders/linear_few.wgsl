@@ -19,38 +19,36 @@ struct Few {
     t3: Sums,
 }
 
-// Activations, then what lanes sum, as bits.
-var<workgroup> fours: array<vec4<u32>, 4u * LANES>;
-var<workgroup> totals: array<vec4<f32>, 4u * FEW>;
+// What lanes sum, and eighths of the rows' sums.
+var<workgroup> fours: array<vec4<f32>, 4u * LANES>;
+var<workgroup> totals: array<f32, LANES>;
 
-fn part_at(i: u32) -> vec4<f32> {
-    return bitcast<vec4<f32>>(fours[i]);
+// Adds up the lanes' sums for a row of the call, and gives each of the first 16 lanes its row's and its up row's.
+fn gather(lane: u32, sums: Sums) -> vec2<f32> {
+    fours[lane] = sums.a;
+    fours[LANES + lane] = sums.b;
+    fours[2u * LANES + lane] = sums.c;
+    fours[3u * LANES + lane] = sums.d;
+    workgroupBarrier();
+    // 8 lanes for each row.
+    let i = lane / 8u % 4u;
+    let start = lane / 32u * LANES + lane % 8u;
+    var sum = 0.0;
+    for (var at = start; at < start + LANES; at += 32u) {
+        sum += (fours[at][i] + fours[at + 8u][i]) + (fours[at + 16u][i] + fours[at + 24u][i]);
+    }
+    totals[lane] = sum;
+    workgroupBarrier();
+    if lane >= 16u {
+        return vec2(0.0);
+    }
+    return vec2(total_of(lane), total_of((lane + 8u) % 16u));
 }
 
-// Adds up the lanes' sums for row `t` of the call.
-fn gather(lane: u32, t: u32, sums: Sums) {
-    workgroupBarrier();
-    fours[lane] = bitcast<vec4<u32>>(sums.a);
-    fours[LANES + lane] = bitcast<vec4<u32>>(sums.b);
-    fours[2u * LANES + lane] = bitcast<vec4<u32>>(sums.c);
-    fours[3u * LANES + lane] = bitcast<vec4<u32>>(sums.d);
-    workgroupBarrier();
-    // 32 lanes for each four rows.
-    let start = lane / 32u * LANES + lane % 32u;
-    let sum = part_at(start) + part_at(start + 32u) + (part_at(start + 64u) + part_at(start + 96u));
-    fours[start] = bitcast<vec4<u32>>(sum);
-    workgroupBarrier();
-    if lane < 16u {
-        let at = lane / 4u * LANES + lane % 4u;
-        let sum = part_at(at) + part_at(at + 4u) + (part_at(at + 8u) + part_at(at + 12u))
-            + (part_at(at + 16u) + part_at(at + 20u) + (part_at(at + 24u) + part_at(at + 28u)));
-        fours[at] = bitcast<vec4<u32>>(sum);
-    }
-    workgroupBarrier();
-    if lane < 4u {
-        let at = lane * LANES;
-        totals[t * 4u + lane] = part_at(at) + part_at(at + 1u) + (part_at(at + 2u) + part_at(at + 3u));
-    }
+fn total_of(row: u32) -> f32 {
+    let at = row * 8u;
+    return ((totals[at] + totals[at + 1u]) + (totals[at + 2u] + totals[at + 3u]))
+        + ((totals[at + 4u] + totals[at + 5u]) + (totals[at + 6u] + totals[at + 7u]));
 }
 
 @compute @workgroup_size(LANES)
@@ -70,22 +68,29 @@ fn main(at: Invocation) {
     if lane == 0u && blocks > 0u {
         count_read(size_of(min(rows - first_row, 16u), blocks));
     }
-    let few = products(at, row, first_token, blocks);
-    gather(lane, 0u, few.t0);
-    if FEW > 1u {
-        gather(lane, 1u, few.t1);
-        gather(lane, 2u, few.t2);
-        gather(lane, 3u, few.t3);
+    let mine = first_row + lane;
+    let place = place_of(first_token, mine);
+    let writes = lane < select(16u, 8u, has(1u)) && gives(first_token, mine);
+    // On its way meanwhile.
+    var add = vec3(0.0);
+    if writes {
+        add = added(first_token, mine, place);
     }
-    workgroupBarrier();
-    if lane < 16u * FEW {
-        let token = first_token + lane / 16u;
-        let r = lane % 16u;
-        let total = totals[lane / 4u][r % 4u];
-        if !has(1u) {
-            write(token, first_row + r, total);
-        } else if r < 8u {
-            write_gated(token, first_row + r, total, totals[lane / 4u + 2u][r % 4u]);
-        }
+    let few = products(at, row, first_token, blocks);
+    let sum = gather(lane, few.t0);
+    if writes {
+        out[place] = result(sum.x, sum.y, add);
+    }
+    if FEW > 1u {
+        finish(lane, first_token + 1u, mine, few.t1);
+        finish(lane, first_token + 2u, mine, few.t2);
+        finish(lane, first_token + 3u, mine, few.t3);
+    }
+}
+
+fn finish(lane: u32, token: u32, row: u32, sums: Sums) {
+    let sum = gather(lane, sums);
+    if lane < select(16u, 8u, has(1u)) {
+        write(token, row, sum.x, sum.y);
     }
 }

@@ -25,7 +25,7 @@ fn main(
     if !has(1u) {
         for (var t = 0u; t < 4u; t++) {
             for (var i = 0u; i < 4u; i++) {
-                write(first_token + m + t * 8u, first_row + n + i * 16u, sum[t][i]);
+                write(first_token + m + t * 8u, first_row + n + i * 16u, sum[t][i], 0.0);
             }
         }
         return;
@@ -40,6 +40,6 @@ fn main(
         let r = unit % 32u / 8u * 16u + unit % 8u;
         let at = unit / 32u * 64u + r;
         let gate = bitcast<f32>(weights[at]);
-        write_gated(first_token + unit / 32u, first_row + r, gate, bitcast<f32>(weights[at + 8u]));
+        write(first_token + unit / 32u, first_row + r, gate, bitcast<f32>(weights[at + 8u]));
     }
 }

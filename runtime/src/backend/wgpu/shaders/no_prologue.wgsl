@@ -1,7 +1,17 @@
-fn prologue(at: Invocation, first_token: u32) {
+// No norm comes first; see prologue.wgsl.
+
+fn given(token: u32, col: u32) -> vec4<f32> {
+    return inputs(token, col);
 }
 
-// Four inputs of row `t` of the group.
-fn given(t: u32, first_token: u32, col: u32) -> vec4<f32> {
-    return inputs(min(first_token + t, P.tokens - 1u), col);
+fn weight_of(col: u32) -> vec4<f32> {
+    return vec4(0.0);
+}
+
+fn norm_of(at: Invocation, token: u32, a: vec4<f32>, b: vec4<f32>, col: u32, next: u32) -> vec2<f32> {
+    return vec2(0.0);
+}
+
+fn met(v: vec4<f32>, norm: vec2<f32>, weight: vec4<f32>, col: u32) -> vec4<f32> {
+    return v;
 }

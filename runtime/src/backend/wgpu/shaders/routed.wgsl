@@ -3,8 +3,12 @@
 @group(0) @binding(7) var<storage, read> routes: array<u32>;
 @group(0) @binding(8) var<storage, read_write> counted: array<atomic<u32>>;
 
-fn limit(token: u32) -> u32 {
-    return 0u;
+fn input_row(token: u32) -> u32 {
+    return token / P.share;
+}
+
+fn cols_of(token: u32) -> u32 {
+    return P.cols;
 }
 
 fn bias_row(token: u32) -> u32 {

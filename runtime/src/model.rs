@@ -103,6 +103,15 @@ impl Model {
         self.inner.engine.backend.description()
     }
 
+    /// Bytes a second at which the GPU that computes reads its memory, which bounds its decoding: measured now, in some
+    /// tenths of a second and with 512 MiB of its memory. `None` where a CPU computes.
+    ///
+    /// # Errors
+    /// Those of the device, such as too little memory.
+    pub fn read_rate(&self) -> Result<Option<f64>> {
+        self.inner.engine.backend.read_rate()
+    }
+
     /// The tokenizer, loaded at its first use.
     ///
     /// # Errors

@@ -368,7 +368,8 @@ pub struct BenchArgs {
         "repeat", "trace", "ceilings",
     ])]
     pub kernels: bool,
-    /// Measure too what this machine can do at most, and report the share of it that is used.
+    /// Measure too what this machine can do at most, and report the share of it that is used; of a GPU how fast it reads
+    /// its memory.
     #[arg(long)]
     pub ceilings: bool,
     #[command(flatten)]

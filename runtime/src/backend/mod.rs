@@ -167,6 +167,10 @@ pub struct DeviceUse {
 pub(crate) trait Backend: Send + Sync {
     /// What it is and what it chose, for people.
     fn description(&self) -> String;
+    /// Bytes a second at which its device reads its memory; `None` where it has no device of its own.
+    fn read_rate(&self) -> Result<Option<f64>> {
+        Ok(None)
+    }
     /// Checks that every op can run and makes what all sessions share.
     fn prepare(&self, data: Arc<PlanData>) -> Result<Arc<dyn Prepared>>;
 }

@@ -31,12 +31,15 @@ pub fn ceilings_json(ceilings: &Ceilings) -> Value {
     })
 }
 
-/// The same for people.
+/// The same for people. Those of a device are of reading alone.
 pub fn ceilings_line(ceilings: &Value) -> String {
     let giga = |key: &str| ceilings[key].as_f64().unwrap_or(0.0) / 1e9;
+    let read = format!("ceilings {:.1} GB/s read", giga("read_bytes_per_second"));
+    if ceilings["f32_ops_per_second"].is_null() {
+        return read;
+    }
     format!(
-        "ceilings {:.1} GB/s read, {:.0} Gop/s of f32, {:.0} Gop/s of 8 bits",
-        giga("read_bytes_per_second"),
+        "{read}, {:.0} Gop/s of f32, {:.0} Gop/s of 8 bits",
         giga("f32_ops_per_second"),
         giga("int8_ops_per_second"),
     )

@@ -47,7 +47,10 @@ pub fn execute(args: BenchArgs) -> Result<(), Failure> {
     report["budget"] = json!(args.runner.report(&usage));
     report["usage"] = json!(usage);
     if args.ceilings {
-        report["ceilings"] = kernels::ceilings_json(&Ceilings::measure(&kernels::pool(&args)));
+        report["ceilings"] = match model.read_rate()? {
+            Some(rate) => json!({"read_bytes_per_second": rate}),
+            None => kernels::ceilings_json(&Ceilings::measure(&kernels::pool(&args))),
+        };
     }
     if args.runner.json {
         return print_json(&report);

@@ -12,6 +12,7 @@ mod kept;
 mod ops;
 mod pipelines;
 mod pool;
+mod rate;
 mod record;
 mod shaders;
 mod sites;
@@ -75,6 +76,10 @@ impl WgpuBackend {
 impl Backend for WgpuBackend {
     fn description(&self) -> String {
         self.gpu.description.clone()
+    }
+
+    fn read_rate(&self) -> Result<Option<f64>> {
+        rate::read_rate(&self.gpu, &self.pipelines).map(Some)
     }
 
     fn prepare(&self, data: Arc<PlanData>) -> Result<Arc<dyn Prepared>> {

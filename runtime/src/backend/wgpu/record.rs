@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) const COUNTER_WORDS: usize = 2;
 
 /// One run of a shader.
-struct Dispatch {
+pub(super) struct Dispatch {
     pipeline: Arc<Pipeline>,
     group: wgpu::BindGroup,
     grid: [u32; 3],
@@ -85,22 +85,28 @@ impl Recording {
 
     /// Adds them to a pass.
     pub fn replay(&self, pass: &mut wgpu::ComputePass<'_>) {
-        for Dispatch { pipeline, group, grid: [x, y, z] } in &self.dispatches {
-            pass.set_pipeline(&pipeline.pipeline);
-            pass.set_bind_group(0, group, &[]);
-            pass.dispatch_workgroups(*x, *y, *z);
-        }
+        self.dispatches.iter().for_each(|dispatch| dispatch.replay(pass));
+    }
+}
+
+impl Dispatch {
+    /// Adds it to a pass.
+    pub fn replay(&self, pass: &mut wgpu::ComputePass<'_>) {
+        let [x, y, z] = self.grid;
+        pass.set_pipeline(&self.pipeline.pipeline);
+        pass.set_bind_group(0, &self.group, &[]);
+        pass.dispatch_workgroups(x, y, z);
     }
 }
 
 /// A dispatch whose parameters are not on the device yet.
-struct Pending {
-    shader: Shader,
+pub(super) struct Pending {
+    pub shader: Shader,
     /// Of its parameters among the uniforms, in bytes.
-    offset: usize,
-    bytes: usize,
-    bindings: Vec<Slice>,
-    grid: [u32; 3],
+    pub offset: usize,
+    pub bytes: usize,
+    pub bindings: Vec<Slice>,
+    pub grid: [u32; 3],
 }
 
 /// What ops record with.
@@ -244,7 +250,8 @@ impl Recorder<'_> {
 }
 
 impl Pending {
-    fn bind(
+    /// Makes it a dispatch, with its parameters among these.
+    pub fn bind(
         self,
         device: &wgpu::Device,
         pipeline: Arc<Pipeline>,

@@ -56,6 +56,8 @@ pub(super) enum Shader {
     Lstm,
     /// Channels that are small are left out.
     Keep,
+    /// Reads memory, to see how fast.
+    Sweep,
 }
 
 /// Elements that attention's shaders have room for in a head.
@@ -291,6 +293,7 @@ impl Shader {
         all.extend([Shader::MatMul, Shader::Reduce, Shader::Softmax, Shader::GroupNorm]);
         all.extend([Shader::Resize, Shader::Gather, Shader::Lstm, Shader::Keep]);
         all.extend([Shader::PickSlices, Shader::PickRows, Shader::PickMasses, Shader::AttendParts]);
+        all.push(Shader::Sweep);
         for Format { format, .. } in FORMATS {
             all.push(Shader::Embedding(*format));
             all.push(Shader::GroupedConv(*format));
@@ -343,7 +346,7 @@ impl Shader {
             Shader::Route => &[Read, Read, Write, Write],
             Shader::Capacity => &[Write, Write],
             Shader::Combine | Shader::Mix | Shader::Windows => &[Read, Read, Read, Write],
-            Shader::Given | Shader::Moves | Shader::Pad => &[Read, Write],
+            Shader::Given | Shader::Moves | Shader::Pad | Shader::Sweep => &[Read, Write],
             Shader::Reduce | Shader::Softmax | Shader::AttendParts => &[Read, Write],
             Shader::PickSlices | Shader::PickRows => &[Read, Write],
             Shader::MatMul | Shader::Resize | Shader::PickMasses => &[Read, Read, Write],
@@ -435,6 +438,7 @@ impl Shader {
                 });
             }
             Shader::PickMasses => parts.push(wgsl!("pick_masses")),
+            Shader::Sweep => parts.push(wgsl!("sweep")),
             Shader::ConvTranspose(format) => {
                 parts.extend([wgsl!("conv_transpose"), wgsl!("weight")]);
                 parts.extend(loads(format));

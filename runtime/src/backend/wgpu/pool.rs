@@ -45,8 +45,9 @@ pub(super) struct Pool {
     routes: Option<wgpu::Buffer>,
     hidden: Option<wgpu::Buffer>,
     parts: Option<wgpu::Buffer>,
-    /// What norms make of linears' inputs.
+    /// What norms make of linears' inputs, and what these are in bytes.
     normed: Option<wgpu::Buffer>,
+    rounded: Option<wgpu::Buffer>,
     /// The largest logits of slices.
     slices: Option<wgpu::Buffer>,
     pub read: Option<wgpu::Buffer>,
@@ -85,6 +86,7 @@ impl Pool {
             (&mut self.hidden, "hidden units", needed.hidden, storage),
             (&mut self.parts, "experts' results", needed.parts, storage),
             (&mut self.normed, "normalised inputs", needed.normed, storage),
+            (&mut self.rounded, "rounded inputs", needed.rounded, storage),
             (&mut self.slices, "the largest logits of slices", needed.slices, storage),
             (&mut self.none, "nothing", 16, storage),
             (&mut self.read, "results", needed.read, Usage::COPY_DST | Usage::MAP_READ),
@@ -130,6 +132,7 @@ impl Pool {
             hidden: there(&self.hidden)?,
             parts: there(&self.parts)?,
             normed: there(&self.normed)?,
+            rounded: there(&self.rounded)?,
             slices: there(&self.slices)?,
             local: there(&self.local)?,
             cache,
@@ -150,6 +153,7 @@ pub(super) struct Buffers<'a> {
     pub hidden: &'a wgpu::Buffer,
     pub parts: &'a wgpu::Buffer,
     pub normed: &'a wgpu::Buffer,
+    pub rounded: &'a wgpu::Buffer,
     pub slices: &'a wgpu::Buffer,
     local: &'a wgpu::Buffer,
     cache: &'a DeviceCache,
@@ -199,6 +203,7 @@ pub(super) struct Needed {
     hidden: usize,
     parts: usize,
     normed: usize,
+    rounded: usize,
     slices: usize,
     read: usize,
 }
@@ -223,10 +228,18 @@ pub(super) fn needed(
     let mut needed = Needed { call: words * 4, made: made * 4, ..Needed::default() };
     let larger =
         |have: &mut usize, elements: usize| *have = (*have).max(elements.saturating_mul(4));
+    let rounded = |weight: usize, elements: usize, precise: bool| -> Result<usize> {
+        let weight = shared.weights.get(weight)?;
+        let rows = elements / weight.cols.max(1);
+        Ok(ops::rounded_words(weight.format, [rows, weight.cols], precise))
+    };
     for named in &lowered.instructions {
         match &named.instruction {
-            Instruction::Linear { x, norm: Some(_), .. } => {
-                larger(&mut needed.normed, sizes.len(*x));
+            Instruction::Linear { params, x, norm, weight, .. } => {
+                larger(&mut needed.rounded, rounded(*weight, sizes.len(*x), params.precise)?);
+                if norm.is_some() {
+                    larger(&mut needed.normed, sizes.len(*x));
+                }
             }
             Instruction::Attention { params, .. } => {
                 larger(&mut needed.queries, tokens * params.heads * params.head_dim);
@@ -237,13 +250,16 @@ pub(super) fn needed(
                     larger(&mut needed.local, blocks.saturating_mul(layout.block_bytes() / 4));
                 }
             }
-            Instruction::AdaptiveMlp { w2, .. } => {
-                let units = shared.weights.get(*w2)?.cols;
-                larger(&mut needed.hidden, tokens.saturating_mul(units));
+            Instruction::AdaptiveMlp { x, w1, w2, .. } => {
+                let units = tokens.saturating_mul(shared.weights.get(*w2)?.cols);
+                larger(&mut needed.hidden, units);
+                larger(&mut needed.rounded, rounded(*w1, sizes.len(*x), false)?);
+                larger(&mut needed.rounded, rounded(*w2, units, false)?);
                 needed.counted += COUNTER_BYTES;
             }
-            Instruction::SparseLinear { x, norm, .. } => {
+            Instruction::SparseLinear { params, x, norm, weight, .. } => {
                 larger(&mut needed.hidden, sizes.len(*x));
+                larger(&mut needed.rounded, rounded(*weight, sizes.len(*x), params.linear.precise)?);
                 if norm.is_some() {
                     larger(&mut needed.normed, sizes.len(*x));
                 }

@@ -19,6 +19,9 @@ pub(super) enum Shader {
     /// For one row of the call at a time, or four.
     LinearFew(PackFormat, FewRows, Part, Form),
     LinearMany(PackFormat, Part, Form),
+    /// Rows of inputs as the two have them with quantised weights where rows are several; so many words of four
+    /// columns share a scale.
+    Round(u32, Form),
     Norm,
     Elementwise,
     SelectRows,
@@ -102,12 +105,19 @@ pub(super) enum Part {
 }
 
 impl Part {
-    fn sources(self) -> [&'static str; 2] {
+    fn source(self) -> &'static str {
         match self {
-            Part::Whole => [wgsl!("plain"), wgsl!("input")],
-            Part::Limited => [wgsl!("limited"), wgsl!("input")],
-            Part::Routed => [wgsl!("routed"), wgsl!("input")],
-            Part::Window => [wgsl!("plain"), wgsl!("window")],
+            Part::Whole | Part::Window => wgsl!("plain"),
+            Part::Limited => wgsl!("limited"),
+            Part::Routed => wgsl!("routed"),
+        }
+    }
+
+    /// What gives inputs as floats.
+    fn input(self) -> &'static str {
+        match self {
+            Part::Window => wgsl!("window"),
+            _ => wgsl!("input"),
         }
     }
 }
@@ -184,7 +194,7 @@ struct Format {
     format: PackFormat,
     /// What gives elements of it.
     loads: &'static [&'static str],
-    /// What [`Shader::LinearFew`] reads 16 rows with.
+    /// What linears read 8 or 16 rows with.
     few: &'static [&'static str],
 }
 
@@ -294,6 +304,8 @@ impl Shader {
         all.extend([Shader::Resize, Shader::Gather, Shader::Lstm, Shader::Keep]);
         all.extend([Shader::PickSlices, Shader::PickRows, Shader::PickMasses, Shader::AttendParts]);
         all.push(Shader::Sweep);
+        all.extend(Form::SAMPLES.map(|form| Shader::Round(8, form)));
+        all.extend(Form::SAMPLES.map(|form| Shader::Round(16, form)));
         for Format { format, .. } in FORMATS {
             all.push(Shader::Embedding(*format));
             all.push(Shader::GroupedConv(*format));
@@ -317,12 +329,24 @@ impl Shader {
     #[cfg(test)]
     fn linears(format: PackFormat, part: Part) -> impl Iterator<Item = Shader> {
         Form::SAMPLES.into_iter().flat_map(move |form| {
-            [
-                Shader::LinearFew(format, FewRows::One, part, form),
-                Shader::LinearFew(format, FewRows::Four, part, form),
-                Shader::LinearMany(format, part, form),
-            ]
+            let four = Shader::LinearFew(format, FewRows::Four, part, form);
+            let many = Shader::LinearMany(format, part, form);
+            let floats = !(format.values.is_quantised() && part == Part::Window);
+            [Shader::LinearFew(format, FewRows::One, part, form), many]
+                .into_iter()
+                .chain(floats.then_some(four))
         })
+    }
+
+    /// Whether inputs come as [`Shader::Round`] gives them.
+    pub fn takes_bytes(self) -> bool {
+        match self {
+            Shader::LinearFew(format, FewRows::Four, ..) => format.values.is_quantised(),
+            Shader::LinearMany(format, part, _) => {
+                format.values.is_quantised() && part != Part::Window
+            }
+            _ => false,
+        }
     }
 
     /// The storage buffers that it takes, from binding 1 on; binding 0 is the uniform.
@@ -332,13 +356,14 @@ impl Shader {
             Shader::Elementwise | Shader::SelectRows | Shader::Pool => &[Read, Read, Write],
             Shader::Lstm => &[Read, Read, Read, Read, Read, Read, Write],
             Shader::Keep => &[Read, Read, Read, Read, Write, Write],
-            Shader::LinearFew(_, _, Part::Whole, _) => {
+            Shader::LinearFew(_, _, Part::Whole, _) if !self.takes_bytes() => {
                 &[Read, Read, Read, Read, Read, Write, Read, Read]
             }
-            Shader::LinearFew(_, _, Part::Window, _)
+            Shader::LinearFew(_, _, Part::Whole | Part::Window, _)
             | Shader::LinearMany(_, Part::Whole | Part::Window, _) => {
                 &[Read, Read, Read, Read, Read, Write]
             }
+            Shader::Round(..) => &[Write, Read, Read, Read, Read, Read],
             Shader::LinearFew(..) | Shader::LinearMany(..) => {
                 &[Read, Read, Read, Read, Read, Write, Read, Write]
             }
@@ -372,35 +397,54 @@ impl Shader {
                     FewRows::One => "const FEW: u32 = 1u;\n",
                     FewRows::Four => "const FEW: u32 = 4u;\n",
                 });
-                parts.extend([sums.source(), wgsl!("activation"), wgsl!("linear")]);
-                parts.extend([wgsl!("linear_few"), size(format)]);
-                if format.values.is_quantised() {
-                    parts.push(wgsl!("few_bytes"));
-                } else {
-                    parts.push(match skips_zeros(format) {
-                        true => "const SKIPS_ZEROS: bool = true;\n",
-                        false => "const SKIPS_ZEROS: bool = false;\n",
-                    });
-                    parts.push(wgsl!("few_floats"));
-                }
-                parts.extend(part.sources());
-                parts.push(match part {
-                    Part::Whole => wgsl!("prologue"),
-                    _ => wgsl!("no_prologue"),
-                });
+                parts.extend([wgsl!("form"), sums.source(), wgsl!("activation"), wgsl!("linear")]);
+                parts.extend([wgsl!("linear_few"), size(format), part.source()]);
                 parts.extend(few(format));
+                if format.values.is_quantised() {
+                    parts.push(wgsl!("byte_sums"));
+                }
+                if self.takes_bytes() {
+                    parts.push(wgsl!("few_rounded"));
+                } else {
+                    parts.push(part.input());
+                    match part {
+                        Part::Whole => parts.extend([wgsl!("prologue"), wgsl!("norm_bindings")]),
+                        _ => parts.push(wgsl!("no_prologue")),
+                    }
+                    if format.values.is_quantised() {
+                        parts.extend([wgsl!("magnitudes"), wgsl!("few_bytes")]);
+                    } else {
+                        parts.push(match skips_zeros(format) {
+                            true => "const SKIPS_ZEROS: bool = true;\n",
+                            false => "const SKIPS_ZEROS: bool = false;\n",
+                        });
+                        parts.push(wgsl!("few_floats"));
+                    }
+                }
             }
             Shader::LinearMany(format, part, _) => {
-                parts.extend([wgsl!("activation"), wgsl!("linear"), wgsl!("linear_many")]);
-                parts.push(size(format));
-                parts.push(if format.values.is_quantised() {
-                    wgsl!("many_bytes")
+                parts.extend([wgsl!("form"), wgsl!("activation"), wgsl!("linear")]);
+                parts.extend([wgsl!("linear_many"), size(format), part.source()]);
+                if self.takes_bytes() {
+                    parts.push(wgsl!("many_bytes"));
+                    parts.extend(few(format));
                 } else {
-                    wgsl!("many_floats")
+                    parts.push(if format.values.is_quantised() {
+                        wgsl!("many_windows")
+                    } else {
+                        wgsl!("many_floats")
+                    });
+                    parts.extend([part.input(), wgsl!("weight")]);
+                    parts.extend(loads(format));
+                }
+            }
+            Shader::Round(words, _) => {
+                parts.push(match words {
+                    16 => "const WORDS: u32 = 16u;\n",
+                    _ => "const WORDS: u32 = 8u;\n",
                 });
-                parts.extend(part.sources());
-                parts.push(wgsl!("weight"));
-                parts.extend(loads(format));
+                parts.extend([wgsl!("form"), sums.source(), wgsl!("round"), wgsl!("input")]);
+                parts.extend([wgsl!("prologue"), wgsl!("magnitudes"), wgsl!("rounded")]);
             }
             Shader::Norm => parts.extend([sums.source(), wgsl!("norm")]),
             Shader::Elementwise => parts.extend([wgsl!("activation"), wgsl!("elementwise")]),
@@ -471,7 +515,9 @@ impl Shader {
             ]),
         }
         let form = match self {
-            Shader::LinearFew(.., form) | Shader::LinearMany(.., form) => form.source(),
+            Shader::LinearFew(.., form) | Shader::LinearMany(.., form) | Shader::Round(_, form) => {
+                form.source()
+            }
             _ => String::new(),
         };
         form + &parts.join("\n")

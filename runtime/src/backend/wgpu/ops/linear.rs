@@ -14,6 +14,8 @@ use crate::error::Result;
 const MANY: [usize; 2] = [64, 32];
 /// Rows of the weight that a group has where there are few of the call.
 const FEW: usize = 16;
+/// Blocks of columns that a group rounds.
+const ROUNDED: usize = 128;
 
 /// A linear and what it is of.
 pub(super) struct Work<'a> {
@@ -22,7 +24,7 @@ pub(super) struct Work<'a> {
     pub tokens: usize,
     pub share: usize,
     pub x: &'a Slice,
-    /// What the input meets first, where all of a weight meets few rows.
+    /// What the input meets first, where it meets all of a weight.
     pub norm: Option<&'a NormCall>,
     pub bias: Option<Slice>,
     pub residual: Option<Slice>,
@@ -61,10 +63,6 @@ pub(super) fn linear(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
     };
     let cols = rec.shared.weights.get(*weight)?.cols;
     let tokens = rec.sizes.len(*x) / cols.max(1);
-    let (mut x, mut norm) = (rec.value(*x)?, norm.as_ref());
-    if tokens > FEW_ROWS {
-        x = normalised(rec, norm.take(), x, [tokens, cols])?;
-    }
     let vector =
         |id: &Option<usize>| id.map(|id| rec.shared.weights.vector(id).cloned()).transpose();
     let (bias, factors) = (vector(bias)?, vector(factors)?);
@@ -73,8 +71,8 @@ pub(super) fn linear(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
         weight: *weight,
         tokens,
         share: 1,
-        x: &x,
-        norm,
+        x: &rec.value(*x)?,
+        norm: norm.as_ref(),
         bias,
         residual,
         factors,
@@ -88,18 +86,38 @@ pub(super) fn linear(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resul
     dispatch(rec, work)
 }
 
-/// The dispatches of a linear, one for each shard of its weight.
-pub(super) fn dispatch(rec: &mut Recorder<'_>, work: Work<'_>) -> Result<()> {
-    let Work { tokens, share, x, out, .. } = work;
+/// The dispatches of a linear: one that makes its inputs ready where rows are several, then one for each shard of its
+/// weight.
+pub(super) fn dispatch(rec: &mut Recorder<'_>, mut work: Work<'_>) -> Result<()> {
     let w = rec.shared.weights.get(work.weight)?;
+    let (format, cols) = (w.format, w.cols);
+    let (tokens, share, out) = (work.tokens, work.share, work.out);
+    let part = work.part.kind();
+    let many = tokens > FEW_ROWS && part != Part::Routed;
+    let one = tokens == 1 || part == Part::Routed;
+    let rounded = rounds(format, tokens) && matches!(part, Part::Whole | Part::Limited);
+    let ready = if rounded {
+        Some(round(rec, &work, format, cols)?)
+    } else if many {
+        let norm = work.norm.take();
+        Some(normalised(rec, norm, work.x.clone(), [tokens, cols])?)
+    } else {
+        None
+    };
+    if rounded {
+        (work.norm, work.factors) = (None, None);
+    }
+    let x = ready.as_ref().unwrap_or(work.x);
+    let few = if one || (format.values.is_quantised() && part == Part::Window) {
+        FewRows::One
+    } else {
+        FewRows::Four
+    };
     let flags = flag(work.gated, 1)
         | flag(work.bias.is_some(), 2)
         | flag(work.residual.is_some(), 4)
-        | flag(work.factors.is_some(), 8)
         | flag(work.last && work.residual.is_some(), 16)
-        | flag(work.precise, 32)
-        | work.norm.map_or(0, |norm| 64 | norm_flags(norm) << 7)
-        | flag(!w.cols.is_multiple_of(4), 512);
+        | if rounded { flag(work.precise, 32) } else { input_flags(&work, cols) };
     let form = Form { flags, activation: number(work.activation) };
     let none = rec.none();
     let bias = work.bias.as_ref().unwrap_or(&none);
@@ -118,21 +136,16 @@ pub(super) fn dispatch(rec: &mut Recorder<'_>, work: Work<'_>) -> Result<()> {
     for shard in &w.shards {
         let (mut rows, mut first, mut all, mut base) = (shard.rows, shard.first, w.rows, 0);
         let (mut limits, mut window) = ([0; 3], [0; 12]);
-        let part = match work.part {
-            WorkPart::Whole => Part::Whole,
+        match work.part {
+            WorkPart::Whole => {}
             WorkPart::Limited { choices, rows, cols } => {
                 limits = [choices as u32, rows as u32, cols as u32];
-                Part::Limited
             }
-            WorkPart::Window(words) => {
-                window = words;
-                Part::Window
-            }
+            WorkPart::Window(words) => window = words,
             WorkPart::Routed { rows: of_expert } => {
                 (rows, first, all, base) = (of_expert, 0, of_expert, shard.first);
-                Part::Routed
             }
-        };
+        }
         let words = [
             tokens as u32,
             w.cols as u32,
@@ -150,19 +163,17 @@ pub(super) fn dispatch(rec: &mut Recorder<'_>, work: Work<'_>) -> Result<()> {
         ];
         let eps = work.norm.map_or(0.0, |norm| norm.params.eps).to_bits();
         let words = [&words[..], &window, &[eps]].concat();
-        let (shader, groups) = if tokens > FEW_ROWS && part != Part::Routed {
+        let (shader, groups) = if many {
             let [tile, columns] = MANY;
             let groups = rows.div_ceil(tile) * tokens.div_ceil(columns);
             (Shader::LinearMany(w.format, part, form), groups)
         } else {
-            let one = tokens == 1 || part == Part::Routed;
-            let few = if one { FewRows::One } else { FewRows::Four };
             let groups = rows.div_ceil(FEW) * tokens.div_ceil(few.count());
             (Shader::LinearFew(w.format, few, part, form), groups)
         };
         let mut bindings = vec![&shard.slice, x, bias, residual, factors, out];
         match part {
-            Part::Whole if matches!(shader, Shader::LinearFew(..)) => {
+            Part::Whole if shader.bindings().len() > bindings.len() => {
                 bindings.extend([norm_weight, norm_bias]);
             }
             Part::Whole | Part::Window => {}
@@ -173,6 +184,72 @@ pub(super) fn dispatch(rec: &mut Recorder<'_>, work: Work<'_>) -> Result<()> {
         rec.dispatch(shader, &words, &bindings, groups)?;
     }
     Ok(())
+}
+
+impl WorkPart {
+    fn kind(&self) -> Part {
+        match self {
+            WorkPart::Whole => Part::Whole,
+            WorkPart::Limited { .. } => Part::Limited,
+            WorkPart::Routed { .. } => Part::Routed,
+            WorkPart::Window(_) => Part::Window,
+        }
+    }
+}
+
+/// What a shader is told of what inputs meet before the weight.
+fn input_flags(work: &Work<'_>, cols: usize) -> u32 {
+    flag(work.factors.is_some(), 8)
+        | flag(work.precise, 32)
+        | work.norm.map_or(0, |norm| 64 | norm_flags(norm) << 7)
+        | flag(!cols.is_multiple_of(4), 512)
+}
+
+/// Whether inputs of so many rows are rounded for such a weight, rather than by each group.
+fn rounds(format: PackFormat, rows: usize) -> bool {
+    format.values.is_quantised() && rows > 1
+}
+
+/// Words of rounded inputs; see round.wgsl.
+pub(in crate::backend::wgpu) fn rounded_words(
+    format: PackFormat,
+    [rows, cols]: [usize; 2],
+    precise: bool,
+) -> usize {
+    if !rounds(format, rows) {
+        return 0;
+    }
+    let blocks = cols.div_ceil(QUANT_BLOCK) * if precise { 2 } else { 1 };
+    rows.saturating_mul(10 * blocks)
+}
+
+/// The inputs of a linear, rounded.
+fn round(
+    rec: &mut Recorder<'_>,
+    work: &Work<'_>,
+    format: PackFormat,
+    cols: usize,
+) -> Result<Slice> {
+    let out = Slice::whole(rec.buffers.rounded);
+    let none = rec.none();
+    let (norm_weight, norm_bias) = match work.norm {
+        Some(norm) => (rec.shared.weights.vector(norm.weight)?, &rec.vector_or_none(norm.bias)?),
+        None => (&none, &none),
+    };
+    let (choices, unit_cols) = match work.part {
+        WorkPart::Limited { choices, cols, .. } => (choices, cols),
+        _ => (0, 0),
+    };
+    let blocks = cols.div_ceil(QUANT_BLOCK);
+    let words = [work.tokens, cols, blocks, choices, unit_cols].map(|word| word as u32);
+    let eps = work.norm.map_or(0.0, |norm| norm.params.eps).to_bits();
+    let words = [&words[..], &[eps]].concat();
+    let form = Form { flags: input_flags(work, cols), activation: 0 };
+    let shader = Shader::Round((format.values.block() / 4) as u32, form);
+    let factors = work.factors.as_ref().unwrap_or(&none);
+    let bindings = [&out, work.x, norm_weight, norm_bias, factors, &rec.choices()];
+    rec.dispatch(shader, &words, &bindings, work.tokens * blocks.div_ceil(ROUNDED))?;
+    Ok(out)
 }
 
 /// Bytes of what shaders count of a weight: of a block of 32 columns of a row, or of a float.

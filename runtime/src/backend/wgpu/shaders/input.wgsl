@@ -1,5 +1,7 @@
 // Inputs of a row.
 
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
+
 // Four of them from column `col` on, a multiple of 4, as they lie there.
 fn raw(token: u32, col: u32) -> vec4<f32> {
     if col >= cols_of(token) {

@@ -40,18 +40,10 @@ struct Params {
     eps: f32,
 }
 @group(0) @binding(0) var<uniform> P: Params;
-@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read> residual: array<f32>;
 @group(0) @binding(5) var<storage, read> factors: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>;
-
-// FLAGS are 1: gated, 2: bias, 4: residual, 8: factors, 16: the activation comes after the residual, 32: precise,
-// 64: a norm comes first, 128: around the mean, 256: with a bias, 512: columns are no multiple of four. They and
-// ACTIVATION are the shader's own: what it has not, it has no text for.
-fn has(flag: u32) -> bool {
-    return (FLAGS & flag) != 0u;
-}
 
 // Whether there is an output for a row of the shard, or for a gate's row, which its up row is 8 behind.
 fn gives(token: u32, row: u32) -> bool {

@@ -25,21 +25,20 @@ fn main(
     if !has(1u) {
         for (var t = 0u; t < 4u; t++) {
             for (var i = 0u; i < 4u; i++) {
-                write(first_token + m + t * 8u, first_row + n + i * 16u, sum[t][i], 0.0);
+                write(first_token + token_of(m, t), first_row + row_of(n, i), sum[t][i], 0.0);
             }
         }
         return;
     }
     for (var t = 0u; t < 4u; t++) {
         for (var i = 0u; i < 4u; i++) {
-            weights[(m + t * 8u) * 64u + n + i * 16u] = bitcast<u32>(sum[t][i]);
+            put_sum(token_of(m, t) * 64u + row_of(n, i), sum[t][i]);
         }
     }
     workgroupBarrier();
     for (var unit = lane; unit < 1024u; unit += 128u) {
         let r = unit % 32u / 8u * 16u + unit % 8u;
         let at = unit / 32u * 64u + r;
-        let gate = bitcast<f32>(weights[at]);
-        write(first_token + unit / 32u, first_row + r, gate, bitcast<f32>(weights[at + 8u]));
+        write(first_token + unit / 32u, first_row + r, sum_at(at), sum_at(at + 8u));
     }
 }

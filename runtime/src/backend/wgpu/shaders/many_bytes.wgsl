@@ -1,98 +1,123 @@
-// What a lane sums of a tile of bytes: a block that shares scales at a time, whose activations are rounded in
-// shared memory. Precise ones come in two parts, the second for what the first leaves over.
+// What a lane sums of a tile of bytes, whose activations are rounded (see round.wgsl): four blocks of 32 columns at a
+// time, of which shared memory holds words of four columns: those of columns 4 q to 4 q + 3 first, then of those 16
+// further on. A lane has four rows of the weight, side by side, by four of the call.
 
-// Bytes `[WORDS, 64]` of the weight, and of the call's rows, `[WORDS, 33]`.
-var<workgroup> weights: array<u32, 2048>;
-var<workgroup> bytes: array<u32, 33u * WORDS>;
-var<workgroup> magnitudes: array<u32, 32u * WORDS>;
-var<workgroup> scales: array<f32, 64>;
-var<workgroup> minima: array<f32, 64>;
-var<workgroup> steps: array<f32, 64>;
+@group(0) @binding(2) var<storage, read> x: array<vec2<u32>>;
 
-// Four values of row `t` of the tile.
-fn given(first_token: u32, t: u32, block: u32, word: u32, part: u32) -> vec4<f32> {
-    if first_token + t >= P.tokens {
-        return vec4(0.0);
-    }
-    let v = inputs(first_token + t, block * 32u + word * 4u);
-    if part == 0u {
-        return v;
-    }
-    return v - steps[t] * bytes_of(bytes[word * 33u + t]);
-}
+const PARTS: u32 = select(1u, 2u, (FLAGS & 32u) != 0u);
+const BLOCKS: u32 = 4u;
+// From a word of 64 rows to the next, and from a block to the next: lanes that write side by side meet other banks.
+const WORD: u32 = 17u;
+const BLOCK: u32 = 8u * WORD + 1u;
 
-fn take(lane: u32, first_token: u32, block: u32, part: u32) {
-    for (var unit = lane; unit < 32u * WORDS; unit += 128u) {
-        magnitudes[unit] = magnitude(given(first_token, unit / WORDS, block, unit % WORDS, part));
-    }
-    workgroupBarrier();
-    for (var unit = lane; unit < 32u * WORDS; unit += 128u) {
-        let t = unit / WORDS;
-        let word = unit % WORDS;
-        var most = 0u;
-        for (var i = 0u; i < WORDS; i++) {
-            most = max(most, magnitudes[t * WORDS + i]);
-        }
-        bytes[word * 33u + t] = rounded(given(first_token, t, block, word, part), most);
-        if word == 0u {
-            steps[part * 32u + t] = step_of(most);
+var<workgroup> weights: array<vec4<u32>, BLOCKS * BLOCK>;
+var<workgroup> bytes: array<vec4<u32>, BLOCKS * 64u>;
+var<workgroup> scales: array<vec4<f32>, BLOCKS * 16u>;
+var<workgroup> minima: array<vec4<f32>, BLOCKS * 16u>;
+// Scales of the call's rows, and sums of their bytes.
+var<workgroup> steps: array<vec2<u32>, BLOCKS * 32u>;
+
+// Puts a block of 8 rows there, of which four lanes each have a quarter of the columns.
+fn put_weights(octet: u32, block: u32, q: u32, e: Eight) {
+    let at = block * BLOCK + q * WORD + octet * 2u;
+    weights[at] = e.lo;
+    weights[at + 1u] = e.lo_next;
+    weights[at + 4u * WORD] = e.hi;
+    weights[at + 4u * WORD + 1u] = e.hi_next;
+    if q == 0u {
+        let to = block * 16u + octet * 2u;
+        scales[to] = e.scales;
+        scales[to + 1u] = e.scales_next;
+        if MINIMA {
+            minima[to] = e.minima;
+            minima[to + 1u] = e.minima_next;
         }
     }
 }
 
-fn take_weights(lane: u32, first_row: u32, block: u32) {
-    for (var unit = lane; unit < 32u * WORDS; unit += 128u) {
-        let row = first_row + unit % 64u;
-        let q = unit / 64u % 4u;
-        let part = unit / 256u;
-        var v = vec2(0u);
-        if row < P.stored {
-            v = ints(row, block + part, q);
-        }
-        weights[(part * 8u + q) * 64u + unit % 64u] = v.x;
-        weights[(part * 8u + q + 4u) * 64u + unit % 64u] = v.y;
+// Puts blocks of the call's rows there, and their scales.
+fn put_inputs(lane: u32, first_token: u32, part: u32, first: u32, count: u32) {
+    let size = PARTS * P.blocks * 5u;
+    let t = lane / 4u;
+    let q = lane % 4u;
+    let start = min(first_token + t, P.tokens - 1u) * size + (part * P.blocks + first) * 4u + q;
+    for (var block = 0u; block < count; block++) {
+        let words = x[start + block * 4u];
+        bytes[(block * 8u + q) * 8u + t / 4u][t % 4u] = words.x;
+        bytes[(block * 8u + 4u + q) * 8u + t / 4u][t % 4u] = words.y;
     }
-    if lane < 64u {
-        let row = min(first_row + lane, P.stored - 1u);
-        scales[lane] = scale(row, block);
-        minima[lane] = minimum(row, block);
+    let block = lane / 32u;
+    if block < count {
+        let token = min(first_token + lane % 32u, P.tokens - 1u);
+        steps[lane] = x[token * size + PARTS * P.blocks * 4u + part * P.blocks + first + block];
     }
+}
+
+fn dots(w: vec4<u32>, v: u32) -> vec4<i32> {
+    return vec4(dot4I8Packed(w.x, v), dot4I8Packed(w.y, v), dot4I8Packed(w.z, v), dot4I8Packed(w.w, v));
+}
+
+fn scaled_dots(dots: vec4<i32>, block: u32, n: u32, token: u32) -> vec4<f32> {
+    let pair = steps[block * 32u + token];
+    let step = bitcast<f32>(pair.x);
+    let total = bitcast<i32>(pair.y);
+    var sum = vec4<f32>(dots - vec4(OFFSET * total)) * (scales[block * 16u + n] * step);
+    if MINIMA {
+        sum += minima[block * 16u + n] * (step * f32(total));
+    }
+    return sum;
 }
 
 fn products(lane: u32, first_row: u32, first_token: u32, blocks: u32) -> array<vec4<f32>, 4> {
     let n = lane % 16u;
     let m = lane / 16u;
+    // Of the weight, what a lane reads.
+    let octet = min(first_row / 8u + m, P.stored / 8u - 1u);
     var sum: array<vec4<f32>, 4>;
-    for (var block = 0u; block < blocks; block += WORDS / 8u) {
-        take_weights(lane, first_row, block);
-        for (var part = 0u; part < select(1u, 2u, has(32u)); part++) {
-            take(lane, first_token, block, part);
+    for (var first = 0u; first < blocks; first += BLOCKS) {
+        let count = min(BLOCKS, blocks - first);
+        let block = lane / 4u % 4u;
+        put_weights(m, block, lane % 4u, eight(raw_of(octet, first + min(block, count - 1u), lane % 4u)));
+        for (var part = 0u; part < PARTS; part++) {
+            put_inputs(lane, first_token, part, first, count);
             workgroupBarrier();
-            var dots: array<vec4<i32>, 4>;
-            var totals = vec4(0);
-            for (var word = 0u; word < WORDS; word++) {
-                let a = vec4(weights[word * 64u + n], weights[word * 64u + n + 16u],
-                    weights[word * 64u + n + 32u], weights[word * 64u + n + 48u]);
-                for (var t = 0u; t < 4u; t++) {
-                    let b = bytes[word * 33u + m + t * 8u];
-                    dots[t] += vec4(dot4I8Packed(a.x, b), dot4I8Packed(a.y, b),
-                        dot4I8Packed(a.z, b), dot4I8Packed(a.w, b));
-                    if MINIMA {
-                        totals[t] += dot4I8Packed(ONES, b);
-                    }
+            for (var b = 0u; b < count; b++) {
+                var d0 = vec4(0);
+                var d1 = vec4(0);
+                var d2 = vec4(0);
+                var d3 = vec4(0);
+                for (var word = 0u; word < 8u; word++) {
+                    let w = weights[b * BLOCK + word * WORD + n];
+                    let v = bytes[(b * 8u + word) * 8u + m];
+                    d0 += dots(w, v.x);
+                    d1 += dots(w, v.y);
+                    d2 += dots(w, v.z);
+                    d3 += dots(w, v.w);
                 }
-            }
-            let d = vec4(scales[n], scales[n + 16u], scales[n + 32u], scales[n + 48u]);
-            let least = vec4(minima[n], minima[n + 16u], minima[n + 32u], minima[n + 48u]);
-            for (var t = 0u; t < 4u; t++) {
-                let step = steps[part * 32u + m + t * 8u];
-                sum[t] += vec4<f32>(dots[t]) * (d * step);
-                if MINIMA {
-                    sum[t] += least * (step * f32(totals[t]));
-                }
+                sum[0] += scaled_dots(d0, b, n, 4u * m);
+                sum[1] += scaled_dots(d1, b, n, 4u * m + 1u);
+                sum[2] += scaled_dots(d2, b, n, 4u * m + 2u);
+                sum[3] += scaled_dots(d3, b, n, 4u * m + 3u);
             }
             workgroupBarrier();
         }
     }
     return sum;
+}
+
+// Of the tile, the rows of the weight and of the call that a lane has.
+fn row_of(n: u32, i: u32) -> u32 {
+    return 4u * n + i;
+}
+
+fn token_of(m: u32, t: u32) -> u32 {
+    return 4u * m + t;
+}
+
+fn put_sum(at: u32, sum: f32) {
+    weights[at / 4u][at % 4u] = bitcast<u32>(sum);
+}
+
+fn sum_at(at: u32) -> f32 {
+    return bitcast<f32>(weights[at / 4u][at % 4u]);
 }

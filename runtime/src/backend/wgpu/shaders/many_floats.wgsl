@@ -44,3 +44,20 @@ fn products(lane: u32, first_row: u32, first_token: u32, blocks: u32) -> array<v
     }
     return sum;
 }
+
+// Of the tile, the rows of the weight and of the call that a lane has.
+fn row_of(n: u32, i: u32) -> u32 {
+    return n + i * 16u;
+}
+
+fn token_of(m: u32, t: u32) -> u32 {
+    return m + t * 8u;
+}
+
+fn put_sum(at: u32, sum: f32) {
+    weights[at] = bitcast<u32>(sum);
+}
+
+fn sum_at(at: u32) -> f32 {
+    return bitcast<f32>(weights[at]);
+}

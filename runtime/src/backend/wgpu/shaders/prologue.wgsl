@@ -1,7 +1,5 @@
-// A norm of the input comes first, where there is one: every group computes it for its rows.
-
-@group(0) @binding(7) var<storage, read> norm_weight: array<vec4<f32>>;
-@group(0) @binding(8) var<storage, read> norm_bias: array<vec4<f32>>;
+// A norm of the input comes first, where there is one: every group computes it for its rows. Its weight and bias are
+// `norm_weight` and `norm_bias`.
 
 // Four inputs, and what a norm multiplies them by.
 fn given(token: u32, col: u32) -> vec4<f32> {

@@ -1,5 +1,7 @@
 // A convolution as a linear: a row of its input is what a window sees of an image, pixel by pixel.
 
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
+
 fn input(token: u32, col: u32) -> f32 {
     if col >= P.cols {
         return 0.0;

@@ -48,6 +48,8 @@ pub(super) struct Pool {
     /// What norms make of linears' inputs, and what these are in bytes.
     normed: Option<wgpu::Buffer>,
     rounded: Option<wgpu::Buffer>,
+    /// Rows in the order of their choices.
+    ordered: Option<wgpu::Buffer>,
     /// The largest logits of slices.
     slices: Option<wgpu::Buffer>,
     pub read: Option<wgpu::Buffer>,
@@ -87,6 +89,7 @@ impl Pool {
             (&mut self.parts, "experts' results", needed.parts, storage),
             (&mut self.normed, "normalised inputs", needed.normed, storage),
             (&mut self.rounded, "rounded inputs", needed.rounded, storage),
+            (&mut self.ordered, "the order of rows", needed.ordered, storage),
             (&mut self.slices, "the largest logits of slices", needed.slices, storage),
             (&mut self.none, "nothing", 16, storage),
             (&mut self.read, "results", needed.read, Usage::COPY_DST | Usage::MAP_READ),
@@ -133,6 +136,7 @@ impl Pool {
             parts: there(&self.parts)?,
             normed: there(&self.normed)?,
             rounded: there(&self.rounded)?,
+            ordered: there(&self.ordered)?,
             slices: there(&self.slices)?,
             local: there(&self.local)?,
             cache,
@@ -154,6 +158,7 @@ pub(super) struct Buffers<'a> {
     pub parts: &'a wgpu::Buffer,
     pub normed: &'a wgpu::Buffer,
     pub rounded: &'a wgpu::Buffer,
+    pub ordered: &'a wgpu::Buffer,
     pub slices: &'a wgpu::Buffer,
     local: &'a wgpu::Buffer,
     cache: &'a DeviceCache,
@@ -204,6 +209,7 @@ pub(super) struct Needed {
     parts: usize,
     normed: usize,
     rounded: usize,
+    ordered: usize,
     slices: usize,
     read: usize,
 }
@@ -250,7 +256,9 @@ pub(super) fn needed(
                     larger(&mut needed.local, blocks.saturating_mul(layout.block_bytes() / 4));
                 }
             }
-            Instruction::AdaptiveMlp { x, w1, w2, .. } => {
+            Instruction::AdaptiveMlp { params, x, w1, w2, .. } => {
+                let kinds = params.learners + 1;
+                larger(&mut needed.ordered, ops::ordered_words(tokens, kinds));
                 let units = tokens.saturating_mul(shared.weights.get(*w2)?.cols);
                 larger(&mut needed.hidden, units);
                 larger(&mut needed.rounded, rounded(*w1, sizes.len(*x), false)?);
@@ -268,11 +276,14 @@ pub(super) fn needed(
                 let gathered = ops::gathered(p.inputs).saturating_mul(sizes.len(*out));
                 larger(&mut needed.hidden, gathered);
             }
-            Instruction::MoeMlp { params, w2, out, .. } => {
+            Instruction::MoeMlp { params, x, w1, w2, out, .. } => {
                 let pairs = tokens.saturating_mul(params.top_k);
+                larger(&mut needed.ordered, ops::ordered_words(pairs, params.experts));
+                larger(&mut needed.rounded, rounded(*w1, sizes.len(*x), false)?);
                 larger(&mut needed.routes, 2 * pairs + tokens);
-                let units = shared.weights.get(*w2)?.cols;
-                larger(&mut needed.hidden, pairs.saturating_mul(units));
+                let units = pairs.saturating_mul(shared.weights.get(*w2)?.cols);
+                larger(&mut needed.hidden, units);
+                larger(&mut needed.rounded, rounded(*w2, units, false)?);
                 larger(&mut needed.parts, pairs.saturating_mul(out.cols));
                 needed.counted += COUNTER_BYTES;
             }

@@ -59,6 +59,8 @@ pub(super) enum Shader {
     Lstm,
     /// Channels that are small are left out.
     Keep,
+    /// Rows in the order of their keys.
+    Sort,
     /// Reads memory, to see how fast.
     Sweep,
 }
@@ -105,11 +107,16 @@ pub(super) enum Part {
 }
 
 impl Part {
-    fn source(self) -> &'static str {
+    /// What it means for a row, in tiles of rows as they come or in an order.
+    fn sources(self, ordered: bool) -> Vec<&'static str> {
+        let order = match ordered {
+            true => "const ORDERED: bool = true;\n",
+            false => "const ORDERED: bool = false;\n",
+        };
         match self {
-            Part::Whole | Part::Window => wgsl!("plain"),
-            Part::Limited => wgsl!("limited"),
-            Part::Routed => wgsl!("routed"),
+            Part::Whole | Part::Window => vec![wgsl!("plain"), wgsl!("factors")],
+            Part::Limited => vec![wgsl!("limited"), wgsl!("sorted"), order],
+            Part::Routed => vec![wgsl!("routed"), wgsl!("sorted"), order],
         }
     }
 
@@ -303,7 +310,7 @@ impl Shader {
         all.extend([Shader::MatMul, Shader::Reduce, Shader::Softmax, Shader::GroupNorm]);
         all.extend([Shader::Resize, Shader::Gather, Shader::Lstm, Shader::Keep]);
         all.extend([Shader::PickSlices, Shader::PickRows, Shader::PickMasses, Shader::AttendParts]);
-        all.push(Shader::Sweep);
+        all.extend([Shader::Sort, Shader::Sweep]);
         all.extend(Form::SAMPLES.map(|form| Shader::Round(8, form)));
         all.extend(Form::SAMPLES.map(|form| Shader::Round(16, form)));
         for Format { format, .. } in FORMATS {
@@ -371,7 +378,9 @@ impl Shader {
             Shader::Route => &[Read, Read, Write, Write],
             Shader::Capacity => &[Write, Write],
             Shader::Combine | Shader::Mix | Shader::Windows => &[Read, Read, Read, Write],
-            Shader::Given | Shader::Moves | Shader::Pad | Shader::Sweep => &[Read, Write],
+            Shader::Given | Shader::Moves | Shader::Pad | Shader::Sort | Shader::Sweep => {
+                &[Read, Write]
+            }
             Shader::Reduce | Shader::Softmax | Shader::AttendParts => &[Read, Write],
             Shader::PickSlices | Shader::PickRows => &[Read, Write],
             Shader::MatMul | Shader::Resize | Shader::PickMasses => &[Read, Read, Write],
@@ -398,7 +407,8 @@ impl Shader {
                     FewRows::Four => "const FEW: u32 = 4u;\n",
                 });
                 parts.extend([wgsl!("form"), sums.source(), wgsl!("activation"), wgsl!("linear")]);
-                parts.extend([wgsl!("linear_few"), size(format), part.source()]);
+                parts.extend([wgsl!("linear_few"), size(format)]);
+                parts.extend(part.sources(false));
                 parts.extend(few(format));
                 if format.values.is_quantised() {
                     parts.push(wgsl!("byte_sums"));
@@ -424,7 +434,8 @@ impl Shader {
             }
             Shader::LinearMany(format, part, _) => {
                 parts.extend([wgsl!("form"), wgsl!("activation"), wgsl!("linear")]);
-                parts.extend([wgsl!("linear_many"), size(format), part.source()]);
+                parts.extend([wgsl!("linear_many"), size(format)]);
+                parts.extend(part.sources(true));
                 if self.takes_bytes() {
                     parts.push(wgsl!("many_bytes"));
                     parts.extend(few(format));
@@ -445,6 +456,7 @@ impl Shader {
                 });
                 parts.extend([wgsl!("form"), sums.source(), wgsl!("round"), wgsl!("input")]);
                 parts.extend([wgsl!("prologue"), wgsl!("magnitudes"), wgsl!("rounded")]);
+                parts.push(wgsl!("factors"));
             }
             Shader::Norm => parts.extend([sums.source(), wgsl!("norm")]),
             Shader::Elementwise => parts.extend([wgsl!("activation"), wgsl!("elementwise")]),
@@ -482,6 +494,7 @@ impl Shader {
                 });
             }
             Shader::PickMasses => parts.push(wgsl!("pick_masses")),
+            Shader::Sort => parts.push(wgsl!("sort")),
             Shader::Sweep => parts.push(wgsl!("sweep")),
             Shader::ConvTranspose(format) => {
                 parts.extend([wgsl!("conv_transpose"), wgsl!("weight")]);

@@ -2,7 +2,7 @@
 
 use limbeck_plan::{Activation, ExpertWeights, GateTransform, MixRule};
 
-use super::linear::{Work, WorkPart, dispatch};
+use super::linear::{Work, WorkPart, dispatch, sort};
 use super::{LANES, flag};
 use crate::backend::lower::Instruction;
 use crate::backend::slots::Unit;
@@ -45,6 +45,7 @@ pub(super) fn adaptive_mlp(rec: &mut Recorder<'_>, instruction: &Instruction) ->
     let (b1, out_bias) = (vector(b1)?, vector(out_bias)?);
     let residual = residual.map(|value| rec.value(value)).transpose()?;
     let hidden = Slice::whole(rec.buffers.hidden);
+    sort(rec, (&rec.choices(), choices, 1), (tokens, learners + 1), false)?;
     let up = Work {
         weight: *w1,
         tokens,
@@ -111,6 +112,7 @@ pub(super) fn moe_mlp(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resu
     }
     let experts = p.experts.max(1);
     let (hidden, parts) = (Slice::whole(rec.buffers.hidden), Slice::whole(rec.buffers.parts));
+    sort(rec, (&routes, 0, 2), (pairs, experts), true)?;
     let up = Work {
         weight: *w1,
         tokens: pairs,
@@ -125,7 +127,7 @@ pub(super) fn moe_mlp(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resu
         last: false,
         precise: false,
         out: &hidden,
-        part: WorkPart::Routed { rows: rec.shared.weights.get(*w1)?.rows / experts },
+        part: WorkPart::Routed { experts },
     };
     dispatch(rec, up)?;
     let down = Work {
@@ -142,7 +144,7 @@ pub(super) fn moe_mlp(rec: &mut Recorder<'_>, instruction: &Instruction) -> Resu
         last: false,
         precise: false,
         out: &parts,
-        part: WorkPart::Routed { rows: rec.shared.weights.get(*w2)?.rows / experts },
+        part: WorkPart::Routed { experts },
     };
     dispatch(rec, down)?;
     let words = [

@@ -48,9 +48,9 @@ pub(super) enum WorkPart {
         rows: usize,
         cols: usize,
     },
-    /// Those of experts that have so many rows.
+    /// Those of experts, of so many.
     Routed {
-        rows: usize,
+        experts: usize,
     },
     /// The whole; rows are what windows see of images.
     Window([u32; 12]),
@@ -93,9 +93,13 @@ pub(super) fn dispatch(rec: &mut Recorder<'_>, mut work: Work<'_>) -> Result<()>
     let (format, cols) = (w.format, w.cols);
     let (tokens, share, out) = (work.tokens, work.share, work.out);
     let part = work.part.kind();
-    let many = tokens > FEW_ROWS && part != Part::Routed;
+    let many = tokens > FEW_ROWS;
     let one = tokens == 1 || part == Part::Routed;
-    let rounded = rounds(format, tokens) && matches!(part, Part::Whole | Part::Limited);
+    let rounded = match part {
+        Part::Whole | Part::Limited => rounds(format, tokens),
+        Part::Routed => many && rounds(format, tokens),
+        Part::Window => false,
+    };
     let ready = if rounded {
         Some(round(rec, &work, format, cols)?)
     } else if many {
@@ -122,13 +126,17 @@ pub(super) fn dispatch(rec: &mut Recorder<'_>, mut work: Work<'_>) -> Result<()>
     let none = rec.none();
     let bias = work.bias.as_ref().unwrap_or(&none);
     let residual = work.residual.as_ref().unwrap_or(&none);
-    let factors = work.factors.as_ref().unwrap_or(&none);
     let (norm_weight, norm_bias) = match work.norm {
         Some(norm) => (rec.shared.weights.vector(norm.weight)?, &rec.vector_or_none(norm.bias)?),
         None => (&none, &none),
     };
-    let [made, routes, counted] =
-        [rec.buffers.made, rec.buffers.routes, rec.buffers.counted].map(Slice::whole);
+    let [made, routes, counted, ordered] =
+        [rec.buffers.made, rec.buffers.routes, rec.buffers.counted, rec.buffers.ordered]
+            .map(Slice::whole);
+    let fifth = match part {
+        Part::Whole | Part::Window => work.factors.as_ref().unwrap_or(&none),
+        Part::Limited | Part::Routed => &ordered,
+    };
     let counter = match work.part {
         WorkPart::Whole | WorkPart::Window(_) => 0,
         WorkPart::Limited { .. } | WorkPart::Routed { .. } => rec.counter(unit_bytes(w.format)?),
@@ -142,7 +150,8 @@ pub(super) fn dispatch(rec: &mut Recorder<'_>, mut work: Work<'_>) -> Result<()>
                 limits = [choices as u32, rows as u32, cols as u32];
             }
             WorkPart::Window(words) => window = words,
-            WorkPart::Routed { rows: of_expert } => {
+            WorkPart::Routed { experts } => {
+                let of_expert = w.rows / experts.max(1);
                 (rows, first, all, base) = (of_expert, 0, of_expert, shard.first);
             }
         }
@@ -164,14 +173,13 @@ pub(super) fn dispatch(rec: &mut Recorder<'_>, mut work: Work<'_>) -> Result<()>
         let eps = work.norm.map_or(0.0, |norm| norm.params.eps).to_bits();
         let words = [&words[..], &window, &[eps]].concat();
         let (shader, groups) = if many {
-            let [tile, columns] = MANY;
-            let groups = rows.div_ceil(tile) * tokens.div_ceil(columns);
+            let groups = rows.div_ceil(MANY[0]) * work.part.tiles(tokens);
             (Shader::LinearMany(w.format, part, form), groups)
         } else {
             let groups = rows.div_ceil(FEW) * tokens.div_ceil(few.count());
             (Shader::LinearFew(w.format, few, part, form), groups)
         };
-        let mut bindings = vec![&shard.slice, x, bias, residual, factors, out];
+        let mut bindings = vec![&shard.slice, x, bias, residual, fifth, out];
         match part {
             Part::Whole if shader.bindings().len() > bindings.len() => {
                 bindings.extend([norm_weight, norm_bias]);
@@ -195,6 +203,41 @@ impl WorkPart {
             WorkPart::Window(_) => Part::Window,
         }
     }
+
+    /// Tiles of so many rows of the call: each expert's begin with one.
+    fn tiles(&self, tokens: usize) -> usize {
+        match self {
+            WorkPart::Routed { experts } => tiles(tokens, *experts),
+            _ => tokens.div_ceil(MANY[1]),
+        }
+    }
+}
+
+/// Tiles that so many rows fill at most where those of each kind begin with one.
+fn tiles(rows: usize, kinds: usize) -> usize {
+    rows / MANY[1] + kinds.min(rows)
+}
+
+/// Words of the order of rows that follow choices of so many kinds.
+pub(in crate::backend::wgpu) fn ordered_words(rows: usize, kinds: usize) -> usize {
+    tiles(rows, kinds).saturating_mul(MANY[1])
+}
+
+/// Puts rows that are many in the order of their choices, of so many kinds, which lie in the buffer from `first` on:
+/// tiles of rows then need little more than each of their rows. Of experts a tile has one.
+pub(super) fn sort(
+    rec: &mut Recorder<'_>,
+    (keys, first, stride): (&Slice, usize, usize),
+    (rows, kinds): (usize, usize),
+    experts: bool,
+) -> Result<()> {
+    if rows <= FEW_ROWS {
+        return Ok(());
+    }
+    let pad = if experts { MANY[1] } else { 1 };
+    let words = [rows, kinds, pad, first, stride, ordered_words(rows, kinds)];
+    let ordered = Slice::whole(rec.buffers.ordered);
+    rec.dispatch(Shader::Sort, &words.map(|word| word as u32), &[keys, &ordered], 1)
 }
 
 /// What a shader is told of what inputs meet before the weight.
@@ -241,14 +284,15 @@ fn round(
         _ => (0, 0),
     };
     let blocks = cols.div_ceil(QUANT_BLOCK);
-    let words = [work.tokens, cols, blocks, choices, unit_cols].map(|word| word as u32);
+    let rows = work.tokens / work.share;
+    let words = [rows, cols, blocks, choices, unit_cols].map(|word| word as u32);
     let eps = work.norm.map_or(0.0, |norm| norm.params.eps).to_bits();
     let words = [&words[..], &[eps]].concat();
     let form = Form { flags: input_flags(work, cols), activation: 0 };
     let shader = Shader::Round((format.values.block() / 4) as u32, form);
     let factors = work.factors.as_ref().unwrap_or(&none);
     let bindings = [&out, work.x, norm_weight, norm_bias, factors, &rec.choices()];
-    rec.dispatch(shader, &words, &bindings, work.tokens * blocks.div_ceil(ROUNDED))?;
+    rec.dispatch(shader, &words, &bindings, rows * blocks.div_ceil(ROUNDED))?;
     Ok(out)
 }
 

@@ -18,7 +18,7 @@ use limbeck_plan::Activation;
 
 pub(super) use attention::{found_words, parts_of};
 pub(super) use check::check;
-pub(super) use linear::rounded_words;
+pub(super) use linear::{ordered_words, rounded_words};
 pub(super) use map::gathered;
 pub(super) use pick::{SLICE, pick, picked_words, shortlist};
 

@@ -20,14 +20,7 @@ fn raw(token: u32, col: u32) -> vec4<f32> {
     return v;
 }
 
-// With its factors; what comes behind the last column is 0.
-fn scaled(v: vec4<f32>, col: u32) -> vec4<f32> {
-    if has(8u) && col < P.cols {
-        return v * factors[col / 4u];
-    }
-    return v;
-}
-
+// With its factors.
 fn inputs(token: u32, col: u32) -> vec4<f32> {
     return scaled(raw(token, col), col);
 }

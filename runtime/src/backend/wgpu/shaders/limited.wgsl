@@ -25,27 +25,34 @@ fn weight_row(token: u32, row: u32) -> u32 {
     return row;
 }
 
-fn largest(token: u32, count: u32) -> u32 {
+fn start_of(place: u32, row: u32) -> u32 {
+    return row;
+}
+
+fn largest(place: u32, count: u32) -> u32 {
     var most = 0u;
-    for (var i = 0u; i < count && token + i < P.tokens; i++) {
-        most = max(most, limit(token + i));
+    for (var i = 0u; i < count; i++) {
+        let token = row_at(place + i);
+        if token < P.tokens {
+            most = max(most, limit(token));
+        }
     }
     return most;
 }
 
-fn rows_of(token: u32, count: u32) -> u32 {
+fn rows_of(place: u32, count: u32) -> u32 {
     if P.unit_rows == 0u {
         return P.rows;
     }
-    let needed = largest(token, count) * P.unit_rows;
+    let needed = largest(place, count) * P.unit_rows;
     return min(P.rows, needed - min(needed, P.first));
 }
 
-fn blocks_of(token: u32, count: u32) -> u32 {
+fn blocks_of(place: u32, count: u32) -> u32 {
     if P.unit_cols == 0u {
         return P.blocks;
     }
-    return min(P.blocks, largest(token, count) * P.unit_cols / 32u);
+    return min(P.blocks, largest(place, count) * P.unit_cols / 32u);
 }
 
 // Adds to what the weight's groups read: a low word, whose carries the high one counts.

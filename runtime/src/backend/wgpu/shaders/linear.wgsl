@@ -42,7 +42,6 @@ struct Params {
 @group(0) @binding(0) var<uniform> P: Params;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read> residual: array<f32>;
-@group(0) @binding(5) var<storage, read> factors: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>;
 
 // Whether there is an output for a row of the shard, or for a gate's row, which its up row is 8 behind.

@@ -10,22 +10,24 @@ fn main(
     let tiles = (P.rows + 63u) / 64u;
     let index = flat(group, groups);
     let first_row = index % tiles * 64u;
-    let first_token = index / tiles * 32u;
+    let first = index / tiles * 32u;
     let n = lane % 16u;
     let m = lane / 16u;
-    var blocks = blocks_of(first_token, 32u);
-    let rows = rows_of(first_token, 32u);
-    if first_row >= rows {
+    var blocks = blocks_of(first, 32u);
+    let rows = rows_of(first, 32u);
+    let start = start_of(first, first_row);
+    // Of an expert's rows the first or the last may be in other shards.
+    if first_row >= rows || (start >= P.stored && start + 56u >= P.stored) {
         blocks = 0u;
     }
     if lane == 0u && blocks > 0u {
         count_read(size_of(min(rows - first_row, 64u), blocks));
     }
-    var sum = products(lane, first_row, first_token, blocks);
+    var sum = products(lane, start, first, blocks);
     if !has(1u) {
         for (var t = 0u; t < 4u; t++) {
             for (var i = 0u; i < 4u; i++) {
-                write(first_token + token_of(m, t), first_row + row_of(n, i), sum[t][i], 0.0);
+                write(row_at(first + token_of(m, t)), first_row + row_of(n, i), sum[t][i], 0.0);
             }
         }
         return;
@@ -39,6 +41,6 @@ fn main(
     for (var unit = lane; unit < 1024u; unit += 128u) {
         let r = unit % 32u / 8u * 16u + unit % 8u;
         let at = unit / 32u * 64u + r;
-        write(first_token + unit / 32u, first_row + r, sum_at(at), sum_at(at + 8u));
+        write(row_at(first + unit / 32u), first_row + r, sum_at(at), sum_at(at + 8u));
     }
 }

@@ -35,12 +35,16 @@ fn put_weights(octet: u32, block: u32, q: u32, e: Eight) {
     }
 }
 
+// Where what is rounded of the row of the call at a place begins.
+fn inputs_at(place: u32) -> u32 {
+    return input_row(min(row_at(place), P.tokens - 1u)) * (PARTS * P.blocks * 5u);
+}
+
 // Puts blocks of the call's rows there, and their scales.
-fn put_inputs(lane: u32, first_token: u32, part: u32, first: u32, count: u32) {
-    let size = PARTS * P.blocks * 5u;
+fn put_inputs(lane: u32, place: u32, part: u32, first: u32, count: u32) {
     let t = lane / 4u;
     let q = lane % 4u;
-    let start = min(first_token + t, P.tokens - 1u) * size + (part * P.blocks + first) * 4u + q;
+    let start = inputs_at(place + t) + (part * P.blocks + first) * 4u + q;
     for (var block = 0u; block < count; block++) {
         let words = x[start + block * 4u];
         bytes[(block * 8u + q) * 8u + t / 4u][t % 4u] = words.x;
@@ -48,8 +52,8 @@ fn put_inputs(lane: u32, first_token: u32, part: u32, first: u32, count: u32) {
     }
     let block = lane / 32u;
     if block < count {
-        let token = min(first_token + lane % 32u, P.tokens - 1u);
-        steps[lane] = x[token * size + PARTS * P.blocks * 4u + part * P.blocks + first + block];
+        let scale = PARTS * P.blocks * 4u + part * P.blocks + first + block;
+        steps[lane] = x[inputs_at(place + lane % 32u) + scale];
     }
 }
 
@@ -68,18 +72,18 @@ fn scaled_dots(dots: vec4<i32>, block: u32, n: u32, token: u32) -> vec4<f32> {
     return sum;
 }
 
-fn products(lane: u32, first_row: u32, first_token: u32, blocks: u32) -> array<vec4<f32>, 4> {
+fn products(lane: u32, start: u32, place: u32, blocks: u32) -> array<vec4<f32>, 4> {
     let n = lane % 16u;
     let m = lane / 16u;
     // Of the weight, what a lane reads.
-    let octet = min(first_row / 8u + m, P.stored / 8u - 1u);
+    let octet = min((start + 8u * m) / 8u, P.stored / 8u - 1u);
     var sum: array<vec4<f32>, 4>;
     for (var first = 0u; first < blocks; first += BLOCKS) {
         let count = min(BLOCKS, blocks - first);
         let block = lane / 4u % 4u;
         put_weights(m, block, lane % 4u, eight(raw_of(octet, first + min(block, count - 1u), lane % 4u)));
         for (var part = 0u; part < PARTS; part++) {
-            put_inputs(lane, first_token, part, first, count);
+            put_inputs(lane, place, part, first, count);
             workgroupBarrier();
             for (var b = 0u; b < count; b++) {
                 var d0 = vec4(0);

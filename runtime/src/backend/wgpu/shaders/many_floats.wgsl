@@ -4,13 +4,13 @@
 var<workgroup> weights: array<u32, 2048>;
 var<workgroup> given: array<f32, 1056>;
 
-fn products(lane: u32, first_row: u32, first_token: u32, blocks: u32) -> array<vec4<f32>, 4> {
+fn products(lane: u32, start: u32, place: u32, blocks: u32) -> array<vec4<f32>, 4> {
     let n = lane % 16u;
     let m = lane / 16u;
     var sum: array<vec4<f32>, 4>;
     for (var block = 0u; block < blocks; block++) {
         for (var unit = lane; unit < 256u; unit += 128u) {
-            let row = first_row + unit % 64u;
+            let row = start + unit % 64u;
             let q = unit / 64u;
             var pair = Pair(vec4(0.0), vec4(0.0));
             if row < P.stored {
@@ -22,7 +22,7 @@ fn products(lane: u32, first_row: u32, first_token: u32, blocks: u32) -> array<v
             }
         }
         for (var unit = lane; unit < 256u; unit += 128u) {
-            let token = first_token + unit / 8u;
+            let token = row_at(place + unit / 8u);
             var v = vec4(0.0);
             if token < P.tokens {
                 v = inputs(token, block * 32u + unit % 8u * 4u);

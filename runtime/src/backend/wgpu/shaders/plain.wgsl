@@ -1,5 +1,10 @@
 // A linear whose rows all meet the whole weight.
 
+// The row of the call at a place of the tiles.
+fn row_at(place: u32) -> u32 {
+    return place;
+}
+
 // The row of the input that a row of the call meets, and how many of its columns.
 fn input_row(token: u32) -> u32 {
     return token;
@@ -17,12 +22,17 @@ fn weight_row(token: u32, row: u32) -> u32 {
     return row;
 }
 
-// Rows of the shard that some of `count` rows of the call need, and blocks of columns.
-fn rows_of(token: u32, count: u32) -> u32 {
+// Where rows of the weight begin in the shard for the rows of the call from a place on.
+fn start_of(place: u32, row: u32) -> u32 {
+    return row;
+}
+
+// Rows of the shard that some of `count` rows of the call from a place on need, and blocks of columns.
+fn rows_of(place: u32, count: u32) -> u32 {
     return P.rows;
 }
 
-fn blocks_of(token: u32, count: u32) -> u32 {
+fn blocks_of(place: u32, count: u32) -> u32 {
     return P.blocks;
 }
 

@@ -16,7 +16,6 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> out: array<vec2<u32>>;
 @group(0) @binding(3) var<storage, read> norm_weight: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> norm_bias: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> factors: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read> made: array<u32>;
 
 const LANES: u32 = 128u;

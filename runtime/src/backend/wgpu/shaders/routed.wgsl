@@ -25,11 +25,20 @@ fn weight_row(token: u32, row: u32) -> u32 {
     return at - P.base;
 }
 
-fn rows_of(token: u32, count: u32) -> u32 {
+// Rows of the call in a tile have one expert. Where rows before a shard come first this wraps around.
+fn start_of(place: u32, row: u32) -> u32 {
+    let token = row_at(place);
+    if token >= P.tokens {
+        return 0x80000000u;
+    }
+    return routes[2u * token] * P.rows + row - P.base;
+}
+
+fn rows_of(place: u32, count: u32) -> u32 {
     return P.rows;
 }
 
-fn blocks_of(token: u32, count: u32) -> u32 {
+fn blocks_of(place: u32, count: u32) -> u32 {
     return P.blocks;
 }
 

@@ -147,17 +147,22 @@ fn experts_beyond_a_binding_are_cut_into_shards() {
     }
     let limits = wgpu::Limits { max_storage_buffer_binding_size: 80 << 10, ..least() };
     let backend = WgpuBackend::with_limits(Some(limits), None).expect("a device");
-    let p = MoeMlp {
-        site: 0,
-        experts: 9,
-        top_k: 3,
-        activation: Activation::Silu,
-        gated: true,
-        weights: ExpertWeights::Renormalised,
-        capacity: None,
-        residual: true,
-    };
-    compare_on(&backend, &moe(Values::F32, &p), &asks(1..=3), KvType::F32, 1e-5, "shards");
+    for (values, experts) in [(Values::F32, 9), (Values::Q8, 33), (Values::Q4m, 49)] {
+        let p = MoeMlp {
+            site: 0,
+            experts,
+            top_k: 3,
+            activation: Activation::Silu,
+            gated: true,
+            weights: ExpertWeights::Renormalised,
+            capacity: None,
+            residual: true,
+        };
+        let data = moe(values, &p);
+        let sizes = data.plan.program().weights.iter().map(|weight| weight.bytes);
+        assert!(sizes.max() > Some(80 << 10), "{values:?}: one shard");
+        compare_on(&backend, &data, &asks(1..=3), KvType::F32, tolerance(values), "shards");
+    }
 }
 
 #[test]

@@ -200,6 +200,16 @@ fn speed_is_reported_in_json() {
     for ceiling in ["read_bytes_per_second", "f32_ops_per_second", "int8_ops_per_second"] {
         assert!(report["ceilings"][ceiling].as_f64().is_some_and(|v| v > 0.0), "{report}");
     }
+    // Of a GPU there is one.
+    let devices = limbeck(["devices", "--json"]).json()["devices"].clone();
+    if devices.as_array().is_some_and(|list| list.iter().any(|d| d["backend"] == "wgpu")) {
+        let args = [&args[..], &["--ceilings", "--backend", "wgpu"]].concat();
+        let ceilings = &limbeck(&args).json()["ceilings"];
+        assert!(ceilings["read_bytes_per_second"].as_f64().is_some_and(|v| v > 0.0), "{ceilings}");
+        assert_eq!(ceilings.as_object().map(|c| c.len()), Some(1), "{ceilings}");
+        let told = limbeck(args.iter().filter(|a| **a != "--json")).ok();
+        assert!(told.contains("of what memory gives"), "{told}");
+    }
 
     let huge = usize::MAX.to_string();
     limbeck(["bench", &plan]).fails(&["beyond the context of 128"]);

@@ -141,6 +141,22 @@ fn mixtures_route_as_the_reference() {
 }
 
 #[test]
+fn mixtures_of_more_experts_than_a_group_has_lanes_route_as_the_reference() {
+    let p = MoeMlp {
+        site: 0,
+        experts: 300,
+        top_k: 2,
+        activation: Activation::Silu,
+        gated: true,
+        weights: ExpertWeights::Renormalised,
+        capacity: None,
+        residual: false,
+    };
+    let data = moe(Values::Q8, &p);
+    compare(&data, &asks(1..=2), KvType::F32, tolerance(Values::Q8), "300 experts");
+}
+
+#[test]
 fn experts_beyond_a_binding_are_cut_into_shards() {
     if gpu().is_none() {
         return;

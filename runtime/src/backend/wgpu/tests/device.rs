@@ -1,6 +1,7 @@
-//! Which backend is taken where none is named.
+//! Which backend is taken where none is named, and how fast its memory is.
 
 use super::harness::gpu;
+use crate::backend::Backend;
 use crate::backend::wgpu::device::{Adapter, adapters, prefers, prefers_gpu};
 use crate::{BackendKind, Engine, EngineOptions};
 
@@ -41,4 +42,14 @@ fn an_engine_says_which_backend_it_took() {
     let engine = Engine::new(options).unwrap_or_else(|e| panic!("{e}"));
     let first = if prefers_gpu(&adapters()) { "wgpu" } else { "cpu" };
     assert!(engine.backend().starts_with(first), "{}", engine.backend());
+}
+
+#[test]
+fn memory_is_read_at_a_rate_that_a_longer_look_finds_too() {
+    let Some(gpu) = gpu() else { return };
+    let rate = || gpu.read_rate().expect("a rate").expect("a device");
+    let (first, second) = (rate(), rate());
+    assert!(first > 1e8 && second > 1e8, "{first} and {second} bytes a second");
+    let apart = (first / second).max(second / first);
+    assert!(apart < 4.0, "{first} and {second} bytes a second");
 }

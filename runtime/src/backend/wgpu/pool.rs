@@ -267,7 +267,10 @@ pub(super) fn needed(
             }
             Instruction::SparseLinear { params, x, norm, weight, .. } => {
                 larger(&mut needed.hidden, sizes.len(*x));
-                larger(&mut needed.rounded, rounded(*weight, sizes.len(*x), params.linear.precise)?);
+                larger(
+                    &mut needed.rounded,
+                    rounded(*weight, sizes.len(*x), params.linear.precise)?,
+                );
                 if norm.is_some() {
                     larger(&mut needed.normed, sizes.len(*x));
                 }

@@ -2,7 +2,8 @@
 
 use limbeck_plan::{Activation, ExpertWeights, GateTransform, MixRule};
 
-use super::linear::{Work, WorkPart, dispatch, sort};
+use super::linear::{Work, WorkPart, dispatch};
+use super::order::sort;
 use super::{LANES, flag};
 use crate::backend::lower::Instruction;
 use crate::backend::slots::Unit;

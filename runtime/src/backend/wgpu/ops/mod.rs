@@ -6,9 +6,11 @@ mod check;
 mod elementwise;
 mod gather;
 mod images;
+mod inputs;
 mod linear;
 mod lstm;
 mod map;
+mod order;
 mod pick;
 mod rows;
 mod sparse;
@@ -18,8 +20,9 @@ use limbeck_plan::Activation;
 
 pub(super) use attention::{found_words, parts_of};
 pub(super) use check::check;
-pub(super) use linear::{ordered_words, rounded_words};
+pub(super) use inputs::rounded_words;
 pub(super) use map::gathered;
+pub(super) use order::ordered_words;
 pub(super) use pick::{SLICE, pick, picked_words, shortlist};
 
 use super::lacks;

@@ -22,8 +22,8 @@ const LANES: u32 = 256u;
 var<workgroup> starts: array<u32, LANES>;
 var<workgroup> next: u32;
 
-fn has_key(row: u32, key: u32) -> bool {
-    return key < P.kinds && keys[P.first + row * P.stride] == key;
+fn key_of(row: u32) -> u32 {
+    return keys[P.first + row * P.stride];
 }
 
 @compute @workgroup_size(LANES)
@@ -37,9 +37,10 @@ fn main(@builtin(local_invocation_index) lane: u32) {
     }
     for (var first = 0u; first < P.kinds; first += LANES) {
         let key = first + lane;
+        let rows = select(0u, P.rows, key < P.kinds);
         var count = 0u;
-        for (var row = 0u; row < P.rows; row++) {
-            count += select(0u, 1u, has_key(row, key));
+        for (var row = 0u; row < rows; row++) {
+            count += select(0u, 1u, key_of(row) == key);
         }
         starts[lane] = (count + P.pad - 1u) / P.pad * P.pad;
         workgroupBarrier();
@@ -54,8 +55,8 @@ fn main(@builtin(local_invocation_index) lane: u32) {
         }
         workgroupBarrier();
         var place = starts[lane];
-        for (var row = 0u; row < P.rows && place < P.places; row++) {
-            if has_key(row, key) {
+        for (var row = 0u; row < rows && place < P.places; row++) {
+            if key_of(row) == key {
                 ordered[place] = row;
                 place++;
             }

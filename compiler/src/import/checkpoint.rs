@@ -30,8 +30,8 @@ pub struct TextFiles {
     pub max_tokens: Option<usize>,
 }
 
-/// An opened checkpoint.
-pub trait Checkpoint {
+/// An opened checkpoint, which several threads read at once.
+pub trait Checkpoint: Sync {
     /// Format name: `gguf`, `safetensors`.
     fn format(&self) -> &'static str;
     /// Configuration and pooling.

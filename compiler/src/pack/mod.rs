@@ -1,9 +1,13 @@
-//! Packing: which format each weight gets, and its bytes, streamed some rows at a time.
+//! Packing: which format each weight gets, and its bytes, streamed some rows at a time, as many times at once as there are
+//! cores.
 
 mod policy;
 mod source;
 
 use std::io::{Seek, Write};
+use std::num::NonZero;
+use std::ops::Range;
+use std::thread;
 
 use limbeck_graph::TensorExpr;
 use limbeck_kernels::{Packed, pack_quant_rows, pack_rows};
@@ -14,10 +18,12 @@ pub use policy::{Quant, StreamUse, WeightUse, choose_format, needs_precision};
 use crate::error::{Error, Result};
 use crate::import::Checkpoint;
 
-/// Values packed at a time; whole groups of rows, so a very wide tensor takes more.
-const CHUNK_VALUES: usize = 1 << 20;
+/// Values that a thread packs at a time; whole groups of rows, so a very wide tensor takes more.
+const CHUNK_VALUES: usize = 1 << 18;
 /// Rows are packed in multiples of this: every layout's tile divides it.
 const CHUNK_ROWS: usize = 16;
+/// Threads at most: each holds its values as floats.
+const MOST_THREADS: usize = 16;
 
 /// What packing did to a weight's values.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -57,34 +63,85 @@ pub fn pack_weight<W: Write + Seek>(
     let offset = writer.begin_weight().map_err(Error::from)?;
     let exact = source::quant_values(expr, checkpoint) == Some(format.values);
     let step = (CHUNK_VALUES / cols.max(1)).next_multiple_of(CHUNK_ROWS).max(CHUNK_ROWS);
-    let mut error = PackError::default();
-    let mut floats = Vec::new();
-    let mut packed = Vec::new();
-    let mut bytes = 0;
-    for start in (0..rows).step_by(step) {
-        let range = start..rows.min(start + step);
-        packed.clear();
+    let chunks: Vec<_> =
+        (0..rows).step_by(step).map(|start| start..rows.min(start + step)).collect();
+    let pack = |chunk: &Range<usize>| {
         if exact {
-            let quantised = source::read_quant_rows(expr, checkpoint, range)?;
-            pack_quant_rows(&quantised, &mut packed)?;
-        } else {
-            floats.clear();
-            source::read_rows(expr, checkpoint, range, &mut floats)?;
-            if let Some(bad) = floats.iter().find(|v| !v.is_finite()) {
-                let message = format!("it holds the value {bad}");
-                return Err(Error::mismatch(message).at(format_args!("tensor {name}")));
-            }
-            pack_chunk(format, cols, &floats, &mut packed)
-                .map_err(|e| e.at(format_args!("tensor {name}")))?;
-            if format.values != Values::F32 {
-                measure(format, cols, &floats, &packed, &mut error)?;
-            }
+            return pack_exact(expr, checkpoint, chunk.clone());
         }
-        writer.append(&packed)?;
-        bytes += packed.len() as u64;
+        pack_floats(expr, format, checkpoint, chunk.clone())
+    };
+    let mut error = PackError::default();
+    let mut bytes = 0;
+    for chunks in chunks.chunks(threads()) {
+        for packed in side_by_side(chunks, &pack) {
+            let (packed, of_chunk) = packed?;
+            writer.append(&packed)?;
+            bytes += packed.len() as u64;
+            error.add(&of_chunk);
+        }
     }
     let weight = Weight { name, format, rows, cols, offset, bytes };
     Ok((weight, (!exact).then_some(error)))
+}
+
+fn threads() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS)
+}
+
+/// What becomes of each of these, on threads of their own but for the first.
+fn side_by_side<T: Sync, R: Send>(items: &[T], work: &(impl Fn(&T) -> R + Sync)) -> Vec<R> {
+    let Some((first, others)) = items.split_first() else { return Vec::new() };
+    thread::scope(|scope| {
+        let others: Vec<_> = others
+            .iter()
+            .map(|item| {
+                let started = thread::Builder::new().spawn_scoped(scope, move || work(item));
+                started.map_err(|_| item)
+            })
+            .collect();
+        let mut done = vec![work(first)];
+        done.extend(others.into_iter().map(|other| match other {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            // A thread that does not start leaves its work to this one.
+            Err(item) => work(item),
+        }));
+        done
+    })
+}
+
+/// Rows that the checkpoint has in the plan's numbers.
+fn pack_exact(
+    expr: &TensorExpr,
+    checkpoint: &dyn Checkpoint,
+    rows: Range<usize>,
+) -> Result<(Vec<u8>, PackError)> {
+    let quantised = source::read_quant_rows(expr, checkpoint, rows)?;
+    let mut packed = Vec::new();
+    pack_quant_rows(&quantised, &mut packed)?;
+    Ok((packed, PackError::default()))
+}
+
+/// Rows of floats, and what the format makes of their values.
+fn pack_floats(
+    expr: &TensorExpr,
+    format: PackFormat,
+    checkpoint: &dyn Checkpoint,
+    rows: Range<usize>,
+) -> Result<(Vec<u8>, PackError)> {
+    let (mut floats, mut packed) = (Vec::new(), Vec::new());
+    source::read_rows(expr, checkpoint, rows, &mut floats)?;
+    if let Some(bad) = floats.iter().find(|v| !v.is_finite()) {
+        let message = format!("it holds the value {bad}");
+        return Err(Error::mismatch(message).at(format_args!("tensor {}", expr.name())));
+    }
+    pack_chunk(format, expr.cols(), &floats, &mut packed)
+        .map_err(|e| e.at(format_args!("tensor {}", expr.name())))?;
+    let mut error = PackError::default();
+    if format.values != Values::F32 {
+        measure(format, expr.cols(), &floats, &packed, &mut error)?;
+    }
+    Ok((packed, error))
 }
 
 fn pack_chunk(format: PackFormat, cols: usize, rows: &[f32], out: &mut Vec<u8>) -> Result<()> {

@@ -3,14 +3,6 @@
 
 const LANES: u32 = 128u;
 
-// Of 16 rows of the weight.
-struct Sums {
-    a: vec4<f32>,
-    b: vec4<f32>,
-    c: vec4<f32>,
-    d: vec4<f32>,
-}
-
 // Of each row of the call: those behind the first are left alone where there is one.
 struct Few {
     t0: Sums,

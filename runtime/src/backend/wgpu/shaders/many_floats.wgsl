@@ -1,44 +1,54 @@
-// What a lane sums of a tile of floats, a block of 32 columns at a time.
+// What a lane sums of a tile of floats, a block of 32 columns at a time, which lie in shared memory: it has four rows of
+// the weight, side by side, by four of the call.
 
-// Floats, as bits.
-var<workgroup> weights: array<u32, 2048>;
-var<workgroup> given: array<f32, 1056>;
+// From a column of 64 rows to the next, and of 32 rows of the call: lanes that write side by side meet other banks.
+const WEIGHTS: u32 = 17u;
+const GIVEN: u32 = 9u;
+
+var<workgroup> weights: array<vec4<f32>, 32u * WEIGHTS>;
+var<workgroup> given: array<vec4<f32>, 32u * GIVEN>;
+
+// Puts four columns of a row of the call there.
+fn put_inputs(t: u32, col: u32, v: vec4<f32>) {
+    for (var i = 0u; i < 4u; i++) {
+        given[(col + i) * GIVEN + t / 4u][t % 4u] = v[i];
+    }
+}
 
 fn products(lane: u32, start: u32, place: u32, blocks: u32) -> array<vec4<f32>, 4> {
     let n = lane % 16u;
     let m = lane / 16u;
+    // Of the weight a lane reads a column of 16 rows, of the call eight columns of a row.
+    let mine = lane % 32u;
+    let sixteen = lane / 32u;
+    let row = min(start + 16u * sixteen, (P.stored - 1u) / 16u * 16u);
+    let t = lane / 4u;
+    let eight = lane % 4u * 8u;
+    let token = row_at(place + t);
     var sum: array<vec4<f32>, 4>;
     for (var block = 0u; block < blocks; block++) {
-        for (var unit = lane; unit < 256u; unit += 128u) {
-            let row = start + unit % 64u;
-            let q = unit / 64u;
-            var pair = Pair(vec4(0.0), vec4(0.0));
-            if row < P.stored {
-                pair = load(row, block, q);
-            }
-            for (var i = 0u; i < 4u; i++) {
-                weights[(q * 4u + i) * 64u + unit % 64u] = bitcast<u32>(pair.lo[i]);
-                weights[(q * 4u + 16u + i) * 64u + unit % 64u] = bitcast<u32>(pair.hi[i]);
-            }
+        let sums = column(row, min(block * 32u + mine, P.cols - 1u));
+        let at = mine * WEIGHTS + sixteen * 4u;
+        weights[at] = sums.a;
+        weights[at + 1u] = sums.b;
+        weights[at + 2u] = sums.c;
+        weights[at + 3u] = sums.d;
+        var lo = vec4(0.0);
+        var hi = vec4(0.0);
+        if token < P.tokens {
+            lo = inputs(token, block * 32u + eight);
+            hi = inputs(token, block * 32u + eight + 4u);
         }
-        for (var unit = lane; unit < 256u; unit += 128u) {
-            let token = row_at(place + unit / 8u);
-            var v = vec4(0.0);
-            if token < P.tokens {
-                v = inputs(token, block * 32u + unit % 8u * 4u);
-            }
-            for (var i = 0u; i < 4u; i++) {
-                given[(unit % 8u * 4u + i) * 33u + unit / 8u] = v[i];
-            }
-        }
+        put_inputs(t, eight, lo);
+        put_inputs(t, eight + 4u, hi);
         workgroupBarrier();
         for (var k = 0u; k < 32u; k++) {
-            let a = bitcast<vec4<f32>>(vec4(weights[k * 64u + n], weights[k * 64u + n + 16u],
-                weights[k * 64u + n + 32u], weights[k * 64u + n + 48u]));
-            sum[0] += a * given[k * 33u + m];
-            sum[1] += a * given[k * 33u + m + 8u];
-            sum[2] += a * given[k * 33u + m + 16u];
-            sum[3] += a * given[k * 33u + m + 24u];
+            let w = weights[k * WEIGHTS + n];
+            let v = given[k * GIVEN + m];
+            sum[0] += w * v.x;
+            sum[1] += w * v.y;
+            sum[2] += w * v.z;
+            sum[3] += w * v.w;
         }
         workgroupBarrier();
     }
@@ -47,17 +57,17 @@ fn products(lane: u32, start: u32, place: u32, blocks: u32) -> array<vec4<f32>, 
 
 // Of the tile, the rows of the weight and of the call that a lane has.
 fn row_of(n: u32, i: u32) -> u32 {
-    return n + i * 16u;
+    return 4u * n + i;
 }
 
 fn token_of(m: u32, t: u32) -> u32 {
-    return m + t * 8u;
+    return 4u * m + t;
 }
 
 fn put_sum(at: u32, sum: f32) {
-    weights[at] = bitcast<u32>(sum);
+    weights[at / 4u][at % 4u] = sum;
 }
 
 fn sum_at(at: u32) -> f32 {
-    return bitcast<f32>(weights[at]);
+    return weights[at / 4u][at % 4u];
 }

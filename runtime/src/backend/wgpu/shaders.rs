@@ -12,6 +12,8 @@ mod text;
 
 use limbeck_kernels::KvType;
 use limbeck_plan::PackFormat;
+#[cfg(test)]
+use limbeck_plan::QUANT_BLOCK;
 
 #[cfg(test)]
 use formats::{CHANNELS, FORMATS, Format};
@@ -107,7 +109,7 @@ pub(super) enum Part {
     Window,
 }
 
-/// What a linear does beside its products; see `has` in linear.wgsl. It is the shader's own and no parameter: a device
+/// What a linear does beside its products; see `has` in form.wgsl. It is the shader's own and no parameter: a device
 /// reads the text of a dispatch anew where another ran before, and without the branches it is a third as long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Form {
@@ -178,7 +180,10 @@ impl Shader {
             all.push(Shader::GroupedConv(*format));
             all.push(Shader::ConvTranspose(*format));
             for part in [Part::Whole, Part::Limited, Part::Routed, Part::Window] {
-                all.extend(Shader::linears(*format, part));
+                // Plans have no windows of blocks that share a scale.
+                if part != Part::Window || format.values.block() <= QUANT_BLOCK {
+                    all.extend(Shader::linears(*format, part));
+                }
             }
         }
         for Format { format, .. } in CHANNELS {

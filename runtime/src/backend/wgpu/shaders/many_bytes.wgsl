@@ -1,11 +1,8 @@
-// What a lane sums of a tile of bytes, whose activations are rounded (see round.wgsl): four blocks of 32 columns at a
-// time, of which shared memory holds words of four columns: those of columns 4 q to 4 q + 3 first, then of those 16
-// further on. A lane has four rows of the weight, side by side, by four of the call.
-
-@group(0) @binding(2) var<storage, read> x: array<vec2<u32>>;
+// What a lane sums of a tile of bytes: BLOCKS blocks of 32 columns at a time, of which shared memory holds words of four
+// columns: those of columns 4 q to 4 q + 3 first, then of those 16 further on. A lane has four rows of the weight, side
+// by side, by four of the call. `put_inputs` puts blocks of the call's rows there, and their scales.
 
 const PARTS: u32 = select(1u, 2u, (FLAGS & 32u) != 0u);
-const BLOCKS: u32 = 4u;
 // From a word of 64 rows to the next, and from a block to the next: lanes that write side by side meet other banks.
 const WORD: u32 = 17u;
 const BLOCK: u32 = 8u * WORD + 1u;
@@ -35,28 +32,6 @@ fn put_weights(octet: u32, block: u32, q: u32, e: Eight) {
     }
 }
 
-// Where what is rounded of the row of the call at a place begins.
-fn inputs_at(place: u32) -> u32 {
-    return input_row(min(row_at(place), P.tokens - 1u)) * (PARTS * P.blocks * 5u);
-}
-
-// Puts blocks of the call's rows there, and their scales.
-fn put_inputs(lane: u32, place: u32, part: u32, first: u32, count: u32) {
-    let t = lane / 4u;
-    let q = lane % 4u;
-    let start = inputs_at(place + t) + (part * P.blocks + first) * 4u + q;
-    for (var block = 0u; block < count; block++) {
-        let words = x[start + block * 4u];
-        bytes[(block * 8u + q) * 8u + t / 4u][t % 4u] = words.x;
-        bytes[(block * 8u + 4u + q) * 8u + t / 4u][t % 4u] = words.y;
-    }
-    let block = lane / 32u;
-    if block < count {
-        let scale = PARTS * P.blocks * 4u + part * P.blocks + first + block;
-        steps[lane] = x[inputs_at(place + lane % 32u) + scale];
-    }
-}
-
 fn dots(w: vec4<u32>, v: u32) -> vec4<i32> {
     return vec4(dot4I8Packed(w.x, v), dot4I8Packed(w.y, v), dot4I8Packed(w.z, v), dot4I8Packed(w.w, v));
 }
@@ -81,7 +56,9 @@ fn products(lane: u32, start: u32, place: u32, blocks: u32) -> array<vec4<f32>, 
     for (var first = 0u; first < blocks; first += BLOCKS) {
         let count = min(BLOCKS, blocks - first);
         let block = lane / 4u % 4u;
-        put_weights(m, block, lane % 4u, eight(raw_of(octet, first + min(block, count - 1u), lane % 4u)));
+        if block < count {
+            put_weights(m, block, lane % 4u, eight(raw_of(octet, first + block, lane % 4u)));
+        }
         for (var part = 0u; part < PARTS; part++) {
             put_inputs(lane, place, part, first, count);
             workgroupBarrier();

@@ -97,15 +97,14 @@ impl Shader {
                 parts.extend([wgsl!("form"), wgsl!("activation"), wgsl!("linear")]);
                 parts.extend([wgsl!("linear_many"), size(format)]);
                 parts.extend(part.sources(true));
-                if self.takes_bytes() {
-                    parts.push(wgsl!("many_bytes"));
-                    parts.extend(few(format));
-                } else if format.values.is_quantised() {
-                    parts.extend([wgsl!("many_windows"), part.input(), wgsl!("weight")]);
-                    parts.extend(loads(format));
-                } else {
+                parts.extend(few(format));
+                if !format.values.is_quantised() {
                     parts.extend([wgsl!("many_floats"), part.input(), wgsl!("sixteen")]);
-                    parts.extend(few(format));
+                } else if self.takes_bytes() {
+                    parts.extend([wgsl!("many_bytes"), wgsl!("many_rounded")]);
+                } else {
+                    parts.extend([wgsl!("many_bytes"), wgsl!("many_windows"), part.input()]);
+                    parts.push(wgsl!("magnitudes"));
                 }
             }
             Shader::Round(words, _) => {

@@ -53,13 +53,13 @@ fn rounds(format: PackFormat, rows: usize) -> bool {
     format.values.is_quantised() && rows > 1
 }
 
-/// Words of rounded inputs; see round.wgsl.
+/// Words of so many rounded inputs, whether they are rounded before the linear or not; see round.wgsl.
 pub(in crate::backend::wgpu) fn rounded_words(
     format: PackFormat,
     [rows, cols]: [usize; 2],
     precise: bool,
 ) -> usize {
-    if !rounds(format, rows) {
+    if !format.values.is_quantised() {
         return 0;
     }
     let blocks = cols.div_ceil(QUANT_BLOCK) * if precise { 2 } else { 1 };

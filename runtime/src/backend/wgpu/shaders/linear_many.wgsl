@@ -16,8 +16,8 @@ fn main(
     var blocks = blocks_of(first, 32u);
     let rows = rows_of(first, 32u);
     let start = start_of(first, first_row);
-    // Of an expert's rows the first or the last may be in other shards.
-    if first_row >= rows || (start >= P.stored && start + 56u >= P.stored) {
+    // Of an expert's rows those before the shard or behind it may be in others: `start` is up to 63 before it.
+    if first_row >= rows || (start >= P.stored && start < 0xffffffc1u) {
         blocks = 0u;
     }
     if lane == 0u && blocks > 0u {

@@ -11,6 +11,7 @@ use limbeck_plan::{
 use super::harness::{Ask, Builder, Random, compare, compare_on, gpu, tokens, tolerance};
 use crate::backend::PlanData;
 use crate::backend::wgpu::WgpuBackend;
+use crate::backend::wgpu::buffers::Weights;
 use crate::backend::wgpu::device::least;
 use crate::backend::wgpu::state::counted_units;
 
@@ -93,7 +94,11 @@ fn adaptive_mlps_compute_as_far_as_their_gates_choose() {
 }
 
 fn moe(values: Values, p: &MoeMlp) -> Arc<PlanData> {
-    let (k, hidden, m) = (40, 48, 32);
+    moe_of(values, p, [40, 48, 32])
+}
+
+/// Of inputs, hidden units and results so many.
+fn moe_of(values: Values, p: &MoeMlp, [k, hidden, m]: [usize; 3]) -> Arc<PlanData> {
     let mut b = Builder::new(p.experts as u64);
     b.sites.push(site(SiteKind::Experts, 1, p.top_k));
     let (x, logits) = (b.activation(k), b.activation(p.experts));
@@ -138,6 +143,51 @@ fn mixtures_route_as_the_reference() {
             }
         }
     }
+}
+
+#[test]
+fn one_row_of_many_experts_and_wide_inputs_has_room() {
+    let p = MoeMlp {
+        site: 0,
+        experts: 16,
+        top_k: 12,
+        activation: Activation::Silu,
+        gated: true,
+        weights: ExpertWeights::Renormalised,
+        capacity: None,
+        residual: false,
+    };
+    for values in [Values::Q8, Values::Q4m] {
+        let data = moe_of(values, &p, [1024, 16, 32]);
+        compare(&data, &asks(1..=12), KvType::F32, tolerance(values), "12 of 16 experts");
+    }
+}
+
+#[test]
+fn tiles_that_end_in_a_small_last_shard_are_computed_there() {
+    if gpu().is_none() {
+        return;
+    }
+    let limits = wgpu::Limits { max_storage_buffer_binding_size: 80 << 10, ..least() };
+    let backend = WgpuBackend::with_limits(Some(limits), None).expect("a device");
+    let p = MoeMlp {
+        site: 0,
+        experts: 2,
+        top_k: 2,
+        activation: Activation::Silu,
+        gated: false,
+        weights: ExpertWeights::Renormalised,
+        capacity: None,
+        residual: false,
+    };
+    // 224 rows of 96: shards of 192 and 32, and the last tile of the second expert begins 16 rows before the latter.
+    let data = moe_of(Values::F32, &p, [40, 96, 112]);
+    let shards = Weights::upload(&backend.gpu, &data).expect("shards");
+    let down = data.plan.program().weights.iter().position(|weight| weight.rows == 224);
+    let down = shards.get(down.expect("a weight")).expect("its shards");
+    let rows: Vec<_> = down.shards.iter().map(|shard| shard.rows).collect();
+    assert_eq!(rows, [192, 32]);
+    compare_on(&backend, &data, &asks(1..=2), KvType::F32, 1e-5, "a small last shard");
 }
 
 #[test]

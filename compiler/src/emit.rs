@@ -27,8 +27,8 @@ pub struct Packing {
 }
 
 /// Packs all weights and builds the program, with segments of the nodes that are chosen in each graph; where it is
-/// to be precise, activations meet every quantised weight of a linear in two parts. `progress` hears of each weight: how many are done,
-/// of how many, and its name.
+/// to be precise, activations meet every quantised weight of a linear in two parts. `progress` hears of each weight: how
+/// many are done, of how many, and its name.
 pub(crate) fn emit<W: Write + Seek>(
     entries: &[(String, Graph)],
     choices: &[Choice],

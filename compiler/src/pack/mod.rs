@@ -5,13 +5,12 @@ mod policy;
 mod source;
 
 use std::io::{Seek, Write};
-use std::num::NonZero;
 use std::ops::Range;
-use std::thread;
 
 use limbeck_graph::TensorExpr;
 use limbeck_kernels::{Packed, pack_quant_rows, pack_rows};
 use limbeck_plan::{Layout, PackFormat, PlanWriter, Values, Weight};
+use rayon::prelude::*;
 
 pub use policy::{Quant, StreamUse, WeightUse, choose_format, needs_precision};
 
@@ -22,8 +21,6 @@ use crate::import::Checkpoint;
 const CHUNK_VALUES: usize = 1 << 18;
 /// Rows are packed in multiples of this: every layout's tile divides it.
 const CHUNK_ROWS: usize = 16;
-/// Threads at most: each holds its values as floats.
-const MOST_THREADS: usize = 16;
 
 /// What packing did to a weight's values.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -73,8 +70,9 @@ pub fn pack_weight<W: Write + Seek>(
     };
     let mut error = PackError::default();
     let mut bytes = 0;
-    for chunks in chunks.chunks(threads()) {
-        for packed in side_by_side(chunks, &pack) {
+    // As many as there are threads: each holds its values as floats.
+    for chunks in chunks.chunks(rayon::current_num_threads()) {
+        for packed in chunks.par_iter().map(pack).collect::<Vec<_>>() {
             let (packed, of_chunk) = packed?;
             writer.append(&packed)?;
             bytes += packed.len() as u64;
@@ -83,31 +81,6 @@ pub fn pack_weight<W: Write + Seek>(
     }
     let weight = Weight { name, format, rows, cols, offset, bytes };
     Ok((weight, (!exact).then_some(error)))
-}
-
-fn threads() -> usize {
-    thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS)
-}
-
-/// What becomes of each of these, on threads of their own but for the first.
-fn side_by_side<T: Sync, R: Send>(items: &[T], work: &(impl Fn(&T) -> R + Sync)) -> Vec<R> {
-    let Some((first, others)) = items.split_first() else { return Vec::new() };
-    thread::scope(|scope| {
-        let others: Vec<_> = others
-            .iter()
-            .map(|item| {
-                let started = thread::Builder::new().spawn_scoped(scope, move || work(item));
-                started.map_err(|_| item)
-            })
-            .collect();
-        let mut done = vec![work(first)];
-        done.extend(others.into_iter().map(|other| match other {
-            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            // A thread that does not start leaves its work to this one.
-            Err(item) => work(item),
-        }));
-        done
-    })
 }
 
 /// Rows that the checkpoint has in the plan's numbers.

@@ -243,7 +243,8 @@ pub(super) fn needed(
         match &named.instruction {
             Instruction::Linear { params, x, norm, weight, .. } => {
                 larger(&mut needed.rounded, rounded(*weight, sizes.len(*x), params.precise)?);
-                if norm.is_some() {
+                let quantised = shared.weights.get(*weight)?.format.values.is_quantised();
+                if norm.is_some() && !quantised {
                     larger(&mut needed.normed, sizes.len(*x));
                 }
             }

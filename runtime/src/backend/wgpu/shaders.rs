@@ -110,7 +110,7 @@ pub(super) enum Part {
 }
 
 /// What a linear does beside its products; see `has` in form.wgsl. It is the shader's own and no parameter: a device
-/// reads the text of a dispatch anew where another ran before, and without the branches it is a third as long.
+/// reads the text of a dispatch anew where another ran before, and without the branches that is a third as long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Form {
     pub flags: u32,

@@ -23,12 +23,12 @@ pub(super) fn make_ready(
     cols: usize,
 ) -> Result<Option<Slice>> {
     let many = work.tokens > FEW_ROWS;
-    let rounded = match work.part.kind() {
-        Part::Whole | Part::Limited => rounds(format, work.tokens),
-        Part::Routed => many && rounds(format, work.tokens),
+    let shared = match work.part.kind() {
+        Part::Whole | Part::Limited => work.tokens > 1,
+        Part::Routed => many,
         Part::Window => false,
     };
-    if rounded {
+    if shared && format.values.is_quantised() {
         let bytes = round(rec, work, format, cols)?;
         (work.norm, work.factors) = (None, None);
         return Ok(Some(bytes));
@@ -46,11 +46,6 @@ pub(super) fn input_flags(work: &Work<'_>, cols: usize) -> u32 {
         | flag(work.precise, 32)
         | work.norm.map_or(0, |norm| 64 | norm_flags(norm) << 7)
         | flag(!cols.is_multiple_of(4), 512)
-}
-
-/// Whether inputs of so many rows are rounded for such a weight, rather than by each group.
-fn rounds(format: PackFormat, rows: usize) -> bool {
-    format.values.is_quantised() && rows > 1
 }
 
 /// Words of so many rounded inputs, whether they are rounded before the linear or not; see round.wgsl.

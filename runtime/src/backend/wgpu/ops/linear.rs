@@ -116,6 +116,7 @@ pub(super) fn dispatch(rec: &mut Recorder<'_>, mut work: Work<'_>) -> Result<()>
     let [made, routes, counted, ordered] =
         [rec.buffers.made, rec.buffers.routes, rec.buffers.counted, rec.buffers.ordered]
             .map(Slice::whole);
+    // What rows meet that do not choose, or the order of those that do.
     let fifth = match part {
         Part::Whole | Part::Window => work.factors.as_ref().unwrap_or(&none),
         Part::Limited | Part::Routed => &ordered,

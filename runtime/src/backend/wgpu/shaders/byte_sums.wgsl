@@ -18,7 +18,7 @@ fn dots(lo: vec4<u32>, hi: vec4<u32>, v: Bytes) -> vec4<i32> {
 fn add(sums: Sums, e: Eight, f: Eight, v: Bytes) -> Sums {
     var total = 0;
     if MINIMA || OFFSET != 0 {
-        total = dot4I8Packed(ONES, v.lo) + dot4I8Packed(ONES, v.hi);
+        total = sum_of_bytes(v.lo, v.hi);
     }
     let less = vec4(OFFSET * total);
     var s = sums;
@@ -35,4 +35,3 @@ fn add(sums: Sums, e: Eight, f: Eight, v: Bytes) -> Sums {
     }
     return s;
 }
-

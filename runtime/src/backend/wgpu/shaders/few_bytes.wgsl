@@ -29,7 +29,7 @@ fn products(at: Invocation, row: u32, token: u32, blocks: u32) -> Few {
         hi = met(hi, norm, weight_hi, col + 16u);
         for (var part = 0u; part < select(1u, 2u, has(32u)); part++) {
             let most = most_of(lane, max(magnitude(lo), magnitude(hi)));
-            let words = rounded16(lo, hi, vec4(0.0), vec4(0.0), most);
+            let words = rounded8(lo, hi, most);
             let step = step_of(most);
             few.t0 = add(few.t0, eight(a), eight(b), Bytes(words.x, words.y, step));
             lo -= step * bytes_of(words.x);

@@ -5,7 +5,7 @@ use limbeck_plan::{Layout, PackFormat, Values};
 /// A format of weights that shaders read.
 pub(super) struct Format {
     pub format: PackFormat,
-    /// What gives elements of it.
+    /// What gives elements of it to other ops than linears.
     loads: &'static [&'static str],
     /// What linears read 8 or 16 rows with.
     few: &'static [&'static str],
@@ -35,7 +35,7 @@ macro_rules! channels {
     ($values:ident, $loads:literal) => {
         Format {
             format: format(Values::$values, Layout::Channels),
-            loads: &[wgsl!("rounded"), wgsl!("bytes"), wgsl!("channels"), wgsl!($loads)],
+            loads: &[],
             few: &[
                 wgsl!("weight"),
                 wgsl!("rounded"),
@@ -74,7 +74,7 @@ pub(super) const FORMATS: &[Format] = &[
 pub(super) const CHANNELS: &[Format] = &[
     Format {
         format: format(Values::F16, Layout::Channels),
-        loads: &[wgsl!("channels"), wgsl!("load_channels_f16")],
+        loads: &[],
         few: &[
             wgsl!("weight"),
             wgsl!("channels"),
@@ -111,7 +111,7 @@ fn known(format: PackFormat) -> Option<&'static Format> {
     FORMATS.iter().chain(CHANNELS).find(|known| known.format == format)
 }
 
-/// What gives elements of a weight.
+/// What gives elements of a weight to other ops than linears.
 pub(super) fn loads(format: PackFormat) -> &'static [&'static str] {
     known(format).map_or(&[], |known| known.loads)
 }

@@ -2,7 +2,6 @@
 // weight, or the first columns.
 
 @group(0) @binding(7) var<storage, read> made: array<u32>;
-@group(0) @binding(8) var<storage, read_write> counted: array<atomic<u32>>;
 
 fn limit(token: u32) -> u32 {
     return made[P.choices + min(token, P.tokens - 1u)];
@@ -53,14 +52,6 @@ fn blocks_of(place: u32, count: u32) -> u32 {
         return P.blocks;
     }
     return min(P.blocks, largest(place, count) * P.unit_cols / 32u);
-}
-
-// Adds to what the weight's groups read: a low word, whose carries the high one counts.
-fn count_read(read: u32) {
-    let had = atomicAdd(&counted[P.counter], read);
-    if had + read < had {
-        atomicAdd(&counted[P.counter + 1u], 1u);
-    }
 }
 
 // Whether a row of the call has its result from this shard.

@@ -1,5 +1,5 @@
 // A linear of many rows: a group sums a tile of 64 rows of the weight by 32 of the call, some columns at a time;
-// a lane has 4 by 4 of them.
+// a lane has 4 by 4 of them, side by side.
 
 @compute @workgroup_size(128)
 fn main(
@@ -27,14 +27,14 @@ fn main(
     if !has(1u) {
         for (var t = 0u; t < 4u; t++) {
             for (var i = 0u; i < 4u; i++) {
-                write(row_at(first + token_of(m, t)), first_row + row_of(n, i), sum[t][i], 0.0);
+                write(row_at(first + 4u * m + t), first_row + 4u * n + i, sum[t][i], 0.0);
             }
         }
         return;
     }
     for (var t = 0u; t < 4u; t++) {
         for (var i = 0u; i < 4u; i++) {
-            put_sum(token_of(m, t) * 64u + row_of(n, i), sum[t][i]);
+            put_sum((4u * m + t) * 64u + 4u * n + i, sum[t][i]);
         }
     }
     workgroupBarrier();

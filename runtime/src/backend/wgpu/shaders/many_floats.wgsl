@@ -55,15 +55,6 @@ fn products(lane: u32, start: u32, place: u32, blocks: u32) -> array<vec4<f32>, 
     return sum;
 }
 
-// Of the tile, the rows of the weight and of the call that a lane has.
-fn row_of(n: u32, i: u32) -> u32 {
-    return 4u * n + i;
-}
-
-fn token_of(m: u32, t: u32) -> u32 {
-    return 4u * m + t;
-}
-
 fn put_sum(at: u32, sum: f32) {
     weights[at / 4u][at % 4u] = sum;
 }

@@ -5,8 +5,6 @@
 const BLOCKS: u32 = 2u;
 const LANES: u32 = 128u;
 
-var<workgroup> totals: array<i32, LANES>;
-
 // Columns 4 q to 4 q + 3 of a block, and those 16 further on.
 struct Cols {
     lo: vec4<f32>,
@@ -35,14 +33,12 @@ fn put_block(lane: u32, block: u32, c: Cols) {
     let t = lane / 4u;
     let q = lane % 4u;
     let most = most_of(lane, max(magnitude(c.lo), magnitude(c.hi)));
-    let words = rounded16(c.lo, c.hi, vec4(0.0), vec4(0.0), most).xy;
+    let words = rounded8(c.lo, c.hi, most);
     let word = (block * 8u + q) * 8u + t / 4u;
     bytes[word][t % 4u] = words.x;
     bytes[word + 32u][t % 4u] = words.y;
-    totals[lane] = dot4I8Packed(ONES, words.x) + dot4I8Packed(ONES, words.y);
-    workgroupBarrier();
+    let total = total_of_block(lane, words);
     if q == 0u {
-        let total = totals[lane] + totals[lane + 1u] + totals[lane + 2u] + totals[lane + 3u];
         steps[block * 32u + t] = vec2(bitcast<u32>(step_of(most)), bitcast<u32>(total));
     }
 }

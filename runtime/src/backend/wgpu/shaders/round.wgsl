@@ -24,8 +24,6 @@ const SLICE: u32 = 128u;
 const CHUNK: u32 = LANES / 4u;
 const PARTS: u32 = select(1u, 2u, (FLAGS & 32u) != 0u);
 
-var<workgroup> totals: array<i32, LANES>;
-
 fn input_row(token: u32) -> u32 {
     return token;
 }
@@ -56,15 +54,13 @@ fn main(at: Invocation) {
         var hi = met(given(token, col + 16u), norm, weight_of(col + 16u), col + 16u);
         for (var part = 0u; part < PARTS; part++) {
             let most = most_of(lane, max(magnitude(lo), magnitude(hi)));
-            let words = rounded16(lo, hi, vec4(0.0), vec4(0.0), most).xy;
+            let words = rounded8(lo, hi, most);
             let step = step_of(most);
-            totals[lane] = dot4I8Packed(0x01010101u, words.x) + dot4I8Packed(0x01010101u, words.y);
-            workgroupBarrier();
+            let total = total_of_block(lane, words);
             if here && block < end {
                 let of_part = part * P.blocks + block;
                 out[start + of_part * 4u + q] = words;
                 if q == 0u {
-                    let total = totals[lane] + totals[lane + 1u] + totals[lane + 2u] + totals[lane + 3u];
                     out[start + PARTS * P.blocks * 4u + of_part] = vec2(bitcast<u32>(step), bitcast<u32>(total));
                 }
             }

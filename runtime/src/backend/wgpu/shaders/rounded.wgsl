@@ -29,16 +29,20 @@ fn inverse(largest: u32) -> f32 {
 
 // The bytes of four values in a block of this largest magnitude.
 fn rounded(v: vec4<f32>, largest: u32) -> u32 {
-    return rounded16(v, vec4(0.0), vec4(0.0), vec4(0.0), largest).x;
+    return rounded8(v, vec4(0.0), largest).x;
 }
 
-fn rounded16(a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>, largest: u32) -> vec4<u32> {
+fn rounded8(a: vec4<f32>, b: vec4<f32>, largest: u32) -> vec2<u32> {
     if largest <= LEAST || largest >= INFINITE {
-        return vec4(0u);
+        return vec2(0u);
     }
     let by = inverse(largest);
-    return vec4(pack4xI8(vec4<i32>(round(a * by))), pack4xI8(vec4<i32>(round(b * by))),
-        pack4xI8(vec4<i32>(round(c * by))), pack4xI8(vec4<i32>(round(d * by))));
+    return vec2(pack4xI8(vec4<i32>(round(a * by))), pack4xI8(vec4<i32>(round(b * by))));
+}
+
+// What the bytes of two words add up to.
+fn sum_of_bytes(a: u32, b: u32) -> i32 {
+    return dot4I8Packed(0x01010101u, a) + dot4I8Packed(0x01010101u, b);
 }
 
 // The scale of such a block.

@@ -1,7 +1,6 @@
 // A linear whose rows each meet an expert's rows of a stacked weight; see route.wgsl. `rows` are an expert's.
 
 @group(0) @binding(7) var<storage, read> routes: array<u32>;
-@group(0) @binding(8) var<storage, read_write> counted: array<atomic<u32>>;
 
 fn input_row(token: u32) -> u32 {
     return token / P.share;
@@ -40,14 +39,6 @@ fn rows_of(place: u32, count: u32) -> u32 {
 
 fn blocks_of(place: u32, count: u32) -> u32 {
     return P.blocks;
-}
-
-// Adds to what the weight's groups read: a low word, whose carries the high one counts.
-fn count_read(read: u32) {
-    let had = atomicAdd(&counted[P.counter], read);
-    if had + read < had {
-        atomicAdd(&counted[P.counter + 1u], 1u);
-    }
 }
 
 // Whether a row of the call has its result from this shard.

@@ -1,6 +1,3 @@
-// Four bytes of 1.
-const ONES: u32 = 0x01010101u;
-
 // The size of so many rows of so many blocks: blocks of a row.
 fn size_of(rows: u32, blocks: u32) -> u32 {
     return rows * blocks;

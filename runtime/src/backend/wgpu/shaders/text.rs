@@ -104,7 +104,7 @@ impl Shader {
                     parts.extend([wgsl!("many_bytes"), wgsl!("many_rounded")]);
                 } else {
                     parts.extend([wgsl!("many_bytes"), wgsl!("many_windows"), part.input()]);
-                    parts.push(wgsl!("magnitudes"));
+                    parts.extend([wgsl!("magnitudes"), wgsl!("totals")]);
                 }
             }
             Shader::Round(words, _) => {
@@ -114,7 +114,7 @@ impl Shader {
                 });
                 parts.extend([wgsl!("form"), sums.source(), wgsl!("round"), wgsl!("input")]);
                 parts.extend([wgsl!("prologue"), wgsl!("magnitudes"), wgsl!("rounded")]);
-                parts.push(wgsl!("factors"));
+                parts.extend([wgsl!("totals"), wgsl!("factors")]);
             }
             Shader::Norm => parts.extend([sums.source(), wgsl!("norm")]),
             Shader::Elementwise => parts.extend([wgsl!("activation"), wgsl!("elementwise")]),

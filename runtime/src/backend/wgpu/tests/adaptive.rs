@@ -8,11 +8,11 @@ use limbeck_plan::{
     MoeMlp, Op, PackFormat, Site, SiteKind, Values,
 };
 
-use super::harness::{Ask, Builder, Random, compare, compare_on, gpu, tokens, tolerance};
+use super::harness::{
+    Ask, Builder, Random, compare, compare_on, small_bindings, tokens, tolerance,
+};
 use crate::backend::PlanData;
-use crate::backend::wgpu::WgpuBackend;
 use crate::backend::wgpu::buffers::Weights;
-use crate::backend::wgpu::device::least;
 use crate::backend::wgpu::state::counted_units;
 
 const FORMATS: [Values; 5] = [Values::F32, Values::F16, Values::Q8, Values::Q4, Values::Q4m];
@@ -93,6 +93,19 @@ fn adaptive_mlps_compute_as_far_as_their_gates_choose() {
     }
 }
 
+fn mixture(experts: usize, top_k: usize) -> MoeMlp {
+    MoeMlp {
+        site: 0,
+        experts,
+        top_k,
+        activation: Activation::Silu,
+        gated: true,
+        weights: ExpertWeights::Renormalised,
+        capacity: None,
+        residual: false,
+    }
+}
+
 fn moe(values: Values, p: &MoeMlp) -> Arc<PlanData> {
     moe_of(values, p, [40, 48, 32])
 }
@@ -147,16 +160,7 @@ fn mixtures_route_as_the_reference() {
 
 #[test]
 fn one_row_of_many_experts_and_wide_inputs_has_room() {
-    let p = MoeMlp {
-        site: 0,
-        experts: 16,
-        top_k: 12,
-        activation: Activation::Silu,
-        gated: true,
-        weights: ExpertWeights::Renormalised,
-        capacity: None,
-        residual: false,
-    };
+    let p = mixture(16, 12);
     for values in [Values::Q8, Values::Q4m] {
         let data = moe_of(values, &p, [1024, 16, 32]);
         compare(&data, &asks(1..=12), KvType::F32, tolerance(values), "12 of 16 experts");
@@ -165,21 +169,8 @@ fn one_row_of_many_experts_and_wide_inputs_has_room() {
 
 #[test]
 fn tiles_that_end_in_a_small_last_shard_are_computed_there() {
-    if gpu().is_none() {
-        return;
-    }
-    let limits = wgpu::Limits { max_storage_buffer_binding_size: 80 << 10, ..least() };
-    let backend = WgpuBackend::with_limits(Some(limits), None).expect("a device");
-    let p = MoeMlp {
-        site: 0,
-        experts: 2,
-        top_k: 2,
-        activation: Activation::Silu,
-        gated: false,
-        weights: ExpertWeights::Renormalised,
-        capacity: None,
-        residual: false,
-    };
+    let Some(backend) = small_bindings() else { return };
+    let p = MoeMlp { gated: false, ..mixture(2, 2) };
     // 224 rows of 96: shards of 192 and 32, and the last tile of the second expert begins 16 rows before the latter.
     let data = moe_of(Values::F32, &p, [40, 96, 112]);
     let shards = Weights::upload(&backend.gpu, &data).expect("shards");
@@ -192,38 +183,16 @@ fn tiles_that_end_in_a_small_last_shard_are_computed_there() {
 
 #[test]
 fn mixtures_of_more_experts_than_a_group_has_lanes_route_as_the_reference() {
-    let p = MoeMlp {
-        site: 0,
-        experts: 300,
-        top_k: 2,
-        activation: Activation::Silu,
-        gated: true,
-        weights: ExpertWeights::Renormalised,
-        capacity: None,
-        residual: false,
-    };
+    let p = mixture(300, 2);
     let data = moe(Values::Q8, &p);
     compare(&data, &asks(1..=2), KvType::F32, tolerance(Values::Q8), "300 experts");
 }
 
 #[test]
 fn experts_beyond_a_binding_are_cut_into_shards() {
-    if gpu().is_none() {
-        return;
-    }
-    let limits = wgpu::Limits { max_storage_buffer_binding_size: 80 << 10, ..least() };
-    let backend = WgpuBackend::with_limits(Some(limits), None).expect("a device");
+    let Some(backend) = small_bindings() else { return };
     for (values, experts) in [(Values::F32, 9), (Values::Q8, 33), (Values::Q4m, 49)] {
-        let p = MoeMlp {
-            site: 0,
-            experts,
-            top_k: 3,
-            activation: Activation::Silu,
-            gated: true,
-            weights: ExpertWeights::Renormalised,
-            capacity: None,
-            residual: true,
-        };
+        let p = MoeMlp { residual: true, ..mixture(experts, 3) };
         let data = moe(values, &p);
         let sizes = data.plan.program().weights.iter().map(|weight| weight.bytes);
         assert!(sizes.max() > Some(80 << 10), "{values:?}: one shard");

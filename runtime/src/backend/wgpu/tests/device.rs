@@ -49,7 +49,12 @@ fn memory_is_read_at_a_rate_that_a_longer_look_finds_too() {
     let Some(gpu) = gpu() else { return };
     let rate = || gpu.read_rate().expect("a rate").expect("a device");
     let (first, second) = (rate(), rate());
-    assert!(first > 1e8 && second > 1e8, "{first} and {second} bytes a second");
+    // No memory is as fast as what reads nothing seems.
+    let memory = 1e8..2e13;
+    assert!(
+        memory.contains(&first) && memory.contains(&second),
+        "{first} and {second} bytes a second"
+    );
     let apart = (first / second).max(second / first);
     assert!(apart < 4.0, "{first} and {second} bytes a second");
 }

@@ -37,6 +37,13 @@ pub fn gpu() -> Option<&'static WgpuBackend> {
     }
 }
 
+/// One that can bind 80 KiB of a weight at a time, where there is a device.
+pub fn small_bindings() -> Option<WgpuBackend> {
+    gpu()?;
+    let limits = wgpu::Limits { max_storage_buffer_binding_size: 80 << 10, ..least() };
+    Some(WgpuBackend::with_limits(Some(limits), None).expect("a device"))
+}
+
 /// Whether a test must not do without what it needs.
 pub fn required() -> bool {
     std::env::var("LIMBECK_REQUIRE").is_ok_and(|v| v == "1")

@@ -8,10 +8,8 @@ use limbeck_plan::{
 use proptest::prelude::*;
 
 use super::harness::{
-    Ask, Builder, Part, Random, VOCABULARY, compare, compare_on, gpu, tokens, tolerance,
+    Ask, Builder, Part, Random, VOCABULARY, compare, compare_on, small_bindings, tokens, tolerance,
 };
-use crate::backend::wgpu::WgpuBackend;
-use crate::backend::wgpu::device::least;
 
 const ACTIVATIONS: [Activation; 10] = [
     Activation::Identity,
@@ -149,11 +147,7 @@ fn embeddings_of_every_format_match_the_reference() {
 /// A device that can bind a part of these weights at a time.
 #[test]
 fn weights_beyond_a_binding_are_cut_into_shards() {
-    if gpu().is_none() {
-        return;
-    }
-    let limits = wgpu::Limits { max_storage_buffer_binding_size: 80 << 10, ..least() };
-    let backend = WgpuBackend::with_limits(Some(limits), None).expect("a device");
+    let Some(backend) = small_bindings() else { return };
     for (values, cols) in [(Values::F32, 100), (Values::F16, 200), (Values::Q8, 400)] {
         for gated in [false, true] {
             let rows = 320;

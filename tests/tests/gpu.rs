@@ -320,19 +320,26 @@ fn minilm_with_a_dial_chooses_and_embeds_as_on_the_cpu() {
     }
     let Some(minilm) = student(MINILM) else { return };
     let sentences = sentences();
-    let texts: Vec<&str> = sentences.iter().take(100).map(String::as_str).collect();
+    let all: Vec<&str> = sentences.iter().take(100).map(String::as_str).collect();
     // Activations in 8 bits move some gates, .8 % of them in 200 texts, as between instruction sets of CPUs; a text with
     // another choice is further off.
-    for (quant, bar) in [(Quant::F32, 0.99999), (Quant::Q8, 0.99)] {
+    for (quant, bar, texts) in [(Quant::F32, 0.99999, &all[..20]), (Quant::Q8, 0.99, &all[..])] {
         let plan = Compiled::with(&minilm, &[minilm_acm()], quant, true);
         let run = |backend, price: f64| {
             let mut encoder = Encoder::new(&plan.open(backend, 0)).expect("an encoder");
             encoder.control().set_budget(Budget::Price(price), Limits::default()).expect("a price");
-            let (embeddings, usage) = encoder.embed(&texts).expect("embeddings");
-            (embeddings, usage, encoder.route().to_vec())
+            let (mut embeddings, mut route, mut fractions) = (Vec::new(), Vec::new(), 0.0);
+            // A software adapter on a busy machine takes minutes for all at once, and a step has two.
+            for texts in texts.chunks(20) {
+                let (some, usage) = encoder.embed(texts).expect("embeddings");
+                embeddings.extend(some);
+                route.extend_from_slice(encoder.route());
+                fractions += usage.fraction * texts.len() as f64;
+            }
+            (embeddings, fractions / texts.len() as f64, route)
         };
         for price in [0.0, 0.04] {
-            let (found, usage, route) = run(BackendKind::Wgpu, price);
+            let (found, fraction, route) = run(BackendKind::Wgpu, price);
             let (expected, wanted, other) = run(BackendKind::Cpu, price);
             let differ = route.iter().zip(&other).filter(|(a, b)| a != b).count();
             let worst = found.iter().zip(&expected).map(|(a, b)| cosine(a, b)).fold(1.0, f64::min);
@@ -341,7 +348,7 @@ fn minilm_with_a_dial_chooses_and_embeds_as_on_the_cpu() {
             assert_eq!(route.len(), other.len(), "{case}");
             assert!(differ * 100 <= route.len(), "{case}: {differ} choices differ");
             assert!(worst >= bar, "{case}: cosine {worst}");
-            assert!((usage.fraction - wanted.fraction).abs() <= 0.01, "{case}: {usage:?}");
+            assert!((fraction - wanted).abs() <= 0.01, "{case}: {fraction}, {wanted}");
         }
     }
 }

@@ -70,6 +70,30 @@ pub(super) unsafe fn load_wide<S: Simd, const KIND: u8>(
     }
 }
 
+/// Adds the products of 16 elements of the stored type with each `x` to its sum.
+///
+/// # Safety
+/// As [`load_wide`].
+#[inline(always)]
+unsafe fn add_multiples<S: Simd, const KIND: u8, const Q: usize>(
+    s: S,
+    base: *const u8,
+    at: usize,
+    x: [WideV<S>; Q],
+    sums: &mut [WideV<S>; Q],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        if KIND == 0 {
+            return s.wide().add_multiples(base.cast::<f32>().add(at), x, sums);
+        }
+        let loaded = load_wide::<S, KIND>(s, base, at);
+        for q in 0..Q {
+            sums[q] = s.wide().fma(loaded, x[q], sums[q]);
+        }
+    }
+}
+
 /// Asks for the cache line of element `at` of stored type `KIND`; memory that holds no elements
 /// is only not there.
 #[inline(always)]
@@ -272,7 +296,7 @@ unsafe fn products<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
         let keys = blocks.heads[block].keys;
         let mut pointers = [std::ptr::null(); Q];
         pointers.copy_from_slice(&queries.asks[first..first + Q]);
-        let mut sums = [[s.wide().splat(0.0); N]; Q];
+        let mut sums = [[s.wide().splat(0.0); Q]; N];
         for d in 0..queries.call.params.head_dim {
             let mut x = [s.wide().splat(0.0); Q];
             for q in 0..Q {
@@ -280,16 +304,14 @@ unsafe fn products<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
             }
             prefetch::<KIND>(ahead, d * KV_BLOCK + vector * WIDE);
             for v in 0..N {
-                let keys = load_wide::<S, KIND>(s, keys, d * KV_BLOCK + (vector + v) * WIDE);
-                for q in 0..Q {
-                    sums[q][v] = s.wide().fma(keys, x[q], sums[q][v]);
-                }
+                let at = d * KV_BLOCK + (vector + v) * WIDE;
+                add_multiples::<S, KIND, Q>(s, keys, at, x, &mut sums[v]);
             }
         }
         for q in 0..Q {
             for v in 0..N {
                 let at = block * KV_BLOCK + (vector + v) * WIDE;
-                s.wide().store(weights[q].add(at), sums[q][v]);
+                s.wide().store(weights[q].add(at), sums[v][q]);
             }
         }
     }
@@ -434,12 +456,12 @@ unsafe fn add_values<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
     let stride = queries.call.layout.value_stride();
     // SAFETY: the caller's contract.
     unsafe {
-        let mut sums = [[s.wide().splat(0.0); N]; Q];
+        let mut sums = [[s.wide().splat(0.0); Q]; N];
         if !queries.fresh {
             for q in 0..Q {
                 let decay = s.wide().splat(decays[q]);
                 for n in 0..N {
-                    sums[q][n] = s.wide().mul(s.wide().load(results[q].add(n * WIDE)), decay);
+                    sums[n][q] = s.wide().mul(s.wide().load(results[q].add(n * WIDE)), decay);
                 }
             }
         }
@@ -454,16 +476,14 @@ unsafe fn add_values<S: Simd, const KIND: u8, const N: usize, const Q: usize>(
                 }
                 prefetch::<KIND>(ahead, j * stride + at);
                 for n in 0..N {
-                    let values = load_wide::<S, KIND>(s, values, j * stride + at + n * WIDE);
-                    for q in 0..Q {
-                        sums[q][n] = s.wide().fma(values, p[q], sums[q][n]);
-                    }
+                    let at = j * stride + at + n * WIDE;
+                    add_multiples::<S, KIND, Q>(s, values, at, p, &mut sums[n]);
                 }
             }
         }
         for q in 0..Q {
             for n in 0..N {
-                s.wide().store(results[q].add(n * WIDE), sums[q][n]);
+                s.wide().store(results[q].add(n * WIDE), sums[n][q]);
             }
         }
     }

@@ -54,11 +54,19 @@ impl<const HALF: bool> Panels<HALF> {
         unsafe {
             let w = task.w.as_ptr().add(unit * panel);
             let x = x.as_ptr().add(row * k);
+            // The next panel comes from memory while this one is used. Each tile of rows asks for a part of
+            // it, so that requests are spread over the time of all.
+            let rows = task.rows.len();
+            let step = (ROWS * Self::PANEL_COLUMN).div_ceil(rows);
+            let asked = (row - task.rows.start) * k * Self::PANEL_COLUMN / rows;
+            let mut next = w.wrapping_add(UNITS * panel + asked);
             for i in 0..k {
                 for u in 0..UNITS {
                     let column = w.add(u * panel + i * Self::PANEL_COLUMN);
                     if ROWS == 1 {
                         simd::prefetch(column.wrapping_add(AHEAD));
+                    } else {
+                        simd::prefetch_far(next);
                     }
                     let (w0, w1) = (Self::load(s, column, 0), Self::load(s, column, 1));
                     for r in 0..ROWS {
@@ -67,6 +75,7 @@ impl<const HALF: bool> Panels<HALF> {
                         sums[r][u][1] = s.fma(w1, x, sums[r][u][1]);
                     }
                 }
+                next = next.wrapping_add(step);
             }
             for (acc, sums) in acc.iter_mut().zip(sums.iter().flatten()) {
                 s.store(acc.as_mut_ptr(), sums[0]);

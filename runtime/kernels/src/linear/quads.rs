@@ -80,19 +80,21 @@ unsafe fn product<S: Dots, const VALUES: u8, const ROWS: usize, const TILES: usi
                 quants[r] = q.add((r * count + b) * columns);
             }
             let dots = s.dots::<VALUES, ROWS, TILES>(records, quants);
+            let (mut scales, mut mins) = ([s.splat(0.0); TILES], [s.splat(0.0); TILES]);
             for t in 0..TILES {
-                let scales = s.load_f16(records[t].add(data).cast());
-                for r in 0..ROWS {
-                    let block = &*blocks.add(r * per_row + b * entries);
-                    let offset = if VALUES == Q4 { block.minus_8_sums } else { 0 };
-                    let scale = s.mul(scales, s.splat(block.scale));
-                    sums[r][t] = s.fma(s.floats(dots[r][t], offset), scale, sums[r][t]);
-                }
+                scales[t] = s.load_f16(records[t].add(data).cast());
                 if VALUES == Q4M {
-                    let mins = s.load_f16(records[t].add(data + 16).cast());
-                    for r in 0..ROWS {
-                        let block = &*blocks.add(r * per_row + b * entries);
-                        sums[r][t] = s.fma(mins, s.splat(block.scaled_sum), sums[r][t]);
+                    mins[t] = s.load_f16(records[t].add(data + 16).cast());
+                }
+            }
+            for r in 0..ROWS {
+                let block = &*blocks.add(r * per_row + b * entries);
+                let offset = if VALUES == Q4 { block.minus_8_sums } else { 0 };
+                for t in 0..TILES {
+                    let scale = s.mul(scales[t], s.splat(block.scale));
+                    sums[r][t] = s.fma(s.floats(dots[r][t], offset), scale, sums[r][t]);
+                    if VALUES == Q4M {
+                        sums[r][t] = s.fma(mins[t], s.splat(block.scaled_sum), sums[r][t]);
                     }
                 }
             }
@@ -156,9 +158,10 @@ impl<S: Dots, const VALUES: u8> Tile<S> for Quads<VALUES> {
         let acc = acc.as_flattened_mut();
         // SAFETY: the caller's contract.
         unsafe {
-            product::<S, VALUES, ROWS, 1>(s, task, row, 2 * unit, acc);
             if whole(task, unit) {
-                product::<S, VALUES, ROWS, 1>(s, task, row, 2 * unit + 1, &mut acc[QUAD_ROWS..]);
+                product::<S, VALUES, ROWS, 2>(s, task, row, 2 * unit, acc);
+            } else {
+                product::<S, VALUES, ROWS, 1>(s, task, row, 2 * unit, acc);
             }
         }
     }

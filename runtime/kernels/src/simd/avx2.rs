@@ -4,11 +4,12 @@
 //! Each block below is sound for the same reason: the token exists only where the CPU has the
 //! three features (see `new` and `assume` of the tokens). Pointers are vouched for by the caller.
 
-use super::avx512::{blocks_in_one, lanes_alone, lanes_of_wide, wide_in_one};
+use super::avx512::{blocks_in_one, lanes_of_wide, wide_in_one};
 use super::in_two::wide_in_two;
 use super::{Lanes, Simd, WIDE, Work};
 use crate::isa::{Avx2, Avx512};
 use limbeck_plan::QUANT_BLOCK;
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// Rows as columns: pairs, fours and halves change places.
@@ -115,6 +116,63 @@ macro_rules! blocks_in_two {
                 let four = _mm_add_epi32(low, high);
                 let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b1110>(four));
                 _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<1>(two)))
+            }
+        }
+    };
+}
+
+/// `sums + x * p` in an order that sixteen registers suffice for, of which twelve hold sums: left to
+/// itself the compiler loads two vectors before it adds the first one's products, and keeps two sums in
+/// memory.
+///
+/// # Safety
+/// `p` is valid for reading eight f32.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn add_three(p: *const f32, x: [__m256; 3], sums: [__m256; 3]) -> [__m256; 3] {
+    let [mut first, mut second, mut third] = sums;
+    // SAFETY: instructions of AVX2 and FMA on registers and the caller's eight values.
+    unsafe {
+        asm!(
+            "vmovups {w}, [{p}]",
+            "vfmadd231ps {first}, {w}, {a}",
+            "vfmadd231ps {second}, {w}, {b}",
+            "vfmadd231ps {third}, {w}, {c}",
+            p = in(reg) p,
+            a = in(ymm_reg) x[0],
+            b = in(ymm_reg) x[1],
+            c = in(ymm_reg) x[2],
+            first = inout(ymm_reg) first,
+            second = inout(ymm_reg) second,
+            third = inout(ymm_reg) third,
+            w = out(ymm_reg) _,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    [first, second, third]
+}
+
+/// What the token's `impl Lanes` does for want of registers.
+macro_rules! lanes_of_few {
+    () => {
+        #[inline(always)]
+        unsafe fn add_multiples<const N: usize>(
+            self,
+            p: *const f32,
+            x: [__m256; N],
+            sums: &mut [__m256; N],
+        ) {
+            // SAFETY: the token proves AVX2 and FMA; the caller vouches for `p`.
+            unsafe {
+                if N == 3 {
+                    let new = add_three(p, [x[0], x[1], x[2]], [sums[0], sums[1], sums[2]]);
+                    sums.copy_from_slice(&new);
+                    return;
+                }
+                let loaded = self.load(p);
+                for i in 0..N {
+                    sums[i] = self.fma(loaded, x[i], sums[i]);
+                }
             }
         }
     };
@@ -276,7 +334,7 @@ macro_rules! eight_lanes {
     };
 }
 
-eight_lanes!(Avx2, "avx2,fma,f16c", 16, lanes_alone, wide_in_two, blocks_in_two);
+eight_lanes!(Avx2, "avx2,fma,f16c", 16, lanes_of_few, wide_in_two, blocks_in_two);
 eight_lanes!(
     Avx512,
     "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni",

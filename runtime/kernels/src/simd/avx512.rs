@@ -263,12 +263,6 @@ macro_rules! lanes_of_wide {
 }
 pub(super) use lanes_of_wide;
 
-/// Nothing, for the others.
-macro_rules! lanes_alone {
-    () => {};
-}
-pub(super) use lanes_alone;
-
 /// Blocks of values in the token's wide vectors.
 macro_rules! blocks_in_one {
     () => {

@@ -76,6 +76,25 @@ impl<S: Simd> Lanes for InTwo<S> {
         unsafe { [self.0.load(p), self.0.load(p.add(LANES))] }
     }
     #[inline(always)]
+    unsafe fn add_multiples<const N: usize>(
+        self,
+        p: *const f32,
+        x: [Self::V; N],
+        sums: &mut [Self::V; N],
+    ) {
+        for half in 0..2 {
+            let mut of_half = sums.map(|sum| sum[half]);
+            // SAFETY: the caller vouches for 16 f32.
+            unsafe {
+                let p = p.add(half * LANES);
+                self.0.add_multiples(p, x.map(|x| x[half]), &mut of_half);
+            }
+            for (sum, new) in sums.iter_mut().zip(of_half) {
+                sum[half] = new;
+            }
+        }
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: Self::V) {
         // SAFETY: the caller vouches for 16 f32.
         unsafe {

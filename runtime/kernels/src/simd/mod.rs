@@ -70,6 +70,23 @@ pub(crate) trait Lanes: Copy {
     /// # Safety
     /// `p` is valid for reading an f32 for each lane.
     unsafe fn load(self, p: *const f32) -> Self::V;
+    /// Adds the product of what is at `p` with each `x` to its sum.
+    ///
+    /// # Safety
+    /// `p` is valid for reading an f32 for each lane.
+    #[inline(always)]
+    unsafe fn add_multiples<const N: usize>(
+        self,
+        p: *const f32,
+        x: [Self::V; N],
+        sums: &mut [Self::V; N],
+    ) {
+        // SAFETY: the caller's contract.
+        let loaded = unsafe { self.load(p) };
+        for (sum, x) in sums.iter_mut().zip(x) {
+            *sum = self.fma(loaded, x, *sum);
+        }
+    }
     /// # Safety
     /// `p` is valid for writing an f32 for each lane.
     unsafe fn store(self, p: *mut f32, v: Self::V);
@@ -100,6 +117,19 @@ pub(crate) fn prefetch(at: *const u8) {
     #[cfg(target_arch = "aarch64")]
     neon::prefetch(at);
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = at;
+}
+
+/// The same, to the second cache: for what is used later than the first one keeps it.
+#[inline(always)]
+pub(crate) fn prefetch_far(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch may point anywhere, and every x86-64 CPU has SSE.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
 }
 

@@ -2,6 +2,7 @@
 
 use super::QUADS_AHEAD;
 use crate::channels::ChannelTile;
+use crate::isa::Isa;
 use crate::linear::task::Input;
 use crate::simd::Simd;
 use crate::table::Kernels;
@@ -15,7 +16,7 @@ const SPARE: usize = 4 * QUADS_AHEAD + 16;
 /// A row's block of 32 channels.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ActiveBlock {
-    /// A bit for each channel that is not zero.
+    /// A bit for each channel that is listed: those that are not zero, or all.
     pub mask: u32,
     /// Where the row's list has the first of them; a multiple of four but for floats.
     pub first: u32,
@@ -23,7 +24,7 @@ pub(crate) struct ActiveBlock {
     pub quads: u32,
 }
 
-/// Some rows' channels that are not zero.
+/// Some rows' channels that are not zero; all channels where that is read faster.
 #[derive(Debug, Default)]
 pub(crate) struct ActiveRows {
     blocks: Vec<ActiveBlock>,
@@ -89,6 +90,19 @@ impl FindFloats<'_> {
     pub fn has_room(&self) -> bool {
         let room = self.x.len() + 16;
         self.at.len() >= room && self.floats.len() >= room
+    }
+
+    /// Lists the channels of value 0 too.
+    fn list_all(&mut self) {
+        for (b, x) in self.x.chunks(QUANT_BLOCK).enumerate() {
+            let first = b * QUANT_BLOCK;
+            for c in 0..x.len() {
+                self.at[first + c] = b as u32 * self.record + c as u32 * self.stride;
+            }
+            self.floats[first..first + x.len()].copy_from_slice(x);
+            let mask = u32::MAX >> (QUANT_BLOCK - x.len());
+            self.blocks[b] = ActiveBlock { mask, first: first as u32, quads: 0 };
+        }
     }
 
     /// Finds the channels of block `b`, whose list begins at `first`. Gives where the next one's begins.
@@ -197,14 +211,14 @@ impl ActiveRows {
                     Input::Floats(x) => {
                         let floats = &mut self.floats[row * entries..][..entries];
                         let x = &x[row * k..][..k];
-                        kernels.find_active(&mut FindTask::Floats(FindFloats {
-                            x,
-                            stride,
-                            record,
-                            blocks,
-                            at,
-                            floats,
-                        }));
+                        let task = FindFloats { x, stride, record, blocks, at, floats };
+                        let mut task = FindTask::Floats(task);
+                        kernels.find_active(&mut task);
+                        if let FindTask::Floats(task) = &mut task
+                            && reads_all(kernels.isa(), task.blocks, k)
+                        {
+                            task.list_all();
+                        }
                     }
                 }
             }
@@ -214,6 +228,14 @@ impl ActiveRows {
         let (values, floats) = (&self.values[..rows * entries], &self.floats[..rows * entries]);
         Active { blocks, per_row, values, floats, at }
     }
+}
+
+/// Whether reading all `k` channels of a weight in floats takes less time than those of `blocks`, of which
+/// a core sees no stream. By measure this depends on the core, and there are instruction sets whose cores
+/// were not found to gain.
+fn reads_all(isa: Isa, blocks: &[ActiveBlock], k: usize) -> bool {
+    let kept: u32 = blocks.iter().map(|block| block.mask.count_ones()).sum();
+    isa == Isa::Avx2 && 10 * kept as usize >= 7 * k
 }
 
 /// After a row's last channel the next tile's first ones are asked for.
@@ -276,7 +298,6 @@ fn find_quants(task: &mut FindQuants<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::isa::Isa;
     use crate::linear::ActBlock;
 
     #[test]
@@ -304,6 +325,29 @@ mod tests {
             assert_eq!(active.at[0][40..48], first.map(|at| at + 3 * record), "{isa}");
             let quads = active.quads(0, 2, true);
             assert_eq!((quads.count, quads.at), (8, active.at[0][8..].as_ptr()), "{isa}");
+        }
+    }
+
+    #[test]
+    fn rows_of_floats_with_few_zeros_list_all_channels_where_that_is_faster() {
+        let mut x = [1.5f32; 72];
+        for isa in Isa::ALL.iter().filter(|isa| isa.available()) {
+            let Ok(kernels) = Kernels::with_isa(isa.name()) else { continue };
+            let mut rows = ActiveRows::default();
+            rows.reserve(1, 72);
+            for (zeros, all) in [(20, *isa == Isa::Avx2), (22, false)] {
+                x.fill(1.5);
+                x[30..30 + zeros].fill(0.0);
+                let active = rows.find(&kernels, Values::F16, 32, Input::Floats(&x), 72);
+                let kept = |c: &usize| all || x[*c] != 0.0;
+                let (at, found) = active.floats(0, true);
+                let places: Vec<u32> = (0..72).filter(kept).map(|c| c as u32 * 64).collect();
+                assert_eq!(at, places, "{isa}, {zeros}");
+                let values: Vec<f32> = (0..72).filter(kept).map(|c| x[c]).collect();
+                assert_eq!(found, values, "{isa}, {zeros}");
+                let listed: u32 = active.blocks.iter().map(|b| b.mask.count_ones()).sum();
+                assert_eq!(listed as usize, places.len(), "{isa}, {zeros}");
+            }
         }
     }
 

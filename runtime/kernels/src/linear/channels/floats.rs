@@ -60,19 +60,42 @@ unsafe fn add_channels<S: Simd, const WHOLE: bool>(
 ) {
     let data = first.wrapping_add(range.start * SIZE);
     let sums = &mut sums[range];
-    let (four, one) = (at.len() / 4 * 4, at.len());
-    for i in (0..four).step_by(4) {
-        let ahead = [0, 1, 2, 3].map(|e| at[(i + AHEAD + e).min(one - 1)]);
-        // SAFETY: the caller's contract.
-        unsafe {
-            let four = [0, 1, 2, 3].map(|e| (at[i + e], x[i + e]));
-            add::<S, 4, WHOLE>(s, data, four, ahead, sums);
+    let mut done = 0;
+    // SAFETY: the caller's contract.
+    unsafe {
+        // More streams make up for what each of them has too few lines in flight.
+        if !WHOLE {
+            done = add_each::<S, 8, WHOLE>(s, data, at, x, done, sums);
         }
+        done = add_each::<S, 4, WHOLE>(s, data, at, x, done, sums);
+        add_each::<S, 1, false>(s, data, at, x, done, sums);
     }
-    for i in four..one {
+}
+
+/// Adds the products of channels from the `done`-th on, `N` at a time; gives how many are done then.
+///
+/// # Safety
+/// As for [`add_channels`].
+#[inline(always)]
+unsafe fn add_each<S: Simd, const N: usize, const WHOLE: bool>(
+    s: S,
+    data: *const u8,
+    at: &[u32],
+    x: &[f32],
+    mut done: usize,
+    sums: &mut [f32],
+) -> usize {
+    while done + N <= at.len() {
+        let (mut channels, mut ahead) = ([(0, 0.0); N], [0; N]);
+        for e in 0..N {
+            channels[e] = (at[done + e], x[done + e]);
+            ahead[e] = at[(done + AHEAD + e).min(at.len() - 1)];
+        }
         // SAFETY: the caller's contract.
-        unsafe { add::<S, 1, false>(s, data, [(at[i], x[i])], [at[i]], sums) };
+        unsafe { add::<S, N, WHOLE>(s, data, channels, ahead, sums) };
+        done += N;
     }
+    done
 }
 
 /// Adds the products of `N` channels, one after another, and asks for others: line by line of each where the list

@@ -170,8 +170,8 @@ macro_rules! lanes_of_few {
                     return;
                 }
                 let loaded = self.load(p);
-                for i in 0..N {
-                    sums[i] = self.fma(loaded, x[i], sums[i]);
+                for (sum, x) in sums.iter_mut().zip(x) {
+                    *sum = self.fma(loaded, x, *sum);
                 }
             }
         }

@@ -60,14 +60,9 @@ unsafe fn add_channels<S: Simd, const WHOLE: bool>(
 ) {
     let data = first.wrapping_add(range.start * SIZE);
     let sums = &mut sums[range];
-    let mut done = 0;
     // SAFETY: the caller's contract.
     unsafe {
-        // More streams make up for what each of them has too few lines in flight.
-        if !WHOLE {
-            done = add_each::<S, 8, WHOLE>(s, data, at, x, done, sums);
-        }
-        done = add_each::<S, 4, WHOLE>(s, data, at, x, done, sums);
+        let done = add_each::<S, 4, WHOLE>(s, data, at, x, 0, sums);
         add_each::<S, 1, false>(s, data, at, x, done, sums);
     }
 }

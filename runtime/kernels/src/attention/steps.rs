@@ -87,10 +87,7 @@ unsafe fn add_multiples<S: Simd, const KIND: u8, const Q: usize>(
         if KIND == 0 {
             return s.wide().add_multiples(base.cast::<f32>().add(at), x, sums);
         }
-        let loaded = load_wide::<S, KIND>(s, base, at);
-        for q in 0..Q {
-            sums[q] = s.wide().fma(loaded, x[q], sums[q]);
-        }
+        simd::add_multiples(s.wide(), load_wide::<S, KIND>(s, base, at), x, sums);
     }
 }
 

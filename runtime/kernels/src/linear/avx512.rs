@@ -349,11 +349,8 @@ impl<const HALF: bool> Avx512Panels<HALF> {
         unsafe {
             let w = task.w.as_ptr().add(unit * stored * Self::PANEL_COLUMN);
             let x = x.as_ptr().add(row * k);
-            // The next panels come from memory while these are used. Each tile of rows asks for a part of
-            // them, so that requests are spread over the time of all.
-            let rows = task.rows.len();
-            let step = (ROWS * Self::PANEL_COLUMN).div_ceil(rows);
-            let asked = (row - task.rows.start) * k * Self::PANEL_COLUMN / rows;
+            // The next panels come from memory while these are used.
+            let (asked, step) = task.part_of_next(row, ROWS, Self::PANEL_COLUMN);
             let mut next = w.wrapping_add(UNITS * stored * Self::PANEL_COLUMN + asked);
             for i in 0..k {
                 let mut columns = [_mm512_setzero_ps(); UNITS];
@@ -363,8 +360,7 @@ impl<const HALF: bool> Avx512Panels<HALF> {
                     if ROWS == 1 {
                         _mm_prefetch::<_MM_HINT_T0>(column.wrapping_add(AHEAD).cast());
                     } else {
-                        let next = next.wrapping_add(u * stored * Self::PANEL_COLUMN);
-                        _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                        simd::prefetch_far(next.wrapping_add(u * stored * Self::PANEL_COLUMN));
                     }
                     columns[u] = Self::load(column);
                 }

@@ -54,11 +54,8 @@ impl<const HALF: bool> Panels<HALF> {
         unsafe {
             let w = task.w.as_ptr().add(unit * panel);
             let x = x.as_ptr().add(row * k);
-            // The next panel comes from memory while this one is used. Each tile of rows asks for a part of
-            // it, so that requests are spread over the time of all.
-            let rows = task.rows.len();
-            let step = (ROWS * Self::PANEL_COLUMN).div_ceil(rows);
-            let asked = (row - task.rows.start) * k * Self::PANEL_COLUMN / rows;
+            // The next panel comes from memory while this one is used.
+            let (asked, step) = task.part_of_next(row, ROWS, Self::PANEL_COLUMN);
             let mut next = w.wrapping_add(UNITS * panel + asked);
             for i in 0..k {
                 for u in 0..UNITS {

@@ -53,6 +53,14 @@ pub(crate) struct LinearTask<'a> {
 }
 
 impl LinearTask<'_> {
+    /// Which part of the next panels the tile of `rows` rows from `row` on asks for, so that requests are spread
+    /// over the time of all tiles: where it begins in a panel whose columns have `column` bytes, and bytes a column.
+    #[inline(always)]
+    pub fn part_of_next(&self, row: usize, rows: usize, column: usize) -> (usize, usize) {
+        let all = self.rows.len();
+        ((row - self.rows.start) * self.k * column / all, (rows * column).div_ceil(all))
+    }
+
     /// Rows of the weight from its first unit here on.
     pub fn held(&self) -> usize {
         self.n - self.first_unit * UNIT

@@ -6,7 +6,7 @@
 
 use super::avx512::{blocks_in_one, lanes_of_wide, wide_in_one};
 use super::in_two::wide_in_two;
-use super::{Lanes, Simd, WIDE, Work};
+use super::{Lanes, Simd, WIDE, Work, add_multiples};
 use crate::isa::{Avx2, Avx512};
 use limbeck_plan::QUANT_BLOCK;
 use std::arch::asm;
@@ -122,8 +122,8 @@ macro_rules! blocks_in_two {
 }
 
 /// `sums + x * p` in an order that sixteen registers suffice for, of which twelve hold sums: left to
-/// itself the compiler loads two vectors before it adds the first one's products, and keeps two sums in
-/// memory.
+/// itself the compiler loads two vectors before it adds the first one's products, and keeps a sum or two
+/// in memory.
 ///
 /// # Safety
 /// `p` is valid for reading eight f32.
@@ -169,10 +169,7 @@ macro_rules! lanes_of_few {
                     sums.copy_from_slice(&new);
                     return;
                 }
-                let loaded = self.load(p);
-                for (sum, x) in sums.iter_mut().zip(x) {
-                    *sum = self.fma(loaded, x, *sum);
-                }
+                add_multiples(self, self.load(p), x, sums);
             }
         }
     };

@@ -82,10 +82,7 @@ pub(crate) trait Lanes: Copy {
         sums: &mut [Self::V; N],
     ) {
         // SAFETY: the caller's contract.
-        let loaded = unsafe { self.load(p) };
-        for (sum, x) in sums.iter_mut().zip(x) {
-            *sum = self.fma(loaded, x, *sum);
-        }
+        add_multiples(self, unsafe { self.load(p) }, x, sums);
     }
     /// # Safety
     /// `p` is valid for writing an f32 for each lane.
@@ -100,6 +97,19 @@ pub(crate) trait Lanes: Copy {
     /// # Safety
     /// `p` is valid for reading an i8 for each lane.
     unsafe fn load_i8(self, p: *const i8) -> Self::V;
+}
+
+/// Adds the product of `loaded` with each `x` to its sum.
+#[inline(always)]
+pub(crate) fn add_multiples<L: Lanes, const N: usize>(
+    lanes: L,
+    loaded: L::V,
+    x: [L::V; N],
+    sums: &mut [L::V; N],
+) {
+    for (sum, x) in sums.iter_mut().zip(x) {
+        *sum = lanes.fma(loaded, x, *sum);
+    }
 }
 
 /// Bytes of a cache line.

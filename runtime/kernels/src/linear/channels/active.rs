@@ -230,9 +230,8 @@ impl ActiveRows {
     }
 }
 
-/// Whether reading all `k` channels of a weight in floats takes less time than those of `blocks`, of which
-/// a core sees no stream. By measure this depends on the core, and there are instruction sets whose cores
-/// were not found to gain.
+/// Whether all `k` channels of a weight in floats are read in less time than those of `blocks`, which are no
+/// stream to a core: by measure on a CPU with AVX2 alone. Others were not found to gain.
 fn reads_all(isa: Isa, blocks: &[ActiveBlock], k: usize) -> bool {
     let kept: u32 = blocks.iter().map(|block| block.mask.count_ones()).sum();
     isa == Isa::Avx2 && 10 * kept as usize >= 7 * k

@@ -346,8 +346,7 @@ fn minilm_with_a_dial_chooses_and_embeds_as_on_the_cpu() {
             let case = format!("{quant}, price {price}");
             println!("{case}: cosine {worst:.6}, {differ} of {} choices differ", route.len());
             assert_eq!(route.len(), other.len(), "{case}");
-            // Half as many again as that, for what a hundred texts scatter by.
-            assert!(differ * 80 <= route.len(), "{case}: {differ} choices differ");
+            assert!(differ * 100 <= route.len(), "{case}: {differ} choices differ");
             assert!(worst >= bar, "{case}: cosine {worst}");
             assert!((fraction - wanted).abs() <= 0.01, "{case}: {fraction}, {wanted}");
         }

@@ -137,13 +137,12 @@ impl<S: Simd> Work<S> for FinishTile<'_, '_> {
     unsafe fn run(self, s: S) {
         let FinishTile { task, row, rows, unit, acc } = self;
         let e = task.epilogue;
-        for (row, r) in (row / e.parts..).zip((0..rows).step_by(e.parts)) {
-            // SAFETY: outputs of this row and these units, which are this task's alone.
-            unsafe {
-                if let ([first, second], true) = (acc, e.gated) {
-                    finish_gates(s, task, row, unit, [&first[r], &second[r]]);
-                    continue;
-                }
+        // SAFETY: outputs of these rows and these units, which are this task's alone.
+        unsafe {
+            if e.gated {
+                return finish_gates(s, task, (row, rows), unit, acc);
+            }
+            for (row, r) in (row / e.parts..).zip((0..rows).step_by(e.parts)) {
                 for (u, acc) in acc.iter().enumerate() {
                     finish_unit(s, Finish { task, row, unit: unit + u, acc: &acc[r] });
                 }
@@ -221,7 +220,8 @@ unsafe fn finish_unit<S: Simd>(s: S, work: Finish<'_, '_>) {
     }
 }
 
-/// [`finish`] for units `unit` and `unit + 1` of a gated linear.
+/// [`finish_tile`] of a gated linear: two gates, of units or else of rows that follow one another, fill a wide
+/// vector.
 ///
 /// # Safety
 /// As for [`run`](super::task::run).
@@ -229,19 +229,47 @@ unsafe fn finish_unit<S: Simd>(s: S, work: Finish<'_, '_>) {
 unsafe fn finish_gates<S: Simd>(
     s: S,
     task: &LinearTask<'_>,
-    row: usize,
+    (row, rows): (usize, usize),
     unit: usize,
-    acc: [&[f32; UNIT]; 2],
+    acc: &[Acc],
 ) {
     let e = task.epilogue;
-    let first = unit * UNIT;
-    let [gate, up] = s.halves(biased(s, e, first, acc[0]));
-    let [next_gate, next_up] = s.halves(biased(s, e, first + UNIT, acc[1]));
-    let gates = math::apply(s.wide(), e.activation, s.join([gate, next_gate]));
-    let row = e.to.map_or(row, |to| to[row]);
-    let v = s.wide().mul(gates, s.join([up, next_up]));
-    // SAFETY: outputs of this row and these units, which are this task's alone.
-    unsafe { put(s, e, row * e.n_out + first / 2, UNIT, v) };
+    let (row, rows) = if e.parts == 2 { (row / 2, rows / 2) } else { (row, rows) };
+    // There are one or two units.
+    let both = acc.len() - 1;
+    let count = rows << both;
+    let place = |i: usize| (row + (i >> both), unit + (i & both));
+    let sums = |i: usize| &acc[i & both][(i >> both) * e.parts];
+    for i in (0..count).step_by(2) {
+        let next = (i + 1).min(count - 1);
+        let [gate, up] = s.halves(biased(s, e, place(i).1 * UNIT, sums(i)));
+        let [next_gate, next_up] = s.halves(biased(s, e, place(next).1 * UNIT, sums(next)));
+        let gates = math::apply(s.wide(), e.activation, s.join([gate, next_gate]));
+        let [v, next_v] = s.halves(s.wide().mul(gates, s.join([up, next_up])));
+        // SAFETY: the caller's contract.
+        unsafe {
+            put_gated(s, e, place(i), v);
+            if next > i {
+                put_gated(s, e, place(next), next_v);
+            }
+        }
+    }
+}
+
+/// Stores what the gates of a row and a unit gave, with the residual.
+///
+/// # Safety
+/// As for [`store`].
+#[inline(always)]
+unsafe fn put_gated<S: Simd>(s: S, e: &Epilogue<'_>, (row, unit): (usize, usize), mut v: S::V) {
+    let at = e.to.map_or(row, |to| to[row]) * e.n_out + unit * UNIT / 2;
+    // SAFETY: both parts hold 8 values; the rest is the caller's contract.
+    unsafe {
+        if let Some(residual) = e.residual {
+            v = s.add(v, s.load(residual[at..at + LANES].as_ptr()));
+        }
+        s.store(e.out.part(at, LANES).as_mut_ptr(), v);
+    }
 }
 
 /// The sums of a unit whose first row of the weight is `first`, and their bias.

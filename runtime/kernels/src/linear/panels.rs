@@ -7,6 +7,8 @@
 
 use super::task::{Acc, Input, LinearTask, Tile, UNIT};
 use crate::simd::{self, LANES, Simd};
+use std::array::from_fn;
+use std::hint::black_box;
 
 /// How far one row's products ask for the bytes of a panel ahead of using them: the row's work
 /// on a column is too short for the core to see memory's next lines by itself.
@@ -54,9 +56,11 @@ impl<const HALF: bool> Panels<HALF> {
         unsafe {
             let w = task.w.as_ptr().add(unit * panel);
             let x = x.as_ptr().add(row * k);
+            // Left to itself the compiler computes rows from one another in every step.
+            let rows: [_; ROWS] = from_fn(|r| black_box(x.add(r * k)));
             // The next panel comes from memory while this one is used.
             let (asked, step) = task.part_of_next(row, ROWS, Self::PANEL_COLUMN);
-            let mut next = w.wrapping_add(UNITS * panel + asked);
+            let (mut next, step) = (w.wrapping_add(UNITS * panel + asked), black_box(step));
             for i in 0..k {
                 for u in 0..UNITS {
                     let column = w.add(u * panel + i * Self::PANEL_COLUMN);
@@ -67,7 +71,7 @@ impl<const HALF: bool> Panels<HALF> {
                     }
                     let (w0, w1) = (Self::load(s, column, 0), Self::load(s, column, 1));
                     for r in 0..ROWS {
-                        let x = s.splat(*x.add(r * k + i));
+                        let x = s.splat(*rows[r].add(i));
                         sums[r][u][0] = s.fma(w0, x, sums[r][u][0]);
                         sums[r][u][1] = s.fma(w1, x, sums[r][u][1]);
                     }

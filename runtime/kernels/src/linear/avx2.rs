@@ -79,8 +79,6 @@ unsafe fn add_two_quads<const ROWS: usize, const TILES: usize>(
 
 impl Dots for Avx2 {
     type Eight = __m256i;
-    // Tiles follow one another in memory: taken one at a time they are one stream.
-    const LONE_TILES: bool = true;
 
     #[inline(always)]
     unsafe fn dots<const VALUES: u8, const ROWS: usize, const TILES: usize>(

@@ -12,7 +12,7 @@
 use super::activations::ActBlock;
 use super::panels::AHEAD;
 use super::portable::{Q4, Q4M, Q8W, block_columns, is_bytes, record_bytes};
-use super::quads::lone_row;
+use super::quads::Quads;
 use super::task::{Acc, Input, LinearTask, Tile, UNIT};
 use crate::isa::{Avx2, Avx512};
 use crate::simd::{self, LINE, Simd, Work};
@@ -237,7 +237,7 @@ impl<const VALUES: u8> Avx512Quads<VALUES> {
     }
 }
 
-/// [`Tile::one_row`] in the form of AVX2.
+/// [`Tile::one_row`] of AVX2.
 struct LoneRow<'a, 'b, const VALUES: u8, const UNITS: usize> {
     task: &'a LinearTask<'b>,
     row: usize,
@@ -250,7 +250,7 @@ impl<const VALUES: u8, const UNITS: usize> Work<Avx2> for LoneRow<'_, '_, VALUES
     unsafe fn run(self, s: Avx2) {
         let LoneRow { task, row, unit, acc } = self;
         // SAFETY: the caller's contract.
-        unsafe { lone_row::<Avx2, VALUES, UNITS, 4>(s, task, row, unit, acc) }
+        unsafe { Quads::<VALUES>.one_row::<UNITS>(s, task, row, unit, acc) }
     }
 }
 

@@ -6,7 +6,6 @@
     reason = "loops over lanes and tiles of fixed size read best by index"
 )]
 
-use super::panels::AHEAD;
 use super::portable::{Q4, Q4M, block_columns, record_bytes};
 use super::task::{Acc, Input, LinearTask, Tile, UNIT};
 use crate::simd::{self, LINE, Simd};
@@ -16,8 +15,6 @@ use limbeck_plan::{QUAD_ROWS, QUANT_BLOCK};
 pub(crate) trait Dots: Simd {
     /// Eight i32.
     type Eight: Copy;
-    /// Whether one row meets one tile at a time, not four.
-    const LONE_TILES: bool = false;
 
     /// The 8 integer dot products of each of `TILES` records with each of `ROWS` blocks.
     ///
@@ -72,9 +69,8 @@ unsafe fn product<S: Dots, const VALUES: u8, const ROWS: usize, const TILES: usi
             for t in 0..TILES {
                 records[t] = w.add((t * stored + b) * record);
                 if ROWS == 1 {
-                    // Memory is the limit: ask for the same record of the next tiles, or further on in this one.
-                    let distance = if TILES == 1 { AHEAD } else { TILES * stored * record };
-                    let ahead = records[t].wrapping_add(distance);
+                    // Memory is the limit: ask for the same record of the next tiles.
+                    let ahead = records[t].wrapping_add(TILES * stored * record);
                     for line in 0..record.div_ceil(LINE) {
                         simd::prefetch(ahead.wrapping_add(line * LINE));
                     }
@@ -113,38 +109,6 @@ unsafe fn product<S: Dots, const VALUES: u8, const ROWS: usize, const TILES: usi
     }
 }
 
-/// The products of one row with `UNITS` units from `unit` on, `TILES` tiles at once where there are as many.
-///
-/// # Safety
-/// The row and the units exist.
-#[inline(always)]
-pub(super) unsafe fn lone_row<S: Dots, const VALUES: u8, const UNITS: usize, const TILES: usize>(
-    s: S,
-    task: &LinearTask<'_>,
-    row: usize,
-    unit: usize,
-    acc: &mut Acc,
-) {
-    let acc = acc.as_flattened_mut();
-    // SAFETY: the caller's contract.
-    unsafe {
-        if TILES == 4 && UNITS == 2 && whole(task, unit + 1) {
-            return product::<S, VALUES, 1, 4>(s, task, row, 2 * unit, acc);
-        }
-        for u in 0..UNITS {
-            let (tile, acc) = (2 * (unit + u), &mut acc[u * UNIT..]);
-            if TILES > 1 && whole(task, unit + u) {
-                product::<S, VALUES, 1, 2>(s, task, row, tile, acc);
-                continue;
-            }
-            product::<S, VALUES, 1, 1>(s, task, row, tile, acc);
-            if TILES == 1 && whole(task, unit + u) {
-                product::<S, VALUES, 1, 1>(s, task, row, tile + 1, &mut acc[QUAD_ROWS..]);
-            }
-        }
-    }
-}
-
 /// Whether both tiles of the unit exist.
 #[inline(always)]
 fn whole(task: &LinearTask<'_>, unit: usize) -> bool {
@@ -164,12 +128,20 @@ impl<S: Dots, const VALUES: u8> Tile<S> for Quads<VALUES> {
         unit: usize,
         acc: &mut Acc,
     ) {
+        let acc = acc.as_flattened_mut();
         // SAFETY: the caller's contract.
         unsafe {
-            if S::LONE_TILES {
-                lone_row::<S, VALUES, UNITS, 1>(s, task, row, unit, acc);
+            if UNITS == 2 && whole(task, unit + 1) {
+                product::<S, VALUES, 1, 4>(s, task, row, 2 * unit, acc);
             } else {
-                lone_row::<S, VALUES, UNITS, 4>(s, task, row, unit, acc);
+                for u in 0..UNITS {
+                    let acc = &mut acc[u * UNIT..];
+                    if whole(task, unit + u) {
+                        product::<S, VALUES, 1, 2>(s, task, row, 2 * (unit + u), acc);
+                    } else {
+                        product::<S, VALUES, 1, 1>(s, task, row, 2 * (unit + u), acc);
+                    }
+                }
             }
         }
     }

@@ -235,7 +235,7 @@ unsafe fn finish_gates<S: Simd>(
 ) {
     let e = task.epilogue;
     let (row, rows) = if e.parts == 2 { (row / 2, rows / 2) } else { (row, rows) };
-    // There are one or two units.
+    // A tile has one unit or two; those of a row follow one another.
     let both = acc.len() - 1;
     let count = rows << both;
     let place = |i: usize| (row + (i >> both), unit + (i & both));

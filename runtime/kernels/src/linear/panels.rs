@@ -56,7 +56,7 @@ impl<const HALF: bool> Panels<HALF> {
         unsafe {
             let w = task.w.as_ptr().add(unit * panel);
             let x = x.as_ptr().add(row * k);
-            // Left to itself the compiler computes rows from one another in every step.
+            // Left to itself the compiler computes rows from one another, and `step`, for each column.
             let rows: [_; ROWS] = from_fn(|r| black_box(x.add(r * k)));
             // The next panel comes from memory while this one is used.
             let (asked, step) = task.part_of_next(row, ROWS, Self::PANEL_COLUMN);

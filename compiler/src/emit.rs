@@ -129,13 +129,14 @@ fn collect_uses(entries: &[(String, Graph)], choices: &[Choice]) -> Vec<(TensorE
     uses
 }
 
+/// Layers that a gate may have behind its first one.
+const MAX_GATE: usize = 16;
+
 /// Whether a node's result is the student's logits, but for a cap.
 fn gives_logits(graph: &Graph, node: &Node) -> bool {
     let is_logits = |value| graph.outputs().iter().any(|(n, v)| n == "logits" && *v == value);
-    let capped = |n: &Node| {
-        matches!(n.op, Op::SoftCap(_)) && n.inputs.contains(&node.output) && is_logits(n.output)
-    };
-    is_logits(node.output) || graph.nodes().iter().any(capped)
+    let capped = |n: &Node| matches!(n.op, Op::SoftCap(_)) && is_logits(n.output);
+    is_logits(node.output) || graph.readers(node.output).any(capped)
 }
 
 /// Whether a node sees images as they are given: it has few weights, and all comes through them.
@@ -147,27 +148,28 @@ fn reads_pixels(graph: &Graph, node: &Node) -> bool {
 
 /// Whether what is chosen or weighed depends on a node's result alone.
 pub(crate) fn decides(graph: &Graph, node: &Node) -> bool {
-    feeds_choice(graph, node) || weighs(graph, node.output)
+    feeds_choice(graph, node, MAX_GATE) || weighs(graph, node.output)
 }
 
 /// Whether a value is logits by which others are chosen or weighed.
 fn weighs(graph: &Graph, value: ValueId) -> bool {
-    graph.nodes().iter().any(|node| match &node.op {
+    graph.readers(value).any(|node| match &node.op {
         Op::MoeMlp(_) => node.inputs.get(1) == Some(&value),
         Op::Mix(_) => node.inputs.first() == Some(&value),
         _ => false,
     })
 }
 
-/// Whether a node's result goes through linears to choices and nowhere else: it is a gate's layer.
-fn feeds_choice(graph: &Graph, node: &Node) -> bool {
-    let mut readers = graph.nodes().iter().filter(|n| n.inputs.contains(&node.output)).peekable();
+/// Whether a node's result goes through up to `layers` linears to choices and nowhere else: it is a gate's layer.
+fn feeds_choice(graph: &Graph, node: &Node, layers: usize) -> bool {
+    let mut readers = graph.readers(node.output).peekable();
     readers.peek().is_some()
         && graph.outputs().iter().all(|(_, v)| *v != node.output)
         && readers.all(|reader| match &reader.op {
             Op::Choose(_) => true,
-            Op::Linear(_) => {
-                reader.inputs.first() == Some(&node.output) && feeds_choice(graph, reader)
+            Op::Linear(_) if layers > 0 => {
+                reader.inputs.first() == Some(&node.output)
+                    && feeds_choice(graph, reader, layers - 1)
             }
             _ => false,
         })
@@ -183,8 +185,7 @@ fn stream_use(graph: &Graph, node: &Node, weight: ValueId) -> Option<StreamUse> 
         let w1 = node.inputs.get(2) == Some(&weight);
         return w1.then_some(StreamUse::Mlp);
     }
-    let mut readers = graph.nodes().iter().filter(|n| n.inputs.contains(&node.output));
-    let attends = readers.any(|n| matches!(n.op, Op::Attention(_)));
+    let attends = graph.readers(node.output).any(|n| matches!(n.op, Op::Attention(_)));
     Some(if attends { StreamUse::Attention } else { StreamUse::Mlp })
 }
 

@@ -85,6 +85,17 @@ pub struct Graph {
     outputs: Vec<(String, ValueId)>,
     states: Vec<State>,
     sites: Vec<Site>,
+    /// By value.
+    links: Vec<Links>,
+}
+
+/// The nodes at a value.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Links {
+    /// The one that writes it.
+    writer: Option<NodeId>,
+    /// Those that read it, one as often as it does.
+    readers: Vec<NodeId>,
 }
 
 impl Graph {
@@ -136,7 +147,7 @@ impl Graph {
         let fact = self.infer(name, &op, inputs)?;
         let output = self.push_value(name.into(), fact, ValueSource::Node);
         let (name, inputs) = (name.into(), inputs.to_vec());
-        self.nodes.push(Node { name, op, inputs, output, others: Vec::new() });
+        self.push_node(Node { name, op, inputs, output, others: Vec::new() });
         Ok(output)
     }
 
@@ -159,7 +170,7 @@ impl Graph {
             return Err(Error { node: name.into(), message: "the op gives nothing".into() });
         };
         let (output, others) = (*output, others.to_vec());
-        self.nodes.push(Node { name: name.into(), op, inputs: inputs.to_vec(), output, others });
+        self.push_node(Node { name: name.into(), op, inputs: inputs.to_vec(), output, others });
         Ok(outputs)
     }
 
@@ -179,6 +190,12 @@ impl Graph {
         if fact != *old {
             let message = format!("a rewrite gives {fact} in the place of {old}");
             return Err(Error { node: name, message });
+        }
+        for &v in &self.nodes[id].inputs {
+            self.links[v].readers.retain(|reader| *reader != id);
+        }
+        for &v in &inputs {
+            self.links[v].readers.push(id);
         }
         let node = &mut self.nodes[id];
         node.op = op;
@@ -200,6 +217,7 @@ impl Graph {
         let output = self.node(name, op, inputs)?;
         if let Some(node) = self.nodes.pop() {
             self.nodes.insert(at, node);
+            self.link();
         }
         Ok(output)
     }
@@ -236,6 +254,7 @@ impl Graph {
             node.others.iter_mut().for_each(|v| *v = renumbered[*v]);
         }
         self.outputs.iter_mut().for_each(|(_, v)| *v = renumbered[*v]);
+        self.link();
     }
 
     /// All values.
@@ -270,13 +289,18 @@ impl Graph {
 
     /// The node that writes a value.
     pub fn producer(&self, value: ValueId) -> Option<NodeId> {
-        self.nodes.iter().position(|n| n.outputs().any(|output| output == value))
+        self.links[value].writer
+    }
+
+    /// The nodes that read a value, one as often as it does.
+    pub fn readers(&self, value: ValueId) -> impl Iterator<Item = &Node> {
+        self.links[value].readers.iter().map(|id| &self.nodes[*id])
     }
 
     /// How often a value is read, as a result of the graph too.
     pub fn uses(&self, value: ValueId) -> usize {
-        let reads = self.nodes.iter().flat_map(|n| &n.inputs).filter(|v| **v == value);
-        reads.count() + self.outputs.iter().filter(|(_, v)| *v == value).count()
+        let results = self.outputs.iter().filter(|(_, v)| *v == value).count();
+        self.links[value].readers.len() + results
     }
 
     /// The weight expression behind a value.
@@ -300,7 +324,29 @@ impl Graph {
 
     fn push_value(&mut self, name: String, fact: Fact, source: ValueSource) -> ValueId {
         self.values.push(Value { name, fact, source });
+        self.links.push(Links::default());
         self.values.len() - 1
+    }
+
+    fn push_node(&mut self, node: Node) {
+        self.nodes.push(node);
+        self.link_node(self.nodes.len() - 1);
+    }
+
+    /// Finds the nodes at each value anew.
+    fn link(&mut self) {
+        self.links.resize(self.values.len(), Links::default());
+        for links in &mut self.links {
+            links.writer = None;
+            links.readers.clear();
+        }
+        (0..self.nodes.len()).for_each(|id| self.link_node(id));
+    }
+
+    fn link_node(&mut self, id: NodeId) {
+        let node = &self.nodes[id];
+        node.outputs().for_each(|v| self.links[v].writer = Some(id));
+        node.inputs.iter().for_each(|v| self.links[*v].readers.push(id));
     }
 }
 
@@ -311,6 +357,41 @@ mod tests {
 
     fn relu() -> Op {
         Op::Activate(Activate { activation: Activation::Relu })
+    }
+
+    /// What an index gives of each value is what a walk over all nodes does.
+    fn links_hold(g: &Graph) {
+        for value in 0..g.values().len() {
+            let writes = |n: &Node| n.outputs().any(|output| output == value);
+            assert_eq!(g.producer(value), g.nodes().iter().position(writes));
+            let reads = |n: &'_ Node| n.inputs.iter().filter(|v| **v == value).count();
+            let mut read: Vec<&str> = g.readers(value).map(|n| n.name.as_str()).collect();
+            read.sort_unstable();
+            let all = g.nodes().iter();
+            let mut expected: Vec<&str> =
+                all.flat_map(|n| std::iter::repeat_n(n.name.as_str(), reads(n))).collect();
+            expected.sort_unstable();
+            assert_eq!(read, expected, "value {value}");
+        }
+    }
+
+    #[test]
+    fn links_follow_every_change() {
+        let mut g = Graph::new();
+        let x = g.input("x", DType::F32, vec![Dim::symbol("tokens"), Dim::Const(4)]);
+        let a = g.node("a", relu(), &[x]).unwrap();
+        let b = g.node("b", Op::Add(Add {}), &[a, a]).unwrap();
+        g.output("y", b);
+        links_hold(&g);
+        assert_eq!((g.uses(a), g.uses(b)), (2, 1));
+        let c = g.insert(1, "c", relu(), &[a]).unwrap();
+        links_hold(&g);
+        g.replace(2, Op::Add(Add {}), vec![a, c]).unwrap();
+        links_hold(&g);
+        g.replace(2, Op::Add(Add {}), vec![x, x]).unwrap();
+        g.prune();
+        links_hold(&g);
+        assert_eq!(g.uses(g.outputs()[0].1), 1);
     }
 
     #[test]

@@ -38,8 +38,7 @@ fn is_layer_norm(graph: &Graph, value: usize) -> bool {
 /// Of a projection to queries, keys and values, the rows for values: what they lose is added to the
 /// stream, while that of the others only moves attention a little.
 fn values(graph: &Graph, node: &Node, base: &TensorExpr) -> Option<TensorExpr> {
-    let mut readers = graph.nodes().iter().filter(|n| n.inputs.contains(&node.output));
-    let count = readers.find_map(|reader| match &reader.op {
+    let count = graph.readers(node.output).find_map(|reader| match &reader.op {
         Op::Attention(p) if p.fused => Some(p.kv_heads * p.head_dim),
         _ => None,
     })?;

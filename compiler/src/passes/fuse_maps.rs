@@ -55,9 +55,8 @@ fn producer(graph: &Graph, node: &Node) -> Option<(usize, NodeId)> {
 
 /// Whether no other node that is needed reads a value.
 fn alone(graph: &Graph, node: &Node, value: ValueId) -> bool {
-    let mut readers = graph.nodes().iter().filter(|n| n.inputs.contains(&value));
     let other = |n: &Node| n.output != node.output && graph.uses(n.output) > 0;
-    !readers.any(other) && graph.outputs().iter().all(|(_, v)| *v != value)
+    !graph.readers(value).any(other) && graph.outputs().iter().all(|(_, v)| *v != value)
 }
 
 fn steps_of(node: &Node) -> Option<Vec<MapStep>> {

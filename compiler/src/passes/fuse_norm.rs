@@ -116,8 +116,7 @@ fn inverse_root_of(graph: &Graph, value: ValueId) -> Option<ValueId> {
 fn distance(graph: &Graph, value: ValueId) -> Option<ValueId> {
     let found = single(graph, value)?;
     let Single::Binary(Binary::Sub, x, mean) = found else { return None };
-    let mut readers = graph.nodes().iter().filter(|n| n.inputs.contains(&mean));
-    let only = readers.all(|n| single(graph, n.output) == Some(found))
+    let only = graph.readers(mean).all(|n| single(graph, n.output) == Some(found))
         && graph.outputs().iter().all(|(_, v)| *v != mean);
     let same = graph.value(x).fact == graph.value(value).fact;
     (same && only && mean_of(graph, mean) == Some(x)).then_some(x)

@@ -1012,6 +1012,8 @@ def integer_forms():
     m.give(wide(m.op("MaxPool", m.op("Cast", a, to=T.INT8), kernel_shape=[2, 3])), "pooled", "i64")
     m.give(wide(m.op("Pow", a, m.op("Abs", a))), "power", "i64")
     m.give(wide(m.op("Add", a, m.op("Neg", a))), "native", "i64")
+    for exponent in (0, 10):
+        m.give(wide(m.op("Pow", a, m.const(np.int32(exponent)))), f"power_{exponent}", "i64")
     m.save("integer_forms", [dict(a=np.arange(24 * n).reshape(n, 1, 4, 6) % 9 - 4) for n in (1, 2)], infer=True)
 
 
@@ -1042,11 +1044,29 @@ def alone():
     m.save("alone", [dict(x=floats(143, n), a=np.arange(n) * 61 - 120) for n in (5, 1)], infer=True)
 
 
+def casts():
+    """Casts to integers without a sign and to the types of others, quantisation to a type that only an attribute says."""
+    m = Model(21, 150)
+    x, a = m.input("x", ["n", 4]), m.input("a", ["n", 4], "i64")
+    scaled = m.op("Abs", m.op("Mul", x, m.const(np.float32(3.0))))
+    for name, of in [("u32", T.UINT32), ("u64", T.UINT64)]:
+        m.give(m.op("Cast", m.op("Cast", scaled, to=of), to=T.FLOAT), name)
+    for name, like in [("truth", np.array(True)), ("integers", np.array([7])), ("floats", np.float32(1))]:
+        for given, value in [("x", x), ("a", a)]:
+            found = m.op("CastLike", value, m.const(like))
+            m.give(m.op("Cast", found, to=T.FLOAT), f"{name}_of_{given}")
+    m.give(m.op("CastLike", a, x), "like_input")
+    step = m.const(np.float32(0.01))
+    for name, of in [("signed", T.INT8), ("unsigned", T.UINT8)]:
+        m.give(m.op("Cast", m.op("QuantizeLinear", x, step, output_dtype=of), to=T.FLOAT), name)
+    m.save("casts", [dict(x=floats(151, n, 4), a=np.arange(4 * n).reshape(n, 4) - 5) for n in (3, 1)])
+
+
 if __name__ == "__main__":
     OUT.mkdir(exist_ok=True)
     for case in [elementwise, integers, layout, gather, products, conv, images, norms, reductions, recurrent,
                  quantised, contrib, every_op, branches, ordered, gated, quantised_linear, rotary, segments,
                  runtimes_own, attention, not_attention, written_out, not_norms, exported,
                  long_sums, only_runtime, wide_integers, taken_names, edges,
-                 open_sizes, corners, outputs, integer_forms, said_sizes, alone]:
+                 open_sizes, corners, outputs, integer_forms, said_sizes, alone, casts]:
         case()

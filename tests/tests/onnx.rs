@@ -11,6 +11,7 @@ use limbeck_tests::{adapter, onnx_check, onnx_runtime, run_onnx_runtime};
 
 const CASES: &[&str] = &[
     "attention",
+    "casts",
     "contrib",
     "conv",
     "corners",

@@ -278,7 +278,7 @@ fn declared(cut: &Cut<'_>, graph: &GraphProto) -> Vec<ValueInfoProto> {
 /// An input of a segment: a value of the plan as the type that the model has.
 fn given(graph: &mut GraphProto, (index, name): (usize, &str), fact: &Fact, of: i32) -> Result<()> {
     if types::is_float(of).is_none() {
-        return Err(Error::unsupported(format!("values of the type {of}")));
+        return Err(Error::unsupported(format!("values of the type {}", types::name(of))));
     }
     let input = Onnx::input(index);
     graph.input.push(value_info(&input, element_type(fact.dtype), &fact.shape));
@@ -345,7 +345,7 @@ fn stored(name: &str, constant: &Constant, of: i32) -> Result<TensorProto> {
         (Data::I64(v), dtype::BOOL | dtype::UINT8 | dtype::INT8) => {
             v.iter().map(|v| *v as u8).collect()
         }
-        _ => return Err(Error::unsupported(format!("a constant of the type {of}"))),
+        _ => return Err(Error::unsupported(format!("a constant of the type {}", types::name(of)))),
     };
     Ok(TensorProto {
         name: name.into(),

@@ -116,7 +116,10 @@ impl Scope<'_> {
             "MatMulInteger" | "ConvInteger" => dtype::INT32,
             "DynamicQuantizeLinear" if index == 1 => dtype::FLOAT,
             "DynamicQuantizeLinear" => dtype::UINT8,
-            "QuantizeLinear" => node.input.get(2).map_or(dtype::UINT8, |name| self.find(name)),
+            "QuantizeLinear" => match node.input.get(2).filter(|name| !name.is_empty()) {
+                Some(zero) => self.find(zero),
+                None => int("output_dtype").filter(|of| *of != 0).unwrap_or(dtype::UINT8),
+            },
             "QLinearConv" | "QLinearMatMul" => input(7),
             "Where" | "CastLike" | "OneHot" => input(if node.op_type == "OneHot" { 2 } else { 1 }),
             "EyeLike" => int("dtype").unwrap_or_else(|| input(0)),

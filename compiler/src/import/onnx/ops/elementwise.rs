@@ -10,6 +10,7 @@ use crate::import::onnx::constant::Data;
 use crate::import::onnx::importer::{Importer, Item, Laid, Operand, plain};
 use crate::import::onnx::proto::dtype;
 use crate::import::onnx::sizes::{Size, Sizes};
+use crate::import::onnx::types;
 
 pub(super) const TABLE: &[(&str, Operator)] = &[
     ("Add", |i, c| binary(i, c, Binary::Add)),
@@ -294,6 +295,9 @@ fn integer_power(importer: &mut Importer<'_>, a: &Item, b: &Item) -> Result<Item
         (Item::Sizes(_), [n @ 1..=MAX_EXPONENT]) => {
             (1..*n).try_fold(a.clone(), |found, _| two(importer, &found, a, Binary::Mul))
         }
+        _ if [a, b].iter().any(|item| matches!(item, Item::Value(_))) => {
+            Err(Error::unsupported("a power of integers with this exponent"))
+        }
         _ => two(importer, a, b, Binary::Pow),
     }
 }
@@ -333,30 +337,43 @@ fn select(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
 }
 
 fn cast(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
-    let item = call.get(0)?;
     let to = call.node.int("to")?.ok_or_else(|| Error::format("it casts to nothing"))?;
-    let float = importer.fact(item).dtype == DType::F32;
     let to = i32::try_from(to).unwrap_or(0);
+    Ok(vec![cast_to(importer, call.get(0)?, to)?])
+}
+
+fn cast_like(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
+    let to = match call.get(1)? {
+        Item::Constant(like) => like.dtype,
+        like if importer.fact(like).dtype == DType::F32 => dtype::FLOAT,
+        _ => {
+            let what = "a cast to the type of integers or truth values that are not constant";
+            return Err(Error::unsupported(what));
+        }
+    };
+    Ok(vec![cast_to(importer, call.get(0)?, to)?])
+}
+
+/// An item as elements of a type by ONNX's number.
+fn cast_to(importer: &mut Importer<'_>, item: &Item, to: i32) -> Result<Item> {
+    let float = importer.fact(item).dtype == DType::F32;
     let step = match to {
         dtype::BOOL => Unary::ToTruth,
-        dtype::FLOAT | dtype::DOUBLE if float => return Ok(vec![item.clone()]),
-        dtype::FLOAT16 | dtype::BFLOAT16 => return Ok(vec![narrowed_floats(importer, item, to)?]),
+        dtype::FLOAT | dtype::DOUBLE if float => return Ok(item.clone()),
         dtype::FLOAT | dtype::DOUBLE => Unary::ToFloat,
-        dtype::INT64 | dtype::INT32 if float => Unary::ToInteger,
-        dtype::INT64 | dtype::INT32 | dtype::UINT32 | dtype::UINT64 => {
-            return Ok(vec![item.clone()]);
-        }
-        _ => return Err(Error::unsupported(format!("a cast to data type {to}"))),
+        dtype::FLOAT16 | dtype::BFLOAT16 => return narrowed_floats(importer, item, to),
+        dtype::INT64 | dtype::INT32 | dtype::UINT32 | dtype::UINT64 if float => Unary::ToInteger,
+        dtype::INT64 | dtype::INT32 | dtype::UINT32 | dtype::UINT64 => return Ok(item.clone()),
+        _ => return Err(Error::unsupported(format!("a cast to {}", types::name(to)))),
     };
     if let (Unary::ToTruth, Item::Constant(c)) = (step, item)
         && let Data::I64(values) = &c.data
     {
         let truth: Vec<i64> = values.iter().map(|v| i64::from(*v != 0)).collect();
         let found = crate::import::onnx::constant::Constant::integers(c.shape.clone(), truth);
-        return Ok(vec![Item::Constant(found)]);
+        return Ok(Item::Constant(found));
     }
-    let steps = vec![MapStep::Input(0), MapStep::Unary(step, 0)];
-    Ok(vec![map(importer, &[item], steps)?])
+    map(importer, &[item], vec![MapStep::Input(0), MapStep::Unary(step, 0)])
 }
 
 /// An item as floats of 16 bits.
@@ -368,22 +385,6 @@ fn narrowed_floats(importer: &mut Importer<'_>, item: &Item, to: i32) -> Result<
     let narrow = if to == dtype::FLOAT16 { Unary::ToF16 } else { Unary::ToBf16 };
     steps.push(MapStep::Unary(narrow, steps.len() - 1));
     map(importer, &[item], steps)
-}
-
-fn cast_like(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
-    let (item, like) = (call.get(0)?, call.get(1)?);
-    if let Item::Constant(c) = like
-        && matches!(c.dtype, dtype::FLOAT16 | dtype::BFLOAT16)
-    {
-        return Ok(vec![narrowed_floats(importer, item, c.dtype)?]);
-    }
-    let step = match (importer.fact(item).dtype, importer.fact(like).dtype) {
-        (DType::I32, DType::F32) => Unary::ToFloat,
-        (DType::F32, DType::I32) => Unary::ToInteger,
-        _ => return Ok(vec![item.clone()]),
-    };
-    let steps = vec![MapStep::Input(0), MapStep::Unary(step, 0)];
-    Ok(vec![map(importer, &[item], steps)?])
 }
 
 fn clip(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {

@@ -18,11 +18,16 @@ fn mat_mul(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     Ok(vec![product(importer, call.get(0)?, call.get(1)?)?])
 }
 
+fn refuse_integers(importer: &Importer<'_>, factors: [&Item; 2]) -> Result<()> {
+    match factors.iter().all(|item| importer.fact(item).dtype == DType::F32) {
+        true => Ok(()),
+        false => Err(Error::unsupported("a product of integers")),
+    }
+}
+
 /// A product as numpy has it: vectors are matrices of one row or one column.
 pub(super) fn product(importer: &mut Importer<'_>, a: &Item, b: &Item) -> Result<Item> {
-    if [a, b].iter().any(|item| importer.fact(item).dtype != DType::F32) {
-        return Err(Error::unsupported("a product of integers"));
-    }
+    refuse_integers(importer, [a, b])?;
     let (rank_a, rank_b) = (importer.rank(a), importer.rank(b));
     if rank_a == 0 || rank_b == 0 {
         return Err(Error::format("a product of a number"));
@@ -123,6 +128,7 @@ fn gemm(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
             item => item.clone(),
         })
     };
+    refuse_integers(importer, [call.get(0)?, call.get(1)?])?;
     let a = turn(importer, call.get(0)?, "transA")?;
     let b = turn(importer, call.get(1)?, "transB")?;
     let times = |c: &Constant, by: f32| -> Result<Constant> {

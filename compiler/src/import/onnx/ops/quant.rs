@@ -1,5 +1,5 @@
-//! Quantised operators. Integers are small enough for floats to hold them, so that products are those of
-//! floats; what is constant becomes floats when the model is compiled.
+//! Quantised operators. Floats hold their integers, so that products are those of floats: sums of up to 258 products
+//! of 8 bits are exact, and longer ones round as floats do. What is constant becomes floats when the model is compiled.
 
 use limbeck_plan::{Binary, MapStep, Reduction, Unary};
 
@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::import::onnx::constant::Constant;
 use crate::import::onnx::importer::{Importer, Item};
 use crate::import::onnx::proto::dtype;
+use crate::import::onnx::types;
 
 pub(super) const TABLE: &[(&str, Operator)] = &[
     ("DequantizeLinear", dequantise),
@@ -64,10 +65,17 @@ fn dequantise(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>>
 /// The bounds of a zero point's type.
 pub(super) fn bounds(zero: Option<&Item>) -> Result<(f32, f32)> {
     match zero {
-        None => Ok((0.0, 255.0)),
-        Some(Item::Constant(Constant { dtype: dtype::UINT8, .. })) => Ok((0.0, 255.0)),
-        Some(Item::Constant(Constant { dtype: dtype::INT8, .. })) => Ok((-128.0, 127.0)),
-        Some(_) => Err(Error::unsupported("a zero point that is not 8 constant bits")),
+        None => bounds_of(dtype::UINT8),
+        Some(Item::Constant(zero)) => bounds_of(zero.dtype),
+        Some(_) => Err(Error::unsupported("a zero point that is not constant")),
+    }
+}
+
+fn bounds_of(quantised: i32) -> Result<(f32, f32)> {
+    match quantised {
+        dtype::UINT8 => Ok((0.0, 255.0)),
+        dtype::INT8 => Ok((-128.0, 127.0)),
+        of => Err(Error::unsupported(format!("quantisation to {}", types::name(of)))),
     }
 }
 
@@ -89,7 +97,12 @@ fn rounded(steps: &mut Vec<MapStep>, x: usize, scale: usize, zero: usize, (low, 
 fn quantise(importer: &mut Importer<'_>, call: &Call<'_>) -> Result<Vec<Item>> {
     let x = call.get(0)?;
     let scale = along(importer, call, 1, x)?.ok_or_else(|| Error::format("it has no scale"))?;
-    let bounds = bounds(call.optional(2))?;
+    let zero = call.optional(2);
+    let bounds = match call.node.int_or("output_dtype", 0)? {
+        // Where both are given they are the same.
+        of if of != 0 && zero.is_none() => bounds_of(i32::try_from(of).unwrap_or(0))?,
+        _ => bounds(zero)?,
+    };
     let zero = along(importer, call, 2, x)?;
     let zero = zero.unwrap_or_else(|| Item::Constant(Constant::integers(Vec::new(), vec![0i64])));
     let mut steps = vec![

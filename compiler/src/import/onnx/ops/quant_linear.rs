@@ -1,4 +1,4 @@
-//! Operators on quantised values that give such: floats in between, where the integers are exact.
+//! Operators on quantised values that give such: floats in between, whose sums are as exact as `quant.rs` says.
 
 use limbeck_plan::{Binary, MapStep, Unary};
 

@@ -212,8 +212,8 @@ impl Model {
         &self.inner.engine.logger
     }
 
-    /// How the fraction follows the price in this plan; `None` where it has no site. Where it was
-    /// not measured, the controller learns it.
+    /// How the fraction follows the price in this plan; `None` where it has no site. Where it was not measured, levels
+    /// of sparsity tell it, and of other choices the controller learns it.
     pub(crate) fn curve(&self) -> Option<Curve> {
         let program = self.plan().program();
         if program.sites.is_empty() {
@@ -227,9 +227,12 @@ impl Model {
             // Its one site is chosen for a call, and no price of a token moves it.
             Task::Diffuse => return None,
         };
-        let lowest = Cost::new(program, program.entry(name)?).lowest_fraction(program);
+        let entry = program.entry(name)?;
+        let cost = Cost::new(program, entry);
+        let lowest = cost.lowest_fraction(program);
         let measured = self.calibration().and_then(|c| Curve::calibrated(c, lowest).ok());
-        measured.or_else(|| Curve::uncalibrated(lowest).ok())
+        let stated = || Curve::new(&cost.level_fractions(program, entry)?).ok();
+        measured.or_else(stated).or_else(|| Curve::uncalibrated(lowest).ok())
     }
 
     /// Index of an entry.

@@ -381,6 +381,24 @@ impl Level {
         }
         best.map_or(self.gains.len().saturating_sub(1), |(k, _)| k)
     }
+
+    /// The choices that some price leads to, for a site of these costs and this weight: from which price on, and what
+    /// each costs. The first is full compute, at price 0.
+    pub fn taken(&self, costs: &[f64], weight: f64) -> Vec<(f64, f64)> {
+        let lines: Vec<(f64, f64)> =
+            self.gains.iter().copied().zip(costs.iter().copied()).collect();
+        let mut taken = Vec::new();
+        let mut next = lines.last().map(|full| (0.0, *full));
+        while let Some((from, (gain, cost))) = next {
+            taken.push((from, cost));
+            // Where a cheaper one becomes better; of those that do so at once, the cheapest.
+            let cheaper = lines.iter().filter(|(_, other)| *other < cost);
+            let meets = cheaper.map(|&(g, c)| ((gain - g) / (weight * (cost - c)), (g, c)));
+            let meets = meets.filter(|(price, _)| price.is_finite() && *price >= from);
+            next = meets.min_by(|(p, a), (q, b)| p.total_cmp(q).then(a.1.total_cmp(&b.1)));
+        }
+        taken
+    }
 }
 
 /// A [`Linear`] that leaves out small input channels (TEAL, arXiv 2408.14690).
@@ -497,6 +515,24 @@ mod tests {
             precise: false,
         });
         assert_eq!(Op::from_parts(op.name(), op.params()).unwrap(), op);
+    }
+
+    #[test]
+    fn levels_that_prices_take_are_those_that_are_chosen() {
+        // The second never pays.
+        let level = Level { site: 0, gains: vec![-0.9, -0.8, -0.3, -0.1, -0.05, 0.0] };
+        let (costs, weight) = ([0.2, 0.3, 0.5, 0.7, 0.8, 1.0], 1.5);
+        let taken = level.taken(&costs, weight);
+        assert_eq!(taken.iter().map(|t| t.1).collect::<Vec<_>>(), [1.0, 0.8, 0.7, 0.5, 0.2]);
+        assert_eq!(taken[0].0, 0.0);
+        for (at, (from, cost)) in taken.iter().enumerate() {
+            let until = taken.get(at + 1).map_or(10.0 * from, |next| next.0);
+            for part in [0.01, 0.5, 0.99] {
+                let price = from + part * (until - from);
+                assert_eq!(costs[level.choose(&costs, weight, price)], *cost, "price {price}");
+            }
+        }
+        assert_eq!(Level { site: 0, gains: vec![0.0] }.taken(&[1.0], 1.0), [(0.0, 1.0)]);
     }
 
     #[test]

@@ -156,6 +156,29 @@ impl Cost {
         if full > 0.0 { (least / full).clamp(0.0, 1.0) } else { 1.0 }
     }
 
+    /// Prices and the fractions that they lead to where the price alone makes every choice: a point amid the prices of
+    /// each level that some price takes. `None` where choices are a token's own.
+    pub fn level_fractions(&self, program: &Program, entry: &Entry) -> Option<Vec<(f64, f64)>> {
+        let level = entry.steps().find_map(|step| match &step.op {
+            Op::Level(level) => Some(level),
+            _ => None,
+        })?;
+        let own = !self.adaptive.is_empty() || self.sparse.iter().any(|s| s.site != level.site);
+        let site = program.sites.get(level.site).filter(|_| !own)?;
+        let sparse = self.sparse.iter().map(|s| s.macs as f64).sum::<f64>();
+        let full = self.per_token as f64 + sparse;
+        let fraction = |cost: f64| ((self.per_token as f64 + sparse * cost) / full).clamp(0.0, 1.0);
+        let taken = level.taken(&site.costs, site.weight);
+        let ends = taken.iter().skip(1).map(|(from, _)| *from);
+        // The last one has no end; a factor of 2 is about as wide as others are.
+        let ends = ends.chain(taken.last().map(|(from, _)| 4.0 * from));
+        let points = taken
+            .iter()
+            .zip(ends)
+            .map(|((from, cost), end)| ((from * end).sqrt(), fraction(*cost)));
+        (taken.len() > 1 && full > 0.0).then(|| points.collect())
+    }
+
     /// The cost of a call that made these choices.
     pub fn of(&self, call: &Call<'_>, choices: &Choices) -> Spent {
         let (tokens, outputs) = (call.tokens as u64, call.output_rows.len() as u64);

@@ -56,7 +56,7 @@ impl Program {
                 if let Op::Onnx(p) = &step.op
                     && p.offset.checked_add(p.bytes).is_none_or(|end| end > bytes)
                 {
-                    let place = format!("entry {:?}, step {:?}", entry.name, step.name);
+                    let place = entry.place(&step.name);
                     return Err(invalid(place, "its model ends beyond the section of models"));
                 }
             }
@@ -99,9 +99,8 @@ impl Program {
             .map(|o| matches!(o.kind, OperandKind::Input | OperandKind::Weight(_)))
             .collect();
         for step in entry.steps() {
-            self.check_step(entry, step, &mut written).map_err(|message| {
-                invalid(format!("{}, step {:?}", place(), step.name), message)
-            })?;
+            self.check_step(entry, step, &mut written)
+                .map_err(|message| invalid(entry.place(&step.name), message))?;
         }
         match entry.operands.iter().zip(&written).find(|(_, w)| !**w) {
             Some((o, _)) => Err(invalid(place(), format!("operand {:?} is never written", o.name))),
@@ -191,7 +190,7 @@ impl Program {
                 {
                     used[id] = true;
                     if !here.insert(id) {
-                        let place = format!("entry {:?}, step {:?}", entry.name, step.name);
+                        let place = entry.place(&step.name);
                         return Err(invalid(place, "a state is written twice"));
                     }
                 }
@@ -247,7 +246,7 @@ fn check_row(entry: &Entry, weight_bytes: u64) -> Result<(), Error> {
     );
     let step = entry.steps().find(|step| step.outputs.contains(&largest.1));
     let step = step.map_or("", |step| &step.name);
-    Err(invalid(format!("entry {:?}, step {step:?}", entry.name), message))
+    Err(invalid(entry.place(step), message))
 }
 
 /// Whether an operand stands for a weight: its rows and columns, or the same values in other sizes

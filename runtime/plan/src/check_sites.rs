@@ -16,9 +16,8 @@ impl Program {
         for entry in &self.entries {
             let mut site_of: Vec<Option<&Site>> = vec![None; entry.operands.len()];
             for step in entry.steps() {
-                self.check_step_sites(entry, step, &mut site_of, &mut chosen).map_err(|m| {
-                    invalid(format!("entry {:?}, step {:?}", entry.name, step.name), m)
-                })?;
+                self.check_step_sites(entry, step, &mut site_of, &mut chosen)
+                    .map_err(|m| invalid(entry.place(&step.name), m))?;
             }
         }
         let unchosen = |(site, chosen): &(&Site, bool)| !chosen && site.kind != SiteKind::Steps;

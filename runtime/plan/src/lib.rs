@@ -33,7 +33,7 @@ pub use manifest::{GenerationDefaults, Manifest, Provenance, SpecialTokens, Task
 pub use ops::*;
 pub use program::{
     DType, Entry, Fact, Operand, OperandId, OperandKind, Program, Segment, Site, SiteKind, State,
-    StateKind, Step, Weight,
+    StateKind, Step, Weight, place,
 };
 pub use reader::Plan;
 pub use sampler::{Condition, Sampler, StepRow, StepTable};

@@ -137,10 +137,20 @@ pub struct Entry {
     pub segments: Vec<Segment>,
 }
 
+/// What errors say of a step of an entry, by their names.
+pub fn place(entry: &str, step: &str) -> String {
+    format!("entry {entry:?}, step {step:?}")
+}
+
 impl Entry {
     /// The steps of all segments, in order.
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
         self.segments.iter().flat_map(|s| &s.steps)
+    }
+
+    /// What errors say of a step.
+    pub fn place(&self, step: &str) -> String {
+        place(&self.name, step)
     }
 
     /// The first step that symbols of these values leave without a size, and which: why a call failed.
@@ -166,7 +176,7 @@ impl Entry {
                     message = format!("{message} {name} is {size},");
                 }
                 message.pop();
-                return Some((format!("entry {:?}, step {:?}", self.name, step.name), message));
+                return Some((self.place(&step.name), message));
             }
         }
         None
@@ -347,7 +357,7 @@ impl Entry {
         let step = |s: RawStep| -> Result<Step, String> {
             Ok(Step {
                 op: Op::from_parts(&s.op, s.params)
-                    .map_err(|e| format!("entry {name:?}, step {:?}: {e}", s.name))?,
+                    .map_err(|e| format!("{}: {e}", place(&name, &s.name)))?,
                 name: s.name,
                 inputs: s.inputs,
                 outputs: s.outputs,

@@ -47,7 +47,7 @@ impl Choices {
             if let Some(bad) = row.iter().find(|k| !known(**k)) {
                 let (name, first, last) = (&site.name, site.first, site.last());
                 return invalid(format!(
-                    "site {name:?} has no choice {bad}, only {first}..={last}"
+                    "forced choices: site {name:?} has no choice {bad}, only {first}..={last}"
                 ));
             }
         }

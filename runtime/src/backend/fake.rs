@@ -114,8 +114,7 @@ impl State for FakeState {
         }
         for step in entry.steps() {
             call.control.map_or(Ok(()), check_cancelled)?;
-            self.step(&shared, entry, step, call)
-                .map_err(|e| e.at(format!("entry {:?}, step {:?}", entry.name, step.name)))?;
+            self.step(&shared, entry, step, call).map_err(|e| e.at(entry.place(&step.name)))?;
         }
         Ok(shared.costs.get(call.entry).map(|c| c.of(call, &self.choices)).unwrap_or_default())
     }

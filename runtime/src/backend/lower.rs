@@ -277,7 +277,7 @@ pub(super) struct Lowered {
 impl Lowered {
     /// What errors say of a step.
     pub fn place(&self, step: &str) -> String {
-        format!("entry {:?}, step {step:?}", self.name)
+        limbeck_plan::place(&self.name, step)
     }
 
     /// `prologues` says whether linears take norms as prologues; `segments` counts the ONNX segments of the
@@ -369,8 +369,7 @@ fn open_sides(step: &Step, window: &Window) -> Option<OperandId> {
 }
 
 fn malformed(entry: &Entry, step: &Step) -> Error {
-    let place = format!("entry {:?}, step {:?}", entry.name, step.name);
-    Error::new(ErrorKind::Plan, "its operands do not fit its op").at(place)
+    Error::new(ErrorKind::Plan, "its operands do not fit its op").at(entry.place(&step.name))
 }
 
 /// The entry with the norms gone that became prologues, and for each remaining step its prologue.

@@ -44,15 +44,24 @@ pub(crate) struct Bounds {
 impl Bounds {
     /// Refuses a call that is larger, or whose inputs are not of its tokens.
     fn check(&self, call: &Call<'_>) -> Result<()> {
-        let most = self.tokens;
-        let fits = call.tokens <= most
-            && call.output_rows.len() <= most
-            && call.sequences.len() <= most
-            && call.inputs.iter().all(|(_, values)| values.len() == call.tokens);
-        if fits {
-            return Ok(());
-        }
-        let message = format!("a call of {} tokens does not fit the bound {most}", call.tokens);
+        let tokens = call.tokens;
+        let counts = [
+            (tokens, "tokens"),
+            (call.output_rows.len(), "output rows"),
+            (call.sequences.len(), "sequences"),
+        ];
+        let beyond = counts.into_iter().find(|(count, _)| *count > self.tokens);
+        let message = match beyond {
+            Some((count, what)) => {
+                format!("a call of {count} {what} does not fit the bound {}", self.tokens)
+            }
+            None => match call.inputs.iter().find(|(_, values)| values.len() != tokens) {
+                None => return Ok(()),
+                Some((name, values)) => {
+                    format!("input {name:?} has {} values for {tokens} tokens", values.len())
+                }
+            },
+        };
         Err(Error::new(ErrorKind::InvalidInput, message))
     }
 }

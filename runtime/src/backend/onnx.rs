@@ -37,7 +37,7 @@ impl Segments {
         {
             let _ = (options, threads);
             match steps.find(|(_, step)| matches!(step.op, Op::Onnx(_))) {
-                Some((entry, step)) => Err(crate::onnx::missing().at(place(entry, step))),
+                Some((entry, step)) => Err(crate::onnx::missing().at(entry.place(&step.name))),
                 None => Ok(Segments {}),
             }
         }
@@ -53,7 +53,7 @@ impl Segments {
                 let model = models.get(first..end).unwrap_or_default();
                 let bytes = data.bytes.clone();
                 let session = Session::new(options, threads, p, model, weights, bytes);
-                sessions.push((session.map_err(|e| e.at(place(entry, step)))?, p.rows));
+                sessions.push((session.map_err(|e| e.at(entry.place(&step.name)))?, p.rows));
             }
             // ONNX Runtime has read all of its weights, to copy them as it started.
             #[cfg(unix)]
@@ -189,7 +189,7 @@ pub(crate) fn open(entry: &Entry) -> Result<Vec<bool>> {
         if !matches!(step.op, Op::Onnx(_)) {
             if step.inputs.iter().any(|id| open[*id]) {
                 let message = "it reads a value whose sizes only a segment of ONNX Runtime knows";
-                return Err(Error::new(ErrorKind::Plan, message).at(place(entry, step)));
+                return Err(Error::new(ErrorKind::Plan, message).at(entry.place(&step.name)));
             }
             continue;
         }
@@ -215,8 +215,4 @@ pub(crate) fn check(fact: &Fact, shape: &[usize], call: &Call<'_>) -> Result<()>
         return Ok(());
     }
     Err(Error::new(ErrorKind::Backend, format!("ONNX Runtime gives {shape:?}, not {fact}")))
-}
-
-fn place(entry: &Entry, step: &Step) -> String {
-    format!("entry {:?}, step {:?}", entry.name, step.name)
 }

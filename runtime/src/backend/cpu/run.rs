@@ -223,6 +223,11 @@ pub(super) struct Runner<'a> {
     pub(super) open: &'a mut Open,
 }
 
+/// The elements of a value in its slot.
+pub(super) fn filled<'a>(slots: &'a [Vec<f32>], sizes: &Sizes, value: Value) -> &'a [f32] {
+    slots[value.slot].get(..sizes.len(value)).unwrap_or_default()
+}
+
 impl Runner<'_> {
     fn execute(&mut self, instruction: &Instruction) -> Result<()> {
         let out = match instruction {
@@ -268,7 +273,7 @@ impl Runner<'_> {
     }
 
     pub(super) fn value(&self, value: Value) -> &[f32] {
-        self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default()
+        filled(self.slots, self.sizes, value)
     }
 
     pub(super) fn input(&self, index: usize) -> Result<&[i32]> {
@@ -360,8 +365,7 @@ impl Runner<'_> {
         };
         let window = self.window(&params.window, *sides);
         let shared = self.shared;
-        let slot =
-            |value: Value| self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default();
+        let slot = |value: Value| filled(self.slots, self.sizes, value);
         let args = Conv2dArgs {
             params: &Conv2d { window, ..params.clone() },
             x: slot(*x),
@@ -390,8 +394,7 @@ impl Runner<'_> {
         };
         let shared = self.shared;
         let norm = norm.as_ref().map(|call| rows::norm(shared, call)).transpose()?;
-        let slot =
-            |value: Value| self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default();
+        let slot = |value: Value| filled(self.slots, self.sizes, value);
         let w = shared.weight(*weight)?;
         let args = LinearArgs {
             x: slot(*x),
@@ -417,8 +420,7 @@ impl Runner<'_> {
     }
 
     fn rows(&mut self, instruction: &Instruction, out: &mut [f32]) -> Result<()> {
-        let slot =
-            |value: Value| self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default();
+        let slot = |value: Value| filled(self.slots, self.sizes, value);
         rows::run(self.shared, &self.shared.pool, self.linear, instruction, &slot, out)
     }
 
@@ -428,7 +430,7 @@ impl Runner<'_> {
         let site = shared.data.plan.program().sites.get(params.site);
         let site = site.ok_or_else(|| Error::new(ErrorKind::Plan, "its site does not exist"))?;
         let args = ChooseArgs {
-            x: self.slots[x.slot].get(..self.sizes.len(*x)).unwrap_or_default(),
+            x: filled(self.slots, self.sizes, *x),
             gate: shared.weight(*gate)?,
             bias: shared.vector(*bias)?,
             transform: params.transform,
@@ -450,8 +452,7 @@ impl Runner<'_> {
             return Ok(());
         };
         let shared = self.shared;
-        let slot =
-            |value: Value| self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default();
+        let slot = |value: Value| filled(self.slots, self.sizes, value);
         let args = AdaptiveMlpArgs {
             x: slot(*x),
             choice: self.choices.of(*site),
@@ -475,8 +476,7 @@ impl Runner<'_> {
         let shared = self.shared;
         let site = shared.data.plan.program().sites.get(params.site);
         let site = site.ok_or_else(|| Error::new(ErrorKind::Plan, "its site does not exist"))?;
-        let slot =
-            |value: Value| self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default();
+        let slot = |value: Value| filled(self.slots, self.sizes, value);
         let (choice, forced) = self.choices.free_and_forced(params.site, self.call.forced);
         let args = MoeMlpArgs {
             params,
@@ -500,8 +500,7 @@ impl Runner<'_> {
         let Instruction::Mix { params, logits, parts: values, residual, .. } = instruction else {
             return Ok(());
         };
-        let slot =
-            |value: Value| self.slots[value.slot].get(..self.sizes.len(value)).unwrap_or_default();
+        let slot = |value: Value| filled(self.slots, self.sizes, value);
         // At most as many as shape rules let pass, so that nothing is allocated.
         let mut parts = [&[][..]; 16];
         parts.iter_mut().zip(values).for_each(|(part, value)| *part = slot(*value));
@@ -523,9 +522,7 @@ impl Runner<'_> {
         };
         let shared = self.shared;
         let vector = |id: &Option<usize>| id.map(|id| shared.vector(id)).transpose();
-        let slot = |value: &Value| {
-            self.slots[value.slot].get(..self.sizes.len(*value)).unwrap_or_default()
-        };
+        let slot = |value: &Value| filled(self.slots, self.sizes, *value);
         let args = AttentionArgs {
             params,
             qkv: match qkv {

@@ -4,7 +4,7 @@ use limbeck_kernels as kernels;
 use limbeck_kernels::{ConvTranspose2dArgs, Elements, ElementsMut, TensorArg, TensorOut};
 use limbeck_plan::{DType, Dim, OperandId, Window};
 
-use super::run::Runner;
+use super::run::{Runner, filled};
 use crate::backend::lower::{Ids, Instruction, Output, Source};
 use crate::backend::slots::Value;
 use crate::error::{Error, ErrorKind, Result};
@@ -64,7 +64,7 @@ impl Runner<'_> {
         let (shared, sizes) = (self.shared, self.sizes);
         let args = ConvTranspose2dArgs {
             params,
-            x: self.slots[x.slot].get(..sizes.len(*x)).unwrap_or_default(),
+            x: filled(self.slots, sizes, *x),
             shape: sizes.shape(shapes[0]),
             w: shared.weight(*weight)?,
             bias: bias.map(|id| shared.vector(id)).transpose()?,
@@ -81,9 +81,7 @@ impl Runner<'_> {
         let dtype = |operand: OperandId| self.facts.get(operand).map_or(DType::F32, |f| f.dtype);
         let argument = |(source, operand): &(Source, OperandId)| -> Result<TensorArg<'_>> {
             let words = match source {
-                Source::Value(value) => {
-                    self.slots[value.slot].get(..sizes.len(*value)).unwrap_or_default()
-                }
+                Source::Value(value) => filled(self.slots, sizes, *value),
                 Source::Weight(id) => shared.vector(*id)?,
             };
             Ok(TensorArg {

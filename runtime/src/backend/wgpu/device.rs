@@ -53,8 +53,7 @@ pub fn adapters() -> Vec<Adapter> {
         let (info, features, limits) = (adapter.get_info(), adapter.features(), adapter.limits());
         let software = info.device_type == wgpu::DeviceType::Cpu;
         let reason = match (Some(i) == chosen, &wanted) {
-            (true, Some(name)) => format!("{ADAPTER_VARIABLE} names {name:?}"),
-            (false, Some(name)) => format!("{ADAPTER_VARIABLE} names {name:?}"),
+            (_, Some(name)) => format!("{ADAPTER_VARIABLE} names {name:?}"),
             (true, None) if software => {
                 "the only one; the backend cpu is faster than software".to_owned()
             }

@@ -132,8 +132,8 @@ impl DeviceEntry {
             if *keeps.get_or_insert(params.state.is_some()) != params.state.is_some() {
                 let message = "its attention does not keep keys and values as that of others does: \
                     use the backend cpu";
-                let place = format!("entry {:?}, step {:?}", entry.name, named.step);
-                return Err(Error::new(ErrorKind::Unsupported, message).at(place));
+                let error = Error::new(ErrorKind::Unsupported, message);
+                return Err(error.at(entry.place(&named.step)));
             }
             if let (Some(weight), Some(rope)) = (*inv_freq, &params.rope) {
                 let packed = data.weight(weight)?;

@@ -18,8 +18,7 @@ pub(in crate::backend::wgpu) fn check(
 ) -> Result<()> {
     let binding = limits.max_storage_buffer_binding_size;
     for step in entry.steps() {
-        check_step(program, entry, step, binding)
-            .map_err(|e| e.at(format!("entry {:?}, step {:?}", entry.name, step.name)))?;
+        check_step(program, entry, step, binding).map_err(|e| e.at(entry.place(&step.name)))?;
     }
     Ok(())
 }

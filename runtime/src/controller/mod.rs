@@ -59,7 +59,9 @@ impl fmt::Display for Unmet {
             Unmet::Dense => "the plan has no place where compute can vary",
             Unmet::Floor => "the floor is above it",
             Unmet::BelowFloor => "the student spends less than the floor even at full compute",
-            Unmet::Reach => "it is below the lowest fraction that the plan can reach",
+            Unmet::Reach => {
+                "it, or the ceiling, is below the lowest fraction that the plan can reach"
+            }
             Unmet::Time => "even the cheapest choices take longer",
             Unmet::OffTarget => "what was spent is off the target",
         })

@@ -142,14 +142,19 @@ impl StepController {
         batch.fit.observe(1.0, seconds);
     }
 
-    /// The call has ended after so many steps. The mean counts them also where their number was forced, of which
-    /// it is not said whether it keeps the budget.
+    /// The call has ended after so many steps. Where their number was forced, the budget had no part in it, and is
+    /// kept or not all the same.
     pub fn end(&mut self, steps: usize, forced: bool, now: f64) {
         let most = self.most() as f64;
         self.spent += steps as f64 * self.samples as f64;
         self.full += most * self.samples as f64;
         self.status.target = steps as f64 / most;
-        self.status.unmet = if forced { None } else { self.judge(steps, now - self.began) };
+        let unmet = self.judge(steps, now - self.began);
+        let short = steps as f64 / most < self.settings.limits.floor - SLACK;
+        self.status.unmet = match forced {
+            true => (unmet.is_some() || short).then_some(Unmet::OffTarget),
+            false => unmet,
+        };
     }
 
     fn aim(&mut self, steps: usize) {
@@ -322,6 +327,27 @@ mod tests {
             let settings = settings(budget, Limits { floor, ceiling });
             assert_eq!(machine.call(&settings, 1, 0.1), steps, "{budget} {floor} {ceiling}");
             assert_eq!(machine.controller.status().unmet, unmet, "{budget} {floor} {ceiling}");
+        }
+    }
+
+    #[test]
+    fn a_forced_number_of_steps_keeps_a_budget_or_not() {
+        let limited = |floor, ceiling| Limits { floor, ceiling };
+        let time = Duration::from_millis(250);
+        let cases = [
+            (Budget::Full, Limits::default(), 4, None),
+            (Budget::Fraction(0.5), Limits::default(), 2, None),
+            (Budget::Fraction(0.25), Limits::default(), 4, Some(Unmet::OffTarget)),
+            (Budget::Full, limited(0.0, 0.3), 4, Some(Unmet::OffTarget)),
+            (Budget::Full, limited(0.5, 1.0), 1, Some(Unmet::OffTarget)),
+            (Budget::Deadline(time), Limits::default(), 2, None),
+            (Budget::Deadline(time), Limits::default(), 4, Some(Unmet::OffTarget)),
+        ];
+        for (budget, limits, steps, unmet) in cases {
+            let mut controller = controller();
+            controller.begin(&settings(budget, limits), 1, 5.0);
+            controller.end(steps, true, 5.0 + 0.1 * steps as f64);
+            assert_eq!(controller.status().unmet, unmet, "{budget} {limits:?} {steps}");
         }
     }
 

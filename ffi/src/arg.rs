@@ -2,16 +2,18 @@
 //! be what the header says that it must be.
 
 use std::ffi::{CStr, c_char};
+use std::mem::MaybeUninit;
 
 use crate::error::lbk_error;
 use crate::guard::Outcome;
 
 /// What a pointer points to.
 pub(crate) fn shared<'a, T>(pointer: *const T, name: &str) -> Outcome<&'a T> {
+    check(pointer, 1, name)?;
     maybe(pointer).ok_or_else(|| null(name))
 }
 
-/// What a pointer points to; nothing for NULL.
+/// What a pointer points to; nothing for NULL, nor for one that is not aligned.
 pub(crate) fn maybe<'a, T>(pointer: *const T) -> Option<&'a T> {
     if !pointer.is_aligned() {
         return None;
@@ -32,17 +34,23 @@ pub(crate) fn slice<'a, T>(data: *const T, len: usize, name: &str) -> Outcome<&'
     Ok(unsafe { std::slice::from_raw_parts(data, len) })
 }
 
-/// An array that the call fills.
-pub(crate) fn slice_mut<'a, T>(data: *mut T, len: usize, name: &str) -> Outcome<&'a mut [T]> {
+/// An array that the call fills, and of which nothing is read.
+pub(crate) fn places<'a, T>(
+    data: *mut T,
+    len: usize,
+    name: &str,
+) -> Outcome<&'a mut [MaybeUninit<T>]> {
     check(data, len, name)?;
     if len == 0 {
         return Ok(&mut []);
     }
-    // SAFETY: as for `slice`; the header demands that no one else touches it during the call.
-    Ok(unsafe { std::slice::from_raw_parts_mut(data, len) })
+    // SAFETY: as for `slice`, but that nothing need lie there yet; the header demands that no one else touches it
+    // during the call.
+    Ok(unsafe { std::slice::from_raw_parts_mut(data.cast(), len) })
 }
 
-fn check<T>(data: *const T, len: usize, name: &str) -> Outcome {
+/// Refuses a place of `len` elements that is NULL or not aligned, or larger than memory.
+pub(crate) fn check<T>(data: *const T, len: usize, name: &str) -> Outcome {
     let most = isize::MAX as usize / size_of::<T>().max(1);
     if len > most {
         return Err(lbk_error::argument(name, &format!("{name}: a length of {len} is too large")));

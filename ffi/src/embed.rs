@@ -105,7 +105,7 @@ pub unsafe extern "C" fn lbk_encoder_embed(
         let handle = arg::shared(encoder, "encoder")?;
         let texts = arg::slice(texts, count, "texts")?;
         let cut = arg::maybe_out(cut, "cut")?;
-        let out = arg::slice_mut(embeddings, capacity, "embeddings")?;
+        let out = arg::places(embeddings, capacity, "embeddings")?;
         let size = handle.size;
         if count.checked_mul(size).is_none_or(|needed| needed > capacity) {
             let message = format!("capacity: {capacity} floats do not hold {count} times {size}");
@@ -117,8 +117,8 @@ pub unsafe extern "C" fn lbk_encoder_embed(
         let mut encoder = handle.encoder.enter("encoder")?;
         let (found, spent) = encoder.embed(&texts)?;
         usage::spend(usage, &spent);
-        for (target, embedding) in out.chunks_exact_mut(size.max(1)).zip(&found) {
-            target.copy_from_slice(embedding);
+        for (place, value) in out.iter_mut().zip(found.iter().flatten()) {
+            place.write(*value);
         }
         if let Some(cut) = cut {
             cut.set(encoder.cut());

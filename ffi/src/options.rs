@@ -1,13 +1,13 @@
 //! Structs that grow with versions: what a caller does not know of keeps its default.
 
+use crate::arg;
 use crate::error::lbk_error;
 use crate::guard::Outcome;
 
 /// A struct of plain values that may grow at its end.
 ///
 /// # Safety
-/// It is `repr(C)`, its fields take any bits (numbers, pointers, optional functions), and it has no
-/// padding, so that all its bytes are those of fields.
+/// It is `repr(C)`, and its fields take any bits (numbers, pointers, optional functions).
 pub(crate) unsafe trait Growing: Copy {
     /// Its size in the first version that had it, a multiple of 8 as all later ones.
     const LEAST: usize;
@@ -38,6 +38,7 @@ pub(crate) fn read<T: Options>(pointer: *const T, name: &str) -> Outcome<T> {
     if pointer.is_null() {
         return Ok(T::default());
     }
+    arg::check(pointer, 1, name)?;
     read_quietly(pointer).ok_or_else(|| {
         let (least, most) = (T::LEAST, size_of::<T>());
         let message = format!("{name}: struct_size is none from {least} to {most}");
@@ -77,9 +78,7 @@ pub(crate) fn init<T: Options>(pointer: *mut T, size: usize) {
 /// Fills a caller's struct of this size with a result.
 pub(crate) fn write<T: Growing>(value: &T, pointer: *mut T, size: usize, name: &str) -> Outcome {
     check::<T>(size, name)?;
-    if pointer.is_null() || !pointer.is_aligned() {
-        return Err(lbk_error::argument(name, &format!("{name} is NULL or not aligned")));
-    }
+    arg::check(pointer, 1, name)?;
     copy_out(value, pointer, size);
     Ok(())
 }
@@ -96,8 +95,7 @@ fn copy_out<T: Growing>(value: &T, pointer: *mut T, size: usize) {
 /// Says that structs may grow, with their size in the first version that had them.
 macro_rules! growing {
     ($($name:ident: $least:expr),* $(,)?) => {$(
-        // SAFETY: the struct is `repr(C)` of numbers, pointers and optional functions, and the
-        // assertion below would fail if it had padding at its end; fields are laid out in pairs.
+        // SAFETY: the struct is `repr(C)` of numbers, pointers and optional functions.
         unsafe impl $crate::options::Growing for $name {
             const LEAST: usize = $least;
         }

@@ -62,7 +62,7 @@ impl PlanBytes {
         // SAFETY: the mapping is read-only and private to this value, and is read as `u8` only,
         // for which every content is valid. That no one shortens or rewrites the file meanwhile is
         // required of the caller in `Engine::open`.
-        #[allow(unsafe_code, reason = "mapping a file is the one unsafe act of this crate")]
+        #[allow(unsafe_code, reason = "mapping a file")]
         let map = unsafe { options.map(file) }.map_err(io)?;
         // Every token reads the weights: fewer and larger pages where the system has them. It may not.
         #[cfg(target_os = "linux")]

@@ -10,7 +10,7 @@ use crate::control::Control;
 use crate::controller::Status;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
-use crate::pace::Pace;
+use crate::pace::{self, Pace};
 use crate::route::Route;
 use crate::text::shortlist::Pick;
 use crate::usage::Usage;
@@ -43,7 +43,7 @@ pub struct Classifier {
 /// How a plan's entry takes images.
 pub(crate) struct Interface {
     /// Channels, height and width.
-    image: [usize; 3],
+    pub image: [usize; 3],
     /// Tokens of an image.
     pub tokens: usize,
     classes: usize,
@@ -157,6 +157,8 @@ impl Classifier {
     /// Values that are not whole images, or not finite; cancellation.
     pub fn classify(&mut self, pixels: &[f32]) -> Result<(Vec<f32>, Usage)> {
         let invalid = |message: String| Err(Error::new(ErrorKind::InvalidInput, message));
+        let rows = pixels.len() / self.values * self.tokens;
+        self.route.begin(rows)?;
         if pixels.is_empty() || !pixels.len().is_multiple_of(self.values) {
             let [c, h, w] = self.image();
             return invalid(format!("{} values are not images of {c} x {h} x {w}", pixels.len()));
@@ -164,18 +166,18 @@ impl Classifier {
         if let Some(at) = pixels.iter().position(|v| !v.is_finite()) {
             return invalid(format!("value {at} of the images is {}", pixels[at]));
         }
-        let rows = pixels.len() / self.values * self.tokens;
-        self.pace.begin_call(rows);
-        let result = self.run_all(pixels, rows);
-        self.pace.end_call();
-        result
+        pace::call(
+            self,
+            |classifier| &mut classifier.pace,
+            rows,
+            |classifier| classifier.run_all(pixels),
+        )
     }
 
-    fn run_all(&mut self, pixels: &[f32], rows: usize) -> Result<(Vec<f32>, Usage)> {
+    fn run_all(&mut self, pixels: &[f32]) -> Result<(Vec<f32>, Usage)> {
         let start = Instant::now();
         let mut usage = Usage { fraction: 1.0, ..Usage::default() };
         let mut logits = Vec::new();
-        self.route.begin(rows)?;
         for images in pixels.chunks(self.together * self.values) {
             self.run(images, &mut usage, &mut logits)?;
         }

@@ -10,7 +10,7 @@ use crate::control::Control;
 use crate::controller::Status;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
-use crate::pace::Pace;
+use crate::pace::{self, Pace};
 use crate::route::Route;
 use crate::text::shortlist::Pick;
 use crate::usage::Usage;
@@ -117,13 +117,17 @@ impl Encoder {
     /// The tokens of a text, and whether there are more than the context length holds.
     fn tokenize_cut(&self, text: &str) -> Result<(Vec<u32>, bool)> {
         let most = self.context();
-        let mut ids = self.model.tokenizer()?.encode(text, true)?;
+        let tokenizer = self.model.tokenizer()?;
+        let mut ids = tokenizer.encode(text, true)?;
         let cut = ids.len() > most;
         if cut {
-            // The closing special token stays.
-            let last = ids.last().copied();
+            // What the tokenizer puts at the end of every text.
+            let closing = tokenizer.encode("", true)?.last().copied();
+            let closing = closing.filter(|closing| ids.last() == Some(closing));
             ids.truncate(most);
-            ids.iter_mut().next_back().zip(last).into_iter().for_each(|(end, last)| *end = last);
+            if let (Some(closing), Some(end)) = (closing, ids.last_mut()) {
+                *end = closing;
+            }
         }
         Ok((ids, cut))
     }
@@ -157,13 +161,17 @@ impl Encoder {
         inputs: &[EncoderInput<'_>],
         sink: impl FnMut(usize, &Encoded<'_>),
     ) -> Result<Usage> {
+        let tokens = inputs.iter().map(|i| i.ids.len()).sum();
+        self.route.begin(tokens)?;
         for (i, input) in inputs.iter().enumerate() {
             self.check(input).map_err(|e| e.at(format!("sequence {i}")))?;
         }
-        self.pace.begin_call(inputs.iter().map(|i| i.ids.len()).sum());
-        let result = self.run_all(inputs, sink);
-        self.pace.end_call();
-        result
+        pace::call(
+            self,
+            |encoder| &mut encoder.pace,
+            tokens,
+            |encoder| encoder.run_all(inputs, sink),
+        )
     }
 
     fn run_all(
@@ -174,7 +182,6 @@ impl Encoder {
         let start = Instant::now();
         let mut usage = Usage { fraction: 1.0, ..Usage::default() };
         let mut first = 0;
-        self.route.begin(inputs.iter().map(|i| i.ids.len()).sum())?;
         while first < inputs.len() {
             let mut rows = 0;
             let fits = |input: &&EncoderInput<'_>| {

@@ -1,5 +1,6 @@
 //! The controller with its clock: what a session or an encoder asks before a chunk and tells after.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 
 use crate::backend::Spent;
@@ -68,6 +69,22 @@ pub(crate) fn check_cancelled(control: &Control) -> Result<()> {
     Ok(())
 }
 
+/// Runs `body` as a call of `runner` with this many rows expected, or as a part of the call that it lies in. It
+/// ends also where a sink of the caller's panics.
+pub(crate) fn call<R, T>(
+    runner: &mut R,
+    pace: impl Fn(&mut R) -> &mut Pace,
+    expected_tokens: usize,
+    body: impl FnOnce(&mut R) -> T,
+) -> T {
+    let outermost = pace(runner).begin_call(expected_tokens);
+    let result = catch_unwind(AssertUnwindSafe(|| body(runner)));
+    if outermost {
+        pace(runner).end_call();
+    }
+    result.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
 impl Pace {
     /// With the curve of the plan; `None` for a plan without sites.
     pub fn new(curve: Option<Curve>, logger: &Logger) -> Pace {
@@ -100,7 +117,7 @@ impl Pace {
     }
 
     /// Begins a call of this many rows, unless it is a part of one: whether it began one.
-    pub fn begin_call(&mut self, expected_tokens: usize) -> bool {
+    fn begin_call(&mut self, expected_tokens: usize) -> bool {
         if self.in_call {
             return false;
         }
@@ -111,7 +128,7 @@ impl Pace {
     }
 
     /// Ends the call.
-    pub fn end_call(&mut self) {
+    fn end_call(&mut self) {
         self.in_call = false;
     }
 

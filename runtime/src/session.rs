@@ -1,6 +1,5 @@
 //! A session: sequences of tokens and their cached positions, advanced by steps.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 
 use limbeck_kernels::{KvType, Rows, SeqId, Span};
@@ -14,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::log::Level;
 use crate::memory::Account;
 use crate::model::Model;
-use crate::pace::Pace;
+use crate::pace::{self, Pace};
 use crate::route::Route;
 use crate::text::shortlist::{Found, Need, Pick};
 use crate::text::{Sampled, Sampler, SamplerOptions};
@@ -239,13 +238,7 @@ impl Session {
         expected_tokens: usize,
         body: impl FnOnce(&mut Session) -> Result<T>,
     ) -> Result<T> {
-        let outermost = self.pace.begin_call(expected_tokens);
-        // A sink that panics must not leave the call open.
-        let result = catch_unwind(AssertUnwindSafe(|| body(self)));
-        if outermost {
-            self.pace.end_call();
-        }
-        result.unwrap_or_else(|panic| resume_unwind(panic))
+        pace::call(self, |session| &mut session.pace, expected_tokens, body)
     }
 
     /// Forces choices on the next step: `[sites, tokens]`, the tokens of all its work in turn; -1

@@ -233,6 +233,10 @@ fn images_that_do_not_fit_are_refused() {
     classifier.force_route(vec![0; 10 * 10]);
     let forced = classifier.classify(&vec![0.1; image]).expect_err("keys choose at least 1");
     assert!(forced.to_string().contains("no choice 0"), "{forced}");
+    // A route is forced on one call, also where that is refused.
+    classifier.force_route(vec![0; 10 * 10]);
+    assert!(classifier.classify(&vec![f32::NAN; image]).is_err());
+    classifier.classify(&vec![0.1; image]).expect("free choices");
     // More images than are computed at a time give the same as one alone.
     let pixels: Vec<f32> = (0..300 * image).map(|i| ((i * 7919) % 1013) as f32 / 500.0).collect();
     let (all, usage) = classifier.classify(&pixels).expect("a call");

@@ -42,6 +42,19 @@ impl<'a, T> SharedRows<'a, T> {
     }
 }
 
+impl<T: Sync> SharedRows<'_, T> {
+    /// A part that is read.
+    ///
+    /// # Safety
+    /// While the result lives, nobody writes to it.
+    #[inline(always)]
+    pub(crate) unsafe fn read(&self, first: usize, len: usize) -> &[T] {
+        assert!(first <= self.len && len <= self.len - first);
+        // SAFETY: in bounds of the exclusive borrow, and not written by contract.
+        unsafe { std::slice::from_raw_parts(self.start.add(first), len) }
+    }
+}
+
 impl<T: Send> SharedRows<'_, T> {
     /// Where elements `first..first + len` lie, of which some may be another thread's.
     ///

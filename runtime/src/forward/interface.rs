@@ -2,13 +2,13 @@
 
 use limbeck_plan::{Manifest, OperandKind, Plan, Task};
 
-use crate::classify::PIXELS;
+use crate::classify::{self, PIXELS};
 
 /// The tensor of choices.
 pub(super) const CHOICES: &str = "choices";
 
 /// A tensor: its name and its shape in words.
-type Tensor = (&'static str, &'static str);
+type Tensor<'a> = (&'static str, &'a str);
 
 /// The named tensors of a plan's task: but for tensors, not the raw operands of its entry, which the
 /// runtime fills with positions, and with tokens of all sequences in turn.
@@ -35,7 +35,8 @@ impl Interface {
 
     /// That of a plan.
     pub fn of(plan: &Plan) -> Interface {
-        let (entry, inputs, outputs, choices): (_, &[Tensor], &[Tensor], _) =
+        let images = images(plan);
+        let (entry, inputs, outputs, choices): (_, &[Tensor<'_>], &[Tensor<'_>], _) =
             match plan.manifest().task {
                 Task::Text => (
                     Manifest::TEXT_ENTRY,
@@ -54,7 +55,7 @@ impl Interface {
                 ),
                 Task::Classify => (
                     Manifest::CLASSIFY_ENTRY,
-                    &[(PIXELS, "[batch, channels, height, width]")],
+                    &[(PIXELS, &images)],
                     &[("logits", "[batch, classes]")],
                     "[sites, batch * tokens]",
                 ),
@@ -62,7 +63,7 @@ impl Interface {
                 Task::Diffuse => return Interface::of_tensors(plan, Manifest::DENOISE_ENTRY),
             };
         let choices = (!plan.program().sites.is_empty()).then_some((CHOICES, choices));
-        let with_choices = |tensors: &[Tensor]| {
+        let with_choices = |tensors: &[Tensor<'_>]| {
             let all = tensors.iter().copied().chain(choices);
             all.map(|(name, shape)| (name.to_owned(), shape.to_owned())).collect()
         };
@@ -77,6 +78,15 @@ impl Interface {
         };
         let (inputs, outputs) = (named(OperandKind::Input), named(OperandKind::Output));
         Interface { entry, inputs, outputs }
+    }
+}
+
+/// The shape of images, where the plan takes such.
+fn images(plan: &Plan) -> String {
+    let entry = plan.program().entry(Manifest::CLASSIFY_ENTRY);
+    match entry.and_then(classify::interface) {
+        Some(classify::Interface { image: [c, h, w], .. }) => format!("[batch, {c}, {h}, {w}]"),
+        None => "[batch, channels, height, width]".into(),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::controller::Status;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Account;
 use crate::model::Model;
-use crate::pace::Pace;
+use crate::pace::{self, Pace};
 use crate::text::shortlist::Pick;
 use crate::usage::Usage;
 
@@ -61,10 +61,8 @@ impl Tensors {
     /// A tensor that is missing, or not of its type, shape or range; cancellation.
     pub fn run(&mut self, given: &Inputs<'_>) -> Result<(Vec<Tensor>, Usage)> {
         let start = Instant::now();
-        self.pace.begin_call(1);
-        let ran = self.run_once(given);
-        self.pace.end_call();
-        let mut usage = ran?;
+        let mut usage =
+            pace::call(self, |tensors| &mut tensors.pace, 1, |tensors| tensors.run_once(given))?;
         usage.ms = start.elapsed().as_secs_f64() * 1e3;
         usage.unmet = self.pace.status().unmet;
         Ok((self.runner.outputs(self.entry)?, usage))

@@ -85,7 +85,8 @@ pub struct Piece<'a> {
 /// A finished continuation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Continuation {
-    /// The sequence that holds the prompt and all tokens but the last one, which was not fed back.
+    /// The sequence that holds the prompt and the tokens: all of them after [`Finish::EndOfText`], else all but the
+    /// last one, which was not fed back.
     pub sequence: Sequence,
     /// Its tokens; one that ended it (end of text) is not among them.
     pub tokens: Vec<u32>,
@@ -100,7 +101,7 @@ pub struct Continuation {
 /// A continuation as far as it is committed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Progress<'a> {
-    /// The sequence that holds the prompt and all tokens but the last one, as in [`Continuation`].
+    /// The sequence that holds the prompt and what was fed back of the tokens, as in [`Continuation`].
     pub sequence: Sequence,
     /// Its tokens.
     pub tokens: &'a [u32],
@@ -228,7 +229,8 @@ impl Generator {
         self.running = true;
         // The last token of a continuation is not fed back.
         let decoded = self.rules.max_tokens.saturating_sub(1).min(session.context());
-        let expected = self.prompt.len().saturating_add(self.samples.saturating_mul(decoded));
+        let prompt = if self.streams.is_empty() { self.prompt.len() } else { 0 };
+        let expected = prompt.saturating_add(self.samples.saturating_mul(decoded));
         let left = expected.saturating_sub(self.committed()).max(1);
         let result = session.call(left, |session| {
             self.prefill(session, &mut on_piece)?;

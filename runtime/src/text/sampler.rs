@@ -162,7 +162,8 @@ impl Sampler {
     /// the prompt and all tokens since. Of tokens that are equally likely the lowest id comes
     /// first; a logit of -inf is never chosen.
     ///
-    /// Errors: backend, when a logit is NaN or +inf or when all are -inf; invalid input, when
+    /// # Errors
+    /// Backend, when a logit is NaN or +inf or when all are -inf; invalid input, when
     /// the history has an id outside of the vocabulary.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<Sampled> {
         let max = largest(logits)?;
@@ -413,7 +414,8 @@ impl Sampler {
 
 /// Writes the natural logarithm of the softmax of `logits` `[vocab]` to `out` `[vocab]`.
 ///
-/// Errors: invalid input, when the lengths differ; backend, as for [`Sampler::sample`].
+/// # Errors
+/// Invalid input, when the lengths differ; backend, as for [`Sampler::sample`].
 pub fn log_probabilities(logits: &[f32], out: &mut [f32]) -> Result<()> {
     if logits.len() != out.len() {
         let message = format!("{} values for {} logits", out.len(), logits.len());

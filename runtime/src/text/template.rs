@@ -52,7 +52,8 @@ pub struct ChatTemplate {
 impl ChatTemplate {
     /// Compiles a template.
     ///
-    /// Errors: plan, for one that is no Jinja; unsupported, for one that uses what no chat
+    /// # Errors
+    /// Plan, for one that is no Jinja; unsupported, for one that uses what no chat
     /// template needs or is larger or more deeply nested than any.
     pub fn new(source: &str) -> Result<ChatTemplate> {
         let guarded = template_guard::guard(source).map_err(|error| error.at(NAME))?;
@@ -87,7 +88,8 @@ impl ChatTemplate {
 
     /// The text of a chat.
     ///
-    /// Errors: invalid input, when the template refuses the messages; plan, when it fails or
+    /// # Errors
+    /// Invalid input, when the template refuses the messages; plan, when it fails or
     /// uses too much.
     pub fn render(
         &self,

@@ -42,7 +42,8 @@ pub(super) enum Decoding {
 impl Tokenizer {
     /// Reads a `tokenizer.json`. Its padding and truncation are ignored.
     ///
-    /// Errors: plan, when it is damaged; unsupported, when it is of a kind that cannot be
+    /// # Errors
+    /// Plan, when it is damaged; unsupported, when it is of a kind that cannot be
     /// streamed or that could make texts grow without bound.
     pub fn from_bytes(bytes: &[u8]) -> Result<Tokenizer> {
         Self::read(bytes).map_err(|error| error.at("tokenizer"))

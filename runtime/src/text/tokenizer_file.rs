@@ -62,7 +62,8 @@ struct Added {
 impl<'a> File<'a> {
     /// Takes a file apart.
     ///
-    /// Errors: plan, when it is no tokenizer; unsupported, when it could make texts grow without
+    /// # Errors
+    /// Plan, when it is no tokenizer; unsupported, when it could make texts grow without
     /// bound.
     pub(super) fn parse(bytes: &'a [u8]) -> Result<File<'a>> {
         let file: File<'a> = serde_json::from_slice(bytes).map_err(damaged)?;
@@ -87,7 +88,8 @@ impl<'a> File<'a> {
 
     /// The model, when it is BPE.
     ///
-    /// Errors: plan, when the model is damaged; unsupported, with options that are refused.
+    /// # Errors
+    /// Plan, when the model is damaged; unsupported, with options that are refused.
     pub(super) fn bpe(&self) -> Result<Option<Bpe>> {
         let fields: Fields<'_> = serde_json::from_str(self.model.get()).map_err(damaged)?;
         fields.is_bpe().then(|| Bpe::new(fields)).transpose()

@@ -271,7 +271,7 @@ impl Call<'_> {
         }
         let at = (row * (p.heads + p.kv_heads) + head) * p.head_dim;
         // SAFETY: the caller's contract.
-        unsafe { self.queries.part(at, p.head_dim) }
+        unsafe { self.queries.read(at, p.head_dim) }
     }
 
     /// Positions of span `span` that exist as keys, and the position of its first row among them.

@@ -56,7 +56,7 @@ pub(super) fn run(
     Ok(())
 }
 
-/// What is done with an element before it is added, and with the sum.
+/// What a reduction begins with.
 fn start(reduction: Reduction) -> f64 {
     match reduction {
         Reduction::Prod => 1.0,

@@ -80,7 +80,8 @@ pub(super) struct Bpe {
 impl Bpe {
     /// Builds the tables.
     ///
-    /// Errors: plan, when the fields are damaged; unsupported, with `dropout`, which makes
+    /// # Errors
+    /// Plan, when the fields are damaged; unsupported, with `dropout`, which makes
     /// encoding random, or with a `continuing_subword_prefix`.
     pub(super) fn new(fields: Fields<'_>) -> Result<Bpe> {
         if fields.dropout.is_some_and(|dropout| dropout != 0.0) {
@@ -120,7 +121,8 @@ impl Bpe {
 
     /// The tokens of a word.
     ///
-    /// Errors: an unknown character, when its token is missing.
+    /// # Errors
+    /// An unknown character, when its token is missing.
     pub(super) fn tokenize(&self, text: &str) -> tokenizers::Result<Vec<Token>> {
         if u32::try_from(text.len()).is_err() {
             return Err("a word is too long".into());

@@ -110,7 +110,8 @@ pub fn compile(options: &Options, progress: Progress<'_>) -> Result<Report> {
         onnx_for: options.onnx_for.clone(),
     };
     let checkpoint = import::open_with(&options.source, &options.overlays, &onnx)?;
-    let place = options.source.display();
+    let overlays = options.overlays.iter().map(|folder| format!(" with {}", folder.display()));
+    let place = format!("{}{}", options.source.display(), overlays.collect::<String>());
     let mut student = build(checkpoint.as_ref(), options).at(&place)?;
     let sampler = sampler(checkpoint.as_ref(), options, &mut student).at(&place)?;
     if options.fold_gates {

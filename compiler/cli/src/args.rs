@@ -21,7 +21,7 @@ const MAX_BATCH: usize = 1024;
 
 /// Compile distilled students to plan files and run them.
 #[derive(Parser)]
-#[command(name = "limbeck", version, about)]
+#[command(name = "limbeck", version)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -200,13 +200,13 @@ pub struct RunnerArgs {
     #[arg(long, default_value = "f16")]
     pub kv: KvFormat,
     /// Compute allowed: full, 0.6, price:0.02, latency:8ms or deadline:400ms.
-    #[arg(long, default_value = "full")]
+    #[arg(long, default_value = "full", allow_negative_numbers = true)]
     pub budget: Requested,
     /// Lowest fraction of compute, whatever the budget.
-    #[arg(long, default_value_t = 0.0, value_parser = values::limit)]
+    #[arg(long, default_value_t = 0.0, value_parser = values::limit, allow_negative_numbers = true)]
     pub floor: f64,
     /// Highest fraction of compute, whatever the budget.
-    #[arg(long, default_value_t = 1.0, value_parser = values::limit)]
+    #[arg(long, default_value_t = 1.0, value_parser = values::limit, allow_negative_numbers = true)]
     pub ceiling: f64,
     /// Print one JSON object.
     #[arg(long)]
@@ -216,7 +216,7 @@ pub struct RunnerArgs {
 #[derive(Args, Clone)]
 pub struct SamplingArgs {
     /// Temperature; 0 takes the likeliest token [default: the student's, else 0].
-    #[arg(long, value_parser = values::temperature)]
+    #[arg(long, value_parser = values::temperature, allow_negative_numbers = true)]
     pub temp: Option<f32>,
     /// Keep the K likeliest tokens; 0 keeps all.
     #[arg(long)]
@@ -408,7 +408,7 @@ pub struct TuneArgs {
     /// Draw quality and time against the fraction of compute.
     #[arg(long, value_name = "OUT.svg")]
     pub plot: Option<PathBuf>,
-    /// Prices to measure, 0 among them.
+    /// Prices to measure, 12 at least, 0 among them.
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = within(PRICES))]
     pub prices: usize,
     /// Fit the weights of the sites to the data first.

@@ -15,8 +15,8 @@ use crate::lines::Lines;
 use crate::output::{Failure, note, print, print_json, print_line};
 use crate::run::summary;
 
-const HELP: &str = "/budget B changes the budget (full, 0.6, price:0.02, latency:8ms), /stop ends an answer, \
-                    /reset begins anew, /quit ends";
+const HELP: &str = "/budget B changes the budget (full, 0.6, price:0.02, latency:8ms, deadline:400ms), \
+                    /stop ends an answer, /reset begins anew, /quit ends";
 
 pub fn execute(args: ChatArgs) -> Result<(), Failure> {
     let model = args.plan.open()?;

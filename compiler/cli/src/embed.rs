@@ -1,17 +1,17 @@
 //! `limbeck embed`: lines of stdin to vectors, a JSON array a line.
 
-use std::io::BufRead;
-
-use limbeck::Usage;
+use limbeck::{Budget, Usage};
 use serde_json::json;
 
 use crate::args::EmbedArgs;
+use crate::lines::lines_of;
 use crate::output::{Failure, note, print_json, print_line};
 
 pub fn execute(args: EmbedArgs) -> Result<(), Failure> {
     let model = args.plan.open()?;
     let mut encoder = args.plan.runner.encoder(&model)?;
-    let mut lines = std::io::stdin().lock().lines();
+    let mut lines = lines_of(std::io::stdin().lock());
+    let deadline = matches!(args.plan.runner.budget()?.0, Budget::Deadline(_));
     let mut usage = Usage::default();
     let mut all = Vec::new();
     let mut cut = 0;
@@ -25,7 +25,10 @@ pub fn execute(args: EmbedArgs) -> Result<(), Failure> {
         }
         let texts: Vec<&str> = batch.iter().map(String::as_str).collect();
         let (embeddings, spent) = encoder.embed(&texts)?;
+        // A deadline is each batch's own, and one that was missed stays so.
+        let missed = usage.unmet.filter(|_| deadline);
         usage.add(&spent);
+        usage.unmet = missed.or(usage.unmet);
         cut += encoder.cut();
         if args.plan.runner.json {
             all.extend(embeddings);

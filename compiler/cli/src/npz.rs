@@ -1,7 +1,7 @@
 //! Reading and writing `.npz` files of named tensors.
 
 use std::fs::File;
-use std::io::{self, BufReader, Cursor, Read};
+use std::io::{self, BufReader, Cursor, Read, Write};
 use std::path::Path;
 
 use limbeck::{Tensor, TensorValues};
@@ -214,8 +214,13 @@ fn array<T: npyz::AutoSerialize + Copy>(
     shape: &[u64],
     values: &[T],
 ) -> io::Result<()> {
-    let array = writer.array(name, Default::default())?;
-    let mut array = array.default_dtype().shape(shape).begin_nd()?;
+    // The archive compresses what it is given at once, and an array gives element by element.
+    let mut bytes = Vec::new();
+    let array = npyz::WriteOptions::new().default_dtype().shape(shape).writer(&mut bytes);
+    let mut array = array.begin_nd()?;
     array.extend(values.iter().copied())?;
-    array.finish()
+    array.finish()?;
+    let zip = writer.zip_writer();
+    zip.start_file(format!("{name}.npy"), npyz::zip::write::FileOptions::default())?;
+    zip.write_all(&bytes)
 }

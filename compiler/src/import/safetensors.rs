@@ -335,12 +335,14 @@ fn chat_template(config: TokenizerConfig) -> Option<String> {
     }
 }
 
+/// How tokens are chosen. Where the file says to sample and not how, transformers' defaults are meant.
 fn generation_defaults(config: &Value) -> GenerationDefaults {
     let number = |key: &str| config.get(key).and_then(Value::as_f64).map(|v| v as f32);
     let samples = config.get("do_sample").and_then(Value::as_bool).unwrap_or(false);
+    let top_k = config.get("top_k").and_then(Value::as_u64).and_then(|k| u32::try_from(k).ok());
     GenerationDefaults {
-        temperature: number("temperature").filter(|_| samples),
-        top_k: config.get("top_k").and_then(Value::as_u64).and_then(|k| u32::try_from(k).ok()),
+        temperature: samples.then(|| number("temperature").unwrap_or(1.0)),
+        top_k: top_k.or(samples.then_some(50)),
         top_p: number("top_p"),
         repetition_penalty: number("repetition_penalty"),
     }

@@ -54,7 +54,8 @@ impl RowOrder {
 impl<'a> Tensor<'a> {
     /// A tensor over `bytes`, which must hold exactly the shape's values.
     ///
-    /// Errors: a shape that is empty, has a zero, overflows, does not divide into the storage's
+    /// # Errors
+    /// A shape that is empty, has a zero, overflows, does not divide into the storage's
     /// blocks or does not fit the bytes; a row order that does not fit the shape.
     pub fn new(
         name: impl Into<String>,
@@ -133,7 +134,8 @@ impl<'a> Tensor<'a> {
 
     /// Appends the values of these rows to `out` as f32, `[range.len(), cols]`.
     ///
-    /// Errors: a range beyond [`Tensor::rows`].
+    /// # Errors
+    /// A range beyond [`Tensor::rows`].
     pub fn read_rows(&self, range: Range<usize>, out: &mut Vec<f32>) -> Result<()> {
         self.check(&range)?;
         if self.shape.len() == 1 {

@@ -47,7 +47,7 @@ pub fn summary<'a>(reasons: impl IntoIterator<Item = &'a Reason>) -> String {
     let mut told: Vec<String> = told.collect();
     if merged.len() > TOLD.0 {
         let nodes: usize = merged[TOLD.0..].iter().map(|(_, nodes)| nodes.len()).sum();
-        told.push(format!("{nodes} x {} other reasons", merged.len() - TOLD.0));
+        told.push(format!("{nodes} for other reasons"));
     }
     told.join("; ")
 }
@@ -70,7 +70,7 @@ mod tests {
             told,
             "501 x b (\"b0\" (Op), \"b1\" (Op), \"b2\" (Op), ...); \
              4 x c (\"c0\" (Op), \"c1\" (Op), \"c2\" (Op), ...); \
-             2 x a (\"a0\" (Op), \"a1\" (Op)); 1 x d (\"d0\" (Op)); 1 x 1 other reasons"
+             2 x a (\"a0\" (Op), \"a1\" (Op)); 1 x d (\"d0\" (Op)); 1 for other reasons"
         );
     }
 }

@@ -21,9 +21,15 @@ pub fn execute(args: BenchArgs) -> Result<(), Failure> {
     args.trace.as_deref().map_or(Ok(()), check_result)?;
     let start = Instant::now();
     let model = args.runner.open(args.plan())?;
+    let task = model.manifest().task;
+    if args.trace.is_some() && task != Task::Text {
+        return Err(Failure::new(
+            "--trace is of decoded tokens: it needs a student that continues text",
+        ));
+    }
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
     let open_bytes = memory::resident().map(|m| m.0);
-    let (mut report, usage) = match model.manifest().task {
+    let (mut report, usage) = match task {
         Task::Text => text(&args, &model)?,
         Task::Embed => encoder(&args, &model)?,
         Task::Classify => classifier(&args, &model)?,
@@ -267,22 +273,7 @@ fn encoder(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure> {
     let input = EncoderInput { ids: &ids, positions: &positions, keys: tokens };
     let inputs = vec![input; args.batch];
     let mut encoder = args.runner.encoder(model)?;
-    let (mut seconds, mut macs) = (Vec::new(), 0);
-    let mut usage = Usage::default();
-    for round in 0..=args.repeat {
-        let start = Instant::now();
-        let call = encoder.encode(&inputs, |_, _| {})?;
-        if round > 0 {
-            seconds.push(start.elapsed().as_secs_f64());
-        }
-        macs = call.macs;
-        usage.add(&call);
-    }
-    let report = json!({
-        "prefill": calls(tokens, args.batch, macs, &mut seconds),
-        "memory": {"kv_cache_bytes": 0},
-    });
-    Ok((report, usage))
+    timed(args, tokens, || encoder.encode(&inputs, |_, _| {}))
 }
 
 /// Images of noise, as many as `--batch` says.
@@ -291,11 +282,20 @@ fn classifier(args: &BenchArgs, model: &Model) -> Result<(Value, Usage), Failure
     let (tokens, values) = (classifier.tokens(), classifier.image().iter().product::<usize>());
     let noise = |i: usize| (i.wrapping_mul(2_654_435_761) >> 8 & 0xffff) as f32 / 32768.0 - 1.0;
     let pixels: Vec<f32> = (0..values * args.batch).map(noise).collect();
+    timed(args, tokens, || Ok(classifier.classify(&pixels)?.1))
+}
+
+/// Times a call, of `tokens` tokens for each of the batch, after one that warms up.
+fn timed(
+    args: &BenchArgs,
+    tokens: usize,
+    mut call: impl FnMut() -> limbeck::Result<Usage>,
+) -> Result<(Value, Usage), Failure> {
     let (mut seconds, mut macs) = (Vec::new(), 0);
     let mut usage = Usage::default();
     for round in 0..=args.repeat {
         let start = Instant::now();
-        let call = classifier.classify(&pixels)?.1;
+        let call = call()?;
         if round > 0 {
             seconds.push(start.elapsed().as_secs_f64());
         }

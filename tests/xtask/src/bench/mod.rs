@@ -1,9 +1,10 @@
 //! `bench`: Limbeck against llama.cpp and ONNX Runtime on the same students, machine, threads and
-//! run, adaptive ops against themselves, and steps through C against those in Rust. Sides take turns, and ratios are of medians. Writes
+//! run, adaptive ops against themselves, times per token against what was asked for, and steps through C against those in Rust. Sides take turns, and ratios are of medians. Writes
 //! `target/bench/report.md` and `report.json`.
 
 mod abi;
 mod dial;
+mod latency;
 mod llama;
 mod long;
 mod minilm;
@@ -51,7 +52,7 @@ pub struct Options {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "smollm2,qwen2,minilm,terrain,long,dial,abi"
+        default_value = "smollm2,qwen2,minilm,terrain,long,dial,latency,abi"
     )]
     cases: Vec<Case>,
     /// Formats of SmolLM2 to measure, of: q4_1, q4_0, q8_0, f16
@@ -101,6 +102,8 @@ enum Case {
     Long,
     /// Adaptive ops against themselves
     Dial,
+    /// Whether an adaptive decoder of 0.5B keeps times per token
+    Latency,
     /// Decode steps of SmolLM2-135M through C against the same in Rust
     Abi,
 }
@@ -121,7 +124,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let machine = report::machine();
     let (mut text, mut data) = (Vec::new(), json!({"machine": machine}));
     let cases = options.cases();
-    if cases.iter().any(|case| !matches!(case, Case::Dial | Case::Abi)) {
+    if cases.iter().any(|case| !matches!(case, Case::Dial | Case::Latency | Case::Abi)) {
         text.extend(against_peers(workspace, options, folder.clone(), &mut data)?);
         // What took an hour is there where something after it fails.
         write(&folder, &text.join("\n"), &data)?;
@@ -134,6 +137,11 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         }
         text.push(dial::markdown(&all)?);
         data["dial"] = all.into();
+    }
+    if cases.contains(&Case::Latency) {
+        let measured = latency::measure(workspace, &folder, &options.threads)?;
+        text.push(latency::markdown(&measured)?);
+        data["latency"] = measured.into();
     }
     if cases.contains(&Case::Abi) {
         let measured = abi::measure(workspace, &folder, &options.threads, options.rounds)?;

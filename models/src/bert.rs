@@ -3,12 +3,12 @@
 
 use limbeck_graph::{Graph, TensorExpr, ValueId};
 use limbeck_plan::{
-    Activate, Add, Attention, DType, Dim, Embedding, Manifest, Op, Pool, Pooling, Symbol, Task,
+    Activate, Add, DType, Dim, Embedding, Manifest, Op, Pool, Pooling, Symbol, Task,
 };
 
 use crate::acm::{Role, Settings, overlaid_mlp};
 use crate::config::Config;
-use crate::decoder::{activation, layer_norm, linear};
+use crate::decoder::{activation, encoder_attention, layer_norm, linear};
 use crate::{Description, EmbeddingRule, Error, Student, TensorIndex};
 
 /// What plain BERT gives when no pooling is described.
@@ -114,7 +114,8 @@ impl Bert<'_> {
         for (role, name) in [(Role::Query, "query"), (Role::Key, "key"), (Role::Value, "value")] {
             qkv.push(self.projection(role, &at(&format!("attention.self.{name}")), x)?);
         }
-        let attended = self.graph.node(&at("attention"), self.attention(), &qkv)?;
+        let op = encoder_attention(self.hidden, self.heads, false);
+        let attended = self.graph.node(&at("attention"), op, &qkv)?;
         let out = self.projection(Role::Output, &at("attention.output.dense"), attended)?;
         let sum = self.graph.node(&at("attention_residual"), Op::Add(Add {}), &[out, x])?;
         let x = self.norm(&at("attention.output.LayerNorm"), sum)?;
@@ -159,23 +160,6 @@ impl Bert<'_> {
             Some(module) => module.place(&mut self.graph, x),
             None => self.linear(name, x, shape),
         }
-    }
-
-    fn attention(&self) -> Op {
-        let head_dim = self.hidden / self.heads;
-        Op::Attention(Attention {
-            heads: self.heads,
-            kv_heads: self.heads,
-            head_dim,
-            scale: (head_dim as f32).powf(-0.5),
-            softcap: None,
-            causal: false,
-            window: None,
-            fused: false,
-            qk_norm_eps: None,
-            rope: None,
-            state: None,
-        })
     }
 
     fn linear(&mut self, name: &str, x: ValueId, shape: [usize; 2]) -> Result<ValueId, Error> {

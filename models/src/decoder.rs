@@ -299,6 +299,25 @@ pub(crate) fn layer_norm(
     Ok(graph.node(name, op, &inputs)?)
 }
 
+/// Attention of an encoder: all tokens see one another, and nothing is kept. Its input is `fused` where one linear
+/// gives queries, keys and values.
+pub(crate) fn encoder_attention(hidden: usize, heads: usize, fused: bool) -> Op {
+    let head_dim = hidden / heads;
+    Op::Attention(Attention {
+        heads,
+        kv_heads: heads,
+        head_dim,
+        scale: (head_dim as f32).powf(-0.5),
+        softcap: None,
+        causal: false,
+        window: None,
+        fused,
+        qk_norm_eps: None,
+        rope: None,
+        state: None,
+    })
+}
+
 /// A linear from `{name}.weight` and, when it has one, `{name}.bias`.
 pub(crate) fn linear(
     graph: &mut Graph,

@@ -30,9 +30,11 @@ pub(crate) fn read(config: &Config, head_dim: usize, context: usize) -> Result<R
         (None, None) => (&nothing, "rope_parameters"),
     };
     let params = Config::nested(value, path)?;
+    // transformers 4 has it beside the others.
+    let holder = |key: &str| if params.has(key) { &params } else { config };
     let theta = params.get("rope_theta")?.or(theta).unwrap_or(10_000.0);
     if !(theta > 1.0 && f32::is_finite(theta)) {
-        return Err(params.unsupported("rope_theta", &theta.to_string()));
+        return Err(holder("rope_theta").unsupported("rope_theta", &theta.to_string()));
     }
     let share: f32 = match params.get("partial_rotary_factor")? {
         Some(share) => share,
@@ -40,7 +42,9 @@ pub(crate) fn read(config: &Config, head_dim: usize, context: usize) -> Result<R
     };
     let rotary_dim = (head_dim as f32 * share) as usize;
     if rotary_dim < 2 || rotary_dim > head_dim || !rotary_dim.is_multiple_of(2) {
-        return Err(params.unsupported("partial_rotary_factor", &share.to_string()));
+        let message =
+            format!("{rotary_dim} of {head_dim} elements of a head cannot be turned in pairs");
+        return Err(Error::new(ErrorKind::Unsupported, message));
     }
     let kind: Option<String> = match params.get("rope_type")? {
         Some(kind) => Some(kind),

@@ -3,13 +3,13 @@
 
 use limbeck_graph::{Graph, TensorExpr, ValueId};
 use limbeck_plan::{
-    Activate, Activation, Add, Attention, DType, Dim, Embedding, Manifest, Op, Patches, Pool,
-    Pooling, Symbol, Task,
+    Activate, Activation, Add, DType, Dim, Embedding, Manifest, Op, Patches, Pool, Pooling, Symbol,
+    Task,
 };
 
 use crate::acm::{Released, Role};
 use crate::config::Config;
-use crate::decoder::{layer_norm, linear, plain_linear};
+use crate::decoder::{encoder_attention, layer_norm, linear, plain_linear};
 use crate::{Description, Error, Student, TensorIndex};
 
 /// Of every norm, as torchvision has it.
@@ -126,7 +126,7 @@ impl Vit<'_> {
     /// Queries, keys and values come from one matrix in torchvision's checkpoints, from three in
     /// those of the released code.
     fn attention(&mut self, name: &str, x: ValueId) -> Result<ValueId, Error> {
-        let (h, head_dim) = (self.hidden, self.hidden / self.heads);
+        let h = self.hidden;
         let at = |part: &str| format!("{name}.{part}");
         let fused = self.tensors.has(&at("in_proj_weight"));
         let inputs = if fused {
@@ -141,19 +141,7 @@ impl Vit<'_> {
             }
             inputs
         };
-        let op = Op::Attention(Attention {
-            heads: self.heads,
-            kv_heads: self.heads,
-            head_dim,
-            scale: (head_dim as f32).powf(-0.5),
-            softcap: None,
-            causal: false,
-            window: None,
-            fused,
-            qk_norm_eps: None,
-            rope: None,
-            state: None,
-        });
+        let op = encoder_attention(h, self.heads, fused);
         let attended = self.graph.node(name, op, &inputs)?;
         match fused {
             true => self.linear(&at("out_proj"), attended, [h, h]),

@@ -106,10 +106,20 @@ impl Tally {
     }
 }
 
-/// An error names a file, section, entry, step, tensor or key: `place: message`, or by its name
-/// in quotes.
+/// What places in a file are, and the parts of a plan.
+const PLACES: [&str; 12] = [
+    "section", "entry", "step", "tensor", "operand", "node", "key", "manifest", "site", "weight",
+    "header", "table",
+];
+
+/// An error names a place in the file, `place: message`, or something of it by its name in quotes.
 fn says_where(message: &str) -> bool {
-    message.contains(": ") || message.matches('"').count() >= 2
+    let names = message.matches('"').count() >= 2;
+    names
+        || message.split_once(": ").is_some_and(|(place, _)| {
+            let word = place.split([' ', '[']).next().unwrap_or_default();
+            PLACES.contains(&word) || place.contains('/') || place.contains('.')
+        })
 }
 
 /// Values to put in the place of a value.

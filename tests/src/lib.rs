@@ -38,10 +38,18 @@ pub fn student(path: &str) -> Option<PathBuf> {
     if found.exists() {
         return Some(found);
     }
-    let required = std::env::var("LIMBECK_REQUIRE").is_ok_and(|v| v == "1");
-    assert!(!required, "{} is missing: run `cargo xtask fetch`", found.display());
-    println!("skipped: {} is missing: run `cargo xtask fetch`", found.display());
+    skip(&format!("{} is missing: run `cargo xtask fetch`", found.display()));
     None
+}
+
+/// Says why a test ends early.
+///
+/// # Panics
+/// When `LIMBECK_REQUIRE=1`, which lets nothing be missing.
+pub fn skip(reason: &str) {
+    let required = std::env::var("LIMBECK_REQUIRE").is_ok_and(|v| v == "1");
+    assert!(!required, "{reason}");
+    println!("skipped: {reason}");
 }
 
 /// Whether there is an adapter for the backend `wgpu`; the reason is printed where there is none.
@@ -51,10 +59,7 @@ pub fn student(path: &str) -> Option<PathBuf> {
 pub fn adapter() -> bool {
     let found = limbeck::adapters().iter().any(|adapter| adapter.chosen);
     if !found {
-        let reason = "there is no adapter for the backend wgpu: install Mesa's llvmpipe";
-        let required = std::env::var("LIMBECK_REQUIRE").is_ok_and(|v| v == "1");
-        assert!(!required, "{reason}");
-        println!("skipped: {reason}");
+        skip("there is no adapter for the backend wgpu: install Mesa's llvmpipe");
     }
     found
 }
@@ -208,6 +213,22 @@ pub fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
     (difference / norm).sqrt()
 }
 
+/// Copies a folder with all that lies in it.
+///
+/// # Panics
+/// When a file cannot be read or written.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for file in std::fs::read_dir(from).expect("the folder") {
+        let file = file.expect("a file").path();
+        let target = to.join(file.file_name().expect("a name"));
+        match file.is_dir() {
+            true => copy_folder(&file, &target),
+            false => drop(std::fs::copy(&file, &target).expect("a copy")),
+        }
+    }
+}
+
 /// The linears of a program, in the order of its steps.
 pub fn linears(program: &mut Program) -> Vec<&mut Linear> {
     let steps = program.entries.iter_mut().flat_map(|e| &mut e.segments);
@@ -242,10 +263,7 @@ pub fn onnx_check(model: &Path) {
 pub fn onnx_runtime() -> Option<PathBuf> {
     let found = std::env::var_os("LIMBECK_ORT").map(PathBuf::from).filter(|path| path.is_file());
     if found.is_none() {
-        let required = std::env::var("LIMBECK_REQUIRE").is_ok_and(|v| v == "1");
-        let message = "LIMBECK_ORT names no library of ONNX Runtime: run `cargo xtask test`";
-        assert!(!required, "{message}");
-        println!("skipped: {message}");
+        skip("LIMBECK_ORT names no library of ONNX Runtime: run `cargo xtask test`");
     }
     found
 }
@@ -270,10 +288,7 @@ pub fn run_onnx_runtime(model: &Path, calls: &Path, threads: usize) -> Option<te
 fn python() -> Option<std::ffi::OsString> {
     let found = std::env::var_os("LIMBECK_PYTHON");
     if found.is_none() {
-        let required = std::env::var("LIMBECK_REQUIRE").is_ok_and(|v| v == "1");
-        let message = "LIMBECK_PYTHON names no Python with `onnx`: run `cargo xtask test`";
-        assert!(!required, "{message}");
-        println!("skipped: {message}");
+        skip("LIMBECK_PYTHON names no Python with `onnx`: run `cargo xtask test`");
     }
     found
 }

@@ -9,7 +9,7 @@ use limbeck::{
 };
 use limbeck_compiler::{Options, Quant, compile};
 use limbeck_tests::hostile::{Noise, Tally, each_mutation};
-use limbeck_tests::{golden, memory};
+use limbeck_tests::{copy_folder, golden, memory};
 use serde_json::{Value, json};
 
 #[global_allocator]
@@ -33,7 +33,7 @@ impl Folder {
 
     fn copy_of(path: &Path) -> Folder {
         let folder = Folder::empty();
-        copy(path, &folder.path(""));
+        copy_folder(path, &folder.path(""));
         folder
     }
 
@@ -136,18 +136,6 @@ impl Folder {
         self.check("a folder to refuse");
         assert_eq!(self.tally.accepted, before, "it was accepted");
         self.compile().expect_err("refused before")
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a folder");
-    for file in std::fs::read_dir(from).expect("the folder") {
-        let file = file.expect("a file").path();
-        let target = to.join(file.file_name().expect("a name"));
-        match file.is_dir() {
-            true => copy(&file, &target),
-            false => drop(std::fs::copy(&file, &target).expect("a copy")),
-        }
     }
 }
 

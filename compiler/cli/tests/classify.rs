@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{Place, Run, array, golden, limbeck, numbers, relative_error, stored_table, tensor};
+use common::{Place, Run, array, golden, limbeck, numbers, stored_table, tensor};
+use limbeck_tests::relative_error;
 use npyz::npz::NpzWriter;
 
 const IMAGE: [u64; 4] = [3, 3, 24, 24];

@@ -40,7 +40,7 @@ fn a_sample_becomes_a_picture_and_its_values() {
     assert_eq!(shape, [1, 1, 8, 8]);
     // The golden's sample of this seed.
     let (_, expected) = tensor::<f32>(&golden("diffusion/denoiser.npz"), "2");
-    assert!(common::relative_error(&values, &expected[..64]) < 1e-4);
+    assert!(limbeck_tests::relative_error(&values, &expected[..64]) < 1e-4);
     let (width, height, colour, bytes) = picture(&place.path("a.png"));
     assert_eq!((width, height, colour), (8, 8, png::ColorType::Grayscale));
     let shown = bytes.chunks(2).map(|b| f64::from(u16::from_be_bytes([b[0], b[1]])));

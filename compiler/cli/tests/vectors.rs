@@ -4,7 +4,8 @@ mod common;
 
 use std::process::{Command, Stdio};
 
-use common::{Place, acm, golden, limbeck, limbeck_with, relative_error, tensor};
+use common::{Place, acm, golden, limbeck, limbeck_with, tensor};
+use limbeck_tests::relative_error;
 use serde_json::Value;
 
 fn embed(place: &Place, stdin: &[u8], more: &[&str]) -> common::Run {

@@ -155,7 +155,7 @@ impl Place {
     /// A copy of any golden checkpoint in `student`.
     pub fn golden(name: &str) -> Place {
         let place = Place::empty();
-        copy(&golden(name), &place.path("student"));
+        limbeck_tests::copy_folder(&golden(name), &place.path("student"));
         place
     }
 
@@ -305,25 +305,4 @@ pub fn tensor<T: npyz::Deserialize>(path: &Path, name: &str) -> (Vec<u64>, Vec<T
     let mut npz = NpzArchive::<std::io::BufReader<File>>::open(path).expect("an archive");
     let array = npz.by_name(name).expect("readable").expect("the tensor");
     (array.shape().to_vec(), array.into_vec().expect("values"))
-}
-
-pub fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
-    assert_eq!(found.len(), expected.len());
-    let square = |v: f64| v * v;
-    let pairs = found.iter().zip(expected);
-    let difference: f64 = pairs.map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
-    let norm: f64 = expected.iter().map(|v| square(f64::from(*v))).sum();
-    (difference / norm).sqrt()
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a folder");
-    for file in std::fs::read_dir(from).expect("the folder") {
-        let file = file.expect("a file").path();
-        let target = to.join(file.file_name().expect("a name"));
-        match file.is_dir() {
-            true => copy(&file, &target),
-            false => drop(std::fs::copy(&file, &target).expect("a copy")),
-        }
-    }
 }

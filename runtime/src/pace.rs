@@ -245,4 +245,13 @@ mod tests {
         pace.end_call();
         assert!(pace.begin_call(1));
     }
+
+    #[test]
+    fn a_call_that_panics_ends() {
+        let mut pace = adaptive();
+        let panics = || call(&mut pace, |pace| pace, 10, |_| panic!("of a sink"));
+        assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
+        assert!(call(&mut pace, |pace| pace, 1, |pace| pace.in_call && !pace.begin_call(1)));
+        assert!(!pace.in_call);
+    }
 }

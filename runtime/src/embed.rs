@@ -159,7 +159,16 @@ impl Encoder {
     pub fn encode(
         &mut self,
         inputs: &[EncoderInput<'_>],
-        sink: impl FnMut(usize, &Encoded<'_>),
+        mut sink: impl FnMut(usize, &Encoded<'_>),
+    ) -> Result<Usage> {
+        self.encode_onto(inputs, &mut sink)
+    }
+
+    /// [`Encoder::encode`], of which there is one whatever the sink.
+    fn encode_onto(
+        &mut self,
+        inputs: &[EncoderInput<'_>],
+        sink: &mut dyn FnMut(usize, &Encoded<'_>),
     ) -> Result<Usage> {
         let tokens = inputs.iter().map(|i| i.ids.len()).sum();
         self.route.begin(tokens)?;
@@ -177,7 +186,7 @@ impl Encoder {
     fn run_all(
         &mut self,
         inputs: &[EncoderInput<'_>],
-        mut sink: impl FnMut(usize, &Encoded<'_>),
+        sink: &mut dyn FnMut(usize, &Encoded<'_>),
     ) -> Result<Usage> {
         let start = Instant::now();
         let mut usage = Usage { fraction: 1.0, ..Usage::default() };
@@ -189,7 +198,7 @@ impl Encoder {
                 rows <= self.rows
             };
             let count = inputs[first..].iter().take_while(fits).count().max(1);
-            self.run(&inputs[first..first + count], first, &mut usage, &mut sink)?;
+            self.run(&inputs[first..first + count], first, &mut usage, sink)?;
             first += count;
         }
         usage.ms = start.elapsed().as_secs_f64() * 1e3;
@@ -219,7 +228,7 @@ impl Encoder {
         inputs: &[EncoderInput<'_>],
         first: usize,
         usage: &mut Usage,
-        sink: &mut impl FnMut(usize, &Encoded<'_>),
+        sink: &mut dyn FnMut(usize, &Encoded<'_>),
     ) -> Result<()> {
         let ids: Vec<i32> = inputs.iter().flat_map(|i| i.ids).map(|id| *id as i32).collect();
         let positions: Vec<i32> =

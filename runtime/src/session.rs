@@ -386,7 +386,7 @@ impl Session {
         work: &[Work<'_>],
         mut sink: impl FnMut(LogitsRow, &[f32]),
     ) -> Result<()> {
-        self.step_found(usage, work, Need::Logits, |row, found| {
+        self.step_found(usage, work, Need::Logits, &mut |row, found| {
             if let Found::Logits(logits) = found {
                 sink(row, logits);
             }
@@ -407,7 +407,7 @@ impl Session {
         mut sink: impl FnMut(LogitsRow, Sampled),
     ) -> Result<()> {
         let mut sampler = Sampler::new(SamplerOptions::default())?;
-        self.step_found(usage, work, sampler.need(), |row, found| {
+        self.step_found(usage, work, sampler.need(), &mut |row, found| {
             let chosen = sampler.choose(found, &[])?;
             chosen.into_iter().for_each(|sampled| sink(row, sampled));
             Ok(chosen.is_some())
@@ -422,10 +422,10 @@ impl Session {
         usage: &mut Usage,
         work: &[Work<'_>],
         need: Need,
-        mut sink: impl FnMut(LogitsRow, Found<'_>) -> Result<bool>,
+        sink: &mut dyn FnMut(LogitsRow, Found<'_>) -> Result<bool>,
     ) -> Result<()> {
         let mut failure = None;
-        let sink = |row, found: Found<'_>| {
+        let mut sink = |row, found: Found<'_>| {
             sink(row, found).unwrap_or_else(|e| {
                 failure.get_or_insert(e);
                 true
@@ -435,7 +435,7 @@ impl Session {
         self.route.begin(tokens)?;
         self.check(work)?;
         let start = Instant::now();
-        let result = self.call(tokens, |session| session.run(usage, work, need, sink));
+        let result = self.call(tokens, |session| session.run(usage, work, need, &mut sink));
         usage.ms += start.elapsed().as_secs_f64() * 1e3;
         usage.unmet = self.pace.status().unmet;
         result.and(failure.map_or(Ok(()), Err))
@@ -446,7 +446,7 @@ impl Session {
         usage: &mut Usage,
         work: &[Work<'_>],
         need: Need,
-        mut sink: impl FnMut(LogitsRow, Found<'_>) -> bool,
+        sink: &mut dyn FnMut(LogitsRow, Found<'_>) -> bool,
     ) -> Result<()> {
         let pick = need.pick(self.model.manifest().vocab_size);
         let (mut item, mut done) = (0, 0);

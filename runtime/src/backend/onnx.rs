@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use limbeck_kernels::{Elements, TensorArg};
-use limbeck_plan::{DType, Dim, Entry, Fact, Onnx, Op, OperandId, OperandKind, Step, Symbol};
+use limbeck_plan::{DType, Dim, Entry, Fact, Onnx, Op, OperandId, OperandKind, Symbol};
 
 use super::{Call, PlanData};
 use crate::error::{Error, ErrorKind, Result};
@@ -164,7 +164,7 @@ impl Open {
 
 /// The number of an ONNX step of a program.
 #[cfg(any(feature = "fake", all(test, feature = "wgpu")))]
-pub(crate) fn number(program: &limbeck_plan::Program, step: &Step) -> usize {
+pub(crate) fn number(program: &limbeck_plan::Program, step: &limbeck_plan::Step) -> usize {
     let steps = program.entries.iter().flat_map(Entry::steps);
     let mut segments = steps.filter(|step| matches!(step.op, Op::Onnx(_)));
     segments.position(|other| std::ptr::eq(other, step)).unwrap_or(usize::MAX)

@@ -285,7 +285,7 @@ impl Generator {
         let work = [Work { sequence: self.sequence, tokens, wanted: Wanted::Last }];
         let forks = (1..self.samples).map(|i| self.sampler.fork(i as u64));
         let samplers: Vec<Sampler> = [self.sampler.clone()].into_iter().chain(forks).collect();
-        session.step_found(&mut self.prefill, &work, self.sampler.need(), |_, found| {
+        session.step_found(&mut self.prefill, &work, self.sampler.need(), &mut |_, found| {
             let decided = samplers.iter().all(|sampler| sampler.decides(found));
             match found {
                 Found::Logits(row) => logits = row.to_vec(),
@@ -335,7 +335,7 @@ impl Generator {
             .map(|(s, tokens)| Work { sequence: s.sequence, tokens, wanted: Wanted::Last })
             .collect();
         let rules = &self.rules;
-        session.step_found(&mut self.decode, &work, self.sampler.need(), |row, found| {
+        session.step_found(&mut self.decode, &work, self.sampler.need(), &mut |row, found| {
             let stream = live.get_mut(row.work);
             stream.map_or(Ok(true), |s| s.choose(found, rules, on_piece))
         })?;

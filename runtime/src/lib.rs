@@ -25,6 +25,7 @@ mod philox;
 mod route;
 mod session;
 mod sync;
+mod task;
 pub mod text;
 mod usage;
 

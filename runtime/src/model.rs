@@ -1,18 +1,13 @@
 //! A model: an opened plan, shared by any number of sessions.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
-use limbeck_plan::{
-    Calibration, DType, Dim, Manifest, Op, Operand, OperandKind, Plan, Program, Site, SiteKind,
-    Symbol, Task,
-};
+use limbeck_plan::{Calibration, Manifest, Plan, Program, Task};
 
 use crate::backend::cost::Cost;
 use crate::backend::{Bounds, PlanData, Prepared, State};
 use crate::bytes::PlanBytes;
-use crate::classify;
 use crate::controller::Curve;
 use crate::engine::Shared;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,6 +15,7 @@ use crate::log::{Level, Logger};
 use crate::memory::Account;
 use crate::session::{Session, SessionOptions};
 use crate::sync::OnceLock;
+use crate::task;
 use crate::text::{ChatMessage, ChatOptions, ChatTemplate, SamplerOptions, Tokenizer};
 
 /// An opened plan. Cheap to clone; clones share everything.
@@ -52,7 +48,7 @@ impl Model {
         data: PlanData,
         tokenizer: OnceLock<Arc<Tokenizer>>,
     ) -> Result<Model> {
-        check_interface(&data.plan)?;
+        task::check(&data.plan)?;
         let data = Arc::new(data);
         let prepared = engine.backend.prepare(data.clone())?;
         Ok(Model { inner: Arc::new(Inner { engine, data, prepared, tokenizer }) })
@@ -256,128 +252,4 @@ impl fmt::Debug for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Model({}, {})", self.manifest().student, self.backend())
     }
-}
-
-/// The runtime's tasks rely on the inputs, outputs and sizes that the manifest promises.
-fn check_interface(plan: &Plan) -> Result<()> {
-    let manifest = plan.manifest();
-    type Output = (&'static str, &'static str, Option<usize>);
-    let (name, inputs, outputs): (_, &[&str], &[Output]) = match manifest.task {
-        Task::Text => (
-            Manifest::TEXT_ENTRY,
-            &["input_ids"],
-            &[("logits", Symbol::OUTPUTS, Some(manifest.vocab_size))],
-        ),
-        Task::Embed => (
-            Manifest::EMBED_ENTRY,
-            &["input_ids", "positions"],
-            &[
-                ("last_hidden_state", Symbol::TOKENS, None),
-                ("embedding", Symbol::SEQUENCES, Some(manifest.embedding_size)),
-            ],
-        ),
-        Task::Classify => (
-            Manifest::CLASSIFY_ENTRY,
-            &[classify::PIXELS, "positions"],
-            &[("logits", Symbol::SEQUENCES, None)],
-        ),
-        Task::Tensors => {
-            return check_tensors(plan, Manifest::TENSORS_ENTRY, plan.program().sites.first());
-        }
-        Task::Diffuse => return check_sampler(plan),
-    };
-    let fail = |message: String| Err(Error::new(ErrorKind::Plan, message));
-    if plan.program().sampler.is_some() {
-        return fail("the plan has a sampler, which its task has no use for".into());
-    }
-    let Some(entry) = plan.program().entry(name) else {
-        return fail(format!("the plan has no entry {name:?}"));
-    };
-    if manifest.context_length == 0 || manifest.context_length > Manifest::MAX_CONTEXT {
-        return fail(format!("manifest: a context of {} is out of range", manifest.context_length));
-    }
-    let text = manifest.task == Task::Text;
-    for step in entry.steps() {
-        if let Op::Attention(p) = &step.op
-            && (p.causal, p.state.is_some()) != (text, text)
-        {
-            let wanted = if text { "causal with a state" } else { "neither causal nor stateful" };
-            return fail(format!("step {:?}: its attention is not {wanted}", step.name));
-        }
-    }
-    let mut seen = HashSet::new();
-    for (_, input) in entry.operands_of(OperandKind::Input) {
-        if !inputs.contains(&input.name.as_str()) || !seen.insert(&input.name) {
-            return fail(format!("entry {name:?} has an unknown input {:?}", input.name));
-        }
-        let floats = input.fact.dtype == DType::F32;
-        if !input.fact.is_of_call() || floats != (input.name == classify::PIXELS) {
-            return fail(format!("entry {name:?}: input {:?} is {}", input.name, input.fact));
-        }
-    }
-    let tokens = classify::interface(entry).map(|found| found.tokens);
-    if manifest.task == Task::Classify && tokens != Some(manifest.context_length) {
-        let found = tokens.map_or("no image".into(), |n| format!("images of {n} tokens"));
-        let context = manifest.context_length;
-        return fail(format!("entry {name:?} takes {found}, the manifest says {context} tokens"));
-    }
-    for (output, rows, cols) in outputs {
-        let found = entry.operands_of(OperandKind::Output).find(|(_, o)| o.name == *output);
-        let Some((_, operand)) = found else {
-            return fail(format!("entry {name:?} has no output {output:?}"));
-        };
-        let fits = match operand.fact.shape.as_slice() {
-            [r, c] => {
-                let wanted = cols.map(Dim::from);
-                *r == Dim::symbol(rows) && wanted.is_none_or(|wanted| *c == wanted)
-            }
-            _ => false,
-        };
-        if !fits {
-            let cols = cols.map_or("...".into(), |cols| cols.to_string());
-            return fail(format!(
-                "output {output:?} is {}, the manifest says [{rows}, {cols}]",
-                operand.fact
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// A student that denoises has a sampler, whose entries are of tensors, and no other site.
-fn check_sampler(plan: &Plan) -> Result<()> {
-    let program = plan.program();
-    let Some(sampler) = &program.sampler else {
-        return Err(Error::new(ErrorKind::Plan, "the plan does not say how samples are made"));
-    };
-    let others = program.sites.iter().find(|site| site.kind != SiteKind::Steps);
-    check_tensors(plan, Manifest::DENOISE_ENTRY, others)?;
-    let rows = sampler.tables.iter().flat_map(|table| &table.rows);
-    let names: HashSet<&str> = rows.map(|row| row.entry.as_str()).collect();
-    names.into_iter().try_for_each(|name| check_tensors(plan, name, others))
-}
-
-/// A call of tensors has neither tokens nor sequences, and no choices: `site` is one that it would have.
-fn check_tensors(plan: &Plan, name: &str, site: Option<&Site>) -> Result<()> {
-    let fail = |message: String| Err(Error::new(ErrorKind::Plan, message));
-    let Some(entry) = plan.program().entry(name) else {
-        return fail(format!("the plan has no entry {name:?}"));
-    };
-    if let Some(site) = site {
-        return fail(format!("site {:?} chooses for tokens, which tensors have not", site.name));
-    }
-    let mut seen = HashSet::new();
-    for operand in &entry.operands {
-        // What is given and what is returned have names of their own.
-        let is_output = operand.kind == OperandKind::Output;
-        let outside = is_output || operand.kind == OperandKind::Input;
-        if outside && !seen.insert((is_output, &operand.name)) {
-            return fail(format!("entry {name:?} has two tensors {:?}", operand.name));
-        }
-        if operand.fact.is_of_rows() {
-            let Operand { name: operand, fact, .. } = operand;
-            return fail(format!("entry {name:?}: {operand:?} is {fact}, of tokens or sequences"));
-        }
-    }
-    Ok(())
 }

@@ -230,36 +230,20 @@ pub(super) fn filled<'a>(slots: &'a [Vec<f32>], sizes: &Sizes, value: Value) -> 
 
 impl Runner<'_> {
     fn execute(&mut self, instruction: &Instruction) -> Result<()> {
-        let out = match instruction {
-            Instruction::Embedding { out, .. }
-            | Instruction::Linear { out, .. }
-            | Instruction::Norm { out, .. }
-            | Instruction::Add { out, .. }
-            | Instruction::Activate { out, .. }
-            | Instruction::Gate { out, .. }
-            | Instruction::Attention { out, .. }
-            | Instruction::SelectRows { out, .. }
-            | Instruction::Pool { out, .. }
-            | Instruction::SoftCap { out, .. }
-            | Instruction::SparseLinear { out, .. }
-            | Instruction::Patches { out, .. }
-            | Instruction::Pixels { out, .. }
-            | Instruction::Conv2d { out, .. }
-            | Instruction::DepthwiseConv2d { out, .. }
-            | Instruction::MaxPool2d { out, .. }
-            | Instruction::ConvTranspose2d { out, .. }
-            | Instruction::Tensor { out, .. }
-            | Instruction::AdaptiveMlp { out, .. }
-            | Instruction::MoeMlp { out, .. }
-            | Instruction::Mix { out, .. } => *out,
-            Instruction::Reshape { x, out } => return self.reshape(*x, *out),
+        match instruction {
+            Instruction::Reshape { x, out } => self.reshape(*x, *out),
             Instruction::Level { params } => {
                 let sites = &self.shared.data.plan.program().sites;
-                return self.choices.level(params, sites, self.call);
+                self.choices.level(params, sites, self.call)
             }
-            Instruction::Choose { .. } => return self.choose(instruction),
-            Instruction::Onnx { .. } => return self.onnx(instruction),
-        };
+            Instruction::Choose { .. } => self.choose(instruction),
+            Instruction::Onnx { .. } => self.onnx(instruction),
+            _ => instruction.out().map_or(Ok(()), |out| self.fill(instruction, out)),
+        }
+    }
+
+    /// Runs an instruction that fills a value.
+    fn fill(&mut self, instruction: &Instruction, out: Value) -> Result<()> {
         let len = self.sizes.len(out);
         // The output's buffer is taken out while the inputs' are read: no operand of a step shares
         // a slot with its output.

@@ -106,19 +106,37 @@ impl Tally {
     }
 }
 
-/// What places in a file are, and the parts of a plan.
-const PLACES: [&str; 12] = [
-    "section", "entry", "step", "tensor", "operand", "node", "key", "manifest", "site", "weight",
-    "header", "table",
+/// What errors call the parts of a plan, of a checkpoint and of a call.
+const PLACES: [&str; 20] = [
+    "calibration",
+    "entry",
+    "header",
+    "key",
+    "logits",
+    "manifest",
+    "metadata",
+    "models",
+    "node",
+    "operand",
+    "program",
+    "sampler",
+    "section",
+    "sequence",
+    "site",
+    "step",
+    "table",
+    "tensor",
+    "tokenizer",
+    "weight",
 ];
 
-/// An error names a place in the file, `place: message`, or something of it by its name in quotes.
+/// An error names a place, `place: message`, or a file, or something by its name in quotes.
 fn says_where(message: &str) -> bool {
     let names = message.matches('"').count() >= 2;
     names
         || message.split_once(": ").is_some_and(|(place, _)| {
-            let word = place.split([' ', '[']).next().unwrap_or_default();
-            PLACES.contains(&word) || place.contains('/') || place.contains('.')
+            let word = place.split([' ', ',']).next().unwrap_or_default();
+            PLACES.contains(&word) || place.contains(['/', '.'])
         })
 }
 

@@ -34,8 +34,9 @@ impl Filled {
         samples: usize,
         value: f64,
     ) -> Result<Filled> {
-        let refuse =
-            |message: String| Error::new(ErrorKind::InvalidInput, message).at(name.to_owned());
+        let refuse = |message: String| {
+            Error::new(ErrorKind::InvalidInput, message).at(format!("condition {name:?}"))
+        };
         let size = |dim: &Dim| match dim.as_const() {
             Some(size) => usize::try_from(size).ok(),
             None => (dim == batch).then_some(samples),
@@ -94,5 +95,5 @@ pub(super) fn out_of_range(condition: &Condition, value: f64) -> Error {
     let bound = |bound: Option<f64>, open: &str| bound.map_or(open.to_owned(), |b| b.to_string());
     let (least, most) = (bound(condition.least, "-inf"), bound(condition.most, "inf"));
     let message = format!("{value} is not a number of {least} to {most}");
-    Error::new(ErrorKind::InvalidInput, message).at(condition.name.clone())
+    Error::new(ErrorKind::InvalidInput, message).at(format!("condition {:?}", condition.name))
 }

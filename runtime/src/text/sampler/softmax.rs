@@ -5,7 +5,7 @@ use crate::{Error, ErrorKind, Result};
 /// Writes the natural logarithm of the softmax of `logits` `[vocab]` to `out` `[vocab]`.
 ///
 /// # Errors
-/// Invalid input, when the lengths differ; backend, as for [`Sampler::sample`].
+/// Invalid input, when the lengths differ; backend, as for [`Sampler::sample`](super::Sampler::sample).
 pub fn log_probabilities(logits: &[f32], out: &mut [f32]) -> Result<()> {
     if logits.len() != out.len() {
         let message = format!("{} values for {} logits", out.len(), logits.len());

@@ -161,11 +161,11 @@ impl Encoder {
         inputs: &[EncoderInput<'_>],
         mut sink: impl FnMut(usize, &Encoded<'_>),
     ) -> Result<Usage> {
-        self.encode_onto(inputs, &mut sink)
+        self.encode_to(inputs, &mut sink)
     }
 
     /// [`Encoder::encode`], of which there is one whatever the sink.
-    fn encode_onto(
+    fn encode_to(
         &mut self,
         inputs: &[EncoderInput<'_>],
         sink: &mut dyn FnMut(usize, &Encoded<'_>),

@@ -1,5 +1,6 @@
 //! `bench`: Limbeck against llama.cpp and ONNX Runtime on the same students, machine, threads and
-//! run, adaptive ops against themselves, times per token against what was asked for, and steps through C against those in Rust. Sides take turns, and ratios are of medians. Writes
+//! run, adaptive ops against themselves, times per token against what was asked for, and steps through C
+//! against those in Rust. Sides take turns, and ratios are of medians. Writes
 //! `target/bench/report.md` and `report.json`.
 
 mod abi;

@@ -414,3 +414,22 @@ fn pooling_rule(path: &Path) -> Result<Pooling> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// As transformers' `GenerationConfig` has it: a temperature of 1 and the 50 likeliest.
+    #[test]
+    fn sampling_without_numbers_has_those_of_transformers() {
+        let of = |config: Value| {
+            let found = generation_defaults(&config);
+            (found.temperature, found.top_k)
+        };
+        assert_eq!(of(json!({"do_sample": true})), (Some(1.0), Some(50)));
+        let given = json!({"do_sample": true, "temperature": 0.5, "top_k": 0});
+        assert_eq!(of(given), (Some(0.5), Some(0)));
+        assert_eq!(of(json!({"temperature": 0.5})), (None, None));
+    }
+}

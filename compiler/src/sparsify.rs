@@ -5,8 +5,8 @@ use std::path::Path;
 
 use limbeck_kernels::{Packed, repack_tile};
 use limbeck_plan::{
-    DType, Dim, Entry, Fact, Layout, Level, Op, Operand, OperandKind, PackFormat, Plan, Program,
-    Site, SiteKind, SparseLinear, Step, Symbol, Weight, channel_tile_rows,
+    DType, Dim, Entry, Fact, Level, Op, Operand, OperandKind, PackFormat, Plan, Program, Site,
+    SiteKind, SparseLinear, Step, Symbol, Weight,
 };
 
 use crate::error::{Error, Result};
@@ -68,13 +68,13 @@ pub fn sparsify(
             let packed = Packed::new(weight.format, weight.rows, weight.cols, data)?;
             let mut tile = Vec::new();
             let mut written = 0;
-            for index in 0..weight.rows.div_ceil(channel_tile_rows(weight.rows)) {
+            let format = PackFormat::channels(weight.format.values).unwrap_or(weight.format);
+            for index in 0..weight.rows.div_ceil(format.tile_rows(weight.rows)) {
                 tile.clear();
-                repack_tile(&packed, index, &mut tile)?;
+                repack_tile(&packed, format.layout, index, &mut tile)?;
                 writer.append(&tile)?;
                 written += tile.len() as u64;
             }
-            let format = PackFormat { layout: Layout::Channels, ..weight.format };
             program.weights[id].format = format;
             program.weights[id].bytes = written;
             by_weight.push((

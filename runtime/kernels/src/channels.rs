@@ -1,13 +1,14 @@
-//! The geometry of [`limbeck_plan::Layout::Channels`], and the repacking of other layouts into it.
+//! The geometry of weights in which channels lie together ([`PackFormat::by_channel`]), and the repacking of others
+//! into them.
 
 use crate::error::{Error, ErrorKind};
 use crate::packed::Packed;
-use limbeck_plan::{CHANNEL_RUN, PANEL_ROWS, QUAD_ROWS, QUANT_BLOCK, Values, channel_tile_rows};
+use limbeck_plan::{CHANNEL_RUN, Layout, PANEL_ROWS, PackFormat, QUAD_ROWS, QUANT_BLOCK, Values};
 
 /// Rows of a whole group.
 pub(crate) const GROUP: usize = 4 * CHANNEL_RUN;
 
-/// One tile of a weight in channels.
+/// One tile of a weight by channel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ChannelTile {
     pub first_row: usize,
@@ -33,10 +34,11 @@ pub(crate) struct Place {
 
 impl ChannelTile {
     /// Tile `index` of a weight of `rows x cols`, which it has.
-    pub fn of(values: Values, rows: usize, cols: usize, index: usize) -> ChannelTile {
+    pub fn of(format: PackFormat, rows: usize, cols: usize, index: usize) -> ChannelTile {
+        let values = format.values;
         let row_bytes = values.channel_row_bytes().unwrap_or(0);
         let blocks = cols.div_ceil(QUANT_BLOCK);
-        let most = channel_tile_rows(rows);
+        let most = format.tile_rows(rows);
         let first_row = index * most;
         let width = most.min(rows.saturating_sub(first_row).next_multiple_of(CHANNEL_RUN));
         ChannelTile {
@@ -113,22 +115,29 @@ pub(crate) fn channel_bytes(values: Values, rows: usize) -> usize {
     }
 }
 
-/// Appends tile `index` of a weight in quads, or in f16 panels, to `out` in the channels layout, value
-/// for value.
+/// Appends tile `index` of a weight in quads, or in f16 panels, to `out` in the layout `to`, in which channels lie
+/// together, value for value.
 ///
 /// # Errors
-/// `Format` for a weight that is in neither, `Range` when it has no such tile.
-pub fn repack_tile(w: &Packed<'_>, index: usize, out: &mut Vec<u8>) -> Result<(), Error> {
+/// `Format` for a weight that is in neither or a layout that its values do not have, `Range` when it has no such
+/// tile.
+pub fn repack_tile(
+    w: &Packed<'_>,
+    to: Layout,
+    index: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), Error> {
     let format = w.format();
     let (values, rows, cols) = (format.values, w.rows(), w.cols());
-    if format.in_channels().is_none() {
-        let message = format!("a weight in {format} cannot be repacked into channels");
+    let to = PackFormat { values, layout: to };
+    if format.in_channels().is_none() || !to.by_channel() || to.byte_len(rows, cols).is_none() {
+        let message = format!("a weight in {format} cannot be repacked into {to}");
         return Err(Error::new(ErrorKind::Format, message));
     }
-    if index >= rows.div_ceil(channel_tile_rows(rows)) {
+    if index >= rows.div_ceil(to.tile_rows(rows)) {
         return Err(Error::range(format!("a weight of {rows} rows has no tile {index}")));
     }
-    let tile = ChannelTile::of(values, rows, cols, index);
+    let tile = ChannelTile::of(to, rows, cols, index);
     if values == Values::F16 {
         repack_floats(w, &tile, out);
         return Ok(());
@@ -182,17 +191,19 @@ fn repack_floats(w: &Packed<'_>, tile: &ChannelTile, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::packed::pack_rows;
-    use limbeck_plan::{Layout, PackFormat};
 
     #[test]
     fn channels_hold_the_values_of_the_quads_they_came_from() {
-        for values in [Values::F16, Values::Q8, Values::Q4, Values::Q4m] {
+        let channels = |values| PackFormat { values, layout: Layout::Channels };
+        let columns = PackFormat { values: Values::F16, layout: Layout::Columns };
+        let quantised = [Values::Q8, Values::Q4, Values::Q4m].map(channels);
+        for format in [channels(Values::F16), columns].into_iter().chain(quantised) {
+            let values = format.values;
             for (n, cols) in [(1, 32), (33, 64), (100, 40), (288, 32), (576, 96), (1030, 33)] {
                 let quads = PackFormat::linear(values);
                 let data: Vec<f32> = (0..n * cols).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
                 let (mut from, mut to) = (Vec::new(), Vec::new());
                 pack_rows(quads, cols, &data, &mut from).unwrap();
-                let format = PackFormat { values, layout: Layout::Channels };
                 pack_rows(format, cols, &data, &mut to).unwrap();
                 let (from, to) = (
                     Packed::new(quads, n, cols, &from).unwrap(),
@@ -202,7 +213,7 @@ mod tests {
                 for r in 0..n {
                     from.unpack_row(r, &mut a).unwrap();
                     to.unpack_row(r, &mut b).unwrap();
-                    assert_eq!(a, b, "{values:?} {n} x {cols} row {r}");
+                    assert_eq!(a, b, "{format} {n} x {cols} row {r}");
                 }
             }
         }
@@ -213,10 +224,15 @@ mod tests {
         let f32 = PackFormat { values: Values::F32, layout: Layout::Panels };
         let bytes = vec![0; 16 * 32 * 4];
         let packed = Packed::new(f32, 16, 32, &bytes).unwrap();
-        assert_eq!(repack_tile(&packed, 0, &mut Vec::new()).unwrap_err().kind(), ErrorKind::Format);
+        let refused = |packed: &Packed<'_>, to, index| {
+            repack_tile(packed, to, index, &mut Vec::new()).unwrap_err().kind()
+        };
+        assert_eq!(refused(&packed, Layout::Channels, 0), ErrorKind::Format);
         let q4 = PackFormat { values: Values::Q4, layout: Layout::Quads };
         let packed = Packed::new(q4, 8, 32, &bytes[..144]).unwrap();
-        assert_eq!(repack_tile(&packed, 1, &mut Vec::new()).unwrap_err().kind(), ErrorKind::Range);
+        assert_eq!(refused(&packed, Layout::Channels, 1), ErrorKind::Range);
+        assert_eq!(refused(&packed, Layout::Columns, 0), ErrorKind::Format);
+        assert_eq!(refused(&packed, Layout::Panels, 0), ErrorKind::Format);
         let channels = PackFormat { values: Values::Q4, layout: Layout::Channels };
         let bytes = vec![0; 32 * 18];
         let packed = Packed::new(channels, 8, 32, &bytes).unwrap();

@@ -6,9 +6,7 @@ use crate::error::{Error, ErrorKind};
 use crate::quantise::{QuantRows, quantise_rows};
 use crate::simd;
 use half::f16;
-use limbeck_plan::{
-    Layout, PANEL_ROWS, PackFormat, QUAD_ROWS, QUANT_BLOCK, Values, channel_tile_rows,
-};
+use limbeck_plan::{Layout, PANEL_ROWS, PackFormat, QUAD_ROWS, QUANT_BLOCK, Values};
 use std::ops::Range;
 
 /// A two-dimensional weight `[rows, cols]` in a pack format, borrowed from a plan's bytes.
@@ -60,7 +58,7 @@ impl<'a> Packed<'a> {
         if rows == self.rows {
             return Ok(self);
         }
-        let channels = self.format.layout == Layout::Channels;
+        let channels = self.format.by_channel();
         if rows == 0 || rows > self.rows || !rows.is_multiple_of(PANEL_ROWS) || channels {
             let message = format!("no view of {rows} rows of a weight of {}", self.rows);
             return Err(Error::shape(message));
@@ -99,8 +97,7 @@ impl<'a> Packed<'a> {
         if cols == self.cols {
             return Ok(self);
         }
-        let (channels, block) =
-            (self.format.layout == Layout::Channels, self.format.values.block());
+        let (channels, block) = (self.format.by_channel(), self.format.values.block());
         if cols == 0 || cols > self.cols || !cols.is_multiple_of(block) || channels {
             let message = format!("no view of {cols} columns of a weight of {}", self.cols);
             return Err(Error::shape(message));
@@ -155,7 +152,7 @@ impl<'a> Packed<'a> {
                 self.unpack_floats(first, PANEL_ROWS, out);
             }
             Layout::Quads => self.unpack_quads(row, out),
-            Layout::Channels => self.unpack_channels(row, out),
+            Layout::Channels | Layout::Columns => self.unpack_channels(row, out),
         }
     }
 
@@ -171,7 +168,7 @@ impl<'a> Packed<'a> {
                 let len = self.tile_bytes();
                 (row / QUAD_ROWS * len, len)
             }
-            Layout::Panels | Layout::Channels => return,
+            Layout::Panels | Layout::Channels | Layout::Columns => return,
         };
         let start = self.bytes.as_ptr().wrapping_add(first);
         (0..len).step_by(simd::LINE).for_each(|at| simd::prefetch(start.wrapping_add(at)));
@@ -242,8 +239,9 @@ impl<'a> Packed<'a> {
 impl Packed<'_> {
     fn unpack_channels(&self, row: usize, out: &mut [f32]) {
         let values = self.format.values;
-        let tile = ChannelTile::of(values, self.rows, self.stored, row / self.tile_rows());
-        let at = tile.place(row % self.tile_rows());
+        let tile_rows = self.format.tile_rows(self.rows);
+        let tile = ChannelTile::of(self.format, self.rows, self.stored, row / tile_rows);
+        let at = tile.place(row % tile_rows);
         let records = &self.bytes[tile.offset..][..tile.bytes];
         for (record, out) in records.chunks_exact(tile.record).zip(out.chunks_mut(QUANT_BLOCK)) {
             let half_at = |at: usize| f16::from_le_bytes([record[at], record[at + 1]]).to_f32();
@@ -265,10 +263,6 @@ impl Packed<'_> {
             }
         }
     }
-
-    fn tile_rows(&self) -> usize {
-        channel_tile_rows(self.rows)
-    }
 }
 
 /// Every `step`-th value as f32.
@@ -288,7 +282,7 @@ pub(crate) fn byte_len(format: PackFormat, rows: usize, cols: usize) -> Result<u
 
 /// Appends `rows [n, cols]` in `format` to `out`, whole tiles, the last one padded with zeros.
 /// A weight may be packed in several calls when each but the last has a multiple of 16 rows, unless
-/// it is in channels.
+/// channels lie together in it.
 ///
 /// Quantised values are chosen by [`crate::quantise_rows`].
 ///
@@ -311,13 +305,14 @@ pub fn pack_rows(
             let quantised = quantise_rows(format.values, cols, rows)?;
             return pack_quant_rows(&quantised, out);
         }
-        Layout::Channels => {
+        Layout::Channels | Layout::Columns => {
             let other = PackFormat::linear(format.values);
             let mut packed = Vec::new();
             pack_rows(other, cols, rows, &mut packed)?;
             let packed = Packed::new(other, n, cols, &packed)?;
             out.reserve(bytes);
-            (0..n.div_ceil(channel_tile_rows(n))).try_for_each(|t| repack_tile(&packed, t, out))?;
+            (0..n.div_ceil(format.tile_rows(n)))
+                .try_for_each(|t| repack_tile(&packed, format.layout, t, out))?;
         }
         Layout::Row => {
             out.reserve(bytes);

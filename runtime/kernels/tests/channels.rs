@@ -1,12 +1,12 @@
-//! Weights in channels against the same values in quads, bit for bit, with and without channels left
-//! out; and against the reference.
+//! Weights in which channels lie together against the same values in quads or panels, with and without channels left
+//! out, bit for bit where they are quantised; and against the reference.
 
 mod common;
 
 use common::{Random, assert_close, assert_same_bits, poison, sampled};
 use limbeck_kernels::reference::{self, Products};
 use limbeck_kernels::{
-    ErrorKind, KernelOp, Kernels, LinearArgs, LinearScratch, NormArgs, Packed, Pool, Sparsity,
+    ErrorKind, Isa, KernelOp, Kernels, LinearArgs, LinearScratch, NormArgs, Packed, Pool, Sparsity,
     kernel_table, linear, pack_rows, sparse_linear,
 };
 use limbeck_plan::{Activation, Layout, NormKind, PackFormat, Values};
@@ -17,8 +17,10 @@ struct Case {
     n: usize,
     k: usize,
     x: Vec<f32>,
-    quads: Vec<u8>,
-    channels: Vec<u8>,
+    /// In quads or panels.
+    whole: Vec<u8>,
+    /// In each layout that has channels.
+    by_channel: Vec<(Layout, Vec<u8>)>,
     bias: Option<Vec<f32>>,
     residual: Option<Vec<f32>>,
     gated: bool,
@@ -29,6 +31,14 @@ struct Case {
 }
 
 const THRESHOLDS: [f32; 4] = [0.7, 0.4, 0.1, 0.0];
+
+/// Layouts of these values in which channels lie together.
+fn layouts(values: Values) -> &'static [Layout] {
+    match values {
+        Values::F16 => &[Layout::Channels, Layout::Columns],
+        _ => &[Layout::Channels],
+    }
+}
 
 impl Case {
     fn new(seed: u64, values: Values, [m, n, k]: [usize; 3]) -> Case {
@@ -49,8 +59,8 @@ impl Case {
             n,
             k,
             x: random.floats(m * k),
-            quads: packed(PackFormat::linear(values).layout),
-            channels: packed(Layout::Channels),
+            whole: packed(PackFormat::linear(values).layout),
+            by_channel: layouts(values).iter().map(|layout| (*layout, packed(*layout))).collect(),
             bias: (random.below(2) == 0).then(|| random.floats(n)),
             residual: (random.below(2) == 0).then(|| random.floats(m * n_out)),
             gated,
@@ -61,10 +71,12 @@ impl Case {
         }
     }
 
-    fn args<'a>(&'a self, layout: Layout, out: &'a mut [f32]) -> LinearArgs<'a> {
+    /// With the weight in a layout that has channels, or else as other linears have it.
+    fn args<'a>(&'a self, layout: Option<Layout>, out: &'a mut [f32]) -> LinearArgs<'a> {
+        let found = |layout| self.by_channel.iter().find(|(l, _)| *l == layout).unwrap();
         let (bytes, format) = match layout {
-            Layout::Quads => (&self.quads, PackFormat::linear(self.values)),
-            _ => (&self.channels, PackFormat { values: self.values, layout }),
+            None => (&self.whole, PackFormat::linear(self.values)),
+            Some(layout) => (&found(layout).1, PackFormat { values: self.values, layout }),
         };
         LinearArgs {
             x: &self.x,
@@ -101,37 +113,43 @@ impl Case {
 
     fn check(&self, kernels: &Kernels, pools: &[Pool]) {
         let what = format!("{} {}", kernels.isa(), self.name());
-        let mut scratch = LinearScratch::default();
-        let (mut dense, mut quads) = (poison(self.results()), poison(self.results()));
-        linear(kernels, &pools[0], &mut scratch, self.args(Layout::Quads, &mut dense)).unwrap();
-        let args = self.args(Layout::Quads, &mut quads);
-        let kept = sparse_linear(kernels, &pools[0], &mut scratch, args, &self.sparsity()).unwrap();
         let mut want = poison(self.results());
-        let args = self.args(Layout::Quads, &mut want);
-        let kept_there =
-            reference::sparse_linear(args, Products::Quantised, &self.sparsity()).unwrap();
-        assert_eq!(kept.channels, kept_there.channels, "{what}");
+        let args = self.args(None, &mut want);
+        let kept = reference::sparse_linear(args, Products::Quantised, &self.sparsity()).unwrap();
+        // Sums in f16 are over halves: they have bits of their own, the same in all layouts.
+        let bits_of = (!self.values.is_quantised()).then_some(Layout::Columns);
+        let mut scratch = LinearScratch::default();
+        let (mut dense, mut sparse) = (poison(self.results()), poison(self.results()));
+        linear(kernels, &pools[0], &mut scratch, self.args(bits_of, &mut dense)).unwrap();
+        let args = self.args(bits_of, &mut sparse);
+        sparse_linear(kernels, &pools[0], &mut scratch, args, &self.sparsity()).unwrap();
         let tolerance = if want.len() < 16 { 1e-4 } else { 2e-5 };
-        assert_close(&quads, &want, tolerance, &what);
-        for pool in pools {
+        assert_close(&sparse, &want, tolerance, &what);
+        let mut whole = poison(self.results());
+        linear(kernels, &pools[0], &mut scratch, self.args(None, &mut whole)).unwrap();
+        assert_close(&dense, &whole, tolerance, &what);
+        for (pool, (layout, bytes)) in
+            pools.iter().flat_map(|p| self.by_channel.iter().map(move |b| (p, b)))
+        {
+            let what = format!("{what} {layout:?} on {} threads", pool.threads());
             let mut out = poison(self.results());
-            let args = self.args(Layout::Channels, &mut out);
-            linear(kernels, pool, &mut scratch, args).unwrap();
+            linear(kernels, pool, &mut scratch, self.args(Some(*layout), &mut out)).unwrap();
             assert_same_bits(&out, &dense, &format!("{what} dense"));
-            let args = self.args(Layout::Channels, &mut out);
+            let mut out = poison(self.results());
+            let args = self.args(Some(*layout), &mut out);
             let read = sparse_linear(kernels, pool, &mut scratch, args, &self.sparsity()).unwrap();
-            assert_same_bits(&out, &quads, &format!("{what} sparse"));
+            assert_same_bits(&out, &sparse, &format!("{what} sparse"));
             assert_eq!(read.channels, kept.channels, "{what}");
-            assert!(read.bytes <= self.channels.len() as u64, "{what}");
+            assert!(read.bytes <= bytes.len() as u64, "{what}");
         }
-        self.check_rows(kernels, &pools[self.m % pools.len()], &quads, &what);
+        self.check_rows(kernels, &pools[self.m % pools.len()], &sparse, &what);
     }
 
     fn check_rows(&self, kernels: &Kernels, pool: &Pool, want: &[f32], what: &str) {
         let width = self.results() / self.m;
         for row in 0..self.m {
             let mut out = poison(width);
-            let mut one = self.args(Layout::Channels, &mut out);
+            let mut one = self.args(layouts(self.values).last().copied(), &mut out);
             one.x = &self.x[row * self.k..][..self.k];
             one.residual = self.residual.as_ref().map(|r| &r[row * width..][..width]);
             let sparsity = Sparsity { choice: &self.choice[row..=row], ..self.sparsity() };
@@ -147,15 +165,15 @@ fn pools() -> Vec<Pool> {
 }
 
 #[test]
-fn every_row_has_the_bits_of_quads() {
+fn every_row_agrees_with_other_layouts() {
     let pools = pools();
     let mut seed = 0;
     for row in kernel_table().filter(|row| row.op() == KernelOp::Channels && row.available()) {
         let kernels = Kernels::with_isa(row.isa().name()).unwrap();
         let format = row.format().unwrap();
-        assert_eq!(format.layout, Layout::Channels);
+        assert_eq!(Some(&format.layout), layouts(format.values).last());
         for k in [1, 31, 33, 64, 288] {
-            for n in [1, 16, 33, 100, 160, 320, 576, 1030] {
+            for n in [1, 16, 33, 100, 160, 320, 576, 1030, 4200] {
                 for m in [1, 2, 4, 5, 17] {
                     if n < 500 || k < 64 || m < 5 {
                         seed += 1;
@@ -178,12 +196,59 @@ fn values_that_are_not_finite_are_kept() {
         for bad in [f32::NAN, f32::INFINITY] {
             case.x[40] = bad;
             let mut out = poison(case.results());
-            let args = case.args(Layout::Channels, &mut out);
+            let args = case.args(Some(Layout::Channels), &mut out);
             let mut scratch = LinearScratch::default();
             sparse_linear(&kernels, &Pool::new(1), &mut scratch, args, &case.sparsity()).unwrap();
             let (first, second) = out.split_at(case.results() / 2);
             assert!(first.iter().any(|v| !v.is_finite()), "{}", case.name());
             assert!(second.iter().all(|v| v.is_finite()), "{}", case.name());
+        }
+    }
+}
+
+#[test]
+fn f16_is_summed_in_two_halves() {
+    let pools = pools();
+    for row in kernel_table().filter(|row| row.op() == KernelOp::Channels && row.available()) {
+        if row.format().unwrap().values != Values::F16 {
+            continue;
+        }
+        let kernels = Kernels::with_isa(row.isa().name()).unwrap();
+        // Blocks of 32 columns, one more in the first half where they are odd.
+        for (k, middle) in [(1, 1), (32, 32), (40, 32), (96, 64), (130, 96), (576, 288)] {
+            for m in [1, 3, 7] {
+                let mut case = Case::new(9, Values::F16, [m, 100, k]);
+                (case.norm, case.bias, case.residual) = (None, None, None);
+                let w: Vec<f32> = (0..100)
+                    .flat_map(|r| {
+                        let mut row = vec![0.0; k];
+                        case.args(None, &mut []).w.unpack_row(r, &mut row).unwrap();
+                        row
+                    })
+                    .collect();
+                let fused = kernels.isa() != Isa::Portable;
+                let chain = |x: &[f32], w: &[f32]| {
+                    x.iter().zip(w).fold(0.0f32, |acc, (x, w)| match fused {
+                        true => w.mul_add(*x, acc),
+                        false => acc + w * x,
+                    })
+                };
+                let product = |x: &[f32], w: &[f32]| {
+                    chain(&x[..middle], &w[..middle]) + chain(&x[middle..], &w[middle..])
+                };
+                let want: Vec<f32> = case
+                    .x
+                    .chunks_exact(k)
+                    .flat_map(|x| w.chunks_exact(k).map(move |w| product(x, w)))
+                    .collect();
+                for pool in &pools {
+                    let mut out = poison(want.len());
+                    let args = case.args(Some(Layout::Columns), &mut out);
+                    let args = LinearArgs { activation: Activation::Identity, ..args };
+                    linear(&kernels, pool, &mut LinearScratch::default(), args).unwrap();
+                    assert_same_bits(&out, &want, &format!("{} m {m} k {k}", kernels.isa()));
+                }
+            }
         }
     }
 }
@@ -197,7 +262,7 @@ fn fewer_channels_are_fewer_bytes() {
     for (k, bytes) in bytes.iter_mut().enumerate() {
         case.choice = vec![k as i32];
         let mut out = poison(case.results());
-        let args = case.args(Layout::Channels, &mut out);
+        let args = case.args(Some(Layout::Channels), &mut out);
         let mut scratch = LinearScratch::default();
         let read = sparse_linear(&kernels, &Pool::new(1), &mut scratch, args, &case.sparsity());
         *bytes = read.unwrap().bytes;
@@ -212,7 +277,7 @@ fn what_does_not_fit_is_refused() {
     let case = Case::new(1, Values::Q4, [2, 32, 32]);
     let refuse = |change: &dyn Fn(&mut Sparsity<'_>)| {
         let mut out = poison(case.results());
-        let args = case.args(Layout::Channels, &mut out);
+        let args = case.args(Some(Layout::Channels), &mut out);
         let mut sparsity = case.sparsity();
         change(&mut sparsity);
         let mut scratch = LinearScratch::default();

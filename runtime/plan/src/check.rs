@@ -146,7 +146,7 @@ impl Program {
             OperandKind::Weight(id) => self.weights.get(id).map(|w| w.format),
             _ => None,
         };
-        let whole = |f: PackFormat| ![Layout::Row, Layout::Channels].contains(&f.layout);
+        let whole = |f: PackFormat| f.layout != Layout::Row && !f.by_channel();
         let wide = |f: PackFormat| f.values == Values::Q8w;
         let fits = match role {
             InputRole::Activation => format.is_none() && !given,

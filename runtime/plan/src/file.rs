@@ -18,7 +18,7 @@ pub const MAGIC: [u8; 4] = *b"LBK\0";
 pub const MAJOR: u16 = 1;
 /// Minor version that this crate writes. A greater one may add ops, pack formats and sections: a
 /// plan of it is read unless it uses one that this crate does not know and may not ignore.
-pub const MINOR: u16 = 2;
+pub const MINOR: u16 = 3;
 /// Sections start at multiples of this: the page size of current phones and Apple machines.
 pub const SECTION_ALIGN: u64 = 16 * 1024;
 /// A plan inside another file starts at a multiple of this.

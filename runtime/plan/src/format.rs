@@ -11,10 +11,12 @@ pub const WIDE_BLOCK: usize = 2 * QUANT_BLOCK;
 pub const PANEL_ROWS: usize = 16;
 /// Rows in one tile of [`Layout::Quads`].
 pub const QUAD_ROWS: usize = 8;
-/// Rows of a tile of [`Layout::Channels`] come in runs of this.
+/// Rows of a tile of [`Layout::Channels`] and of [`Layout::Columns`] come in runs of this.
 pub const CHANNEL_RUN: usize = 32;
 /// Most rows of a tile of [`Layout::Channels`].
 const MAX_CHANNEL_TILE: usize = 1024;
+/// Most rows of a tile of [`Layout::Columns`].
+const MAX_COLUMN_TILE: usize = 4096;
 /// Rows of each kind that alternate in a gated weight (see [`crate::Linear::gated`]).
 pub const GATE_GROUP: usize = 8;
 
@@ -58,7 +60,7 @@ pub enum Layout {
     /// - `Q4`, `Q4m`: 128 bytes, byte `(quad % 4) * 32 + r * 4 + e`, low nibble for quads 0..4,
     ///   high nibble for quads 4..8; then 8 f16 scales; for `Q4m` then 8 f16 minima.
     Quads,
-    /// Tiles of [`channel_tile_rows`] rows, so that an input channel's values are contiguous and a
+    /// Tiles of [`PackFormat::tile_rows`], so that an input channel's values are contiguous and a
     /// channel that is not needed need not be read. All values but `F32` and `Q8w`; rows padded with zeros to
     /// [`CHANNEL_RUN`] and columns to [`QUANT_BLOCK`]: for each tile, for each block of 32 columns,
     /// one record. For `F16` it is, for each of the columns, the tile's values in order.
@@ -71,6 +73,9 @@ pub enum Layout {
     /// the byte's high nibble; for `Q8` in the byte `16 L` further on. Four columns interleaved byte
     /// by byte then give lanes of four in the order of rows.
     Channels,
+    /// As [`Layout::Channels`] of `F16`, which alone has it, but in higher tiles: what a channel left out saves
+    /// depends on how much of it lies together.
+    Columns,
 }
 
 /// A pack format: values and layout of a two-dimensional weight `[rows, cols]`
@@ -136,7 +141,8 @@ impl Values {
 }
 
 impl Values {
-    /// Bytes of one row of a [`Layout::Channels`] record (32 columns), `None` where there is none.
+    /// Bytes of one row of a [`Layout::Channels`] record (32 columns), `None` where there is none. Those of
+    /// [`Layout::Columns`] are the same.
     pub fn channel_row_bytes(self) -> Option<usize> {
         match self {
             Values::F16 => Some(64),
@@ -146,14 +152,6 @@ impl Values {
             _ => None,
         }
     }
-}
-
-/// Rows of each tile of a weight of `rows` in [`Layout::Channels`]; the last tile has what is left,
-/// rounded up to [`CHANNEL_RUN`]. An even number of tiles, as equal as can be, of at most 1024 rows:
-/// then a channel's run within a tile is several cache lines, and two threads share evenly.
-pub fn channel_tile_rows(rows: usize) -> usize {
-    let tiles = rows.div_ceil(2 * MAX_CHANNEL_TILE).max(1) * 2;
-    rows.div_ceil(tiles).max(1).next_multiple_of(CHANNEL_RUN)
 }
 
 impl PackFormat {
@@ -166,16 +164,38 @@ impl PackFormat {
         PackFormat { values, layout }
     }
 
-    /// The same values in [`Layout::Channels`], for a weight in [`PackFormat::linear`]'s layout; `None`
+    /// The layout in which channels of a weight of these values can be left out, `None` where there is none.
+    pub fn channels(values: Values) -> Option<PackFormat> {
+        values.channel_row_bytes()?;
+        let layout = if values.is_quantised() { Layout::Channels } else { Layout::Columns };
+        Some(PackFormat { values, layout })
+    }
+
+    /// [`PackFormat::channels`] of the same values, for a weight in [`PackFormat::linear`]'s layout; `None`
     /// for another, and where there are no such channels.
     pub fn in_channels(self) -> Option<PackFormat> {
-        self.values.channel_row_bytes()?;
-        let channels = PackFormat { layout: Layout::Channels, ..self };
-        (self == PackFormat::linear(self.values)).then_some(channels)
+        PackFormat::channels(self.values).filter(|_| self == PackFormat::linear(self.values))
+    }
+
+    /// Whether the values of an input channel lie together.
+    pub fn by_channel(self) -> bool {
+        matches!(self.layout, Layout::Channels | Layout::Columns)
+    }
+
+    /// Rows of each tile of a weight of `rows` in which channels lie together; the last tile has what is left,
+    /// rounded up to [`CHANNEL_RUN`]. In [`Layout::Channels`] there is an even number of tiles, as equal as can be, of
+    /// at most 1,024 rows: then a channel's run within a tile is several cache lines, and two threads share evenly. In
+    /// [`Layout::Columns`] there are as few as can be, of at most 4,096 rows, and threads share the channels.
+    pub fn tile_rows(self, rows: usize) -> usize {
+        let tiles = match self.layout {
+            Layout::Columns => rows.div_ceil(MAX_COLUMN_TILE).max(1),
+            _ => rows.div_ceil(2 * MAX_CHANNEL_TILE).max(1) * 2,
+        };
+        rows.div_ceil(tiles).max(1).next_multiple_of(CHANNEL_RUN)
     }
 
     /// Bytes that `rows x cols` take in this format; `None` when the combination does not exist
-    /// (quantised rows, float quads, f32 or q8w channels) or the size overflows.
+    /// (quantised rows, float quads, f32 or q8w channels, other columns than f16) or the size overflows.
     pub fn byte_len(self, rows: usize, cols: usize) -> Option<usize> {
         match self.layout {
             Layout::Row => rows.checked_mul(cols)?.checked_mul(self.values.float_bytes()?),
@@ -183,7 +203,8 @@ impl PackFormat {
                 .checked_next_multiple_of(PANEL_ROWS)?
                 .checked_mul(cols)?
                 .checked_mul(self.values.float_bytes()?),
-            Layout::Channels => rows
+            Layout::Columns if self.values != Values::F16 => None,
+            Layout::Channels | Layout::Columns => rows
                 .checked_next_multiple_of(CHANNEL_RUN)?
                 .checked_mul(cols.div_ceil(QUANT_BLOCK))?
                 .checked_mul(self.values.channel_row_bytes()?),
@@ -202,6 +223,7 @@ impl std::fmt::Display for PackFormat {
             Layout::Panels => "panels",
             Layout::Quads => "quads",
             Layout::Channels => "channels",
+            Layout::Columns => "columns",
         };
         write!(f, "{}/{layout}", self.values.name())
     }
@@ -225,11 +247,24 @@ mod tests {
 
     #[test]
     fn channel_tiles_are_even_and_bounded() {
+        let channels = PackFormat { values: Values::F16, layout: Layout::Channels };
         for (rows, tile) in [(1, 32), (64, 32), (576, 288), (960, 480), (3072, 768), (1536, 768)] {
-            assert_eq!(channel_tile_rows(rows), tile, "{rows} rows");
+            assert_eq!(channels.tile_rows(rows), tile, "{rows} rows");
         }
-        assert_eq!(channel_tile_rows(49152), 1024);
-        assert_eq!(channel_tile_rows(1030), 544);
+        assert_eq!(channels.tile_rows(49152), 1024);
+        assert_eq!(channels.tile_rows(1030), 544);
+    }
+
+    #[test]
+    fn columns_are_whole_up_to_a_height() {
+        let columns = PackFormat::channels(Values::F16).unwrap();
+        assert_eq!(columns.to_string(), "f16/columns");
+        for (rows, tile) in [(1, 32), (576, 576), (3072, 3072), (4096, 4096), (9728, 3264)] {
+            assert_eq!(columns.tile_rows(rows), tile, "{rows} rows");
+        }
+        assert_eq!(columns.byte_len(33, 33), Some(64 * 2 * 64));
+        let bad = PackFormat { values: Values::Q8, ..columns };
+        assert_eq!(bad.byte_len(32, 32), None);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use error::{Error, ErrorKind};
 pub use file::{MAGIC, MAJOR, MINOR, PLAN_ALIGN, SECTION_ALIGN, Section, SectionKind};
 pub use format::{
     CHANNEL_RUN, GATE_GROUP, Layout, PANEL_ROWS, PackFormat, QUAD_ROWS, QUANT_BLOCK, Values,
-    WIDE_BLOCK, channel_tile_rows,
+    WIDE_BLOCK,
 };
 pub use infer::{InputRole, broadcast};
 pub use manifest::{GenerationDefaults, Manifest, Provenance, SpecialTokens, Task};

@@ -53,9 +53,8 @@ impl AdaptiveMlpArgs<'_> {
             );
             return Err(Error::shape(message));
         }
-        let layouts = [&self.w1, &self.w2].map(|w| w.format().layout);
-        if layouts.contains(&Layout::Row) || layouts.contains(&Layout::Channels) {
-            let (w1, w2) = (self.w1.format(), self.w2.format());
+        let (w1, w2) = (self.w1.format(), self.w2.format());
+        if [w1, w2].iter().any(|f| f.layout == Layout::Row || f.by_channel()) {
             let message = format!("an adaptive MLP cannot read weights in {w1} and {w2}");
             return Err(Error::new(ErrorKind::Format, message));
         }

@@ -24,7 +24,22 @@ pub(crate) struct Epilogue<'a> {
     pub out: &'a SharedRows<'a>,
 }
 
-impl Epilogue<'_> {
+impl<'a> Epilogue<'a> {
+    /// Products that are stored as they are, rows of `n_out`.
+    pub fn plain(n_out: usize, out: &'a SharedRows<'a>) -> Self {
+        Epilogue {
+            parts: 1,
+            bias: None,
+            activation: Activation::Identity,
+            gated: false,
+            residual: None,
+            residual_first: false,
+            n_out,
+            to: None,
+            out,
+        }
+    }
+
     /// Whether outputs lie where products do, and the activation comes before the residual.
     fn is_straight(&self) -> bool {
         !self.gated && !self.residual_first && self.to.is_none()

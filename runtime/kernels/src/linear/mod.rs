@@ -11,6 +11,7 @@ mod avx2;
 mod avx512;
 mod channels;
 mod epilogue;
+mod halves;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod panels;
@@ -18,6 +19,7 @@ mod portable;
 mod prologue;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod quads;
+mod retiled;
 mod sparse;
 mod task;
 
@@ -246,12 +248,20 @@ fn run_linear(
         first_unit: 0,
         epilogue: &epilogue,
     };
-    if args.w.format().layout == Layout::Channels {
-        read.bytes = channel_products(kernels, pool, channels, values, &task);
+    if args.w.format().by_channel() {
+        read.bytes = channel_products(kernels, pool, channels, args.w.format(), &task);
     } else {
         whole_products(kernels, pool, values, &task);
     }
     Ok(read)
+}
+
+/// The first `len` values of memory that grows to the largest call.
+fn first_of<T: Copy + Default>(memory: &mut Vec<T>, len: usize) -> &mut [T] {
+    if memory.len() < len {
+        memory.resize(len, T::default());
+    }
+    &mut memory[..len]
 }
 
 /// Runs a task whose weight is in panels or quads, in parts.
@@ -280,17 +290,7 @@ pub(crate) fn float_products(
     out: &mut [f32],
 ) {
     let out = SharedRows::new(&mut out[..m * n]);
-    let epilogue = Epilogue {
-        parts: 1,
-        bias: None,
-        activation: Activation::Identity,
-        gated: false,
-        residual: None,
-        residual_first: false,
-        n_out: n,
-        to: None,
-        out: &out,
-    };
+    let epilogue = Epilogue::plain(n, &out);
     let task = LinearTask {
         input: Input::Floats(&x[..m * k]),
         w: bytemuck::cast_slice(&panels[..n.next_multiple_of(UNIT) * k]),

@@ -1,22 +1,23 @@
-//! Input channels that are left out where they are small, and products with weights in channels.
+//! Input channels that are left out where they are small, and products with weights in which channels lie together.
 
-use super::channels::{ActiveBlock, ActiveRows, ChannelTask, RetileTask, group_count, group_start};
-use super::task::{LinearTask, UNIT};
-use super::{LinearArgs, LinearScratch, run_linear, whole_products};
-use crate::channels::{ChannelTile, GROUP, channel_bytes};
-use crate::elementwise::SharedRows;
+use super::channels::{
+    Active, ActiveBlock, ActiveRows, BlocksTask, ChannelTask, group_count, group_start,
+};
+use super::halves::half_products;
+use super::retiled::{RetiledScratch, retiled_products};
+use super::task::LinearTask;
+use super::{LinearArgs, LinearScratch, run_linear};
+use crate::channels::{ChannelTile, channel_bytes};
 use crate::error::{Error, check_len};
 use crate::pool::{Pool, SERIAL_MACS};
 use crate::simd::LINE;
 use crate::table::Kernels;
 use crate::vec_bytes;
-use limbeck_plan::{CHANNEL_RUN, QUAD_ROWS, QUANT_BLOCK, Values, channel_tile_rows};
-use std::ops::Range;
+use limbeck_plan::{PackFormat, QUANT_BLOCK, Values};
 
-/// Rows of activations up to which a weight in channels is read as it is.
+/// Rows of activations up to which a weight by channel is read as it is.
 const FEW_ROWS: usize = 4;
-/// Bytes of quads that a call of more rows makes at a time.
-const RETILED: usize = 2 << 20;
+
 /// Which channels of `x`, after its norm, a linear leaves out: channel `j` counts as 0 where
 /// `|x[j]| weights[j] < thresholds[choice]`. NaN is kept.
 #[derive(Clone, Copy, Debug)]
@@ -86,17 +87,19 @@ pub fn sparse_linear(
     run_linear(kernels, pool, scratch, args, Some(sparsity))
 }
 
-/// Memory of products with weights in channels.
+/// Memory of products with weights in which channels lie together.
 #[derive(Debug, Default)]
 pub(super) struct ChannelScratch {
     active: ActiveRows,
-    quads: Vec<u8>,
+    /// Of halves, `[halves, rows, outputs]`.
+    sums: Vec<f32>,
+    retiled: RetiledScratch,
 }
 
 impl ChannelScratch {
     /// Bytes that it holds.
     pub fn bytes(&self) -> usize {
-        self.active.bytes() + vec_bytes(&self.quads)
+        self.active.bytes() + vec_bytes(&self.sums) + self.retiled.bytes()
     }
 
     /// Makes room for calls of a few rows of `cols` values.
@@ -105,57 +108,77 @@ impl ChannelScratch {
     }
 }
 
-/// Runs a task whose weight is in channels, in parts; gives the bytes of the weight read.
+/// Runs a task whose weight is by channel, in parts; gives the bytes of the weight read.
 pub(super) fn channel_products(
     kernels: &Kernels,
     pool: &Pool,
     scratch: &mut ChannelScratch,
-    values: Values,
+    format: PackFormat,
     task: &LinearTask<'_>,
 ) -> u64 {
     // A tile's channels are found by u32.
     if task.rows.len() > FEW_ROWS || u32::try_from(task.w.len()).is_err() {
-        retiled_products(kernels, pool, &mut scratch.quads, values, task);
+        let ChannelScratch { sums, retiled, .. } = scratch;
+        retiled_products(kernels, pool, retiled, sums, format, task);
         return task.w.len() as u64;
     }
     let (m, k, n) = (task.rows.len(), task.k, task.n);
     scratch.reserve(m, k);
-    let active = scratch.active.find(kernels, values, n, task.input, k);
+    let active = scratch.active.find(kernels, format, n, task.input, k);
     let threads = if m * n * k < SERIAL_MACS { 1 } else { pool.threads() };
-    let groups = group_count(values, n);
+    match format.values {
+        Values::F16 => {
+            half_products(kernels, pool, threads, active, &mut scratch.sums, format, task)
+        }
+        _ => block_products(kernels, pool, threads, active, format, task),
+    }
+    bytes_read(format, n, active.blocks, m)
+}
+
+/// Products of a few rows with a quantised weight: each thread has some of its rows.
+fn block_products(
+    kernels: &Kernels,
+    pool: &Pool,
+    threads: usize,
+    active: Active<'_>,
+    format: PackFormat,
+    task: &LinearTask<'_>,
+) {
+    let n = task.n;
+    let groups = group_count(format, n);
     let share = |i: usize| match i {
         0 => 0,
         i if i >= threads => groups,
-        i => (0..groups).find(|g| group_start(n, *g) * threads >= i * n).unwrap_or(groups),
+        i => (0..groups).find(|g| group_start(format, n, *g) * threads >= i * n).unwrap_or(groups),
     };
     pool.run(threads, &|i| {
         let groups = share(i)..share(i + 1);
         if groups.is_empty() {
             return;
         }
-        let part = ChannelTask {
+        let part = ChannelTask::Blocks(BlocksTask {
             input: task.input,
             active,
             w: task.w,
-            values,
-            k,
+            format,
+            k: task.k,
             n,
             rows: task.rows.clone(),
             groups,
             epilogue: task.epilogue,
-        };
+        });
         // SAFETY: tasks write the disjoint outputs of their groups.
-        unsafe { kernels.channel_task(values, &part) };
+        unsafe { kernels.channel_task(format.values, &part) };
     });
-    bytes_read(values, n, active.blocks, m)
 }
 
 /// The bytes of a weight of `n` rows that rows of activations with these channels read together.
-fn bytes_read(values: Values, n: usize, active: &[ActiveBlock], rows: usize) -> u64 {
+fn bytes_read(format: PackFormat, n: usize, active: &[ActiveBlock], rows: usize) -> u64 {
+    let values = format.values;
     let per_row = active.len() / rows.max(1);
-    let tile = channel_tile_rows(n);
+    let tile = format.tile_rows(n);
     let tiles = n.div_ceil(tile);
-    let last = ChannelTile::of(values, n, QUANT_BLOCK, tiles - 1);
+    let last = ChannelTile::of(format, n, QUANT_BLOCK, tiles - 1);
     let whole = ChannelLines::new(channel_bytes(values, tile));
     let same = last.width == tile;
     let last_lines = if same { whole } else { ChannelLines::new(last.channel()) };
@@ -207,56 +230,6 @@ impl ChannelLines {
         let count = |mask: u32| u64::from(mask.count_ones());
         let touched = self.least * count(mask) + count(mask & self.more);
         (touched - count(mask & (mask >> 1) & self.shared)).min(self.all)
-    }
-}
-
-/// Makes quads of some of the weight at a time and multiplies with them.
-fn retiled_products(
-    kernels: &Kernels,
-    pool: &Pool,
-    quads: &mut Vec<u8>,
-    values: Values,
-    task: &LinearTask<'_>,
-) {
-    let (n, k) = (task.n, task.k);
-    let row_bytes = match values.quad_record_bytes() {
-        Some(record) => k.div_ceil(QUANT_BLOCK) * record / QUAD_ROWS,
-        None => k * values.float_bytes().unwrap_or(0),
-    };
-    let groups = group_count(values, n);
-    let per_tile = channel_tile_rows(n).div_ceil(GROUP);
-    let end_of = |group: usize| match group + 1 == groups {
-        true => n.next_multiple_of(CHANNEL_RUN),
-        false => group_start(n, group + 1),
-    };
-    let mut first = 0;
-    while first < groups {
-        let start = group_start(n, first);
-        let fits = |g: &usize| (end_of(*g) - start) * row_bytes <= RETILED;
-        let end = (first + 1..groups).take_while(fits).last().unwrap_or(first) + 1;
-        let len = (end_of(end - 1) - start) * row_bytes;
-        if quads.len() < len {
-            quads.resize(len, 0);
-        }
-        let out = SharedRows::new(&mut quads[..len]);
-        pool.run(end - first, &|i| {
-            let group = first + i;
-            let tile = ChannelTile::of(values, n, k, group / per_tile);
-            let rows: Range<usize> = group_start(n, group)..end_of(group);
-            // SAFETY: groups have rows of their own.
-            let out = unsafe { out.part((rows.start - start) * row_bytes, rows.len() * row_bytes) };
-            let group = group % per_tile;
-            kernels.retile(&mut RetileTask { w: task.w, values, tile: &tile, group, out });
-        });
-        let part = LinearTask {
-            w: &quads[..len],
-            units: start / UNIT..end_of(end - 1).min(n).div_ceil(UNIT),
-            first_unit: start / UNIT,
-            rows: task.rows.clone(),
-            ..*task
-        };
-        whole_products(kernels, pool, values, &part);
-        first = end;
     }
 }
 

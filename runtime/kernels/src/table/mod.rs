@@ -10,7 +10,7 @@ use crate::isa::Isa;
 use crate::linear::{ActBlock, ChannelTask, FindTask, LinearTask, RetileTask};
 use crate::norm::NormArgs;
 use crate::tensors::{ChannelRowsTask, MapTask};
-use limbeck_plan::{Activation, Layout, PackFormat, Values};
+use limbeck_plan::{Activation, PackFormat, Values};
 
 pub use kernels::Kernels;
 
@@ -110,9 +110,10 @@ impl KernelRow {
 
     /// The format of the weight that it reads, for linears.
     pub fn format(&self) -> Option<PackFormat> {
-        let format = self.values.map(PackFormat::linear)?;
-        let channels = self.op == KernelOp::Channels;
-        Some(if channels { PackFormat { layout: Layout::Channels, ..format } } else { format })
+        match self.op {
+            KernelOp::Channels => PackFormat::channels(self.values?),
+            _ => self.values.map(PackFormat::linear),
+        }
     }
 
     /// The instruction set that it needs.

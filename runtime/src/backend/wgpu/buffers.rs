@@ -186,14 +186,14 @@ impl<'a> Arenas<'a> {
         if bytes.len() > most {
             step = (most / of_rows(SHARD_ROWS)?.max(1)).saturating_mul(SHARD_ROWS);
         }
-        if step == 0 || (step < rows && format.layout == Layout::Channels) {
+        if step == 0 || (step < rows && format.by_channel()) {
             return Err(unsupported());
         }
         let padding = match format.layout {
             Layout::Row => 1,
             Layout::Panels => PANEL_ROWS,
             Layout::Quads => QUAD_ROWS,
-            Layout::Channels => CHANNEL_RUN,
+            Layout::Channels | Layout::Columns => CHANNEL_RUN,
         };
         let mut shards = Vec::new();
         for first in (0..rows).step_by(step) {

@@ -2,12 +2,11 @@
 
 use super::QUADS_AHEAD;
 use crate::channels::ChannelTile;
-use crate::isa::Isa;
 use crate::linear::task::Input;
 use crate::simd::Simd;
 use crate::table::Kernels;
 use crate::vec_bytes;
-use limbeck_plan::{QUANT_BLOCK, Values, channel_tile_rows};
+use limbeck_plan::{PackFormat, QUANT_BLOCK};
 
 /// What a list has room for after its channels: quads that are asked for and never computed, and
 /// what a kernel writes at once.
@@ -16,7 +15,7 @@ const SPARE: usize = 4 * QUADS_AHEAD + 16;
 /// A row's block of 32 channels.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ActiveBlock {
-    /// A bit for each channel that is listed: those that are not zero, or all.
+    /// A bit for each channel that is not zero.
     pub mask: u32,
     /// Where the row's list has the first of them; a multiple of four but for floats.
     pub first: u32,
@@ -24,7 +23,7 @@ pub(crate) struct ActiveBlock {
     pub quads: u32,
 }
 
-/// Some rows' channels that are not zero; all channels where that is read faster.
+/// Some rows' channels that are not zero.
 #[derive(Debug, Default)]
 pub(crate) struct ActiveRows {
     blocks: Vec<ActiveBlock>,
@@ -90,19 +89,6 @@ impl FindFloats<'_> {
     pub fn has_room(&self) -> bool {
         let room = self.x.len() + 16;
         self.at.len() >= room && self.floats.len() >= room
-    }
-
-    /// Lists the channels of value 0 too.
-    fn list_all(&mut self) {
-        for (b, x) in self.x.chunks(QUANT_BLOCK).enumerate() {
-            let first = b * QUANT_BLOCK;
-            for c in 0..x.len() {
-                self.at[first + c] = b as u32 * self.record + c as u32 * self.stride;
-            }
-            self.floats[first..first + x.len()].copy_from_slice(x);
-            let mask = u32::MAX >> (QUANT_BLOCK - x.len());
-            self.blocks[b] = ActiveBlock { mask, first: first as u32, quads: 0 };
-        }
     }
 
     /// Finds the channels of block `b`, whose list begins at `first`. Gives where the next one's begins.
@@ -171,19 +157,19 @@ impl ActiveRows {
         }
     }
 
-    /// Finds the channels of rows of `k` values, for a weight of `n` rows and these values. There is
+    /// Finds the channels of rows of `k` values, for a weight of `n` rows in this format. There is
     /// room, and a tile has less than 4 GiB.
     pub fn find(
         &mut self,
         kernels: &Kernels,
-        values: Values,
+        format: PackFormat,
         n: usize,
         input: Input<'_>,
         k: usize,
     ) -> Active<'_> {
         let per_row = k.div_ceil(QUANT_BLOCK);
-        let (entries, tiles) = (entries(per_row), n.div_ceil(channel_tile_rows(n)));
-        let shapes = [0, tiles - 1].map(|t| ChannelTile::of(values, n, k, t));
+        let (entries, tiles) = (entries(per_row), n.div_ceil(format.tile_rows(n)));
+        let shapes = [0, tiles - 1].map(|t| ChannelTile::of(format, n, k, t));
         let same = shapes[0].width == shapes[1].width;
         let rows = match input {
             Input::Quantised { blocks, .. } => blocks.len() / per_row,
@@ -212,13 +198,7 @@ impl ActiveRows {
                         let floats = &mut self.floats[row * entries..][..entries];
                         let x = &x[row * k..][..k];
                         let task = FindFloats { x, stride, record, blocks, at, floats };
-                        let mut task = FindTask::Floats(task);
-                        kernels.find_active(&mut task);
-                        if let FindTask::Floats(task) = &mut task
-                            && reads_all(kernels.isa(), task.blocks, k)
-                        {
-                            task.list_all();
-                        }
+                        kernels.find_active(&mut FindTask::Floats(task));
                     }
                 }
             }
@@ -230,11 +210,9 @@ impl ActiveRows {
     }
 }
 
-/// Whether all `k` channels of a weight in floats are read in less time than those of `blocks`, which are no
-/// stream to a core: by measure on a CPU with AVX2 alone. Others were not found to gain.
-fn reads_all(isa: Isa, blocks: &[ActiveBlock], k: usize) -> bool {
-    let kept: u32 = blocks.iter().map(|block| block.mask.count_ones()).sum();
-    isa == Isa::Avx2 && 10 * kept as usize >= 7 * k
+/// The block of channels that the second of two halves of `k` begins with.
+pub(crate) fn second_half(k: usize) -> usize {
+    k.div_ceil(2 * QUANT_BLOCK)
 }
 
 /// After a row's last channel the next tile's first ones are asked for.
@@ -260,13 +238,22 @@ impl Active<'_> {
         Quads { at: at.as_ptr(), values: values.as_ptr(), count: of.quads as usize }
     }
 
-    /// Of a row of floats: how far each channel is from the tile's first, and its value.
+    /// Of a half of a row of floats: how far each channel is from the tile's first, and its value; and whether the
+    /// half's channels are all there.
     #[inline(always)]
-    pub fn floats(&self, row: usize, last: bool) -> (&[u32], &[f32]) {
+    pub fn floats(&self, row: usize, last: bool, half: usize) -> (&[u32], &[f32], bool) {
         let blocks = &self.blocks[row * self.per_row..][..self.per_row];
-        let count = blocks.last().map_or(0, |b| b.first + b.mask.count_ones()) as usize;
+        let second = second_half(self.per_row * QUANT_BLOCK);
+        let of_half = if half == 0 { 0..second } else { second..self.per_row };
+        let end_of = |block: usize| match block.checked_sub(1) {
+            Some(last) => (blocks[last].first + blocks[last].mask.count_ones()) as usize,
+            None => 0,
+        };
+        let list = end_of(of_half.start)..end_of(of_half.end);
+        let all = list.len() == of_half.len() * QUANT_BLOCK;
         let first = row * entries(self.per_row);
-        (&self.at[usize::from(last)][first..][..count], &self.floats[first..][..count])
+        let (at, x) = (&self.at[usize::from(last)][first..], &self.floats[first..]);
+        (&at[list.clone()], &x[list], all)
     }
 }
 
@@ -297,7 +284,13 @@ fn find_quants(task: &mut FindQuants<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::Isa;
     use crate::linear::ActBlock;
+    use limbeck_plan::{Layout, Values};
+
+    fn channels(values: Values) -> PackFormat {
+        PackFormat { values, layout: Layout::Channels }
+    }
 
     #[test]
     fn lists_hold_the_channels_that_are_not_zero() {
@@ -310,7 +303,7 @@ mod tests {
             let Ok(kernels) = Kernels::with_isa(isa.name()) else { continue };
             let mut rows = ActiveRows::default();
             rows.reserve(1, 96);
-            let active = rows.find(&kernels, Values::Q8, 64, input, 96);
+            let active = rows.find(&kernels, channels(Values::Q8), 64, input, 96);
             let masks: Vec<_> = active.blocks.iter().map(|b| (b.first, b.quads, b.mask)).collect();
             assert_eq!(masks, [(0, 2, 0xc000_0218), (8, 0, 0), (8, 8, u32::MAX)], "{isa}");
             // Two tiles of 32 rows: a channel has 32 bytes, a block two more for each row's scale.
@@ -328,29 +321,6 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_floats_with_few_zeros_list_all_channels_where_that_is_faster() {
-        let mut x = [1.5f32; 72];
-        for isa in Isa::ALL.iter().filter(|isa| isa.available()) {
-            let Ok(kernels) = Kernels::with_isa(isa.name()) else { continue };
-            let mut rows = ActiveRows::default();
-            rows.reserve(1, 72);
-            for (zeros, all) in [(20, *isa == Isa::Avx2), (22, false)] {
-                x.fill(1.5);
-                x[30..30 + zeros].fill(0.0);
-                let active = rows.find(&kernels, Values::F16, 32, Input::Floats(&x), 72);
-                let kept = |c: &usize| all || x[*c] != 0.0;
-                let (at, found) = active.floats(0, true);
-                let places: Vec<u32> = (0..72).filter(kept).map(|c| c as u32 * 64).collect();
-                assert_eq!(at, places, "{isa}, {zeros}");
-                let values: Vec<f32> = (0..72).filter(kept).map(|c| x[c]).collect();
-                assert_eq!(found, values, "{isa}, {zeros}");
-                let listed: u32 = active.blocks.iter().map(|b| b.mask.count_ones()).sum();
-                assert_eq!(listed as usize, places.len(), "{isa}, {zeros}");
-            }
-        }
-    }
-
-    #[test]
     fn lists_of_floats_have_no_gaps() {
         let mut x = [0.0f32; 72];
         (x[1], x[31], x[32], x[70]) = (1.5, f32::NAN, -2.0, f32::NEG_INFINITY);
@@ -363,15 +333,18 @@ mod tests {
             let mut rows = ActiveRows::default();
             rows.reserve(2, 72);
             let two = [x, x].concat();
-            let active = rows.find(&kernels, Values::F16, 32, Input::Floats(&two), 72);
+            let active = rows.find(&kernels, channels(Values::F16), 32, Input::Floats(&two), 72);
             let blocks: Vec<_> = active.blocks.iter().map(|b| (b.first, b.mask)).collect();
             let row = [(0, 1 << 31 | 2), (2, 0xff00_0001), (11, 1 << 6)];
             assert_eq!(blocks, [row, row].concat(), "{isa}");
-            for row in 0..2 {
-                let (at, found) = active.floats(row, true);
-                let places: Vec<u32> = kept.iter().map(|c| *c as u32 * 64).collect();
+            // Of 72 channels the second half begins with the 65th.
+            for (row, half) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                let (at, found, all) = active.floats(row, true, half);
+                assert!(!all, "{isa}");
+                let kept = || kept.iter().filter(|c| usize::from(**c >= 64) == half);
+                let places: Vec<u32> = kept().map(|c| *c as u32 * 64).collect();
                 assert_eq!(at, places, "{isa}");
-                let values: Vec<u32> = kept.iter().map(|c| x[*c].to_bits()).collect();
+                let values: Vec<u32> = kept().map(|c| x[*c].to_bits()).collect();
                 assert_eq!(found.iter().map(|v| v.to_bits()).collect::<Vec<_>>(), values, "{isa}");
             }
         }

@@ -1,13 +1,18 @@
-//! The products with f16 values: each output is one chain of `acc = fma(w, x, acc)` over the channels
-//! in order, as it is with panels.
+//! The products with f16 values: each output is the sum of two chains of `acc = fma(w, x, acc)`, over the channels of
+//! either half in order. So two threads each read whole channels: a channel of few cache lines that is left out saves
+//! nothing, as the core asks for what follows a stream's end.
 #![allow(
     clippy::needless_range_loop,
     reason = "loops over vectors of fixed number read best by index"
 )]
 
-use super::{ChannelTask, FinishTile, LINE, TILE_ROWS, TOGETHER, prefetch, tiles};
-use crate::channels::GROUP;
-use crate::simd::{Lanes, Simd};
+use super::{Active, ChannelTask, LINE, prefetch};
+use crate::channels::ChannelTile;
+use crate::elementwise::SharedRows;
+use crate::linear::epilogue::finish;
+use crate::linear::task::{LinearTask, UNIT};
+use crate::simd::{Lanes, Simd, Work};
+use limbeck_plan::PackFormat;
 use std::ops::Range;
 
 /// Values of a wide vector.
@@ -17,52 +22,95 @@ const SIZE: usize = 2;
 /// Channels between the one that is computed and the one that is asked for.
 const AHEAD: usize = 8;
 
+/// The sums of some rows over half of the channels, for some of the weight's rows.
+pub(crate) struct HalfTask<'a> {
+    /// Of the input's rows.
+    pub active: Active<'a>,
+    pub w: &'a [u8],
+    pub format: PackFormat,
+    pub k: usize,
+    pub n: usize,
+    /// Rows of the input.
+    pub rows: usize,
+    /// Which half.
+    pub half: usize,
+    /// Rows of the weight, whole runs.
+    pub outputs: Range<usize>,
+    /// `[halves, rows, n]`, with `n` in whole runs; of this task the half's for the outputs.
+    pub sums: &'a SharedRows<'a>,
+}
+
+/// What becomes of the sums of both halves.
+pub(crate) struct EndsTask<'a> {
+    /// Its rows and units; there is no product.
+    pub linear: LinearTask<'a>,
+    /// `[halves, rows, stride]`: what they are for the linear's units from [`LinearTask::first_unit`] on.
+    pub sums: &'a [f32],
+    pub stride: usize,
+}
+
 /// Runs a task with a weight in f16.
 ///
 /// # Safety
-/// As for [`super::run`].
+/// Of a half: `active` belongs to an input of these rows, the outputs lie within the weight, the lengths of all fit,
+/// and no other thread touches the task's sums. Of ends: as for [`run`](crate::linear::task::run).
 #[inline(always)]
 pub(crate) unsafe fn run_floats<S: Simd>(s: S, task: &ChannelTask<'_>) {
-    for (tile, groups, rows) in tiles(task) {
-        let range = groups.start * GROUP..tile.width.min(groups.end * GROUP);
-        let first = task.w.as_ptr().wrapping_add(tile.offset);
-        let mut sums = [[0.0f32; TILE_ROWS]; TOGETHER];
-        for (row, sums) in rows.clone().zip(&mut sums) {
-            let (at, x) = task.active.floats(row, tile.is_last(task.n));
-            // SAFETY: the caller's contract: each channel of the list has these values.
-            unsafe {
-                if at.len() == task.k {
-                    add_channels::<S, true>(s, first, at, x, range.clone(), sums);
-                } else {
-                    add_channels::<S, false>(s, first, at, x, range.clone(), sums);
-                }
-            }
+    // SAFETY: the caller's contract.
+    unsafe {
+        match task {
+            ChannelTask::Blocks(_) => {}
+            ChannelTask::Half(task) => run_half(s, task),
+            ChannelTask::Ends(task) => s.apart(task),
         }
-        // SAFETY: the caller's contract.
-        unsafe { s.apart(FinishTile { task, tile: &tile, groups, rows, sums: &sums }) };
     }
 }
 
-/// Adds the products of a row's channels with the tile's rows `range`, a multiple of 32 of them, a few
-/// channels at a time: what a channel has for these rows is read in one go.
+/// # Safety
+/// As for [`run_floats`].
+#[inline(always)]
+unsafe fn run_half<S: Simd>(s: S, task: &HalfTask<'_>) {
+    let most = task.format.tile_rows(task.n);
+    let stride = task.sums.len() / (2 * task.rows);
+    for index in task.outputs.start / most..task.outputs.end.div_ceil(most) {
+        let tile = ChannelTile::of(task.format, task.n, task.k, index);
+        let (start, end) = (tile.first_row, tile.first_row + tile.width);
+        let range = task.outputs.start.max(start)..task.outputs.end.min(end);
+        let data = task.w.as_ptr().wrapping_add(tile.offset + (range.start - start) * SIZE);
+        for row in 0..task.rows {
+            let (at, x, all) = task.active.floats(row, tile.is_last(task.n), task.half);
+            let first = (task.half * task.rows + row) * stride + range.start;
+            // SAFETY: the caller's contract: each channel of the list has values for these outputs, whose sums are
+            // this task's alone.
+            unsafe {
+                let sums = task.sums.part(first, range.len());
+                sums.fill(0.0);
+                if all && range.len() == tile.width {
+                    add_channels::<S, 4, true>(s, data, at, x, sums);
+                } else {
+                    add_channels::<S, 8, false>(s, data, at, x, sums);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of a row's channels, `N` at a time: what a channel has for the sums is read in one go.
 ///
 /// # Safety
-/// `at[i]` bytes after `first` there are a channel's values for these rows; the token's features are
-/// there.
+/// `at[i]` bytes after `data` there are a channel's values for the sums, a multiple of 32 of them; the token's features
+/// are there.
 #[inline(always)]
-unsafe fn add_channels<S: Simd, const WHOLE: bool>(
+unsafe fn add_channels<S: Simd, const N: usize, const WHOLE: bool>(
     s: S,
-    first: *const u8,
+    data: *const u8,
     at: &[u32],
     x: &[f32],
-    range: Range<usize>,
-    sums: &mut [f32; TILE_ROWS],
+    sums: &mut [f32],
 ) {
-    let data = first.wrapping_add(range.start * SIZE);
-    let sums = &mut sums[range];
     // SAFETY: the caller's contract.
     unsafe {
-        let done = add_each::<S, 4, WHOLE>(s, data, at, x, 0, sums);
+        let done = add_each::<S, N, WHOLE>(s, data, at, x, 0, sums);
         add_each::<S, 1, false>(s, data, at, x, done, sums);
     }
 }
@@ -132,6 +180,25 @@ unsafe fn add<S: Simd, const N: usize, const WHOLE: bool>(
                     acc = s.wide().fma(w, x[e], acc);
                 }
                 s.wide().store(to, acc);
+            }
+        }
+    }
+}
+
+impl<S: Simd> Work<S> for &EndsTask<'_> {
+    #[inline(always)]
+    unsafe fn run(self, s: S) {
+        let EndsTask { linear, sums, stride } = self;
+        let (first, second) = sums.split_at(sums.len() / 2);
+        for row in linear.rows.clone() {
+            for unit in linear.units.clone() {
+                let at = row * stride + (unit - linear.first_unit) * UNIT;
+                let mut acc = [0.0; UNIT];
+                for ((acc, first), second) in acc.iter_mut().zip(&first[at..]).zip(&second[at..]) {
+                    *acc = first + second;
+                }
+                // SAFETY: the caller's contract.
+                unsafe { finish(s, linear, row, unit, &acc) };
             }
         }
     }

@@ -1,6 +1,6 @@
-//! Products of a few rows with a weight in channels: of each block of 32 input channels only those
-//! are read that the row has a value for. Sums are those of quads (of panels in f16) in the same order,
-//! so the bits are the same.
+//! Products of a few rows with a weight in which channels lie together: only those input channels are read that a
+//! row has a value for. Sums of quantised values are those of quads in the same order, so the bits are the same. In
+//! f16 there are two sums for each output, over a half of the channels each.
 
 mod active;
 #[cfg(target_arch = "x86_64")]
@@ -13,14 +13,16 @@ mod neon;
 mod portable;
 mod retile;
 
-pub(crate) use active::{Active, ActiveBlock, ActiveRows, FindTask, Quads, find_active};
+pub(crate) use active::{
+    Active, ActiveBlock, ActiveRows, FindTask, Quads, find_active, second_half,
+};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use active::{FindFloats, FindQuants};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::{Avx2Channels, find_active_avx2};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::{Avx512Channels, find_active_avx512};
-pub(crate) use floats::run_floats;
+pub(crate) use floats::{EndsTask, HalfTask, run_floats};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::NeonChannels;
 pub(crate) use portable::PortableChannels;
@@ -35,7 +37,7 @@ use super::epilogue::{Epilogue, finish};
 use super::task::{Input, LinearTask, UNIT};
 use crate::channels::{ChannelTile, GROUP};
 use crate::simd::{LINE, Simd, Work, prefetch};
-use limbeck_plan::{QUANT_BLOCK, Values, channel_tile_rows};
+use limbeck_plan::{PackFormat, QUANT_BLOCK, Values};
 use std::ops::Range;
 
 /// Rows of activations that go over a weight's tile together.
@@ -44,13 +46,23 @@ const TOGETHER: usize = 4;
 const TILE_ROWS: usize = 1024;
 /// Quads of channels between those that are computed and those that are asked for.
 const QUADS_AHEAD: usize = 10;
-/// Some rows and groups of one linear whose weight is in channels.
-pub(crate) struct ChannelTask<'a> {
+
+/// A part of what a linear does with a weight in which channels lie together.
+pub(crate) enum ChannelTask<'a> {
+    /// Of quantised values: everything.
+    Blocks(BlocksTask<'a>),
+    /// Of f16: sums over half of the channels, then what becomes of them.
+    Half(HalfTask<'a>),
+    Ends(EndsTask<'a>),
+}
+
+/// Some rows and groups of one linear whose weight is quantised.
+pub(crate) struct BlocksTask<'a> {
     pub input: Input<'a>,
     /// Of the input's rows.
     pub active: Active<'a>,
     pub w: &'a [u8],
-    pub values: Values,
+    pub format: PackFormat,
     pub k: usize,
     pub n: usize,
     /// Of the input; whole rows of products.
@@ -61,20 +73,20 @@ pub(crate) struct ChannelTask<'a> {
 }
 
 /// How many groups a weight of `n` rows has.
-pub(crate) fn group_count(values: Values, n: usize) -> usize {
-    let (per_tile, tiles) = shape(n);
-    (tiles - 1) * per_tile + ChannelTile::of(values, n, 1, tiles - 1).groups()
+pub(crate) fn group_count(format: PackFormat, n: usize) -> usize {
+    let (per_tile, tiles) = shape(format, n);
+    (tiles - 1) * per_tile + ChannelTile::of(format, n, 1, tiles - 1).groups()
 }
 
 /// Rows before a group.
-pub(crate) fn group_start(n: usize, group: usize) -> usize {
-    let (per_tile, _) = shape(n);
-    group / per_tile * channel_tile_rows(n) + group % per_tile * GROUP
+pub(crate) fn group_start(format: PackFormat, n: usize, group: usize) -> usize {
+    let (per_tile, _) = shape(format, n);
+    group / per_tile * format.tile_rows(n) + group % per_tile * GROUP
 }
 
 /// Groups of a whole tile, and tiles.
-fn shape(n: usize) -> (usize, usize) {
-    let tile = channel_tile_rows(n);
+fn shape(format: PackFormat, n: usize) -> (usize, usize) {
+    let tile = format.tile_rows(n);
     (tile.div_ceil(GROUP), n.div_ceil(tile))
 }
 
@@ -116,13 +128,14 @@ pub(crate) trait ChannelKernel<S: Simd>: Copy {
     unsafe fn add(self, s: S, group: &Group, block: &ActBlock, quads: Quads, sums: *mut f32);
 }
 
-/// Runs a task.
+/// Runs a task of blocks.
 ///
 /// # Safety
 /// The task's ranges lie within its input, weight and output, whose lengths fit its shape; `active`
 /// belongs to the input; and no other thread touches the outputs of its rows and groups meanwhile.
 #[inline(always)]
 pub(crate) unsafe fn run<S: Simd, C: ChannelKernel<S>>(s: S, kernel: C, task: &ChannelTask<'_>) {
+    let ChannelTask::Blocks(task) = task else { return };
     for (tile, groups, rows) in tiles(task) {
         // SAFETY: the caller's contract; the groups are the tile's.
         unsafe { run_tile(s, kernel, task, &tile, groups, rows) };
@@ -131,14 +144,12 @@ pub(crate) unsafe fn run<S: Simd, C: ChannelKernel<S>>(s: S, kernel: C, task: &C
 
 /// Each tile with the task's groups of it and rows that go over it together. Kernels loop over this:
 /// a closure would be a function of its own, without their instruction set.
-fn tiles(
-    task: &ChannelTask<'_>,
-) -> impl Iterator<Item = (ChannelTile, Range<usize>, Range<usize>)> {
-    let (per_tile, count) = shape(task.n);
+fn tiles(task: &BlocksTask<'_>) -> impl Iterator<Item = (ChannelTile, Range<usize>, Range<usize>)> {
+    let (per_tile, count) = shape(task.format, task.n);
     let Range { start, end } = task.groups.clone();
-    let (values, n, k, all) = (task.values, task.n, task.k, task.rows.clone());
+    let (format, n, k, all) = (task.format, task.n, task.k, task.rows.clone());
     (start / per_tile..end.div_ceil(per_tile).min(count)).flat_map(move |index| {
-        let tile = ChannelTile::of(values, n, k, index);
+        let tile = ChannelTile::of(format, n, k, index);
         let first = index * per_tile;
         let groups = start.max(first) - first..end.min(first + tile.groups()) - first;
         let rows = all.clone().step_by(TOGETHER);
@@ -155,7 +166,7 @@ fn tiles(
 unsafe fn run_tile<S: Simd, C: ChannelKernel<S>>(
     s: S,
     kernel: C,
-    task: &ChannelTask<'_>,
+    task: &BlocksTask<'_>,
     tile: &ChannelTile,
     groups: Range<usize>,
     rows: Range<usize>,
@@ -174,7 +185,7 @@ unsafe fn run_tile<S: Simd, C: ChannelKernel<S>>(
                 let floats = 2 * g * GROUP;
                 for part in (0..2 * GROUP).step_by(LINE) {
                     prefetch(next.wrapping_add(tile.scales() + floats + part));
-                    if task.values == Values::Q4m {
+                    if task.format.values == Values::Q4m {
                         prefetch(next.wrapping_add(tile.mins() + floats + part));
                     }
                 }
@@ -195,7 +206,7 @@ unsafe fn run_tile<S: Simd, C: ChannelKernel<S>>(
 
 /// The epilogue of some rows' sums with some groups of a tile.
 struct FinishTile<'a, 'b> {
-    task: &'a ChannelTask<'b>,
+    task: &'a BlocksTask<'b>,
     tile: &'a ChannelTile,
     groups: Range<usize>,
     rows: Range<usize>,
@@ -251,14 +262,18 @@ mod tests {
 
     #[test]
     fn groups_cover_the_rows_in_order() {
+        let [channels, columns] = [Values::Q4, Values::F16].map(PackFormat::channels);
+        let (channels, columns) = (channels.unwrap(), columns.unwrap());
+        let starts = |format, n| -> Vec<usize> {
+            (0..group_count(format, n)).map(|g| group_start(format, n, g)).collect()
+        };
         for (n, count) in [(1, 1), (33, 2), (288, 3), (576, 6), (960, 8), (3072, 24)] {
-            assert_eq!(group_count(Values::Q4, n), count, "{n} rows");
-            let starts: Vec<usize> = (0..count).map(|g| group_start(n, g)).collect();
+            let starts = starts(channels, n);
+            assert_eq!(starts.len(), count, "{n} rows");
             assert!(starts.is_sorted_by(|a, b| a < b) && starts[count - 1] < n);
         }
-        assert_eq!(
-            (0..6).map(|g| group_start(576, g)).collect::<Vec<_>>(),
-            [0, 128, 256, 288, 416, 544]
-        );
+        assert_eq!(starts(channels, 576), [0, 128, 256, 288, 416, 544]);
+        assert_eq!(starts(columns, 576), [0, 128, 256, 384, 512]);
+        assert_eq!(starts(columns, 9728)[25..28], [3200, 3264, 3392]);
     }
 }

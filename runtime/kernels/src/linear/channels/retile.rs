@@ -2,6 +2,7 @@
 
 use crate::channels::{ChannelTile, GROUP, channel_bytes};
 use limbeck_plan::{CHANNEL_RUN, PANEL_ROWS, QUAD_ROWS, QUANT_BLOCK, Values};
+use std::ops::Range;
 
 /// Bytes of a group's lane of one channel.
 const LANE: usize = 16;
@@ -12,8 +13,10 @@ pub(crate) struct RetileTask<'a> {
     pub values: Values,
     pub tile: &'a ChannelTile,
     pub group: usize,
+    /// Of f16: the columns that are wanted.
+    pub columns: Range<usize>,
     /// The group's rows in quads: whole tiles of 8 rows, each with the records of all blocks. For f16
-    /// in panels: whole tiles of 16 rows, each with all columns.
+    /// in panels: whole tiles of 16 rows, each with these columns.
     pub out: &'a mut [u8],
 }
 
@@ -69,7 +72,7 @@ pub(crate) fn retile_neon(task: &mut RetileTask<'_>) {
 /// channels' bytes.
 #[inline(always)]
 fn retile(task: &mut RetileTask<'_>, interleave: impl Fn([&[u8; LANE]; 4]) -> [[u8; LANE]; 4]) {
-    let RetileTask { w, values, tile, group, out } = task;
+    let RetileTask { w, values, tile, group, out, .. } = task;
     if *values == Values::F16 {
         return retile_floats(task);
     }
@@ -123,11 +126,11 @@ fn retile(task: &mut RetileTask<'_>, interleave: impl Fn([&[u8; LANE]; 4]) -> [[
 
 /// Sixteen values of a column at a time.
 fn retile_floats(task: &mut RetileTask<'_>) {
-    let RetileTask { w, tile, group, out, .. } = task;
+    let RetileTask { w, tile, group, columns, out, .. } = task;
     let panel_column = 2 * PANEL_ROWS;
     let channels = w[tile.offset..][..tile.bytes].chunks_exact(tile.channel());
-    let panel = out.len() / (CHANNEL_RUN / PANEL_ROWS * tile.lanes(*group));
-    for (c, channel) in channels.enumerate().take(panel / panel_column) {
+    let panel = columns.len() * panel_column;
+    for (c, channel) in channels.skip(columns.start).take(columns.len()).enumerate() {
         let values = channel[*group * tile.group()..].chunks_exact(panel_column);
         for (out, values) in out.chunks_exact_mut(panel).zip(values) {
             out[c * panel_column..][..panel_column].copy_from_slice(values);

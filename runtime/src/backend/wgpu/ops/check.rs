@@ -1,6 +1,6 @@
 //! What this backend lacks, found when a plan is loaded.
 
-use limbeck_plan::{Entry, Layout, Op, OperandKind, PackFormat, Program, Step, Weight};
+use limbeck_plan::{Entry, Op, OperandKind, PackFormat, Program, Step, Weight};
 
 use super::attention;
 use crate::backend::wgpu::lacks;
@@ -77,7 +77,7 @@ fn check_weight(op: &Op, at: usize, weight: &Weight, binding: u64) -> Result<()>
     if used == Use::Floats && format != PackFormat::F32_ROW {
         return Err(lacks(format_args!("weights in {format} as operand {at} of {}", op.name())));
     }
-    let one = matches!(used, Use::Whole | Use::Floats) || format.layout == Layout::Channels;
+    let one = matches!(used, Use::Whole | Use::Floats) || format.by_channel();
     if one && bytes > binding {
         let what = format_args!(
             "a way to bind {bytes} bytes of one weight, more than {binding}, for {}",

@@ -12,8 +12,7 @@ struct Place {
 
 // `bytes` are those of a row in a record, `bits` those of a value.
 fn place(row: u32, bytes: u32, bits: u32) -> Place {
-    let tiles = (P.all + 2047u) / 2048u * 2u;
-    let most = ((P.all + tiles - 1u) / tiles + 31u) / 32u * 32u;
+    let most = tile_rows(P.all);
     let first = row / most * most;
     let width = min(most, (P.all - min(first, P.all) + 31u) / 32u * 32u);
     return Place(first * bytes / 4u * P.blocks, width * bytes / 4u, width * bits / 32u, width, row - first);

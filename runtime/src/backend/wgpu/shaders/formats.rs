@@ -40,6 +40,7 @@ macro_rules! channels {
                 wgsl!("weight"),
                 wgsl!("rounded"),
                 wgsl!("bytes"),
+                wgsl!("tiles_channels"),
                 wgsl!("channels"),
                 wgsl!($loads),
                 wgsl!("wide"),
@@ -70,18 +71,26 @@ pub(super) const FORMATS: &[Format] = &[
     quads!(Q4m, "quads_q4m", "wide_q4m"),
 ];
 
+macro_rules! float_channels {
+    ($layout:ident, $tiles:literal) => {
+        Format {
+            format: format(Values::F16, Layout::$layout),
+            loads: &[],
+            few: &[
+                wgsl!("weight"),
+                wgsl!($tiles),
+                wgsl!("channels"),
+                wgsl!("load_channels_f16"),
+                wgsl!("column_by_row"),
+            ],
+        }
+    };
+}
+
 /// Formats that `LinearFew` and `LinearMany` read beside these, of whole weights.
 pub(super) const CHANNELS: &[Format] = &[
-    Format {
-        format: format(Values::F16, Layout::Channels),
-        loads: &[],
-        few: &[
-            wgsl!("weight"),
-            wgsl!("channels"),
-            wgsl!("load_channels_f16"),
-            wgsl!("column_by_row"),
-        ],
-    },
+    float_channels!(Columns, "tiles_columns"),
+    float_channels!(Channels, "tiles_channels"),
     channels!(Q8, "channels_q8"),
     channels!(Q4, "channels_q4"),
     channels!(Q4m, "channels_q4m"),
@@ -98,7 +107,7 @@ pub(in crate::backend::wgpu) fn reads(format: PackFormat) -> bool {
 
 /// Whether a call of few rows reads nothing of a weight in this format for a column in which they all are zero.
 pub(in crate::backend::wgpu) fn skips_zeros(format: PackFormat) -> bool {
-    format == self::format(Values::F16, Layout::Channels)
+    format.by_channel() && !format.values.is_quantised()
 }
 
 /// Whether linears read this format, which holds channels.

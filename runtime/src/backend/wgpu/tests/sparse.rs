@@ -72,9 +72,10 @@ fn asks() -> Vec<Ask> {
 
 #[test]
 fn linears_without_small_channels_match_the_reference() {
+    let channels = |values| PackFormat { values, layout: Layout::Channels };
     for values in [Values::F16, Values::Q8, Values::Q4, Values::Q4m] {
-        let channels = PackFormat { values, layout: Layout::Channels };
-        for format in [channels, PackFormat::linear(values)] {
+        let columns = PackFormat::channels(values).filter(|f| f.layout == Layout::Columns);
+        for format in [channels(values), PackFormat::linear(values)].into_iter().chain(columns) {
             for (rows, cols, gated) in
                 [(1, 1, false), (33, 40, false), (130, 64, false), (96, 100, true), (320, 32, true)]
             {
@@ -84,10 +85,13 @@ fn linears_without_small_channels_match_the_reference() {
             }
         }
     }
-    // More than one tile of 1024 rows.
-    let channels = PackFormat { values: Values::Q4, layout: Layout::Channels };
-    let data = plan(channels, 2100, 33, false);
-    compare(&data, &asks()[..3], KvType::F32, tolerance(Values::Q4), "two tiles");
+    // More than two tiles of 1024 rows, more than one of 4096.
+    for (format, rows) in
+        [(channels(Values::Q4), 2100), (PackFormat::channels(Values::F16).unwrap(), 4130)]
+    {
+        let data = plan(format, rows, 33, false);
+        compare(&data, &asks()[..3], KvType::F32, tolerance(format.values), "several tiles");
+    }
 }
 
 /// One such linear, of a weight in f16 channels, on values of which every third channel is zero. The weight has
@@ -110,7 +114,7 @@ fn holes(unread: f32) -> Arc<PlanData> {
         vec![tokens(), Dim::from(cols)],
     );
     let weight = with(b.random.numbers(rows * cols), unread);
-    let format = PackFormat { values: Values::F16, layout: Layout::Channels };
+    let format = PackFormat::channels(Values::F16).unwrap();
     let weight = b.weight(format, rows, cols, &weight);
     let weights = b.weight(PackFormat::F32_ROW, 1, cols, &vec![1.0; cols]);
     let params = SparseLinear { linear: plain(), thresholds: vec![0.2, 0.0] };

@@ -37,6 +37,12 @@ pub const FORMAT_PLANS: &[FormatPlan] = &[
         thresholds: &[0.05, 0.02],
     },
     FormatPlan {
+        name: "columns-f16",
+        source: "tiny/qwen3",
+        quant: Quant::F16,
+        thresholds: &[0.05, 0.02],
+    },
+    FormatPlan {
         name: "channels-q4",
         source: "tiny/qwen2",
         quant: Quant::Q4,

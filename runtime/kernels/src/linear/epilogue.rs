@@ -138,6 +138,23 @@ unsafe fn finish_whole<S: Simd>(
     }
 }
 
+/// [`finish_tile`] for a caller that does nothing else, of whole rows of products: their parts are added.
+///
+/// # Safety
+/// As for [`run`](super::task::run).
+#[inline(always)]
+pub(super) unsafe fn finish_apart<S: Simd>(
+    s: S,
+    task: &LinearTask<'_>,
+    row: usize,
+    unit: usize,
+    acc: &[Acc],
+) {
+    let rows = task.epilogue.parts;
+    // SAFETY: the caller's contract.
+    unsafe { s.apart(FinishTile { task, row: row * rows, rows, unit, acc }) }
+}
+
 /// See [`finish_tile`].
 struct FinishTile<'a, 'b> {
     task: &'a LinearTask<'b>,
@@ -177,7 +194,8 @@ fn add_parts(acc: &mut [[f32; UNIT]]) {
     }
 }
 
-/// Bias, activation or gate, residual, and the store, for one row of one unit.
+/// Bias, activation or gate, residual, and the store, for one row of one unit. What one row of a decoder's linears
+/// needs is done in place, everything else apart.
 ///
 /// # Safety
 /// As for [`run`](super::task::run).
@@ -189,8 +207,22 @@ pub(super) unsafe fn finish<S: Simd>(
     unit: usize,
     acc: &[f32; UNIT],
 ) {
+    let e = task.epilogue;
+    let first = unit * UNIT;
     // SAFETY: the caller's contract.
-    unsafe { s.here(Finish { task, row, unit, acc }) };
+    unsafe {
+        match e.activation {
+            Activation::Identity if !S::FALLBACK && e.is_straight() => {
+                let count = UNIT.min(task.n - first);
+                put(s, e, row * e.n_out + first, count, biased(s, e, first, acc));
+            }
+            Activation::Silu if !S::FALLBACK && e.gated => {
+                let [gate, up] = s.halves(biased(s, e, first, acc));
+                put_gated(s, e, (row, unit), s.mul(math::apply(s, Activation::Silu, gate), up));
+            }
+            _ => s.apart(Finish { task, row, unit, acc }),
+        }
+    }
 }
 
 struct Finish<'a, 'b> {

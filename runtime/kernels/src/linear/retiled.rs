@@ -127,11 +127,8 @@ impl<'a> Part<'a> {
 
 /// Rows of some groups of a weight of `n` rows, with those that fill up its last run.
 fn rows_of(format: PackFormat, n: usize, groups: Range<usize>) -> Range<usize> {
-    let end = match groups.end == group_count(format, n) {
-        true => n.next_multiple_of(CHANNEL_RUN),
-        false => group_start(format, n, groups.end),
-    };
-    group_start(format, n, groups.start)..end
+    let start = |group| group_start(format, n, group).min(n.next_multiple_of(CHANNEL_RUN));
+    start(groups.start)..start(groups.end)
 }
 
 /// Bytes of `columns` of a row in quads or panels.

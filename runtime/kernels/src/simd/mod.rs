@@ -171,16 +171,6 @@ pub(crate) trait Simd: Lanes {
     /// The work's own contract.
     unsafe fn apart<W: Work<Self>>(self, work: W);
 
-    /// Does work in place, where its values may stay in registers; the fallback does it apart.
-    ///
-    /// # Safety
-    /// The work's own contract.
-    #[inline(always)]
-    unsafe fn here<W: Work<Self>>(self, work: W) {
-        // SAFETY: the caller's contract.
-        unsafe { if Self::FALLBACK { self.apart(work) } else { work.run(self) } }
-    }
-
     /// The operations on wide vectors.
     fn wide(self) -> Self::Wide;
     /// The first and the last eight lanes of a wide vector.

@@ -9,9 +9,9 @@
 use super::{Active, ChannelTask, LINE, prefetch};
 use crate::channels::ChannelTile;
 use crate::elementwise::SharedRows;
-use crate::linear::epilogue::finish;
-use crate::linear::task::{LinearTask, UNIT};
-use crate::simd::{Lanes, Simd, Work};
+use crate::linear::epilogue::finish_apart;
+use crate::linear::task::{Acc, LinearTask, MAX_TILE, UNIT};
+use crate::simd::{Lanes, Simd};
 use limbeck_plan::PackFormat;
 use std::ops::Range;
 
@@ -61,7 +61,7 @@ pub(crate) unsafe fn run_floats<S: Simd>(s: S, task: &ChannelTask<'_>) {
         match task {
             ChannelTask::Blocks(_) => {}
             ChannelTask::Half(task) => run_half(s, task),
-            ChannelTask::Ends(task) => s.apart(task),
+            ChannelTask::Ends(task) => run_ends(s, task),
         }
     }
 }
@@ -85,40 +85,24 @@ unsafe fn run_half<S: Simd>(s: S, task: &HalfTask<'_>) {
             unsafe {
                 let sums = task.sums.part(first, range.len());
                 sums.fill(0.0);
-                if all && range.len() == tile.width {
-                    add_channels::<S, 4, true>(s, data, at, x, sums);
+                let done = if S::FALLBACK {
+                    0
+                } else if all && range.len() == tile.width {
+                    add_each::<S, 4, true>(s, data, at, x, 0, sums)
                 } else {
-                    add_channels::<S, 8, false>(s, data, at, x, sums);
-                }
+                    add_each::<S, 8, false>(s, data, at, x, 0, sums)
+                };
+                add_each::<S, 1, false>(s, data, at, x, done, sums);
             }
         }
     }
 }
 
-/// Adds the products of a row's channels, `N` at a time: what a channel has for the sums is read in one go.
+/// Adds the products of a row's channels from the `done`-th on, `N` at a time; gives how many are done then.
 ///
 /// # Safety
 /// `at[i]` bytes after `data` there are a channel's values for the sums, a multiple of 32 of them; the token's features
 /// are there.
-#[inline(always)]
-unsafe fn add_channels<S: Simd, const N: usize, const WHOLE: bool>(
-    s: S,
-    data: *const u8,
-    at: &[u32],
-    x: &[f32],
-    sums: &mut [f32],
-) {
-    // SAFETY: the caller's contract.
-    unsafe {
-        let done = add_each::<S, N, WHOLE>(s, data, at, x, 0, sums);
-        add_each::<S, 1, false>(s, data, at, x, done, sums);
-    }
-}
-
-/// Adds the products of channels from the `done`-th on, `N` at a time; gives how many are done then.
-///
-/// # Safety
-/// As for [`add_channels`].
 #[inline(always)]
 unsafe fn add_each<S: Simd, const N: usize, const WHOLE: bool>(
     s: S,
@@ -146,7 +130,7 @@ unsafe fn add_each<S: Simd, const N: usize, const WHOLE: bool>(
 /// out it would read for nothing, so there the lines of several channels alternate.
 ///
 /// # Safety
-/// As for [`add_channels`].
+/// As for [`add_each`].
 #[inline(always)]
 unsafe fn add<S: Simd, const N: usize, const WHOLE: bool>(
     s: S,
@@ -185,21 +169,22 @@ unsafe fn add<S: Simd, const N: usize, const WHOLE: bool>(
     }
 }
 
-impl<S: Simd> Work<S> for &EndsTask<'_> {
-    #[inline(always)]
-    unsafe fn run(self, s: S) {
-        let EndsTask { linear, sums, stride } = self;
-        let (first, second) = sums.split_at(sums.len() / 2);
-        for row in linear.rows.clone() {
-            for unit in linear.units.clone() {
-                let at = row * stride + (unit - linear.first_unit) * UNIT;
-                let mut acc = [0.0; UNIT];
-                for ((acc, first), second) in acc.iter_mut().zip(&first[at..]).zip(&second[at..]) {
-                    *acc = first + second;
-                }
-                // SAFETY: the caller's contract.
-                unsafe { finish(s, linear, row, unit, &acc) };
+/// # Safety
+/// As for [`run_floats`].
+#[inline(always)]
+unsafe fn run_ends<S: Simd>(s: S, task: &EndsTask<'_>) {
+    let EndsTask { linear, sums, stride } = task;
+    let (first, second) = sums.split_at(sums.len() / 2);
+    let mut acc: [Acc; 1] = [[[0.0; UNIT]; MAX_TILE]];
+    for row in linear.rows.clone() {
+        for unit in linear.units.clone() {
+            let at = row * stride + (unit - linear.first_unit) * UNIT;
+            let halves = first[at..][..UNIT].iter().zip(&second[at..][..UNIT]);
+            for (acc, (first, second)) in acc[0][0].iter_mut().zip(halves) {
+                *acc = first + second;
             }
+            // SAFETY: the caller's contract.
+            unsafe { finish_apart(s, linear, row, unit, &acc) };
         }
     }
 }

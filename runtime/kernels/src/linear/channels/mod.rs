@@ -33,8 +33,8 @@ pub(crate) use retile::retile_sse;
 pub(crate) use retile::{RetileTask, retile_portable};
 
 use super::activations::ActBlock;
-use super::epilogue::{Epilogue, finish};
-use super::task::{Input, LinearTask, UNIT};
+use super::epilogue::{Epilogue, finish_apart};
+use super::task::{Acc, Input, LinearTask, MAX_TILE, UNIT};
 use crate::channels::{ChannelTile, GROUP};
 use crate::simd::{LINE, Simd, Work, prefetch};
 use limbeck_plan::{PackFormat, QUANT_BLOCK, Values};
@@ -201,11 +201,11 @@ unsafe fn run_tile<S: Simd, C: ChannelKernel<S>>(
         }
     }
     // SAFETY: the caller's contract.
-    unsafe { s.apart(FinishTile { task, tile, groups, rows, sums: &sums }) };
+    unsafe { s.apart(FinishGroups { task, tile, groups, rows, sums: &sums }) };
 }
 
-/// The epilogue of some rows' sums with some groups of a tile.
-struct FinishTile<'a, 'b> {
+/// The epilogue of some rows' sums with some groups of a tile: one function, whatever the values are.
+struct FinishGroups<'a, 'b> {
     task: &'a BlocksTask<'b>,
     tile: &'a ChannelTile,
     groups: Range<usize>,
@@ -213,19 +213,19 @@ struct FinishTile<'a, 'b> {
     sums: &'a [[f32; TILE_ROWS]; TOGETHER],
 }
 
-impl<S: Simd> Work<S> for FinishTile<'_, '_> {
+impl<S: Simd> Work<S> for FinishGroups<'_, '_> {
     #[inline(always)]
     unsafe fn run(self, s: S) {
         // SAFETY: the caller's contract.
-        unsafe { finish_tile(s, self) }
+        unsafe { finish_groups(s, self) }
     }
 }
 
 /// # Safety
 /// As for [`run`].
 #[inline(always)]
-unsafe fn finish_tile<S: Simd>(s: S, work: FinishTile<'_, '_>) {
-    let FinishTile { task, tile, groups, rows, sums } = work;
+unsafe fn finish_groups<S: Simd>(s: S, work: FinishGroups<'_, '_>) {
+    let FinishGroups { task, tile, groups, rows, sums } = work;
     let linear = LinearTask {
         input: task.input,
         w: task.w,
@@ -240,18 +240,19 @@ unsafe fn finish_tile<S: Simd>(s: S, work: FinishTile<'_, '_>) {
     let parts = task.epilogue.parts;
     let first = tile.first_row + groups.start * GROUP;
     let end = (tile.first_row + tile.width.min(groups.end * GROUP)).min(task.n);
+    let mut acc: [Acc; 1] = [[[0.0; UNIT]; MAX_TILE]];
     for (index, row) in rows.step_by(parts).enumerate() {
         for unit in first / UNIT..end.div_ceil(UNIT) {
             let at = unit * UNIT - tile.first_row;
-            let mut acc = [0.0; UNIT];
-            acc.copy_from_slice(&sums[index * parts][at..at + UNIT]);
+            let sum = &mut acc[0][0];
+            sum.copy_from_slice(&sums[index * parts][at..at + UNIT]);
             if parts == 2 {
-                for (acc, rest) in acc.iter_mut().zip(&sums[index * parts + 1][at..]) {
-                    *acc += rest;
+                for (sum, rest) in sum.iter_mut().zip(&sums[index * parts + 1][at..]) {
+                    *sum += rest;
                 }
             }
             // SAFETY: outputs of this task's rows and groups.
-            unsafe { finish(s, &linear, row / parts, unit, &acc) };
+            unsafe { finish_apart(s, &linear, row / parts, unit, &acc) };
         }
     }
 }

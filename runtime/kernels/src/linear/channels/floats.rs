@@ -21,6 +21,8 @@ const WIDE: usize = 16;
 const SIZE: usize = 2;
 /// Channels between the one that is computed and the one that is asked for.
 const AHEAD: usize = 8;
+/// Rows of a tile up to which all its channels are read faster as one stream than side by side.
+const STREAM_ROWS: usize = 1024;
 
 /// The sums of some rows over half of the channels, for some of the weight's rows.
 pub(crate) struct HalfTask<'a> {
@@ -85,9 +87,10 @@ unsafe fn run_half<S: Simd>(s: S, task: &HalfTask<'_>) {
             unsafe {
                 let sums = task.sums.part(first, range.len());
                 sums.fill(0.0);
+                let stream = all && range.len() == tile.width && tile.width <= STREAM_ROWS;
                 let done = if S::FALLBACK {
                     0
-                } else if all && range.len() == tile.width {
+                } else if stream {
                     add_each::<S, 4, true>(s, data, at, x, 0, sums)
                 } else {
                     add_each::<S, 8, false>(s, data, at, x, 0, sums)
@@ -104,7 +107,7 @@ unsafe fn run_half<S: Simd>(s: S, task: &HalfTask<'_>) {
 /// `at[i]` bytes after `data` there are a channel's values for the sums, a multiple of 32 of them; the token's features
 /// are there.
 #[inline(always)]
-unsafe fn add_each<S: Simd, const N: usize, const WHOLE: bool>(
+unsafe fn add_each<S: Simd, const N: usize, const STREAM: bool>(
     s: S,
     data: *const u8,
     at: &[u32],
@@ -119,20 +122,20 @@ unsafe fn add_each<S: Simd, const N: usize, const WHOLE: bool>(
             ahead[e] = at[(done + AHEAD + e).min(at.len() - 1)];
         }
         // SAFETY: the caller's contract.
-        unsafe { add::<S, N, WHOLE>(s, data, channels, ahead, sums) };
+        unsafe { add::<S, N, STREAM>(s, data, channels, ahead, sums) };
         done += N;
     }
     done
 }
 
-/// Adds the products of `N` channels, one after another, and asks for others: line by line of each where the list
-/// is `WHOLE`, as the core then sees a stream and reads on by itself. Past a channel that is followed by one left
-/// out it would read for nothing, so there the lines of several channels alternate.
+/// Adds the products of `N` channels, one after another, and asks for others: line by line of each where they are a
+/// `STREAM`, as the core sees that and reads on by itself. Past a channel that is followed by one left out it would
+/// read for nothing, so there the lines of several channels alternate.
 ///
 /// # Safety
 /// As for [`add_each`].
 #[inline(always)]
-unsafe fn add<S: Simd, const N: usize, const WHOLE: bool>(
+unsafe fn add<S: Simd, const N: usize, const STREAM: bool>(
     s: S,
     data: *const u8,
     channels: [(u32, f32); N],
@@ -146,7 +149,7 @@ unsafe fn add<S: Simd, const N: usize, const WHOLE: bool>(
     let (mut channel, mut line) = (0, 0);
     for (l, sums) in sums.chunks_exact_mut(2 * WIDE).enumerate() {
         for e in 0..N {
-            (channel, line) = match WHOLE {
+            (channel, line) = match STREAM {
                 false => (e, l),
                 true if l + e == 0 => (0, 0),
                 true if line + 1 == lines => (channel + 1, 0),

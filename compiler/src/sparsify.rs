@@ -21,7 +21,7 @@ const NAME: &str = "sparsity";
 pub type ChannelWeights = HashMap<String, Vec<f32>>;
 
 /// Writes `plan` anew to `output` with one site of kind sparsity, which its linears in f16, q8 or q4
-/// over the rows of a call follow: their weights are repacked into channels, value for value. Channels are
+/// over the rows of a call follow: their weights are repacked by channel, value for value. Channels are
 /// weighed by `weights`, or by the Euclidean norms of their columns where a linear is not in there.
 /// The site has one choice, which leaves nothing out: see [`set_levels`].
 ///
@@ -146,7 +146,7 @@ fn steps_mut(program: &mut Program) -> impl Iterator<Item = &mut Step> {
     segments.flat_map(|s| &mut s.steps)
 }
 
-/// The weights that may lie in channels and that one linear over the call's tokens reads, and nothing
+/// The weights that may lie by channel and that one linear over the call's tokens reads, and nothing
 /// else, with the name of its step. Those in f32, gates and routers among them, stay as they are.
 fn choose(program: &Program) -> HashMap<usize, String> {
     let mut readers: HashMap<usize, (usize, Option<&str>)> = HashMap::new();

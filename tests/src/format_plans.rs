@@ -51,6 +51,12 @@ pub const FORMAT_PLANS: &[FormatPlan] = &[
 ];
 
 impl FormatPlan {
+    /// The format that its weights have, as it is displayed: what its name says.
+    pub fn format(&self) -> String {
+        let (layout, values) = self.name.split_once('-').unwrap_or_default();
+        format!("{values}/{layout}")
+    }
+
     /// The committed file.
     pub fn path(&self) -> PathBuf {
         golden().join("plans").join(format!("{}.lbk", self.name))

@@ -70,6 +70,8 @@ fn committed_plans_give_what_their_students_compiled_anew_give() {
                 Engine::new(EngineOptions { backend, threads: 2, ..EngineOptions::default() })
                     .expect("an engine");
             let committed = engine.open(plan.path()).unwrap_or_else(|e| panic!("{plan:?}: {e}"));
+            let formats = committed.plan().program().weights.iter().map(|w| w.format.to_string());
+            assert!(formats.into_iter().any(|format| format == plan.format()), "{plan:?}");
             committed.verify().unwrap_or_else(|e| panic!("{plan:?}: {e}"));
             let anew = as_precise_as(&committed, &plan.compile().open(backend, 2));
             let [committed, anew] = [committed, anew].map(|model| {

@@ -53,7 +53,7 @@ impl<'a> Packed<'a> {
     ///
     /// # Errors
     /// `Shape` when they are none, more than there are, or not a multiple of 16 and not all; and
-    /// for a part of a weight in channels.
+    /// for a part of a weight by channel.
     pub fn first_rows(self, rows: usize) -> Result<Self, Error> {
         if rows == self.rows {
             return Ok(self);
@@ -92,7 +92,7 @@ impl<'a> Packed<'a> {
     ///
     /// # Errors
     /// `Shape` when they are none, more than there are, or not whole blocks and not all; and
-    /// for a part of a weight in channels.
+    /// for a part of a weight by channel.
     pub fn first_cols(self, cols: usize) -> Result<Self, Error> {
         if cols == self.cols {
             return Ok(self);

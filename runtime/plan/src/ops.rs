@@ -408,7 +408,7 @@ impl Level {
 /// thresholds[k]`; NaN is kept. The multiply-adds of the others are what the step spends.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SparseLinear {
-    /// What it is without thresholds. Its weight may be in channels.
+    /// What it is without thresholds. Its weight may be by channel.
     #[serde(flatten)]
     pub linear: Linear,
     /// One for each of the site's choices, never rising; the last is 0.

@@ -18,6 +18,7 @@ use crate::pool::Pool;
 use crate::simd::{LANES, Lanes, Simd, WIDE, WideV};
 use crate::table::Kernels;
 use crate::vec_bytes;
+use bytemuck::cast_slice;
 use limbeck_plan::{Activation, Conv2d, Values};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -259,7 +260,7 @@ impl<'a> Winograd<'a> {
             let weight = &weight[point * wide * channels..][..wide * channels];
             let x = &own.pixels[point * pixels_apart..][..squares.len() * channels];
             let sizes = [squares.len(), channels, wide];
-            float_products(self.kernels, None, sizes, x, weight, out);
+            float_products(self.kernels, None, Values::F32, sizes, x, cast_slice(weight), out);
         }
         let results = WinogradTask::Results(ResultsTask {
             kernels: self.kernels,

@@ -2,13 +2,12 @@
 //! becomes of both.
 
 use super::channels::{Active, ChannelTask, EndsTask, HalfTask, second_half};
-use super::epilogue::Epilogue;
-use super::task::{Input, LinearTask, UNIT};
-use super::{first_of, whole_products};
+use super::first_of;
+use super::task::{LinearTask, UNIT};
 use crate::elementwise::SharedRows;
 use crate::pool::Pool;
 use crate::table::Kernels;
-use limbeck_plan::{CHANNEL_RUN, PackFormat, QUANT_BLOCK, Values};
+use limbeck_plan::{CHANNEL_RUN, PackFormat, QUANT_BLOCK};
 use std::ops::Range;
 
 /// Products of a few rows with a weight in f16: each thread has half of the channels, or a part of the outputs of
@@ -39,7 +38,7 @@ pub(super) fn half_products(
             outputs: outputs(i / 2)..outputs(i / 2 + 1),
             sums: &shared,
         });
-        // SAFETY: the input has these rows, and tasks have sums of their own.
+        // SAFETY: the input has these rows, the weight these outputs, and tasks have sums of their own.
         unsafe { kernels.channel_task(format.values, &task) };
     });
     let sums = &sums[..2 * m * stride];
@@ -79,7 +78,7 @@ pub(super) fn in_halves<'a>(
     k: usize,
     memory: &'a mut Vec<f32>,
 ) -> [(Range<usize>, &'a [f32]); 2] {
-    let middle = (second_half(k) * QUANT_BLOCK).min(k);
+    let middle = (second_half(k.div_ceil(QUANT_BLOCK)) * QUANT_BLOCK).min(k);
     let (first, second) = first_of(memory, x.len()).split_at_mut(x.len() / k * middle);
     for (i, row) in x.chunks_exact(k).enumerate() {
         let (low, high) = row.split_at(middle);
@@ -87,34 +86,4 @@ pub(super) fn in_halves<'a>(
         second[i * (k - middle)..][..k - middle].copy_from_slice(high);
     }
     [(0..middle, first), (middle..k, second)]
-}
-
-/// `out [rows of x, n] = x w'`, where `w` is in panels.
-pub(super) fn sums_of(
-    kernels: &Kernels,
-    pool: &Pool,
-    values: Values,
-    [k, n]: [usize; 2],
-    x: &[f32],
-    w: &[u8],
-    out: &mut [f32],
-) {
-    if k == 0 {
-        return out.fill(0.0);
-    }
-    let rows = 0..out.len() / n;
-    let out = SharedRows::new(out);
-    let epilogue = Epilogue::plain(n, &out);
-    let task = LinearTask {
-        input: Input::Floats(x),
-        w,
-        k,
-        stored: k,
-        n,
-        rows,
-        units: 0..n.div_ceil(UNIT),
-        first_unit: 0,
-        epilogue: &epilogue,
-    };
-    whole_products(kernels, pool, values, &task);
 }

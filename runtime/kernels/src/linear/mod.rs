@@ -147,7 +147,7 @@ pub struct LinearScratch {
 
 impl LinearScratch {
     /// Makes room for calls of up to `rows` rows of `cols` values, or half as many precise ones,
-    /// so that they do not allocate.
+    /// so that they do not allocate; but for sums of weights in f16 by channel, whose memory grows to the largest.
     pub fn reserve(&mut self, rows: usize, cols: usize) {
         let len = rows.saturating_mul(cols);
         if self.normed.len() < len {
@@ -279,21 +279,22 @@ pub(crate) fn whole_products(
     }
 }
 
-/// `out = x w'`: `x` is `[m, k]`, `panels` are those of an `[n, k]` weight in f32, `out` is `[m, n]`. Without a
+/// `out = x w'`: `x` is `[m, k]`, `panels` are those of an `[n, k]` weight in floats, `out` is `[m, n]`. Without a
 /// pool it is this thread's work.
 pub(crate) fn float_products(
     kernels: &Kernels,
     pool: Option<&Pool>,
+    values: Values,
     [m, k, n]: [usize; 3],
     x: &[f32],
-    panels: &[f32],
+    panels: &[u8],
     out: &mut [f32],
 ) {
     let out = SharedRows::new(&mut out[..m * n]);
     let epilogue = Epilogue::plain(n, &out);
     let task = LinearTask {
         input: Input::Floats(&x[..m * k]),
-        w: bytemuck::cast_slice(&panels[..n.next_multiple_of(UNIT) * k]),
+        w: &panels[..n.next_multiple_of(UNIT) * k * values.float_bytes().unwrap_or(0)],
         k,
         stored: k,
         n,
@@ -303,9 +304,9 @@ pub(crate) fn float_products(
         epilogue: &epilogue,
     };
     match pool {
-        Some(pool) => whole_products(kernels, pool, Values::F32, &task),
+        Some(pool) => whole_products(kernels, pool, values, &task),
         // SAFETY: the slices hold all rows and units, and `out` their products.
-        None => unsafe { kernels.linear_task(Values::F32, &task) },
+        None => unsafe { kernels.linear_task(values, &task) },
     }
 }
 

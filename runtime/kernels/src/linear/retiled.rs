@@ -2,9 +2,9 @@
 //! panels.
 
 use super::channels::{RetileTask, group_count, group_start};
-use super::halves::{end_halves, in_halves, sums_of};
+use super::halves::{end_halves, in_halves};
 use super::task::{Input, LinearTask, UNIT};
-use super::{first_of, whole_products};
+use super::{first_of, float_products, whole_products};
 use crate::channels::{ChannelTile, GROUP};
 use crate::elementwise::SharedRows;
 use crate::pool::Pool;
@@ -13,7 +13,7 @@ use crate::vec_bytes;
 use limbeck_plan::{CHANNEL_RUN, PackFormat, QUAD_ROWS, QUANT_BLOCK};
 use std::ops::Range;
 
-/// Bytes of quads or panels that are made at a time.
+/// Bytes of rows that are made into quads or panels at a time; into panels, half of their columns at once.
 const RETILED: usize = 2 << 20;
 
 /// Memory of [`retiled_products`].
@@ -60,7 +60,12 @@ pub(super) fn retiled_products(
         let sums = first_of(sums, 2 * rows.len() * n);
         for ((columns, x), sums) in halves.iter().zip(sums.chunks_exact_mut(rows.len() * n)) {
             let w = part.retile(kernels, pool, columns.clone(), weight);
-            sums_of(kernels, pool, format.values, [columns.len(), n], x, w, sums);
+            if columns.is_empty() {
+                sums.fill(0.0);
+                continue;
+            }
+            let sizes = [rows.len(), columns.len(), n];
+            float_products(kernels, Some(pool), format.values, sizes, x, w, sums);
         }
         let ends = LinearTask { rows, units, first_unit, ..*task };
         end_halves(kernels, pool, pool.threads(), format, &ends, sums, n);
@@ -77,7 +82,7 @@ struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// Parts of at most [`RETILED`] bytes, or of one group.
+    /// Parts whose rows take at most [`RETILED`] bytes, or of one group.
     fn all(format: PackFormat, task: &'a LinearTask<'a>) -> impl Iterator<Item = Part<'a>> {
         let groups = group_count(format, task.n);
         let mut first = 0;

@@ -176,7 +176,8 @@ impl Kernels {
     }
 
     /// # Safety
-    /// The contract of `linear::run_channels`, and the weight has these values.
+    /// The contract of `linear::run_channels`, of f16 that of `linear::run_float_channels`; and the weight has these
+    /// values.
     pub(crate) unsafe fn channel_task(&self, values: Values, task: &ChannelTask<'_>) {
         let kernel = self.channels[channel_slot(values)];
         // SAFETY: only kernels of an available instruction set are chosen; the caller vouches for

@@ -20,7 +20,7 @@ pub use kernels::Kernels;
 pub enum KernelOp {
     /// Products of rows with a packed weight, and their epilogue.
     Linear,
-    /// The same for a few rows and a weight in channels.
+    /// The same for a few rows and a weight by channel.
     Channels,
     /// The channels of a row that are not zero.
     FindActive,

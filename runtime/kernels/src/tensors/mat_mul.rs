@@ -8,7 +8,8 @@ use crate::linear::{UNIT, float_products};
 use crate::pool::{Pool, SERIAL_MACS};
 use crate::table::Kernels;
 use crate::vec_bytes;
-use limbeck_plan::MatMul;
+use bytemuck::cast_slice;
+use limbeck_plan::{MatMul, Values};
 
 /// Memory that ops on tensors work in; grows to the largest call and is then reused.
 #[derive(Debug, Default)]
@@ -93,7 +94,7 @@ impl Sizes {
         out: &mut [f32],
     ) {
         let Sizes { m, k, n, .. } = *self;
-        float_products(kernels, pool, [m, k, n], a, panels, out);
+        float_products(kernels, pool, Values::F32, [m, k, n], a, cast_slice(panels), out);
     }
 }
 

@@ -31,7 +31,7 @@ pub enum InputRole {
     Matrix,
     /// The same, or one in wide blocks.
     WholeMatrix,
-    /// The first, or one in channels.
+    /// The first, or one by channel.
     AnyMatrix,
     /// A weight in any pack format, read row by row.
     Table,

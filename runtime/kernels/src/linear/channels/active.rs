@@ -210,9 +210,9 @@ impl ActiveRows {
     }
 }
 
-/// The block of channels that the second of two halves of `k` begins with.
-pub(crate) fn second_half(k: usize) -> usize {
-    k.div_ceil(2 * QUANT_BLOCK)
+/// The block of channels that the second of two halves begins with.
+pub(crate) fn second_half(blocks: usize) -> usize {
+    blocks.div_ceil(2)
 }
 
 /// After a row's last channel the next tile's first ones are asked for.
@@ -238,12 +238,12 @@ impl Active<'_> {
         Quads { at: at.as_ptr(), values: values.as_ptr(), count: of.quads as usize }
     }
 
-    /// Of a half of a row of floats: how far each channel is from the tile's first, and its value; and whether the
-    /// half's channels are all there.
+    /// Of a half of a row of floats: how far each channel is from the tile's first, and its value; and whether all
+    /// channels of whole blocks are there.
     #[inline(always)]
     pub fn floats(&self, row: usize, last: bool, half: usize) -> (&[u32], &[f32], bool) {
         let blocks = &self.blocks[row * self.per_row..][..self.per_row];
-        let second = second_half(self.per_row * QUANT_BLOCK);
+        let second = second_half(self.per_row);
         let of_half = if half == 0 { 0..second } else { second..self.per_row };
         let end_of = |block: usize| match block.checked_sub(1) {
             Some(last) => (blocks[last].first + blocks[last].mask.count_ones()) as usize,
@@ -337,6 +337,11 @@ mod tests {
             let blocks: Vec<_> = active.blocks.iter().map(|b| (b.first, b.mask)).collect();
             let row = [(0, 1 << 31 | 2), (2, 0xff00_0001), (11, 1 << 6)];
             assert_eq!(blocks, [row, row].concat(), "{isa}");
+            let all = vec![1.0; 96];
+            let mut whole = ActiveRows::default();
+            whole.reserve(1, 96);
+            let whole = whole.find(&kernels, channels(Values::F16), 32, Input::Floats(&all), 96);
+            assert!(whole.floats(0, true, 0).2 && whole.floats(0, true, 1).2, "{isa}");
             // Of 72 channels the second half begins with the 65th.
             for (row, half) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
                 let (at, found, all) = active.floats(row, true, half);

@@ -61,7 +61,7 @@ pub(crate) unsafe fn run_floats<S: Simd>(s: S, task: &ChannelTask<'_>) {
     // SAFETY: the caller's contract.
     unsafe {
         match task {
-            ChannelTask::Blocks(_) => {}
+            ChannelTask::Blocks(_) => debug_assert!(false, "of blocks"),
             ChannelTask::Half(task) => run_half(s, task),
             ChannelTask::Ends(task) => run_ends(s, task),
         }
@@ -88,6 +88,7 @@ unsafe fn run_half<S: Simd>(s: S, task: &HalfTask<'_>) {
                 let sums = task.sums.part(first, range.len());
                 sums.fill(0.0);
                 let stream = all && range.len() == tile.width && tile.width <= STREAM_ROWS;
+                // The fallback is to be small.
                 let done = if S::FALLBACK {
                     0
                 } else if stream {

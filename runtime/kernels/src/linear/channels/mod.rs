@@ -42,7 +42,7 @@ use std::ops::Range;
 
 /// Rows of activations that go over a weight's tile together.
 const TOGETHER: usize = 4;
-/// Most rows of a tile.
+/// Most rows of a tile of quantised values.
 const TILE_ROWS: usize = 1024;
 /// Quads of channels between those that are computed and those that are asked for.
 const QUADS_AHEAD: usize = 10;
@@ -135,7 +135,7 @@ pub(crate) trait ChannelKernel<S: Simd>: Copy {
 /// belongs to the input; and no other thread touches the outputs of its rows and groups meanwhile.
 #[inline(always)]
 pub(crate) unsafe fn run<S: Simd, C: ChannelKernel<S>>(s: S, kernel: C, task: &ChannelTask<'_>) {
-    let ChannelTask::Blocks(task) = task else { return };
+    let ChannelTask::Blocks(task) = task else { return debug_assert!(false, "not of blocks") };
     for (tile, groups, rows) in tiles(task) {
         // SAFETY: the caller's contract; the groups are the tile's.
         unsafe { run_tile(s, kernel, task, &tile, groups, rows) };

@@ -1,4 +1,4 @@
-//! Groups of a weight in channels as quads or panels, for calls of many rows.
+//! Groups of a weight by channel as quads or panels, for calls of many rows.
 
 use crate::channels::{ChannelTile, GROUP, channel_bytes};
 use limbeck_plan::{CHANNEL_RUN, PANEL_ROWS, QUAD_ROWS, QUANT_BLOCK, Values};

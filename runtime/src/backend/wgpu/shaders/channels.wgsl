@@ -1,4 +1,4 @@
-// Where a row of a weight in channels lies: its tile's first word, the words of a tile's record and of a
+// Where a row of a weight by channel lies: its tile's first word, the words of a tile's record and of a
 // channel in it, and what of a channel's values is the row's.
 
 struct Place {

@@ -1,4 +1,4 @@
-// Values of f16 in channels.
+// Values of f16 by channel.
 
 fn load(row: u32, block: u32, q: u32) -> Pair {
     let at = place(row, 64u, 16u);

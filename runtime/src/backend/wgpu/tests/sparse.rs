@@ -94,7 +94,7 @@ fn linears_without_small_channels_match_the_reference() {
     }
 }
 
-/// One such linear, of a weight in f16 channels, on values of which every third channel is zero. The weight has
+/// One such linear, of a weight in f16 columns, on values of which every third channel is zero. The weight has
 /// `unread` in these channels.
 fn holes(unread: f32) -> Arc<PlanData> {
     let (rows, cols) = (70, 300);

@@ -25,7 +25,7 @@ pub const FORMAT_PLANS: &[FormatPlan] = &[
     FormatPlan { name: "quads-q8", source: "tiny/qwen3", quant: Quant::Q8, thresholds: &[] },
     FormatPlan { name: "quads-q4", source: "tiny/qwen2", quant: Quant::Q4, thresholds: &[] },
     FormatPlan {
-        name: "quads-q4m",
+        name: "quads-q8-gguf",
         source: "gguf/tiny_llama.gguf",
         quant: Quant::Keep,
         thresholds: &[],
@@ -53,7 +53,8 @@ pub const FORMAT_PLANS: &[FormatPlan] = &[
 impl FormatPlan {
     /// The format that its weights have, as it is displayed: what its name says.
     pub fn format(&self) -> String {
-        let (layout, values) = self.name.split_once('-').unwrap_or_default();
+        let mut parts = self.name.split('-');
+        let [layout, values] = [parts.next(), parts.next()].map(Option::unwrap_or_default);
         format!("{values}/{layout}")
     }
 

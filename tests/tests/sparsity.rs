@@ -1,7 +1,7 @@
 //! A text student whose linears leave out small input channels: the tiny Llama, in 4 bits where not said
 //! otherwise, with thresholds at hand-picked levels.
 
-use limbeck::plan::{Activation, Layout, Level, Linear, Op, Program, SiteKind, SparseLinear};
+use limbeck::plan::{Activation, Level, Linear, Op, Program, SiteKind, SparseLinear};
 use limbeck::{
     BackendKind, Budget, ErrorKind, Limits, Model, Session, SessionOptions, Usage, Wanted, Work,
 };

@@ -61,14 +61,13 @@ pub fn sparsify(
             let data = plan.weight_bytes(bytes, &weight);
             let offset = writer.begin_weight()?;
             program.weights[id].offset = offset;
-            let Some(step) = chosen.get(&id) else {
+            let (Some(step), Some(format)) = (chosen.get(&id), weight.format.in_channels()) else {
                 data.chunks(COPY_BYTES).try_for_each(|part| writer.append(part))?;
                 continue;
             };
             let packed = Packed::new(weight.format, weight.rows, weight.cols, data)?;
             let mut tile = Vec::new();
             let mut written = 0;
-            let format = PackFormat::channels(weight.format.values).unwrap_or(weight.format);
             for index in 0..weight.rows.div_ceil(format.tile_rows(weight.rows)) {
                 tile.clear();
                 repack_tile(&packed, format.layout, index, &mut tile)?;

@@ -71,3 +71,16 @@ pub use tensors::{
 pub(crate) fn vec_bytes<T>(vector: &Vec<T>) -> usize {
     vector.capacity() * size_of::<T>()
 }
+
+/// Makes memory that is kept between calls at least `len` long.
+pub(crate) fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    }
+}
+
+/// The first `len` values of such memory.
+pub(crate) fn first_of<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
+    grow(buffer, len);
+    &mut buffer[..len]
+}

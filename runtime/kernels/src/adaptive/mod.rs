@@ -23,7 +23,7 @@ pub use moe::{MoeMlpArgs, MoeScratch, moe_mlp};
 
 use crate::linear::LinearScratch;
 use crate::packed::Packed;
-use crate::vec_bytes;
+use crate::{grow, vec_bytes};
 
 /// Memory that [`choose`] and [`adaptive_mlp`] work in; grows to the largest call and is then
 /// reused.
@@ -43,12 +43,6 @@ pub struct AdaptiveScratch {
     hidden: Vec<f32>,
     /// `[learners + 1, M]`.
     biases: Vec<f32>,
-}
-
-fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
-    if buffer.len() < len {
-        buffer.resize(len, T::default());
-    }
 }
 
 impl AdaptiveScratch {

@@ -1,14 +1,14 @@
 //! A mixture of experts: MLPs of which each token uses those that its router ranks first.
 
 use super::route::{Routed, Routing};
-use super::{grow, sort};
+use super::sort;
 use crate::elementwise::SharedRows;
 use crate::error::{Error, check_len};
 use crate::linear::{LinearArgs, LinearScratch, linear};
 use crate::packed::Packed;
 use crate::pool::Pool;
 use crate::table::Kernels;
-use crate::vec_bytes;
+use crate::{grow, vec_bytes};
 use limbeck_plan::{Activation, MoeMlp};
 use std::ops::Range;
 

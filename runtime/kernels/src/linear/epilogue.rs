@@ -176,7 +176,8 @@ impl<S: Simd> Work<S> for FinishTile<'_, '_> {
             }
             for (row, r) in (row / e.parts..).zip((0..rows).step_by(e.parts)) {
                 for (u, acc) in acc.iter().enumerate() {
-                    finish_unit(s, Finish { task, row, unit: unit + u, acc: &acc[r] });
+                    let work = Finish { task, row, unit: unit + u, acc: &acc[r] };
+                    finish_unit(s, work, e.activation);
                 }
             }
         }
@@ -208,19 +209,15 @@ pub(super) unsafe fn finish<S: Simd>(
     acc: &[f32; UNIT],
 ) {
     let e = task.epilogue;
-    let first = unit * UNIT;
+    let work = Finish { task, row, unit, acc };
     // SAFETY: the caller's contract.
     unsafe {
         match e.activation {
             Activation::Identity if !S::FALLBACK && e.is_straight() => {
-                let count = UNIT.min(task.n - first);
-                put(s, e, row * e.n_out + first, count, biased(s, e, first, acc));
+                finish_unit(s, work, Activation::Identity);
             }
-            Activation::Silu if !S::FALLBACK && e.gated => {
-                let [gate, up] = s.halves(biased(s, e, first, acc));
-                put_gated(s, e, (row, unit), s.mul(math::apply(s, Activation::Silu, gate), up));
-            }
-            _ => s.apart(Finish { task, row, unit, acc }),
+            Activation::Silu if !S::FALLBACK && e.gated => finish_unit(s, work, Activation::Silu),
+            _ => s.apart(work),
         }
     }
 }
@@ -235,15 +232,18 @@ struct Finish<'a, 'b> {
 impl<S: Simd> Work<S> for Finish<'_, '_> {
     #[inline(always)]
     unsafe fn run(self, s: S) {
+        let activation = self.task.epilogue.activation;
         // SAFETY: the caller's contract.
-        unsafe { finish_unit(s, self) }
+        unsafe { finish_unit(s, self, activation) }
     }
 }
 
+/// `activation` is the epilogue's, which a caller may know.
+///
 /// # Safety
 /// As for [`run`](super::task::run).
 #[inline(always)]
-unsafe fn finish_unit<S: Simd>(s: S, work: Finish<'_, '_>) {
+unsafe fn finish_unit<S: Simd>(s: S, work: Finish<'_, '_>, activation: Activation) {
     let Finish { task, row, unit, acc } = work;
     let e = task.epilogue;
     let first = unit * UNIT;
@@ -253,15 +253,15 @@ unsafe fn finish_unit<S: Simd>(s: S, work: Finish<'_, '_>) {
     unsafe {
         if e.gated {
             let [gate, up] = s.halves(sums);
-            let v = s.mul(math::apply(s, e.activation, gate), up);
+            let v = s.mul(math::apply(s, activation, gate), up);
             put(s, e, row * e.n_out + first / 2, LANES, s.join([v, v]));
         } else {
             let (at, count) = (row * e.n_out + first, UNIT.min(task.n - first));
             if e.residual_first {
                 let sums = plus_residual(s, e, at, count, sums);
-                store(s, e, at, count, math::apply(s.wide(), e.activation, sums));
+                store(s, e, at, count, math::apply(s.wide(), activation, sums));
             } else {
-                put(s, e, at, count, math::apply(s.wide(), e.activation, sums));
+                put(s, e, at, count, math::apply(s.wide(), activation, sums));
             }
         }
     }

@@ -2,9 +2,9 @@
 //! becomes of both.
 
 use super::channels::{Active, ChannelTask, EndsTask, HalfTask, second_half};
-use super::first_of;
 use super::task::{LinearTask, UNIT};
 use crate::elementwise::SharedRows;
+use crate::first_of;
 use crate::pool::Pool;
 use crate::table::Kernels;
 use limbeck_plan::{CHANNEL_RUN, PackFormat, QUANT_BLOCK};

@@ -256,14 +256,6 @@ fn run_linear(
     Ok(read)
 }
 
-/// The first `len` values of memory that grows to the largest call.
-fn first_of<T: Copy + Default>(memory: &mut Vec<T>, len: usize) -> &mut [T] {
-    if memory.len() < len {
-        memory.resize(len, T::default());
-    }
-    &mut memory[..len]
-}
-
 /// Runs a task whose weight is in panels or quads, in parts.
 pub(crate) fn whole_products(
     kernels: &Kernels,

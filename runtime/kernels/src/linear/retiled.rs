@@ -4,12 +4,12 @@
 use super::channels::{RetileTask, group_count, group_start};
 use super::halves::{end_halves, in_halves};
 use super::task::{Input, LinearTask, UNIT};
-use super::{first_of, float_products, whole_products};
+use super::{float_products, whole_products};
 use crate::channels::{ChannelTile, GROUP};
 use crate::elementwise::SharedRows;
 use crate::pool::Pool;
 use crate::table::Kernels;
-use crate::vec_bytes;
+use crate::{first_of, vec_bytes};
 use limbeck_plan::{CHANNEL_RUN, PackFormat, QUAD_ROWS, QUANT_BLOCK};
 use std::ops::Range;
 
